@@ -1,0 +1,98 @@
+"""Where prompts and examples come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from reasoner_rl.config.base import Section
+
+DAPO_PROMPT = (
+    "Solve the following math problem step by step. The last line of your response should be of the form "
+    "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n{problem}\n\n"
+    'Remember to put your answer on its own line after "Answer:".'
+)
+
+
+class ColumnMap(Section):
+    """Which column of a JSONL file holds what."""
+
+    problem: str = Field("problem", description="Column with the problem's text.")
+    answer: str = Field("answer", description="Column with the ground truth.")
+    data_source: str | None = Field(None, description="Column that names the data source; the file's stem if unset.")
+    solution: str | None = Field(None, description="Column with a worked solution (SFT).")
+
+
+class DatasetConfig(Section):
+    """One file of problems."""
+
+    path: Path = Field(description="A .parquet or .jsonl file.")
+    name: str | None = Field(None, description="Name in metrics and reports; the file's stem if unset.")
+    format: Literal["auto", "verl", "jsonl"] = Field(
+        "auto",
+        description="verl: rows of data_source, prompt (list of role/content), reward_model.ground_truth, extra_info, "
+        "in parquet or JSONL. jsonl: flat rows read through `columns`. auto: decided by the first row.",
+    )
+    columns: ColumnMap = Field(ColumnMap(), description="Column names of a flat JSONL file.")
+    prompt_template: str | None = Field(
+        "{problem}",
+        description="Text of the user's message for flat rows; {problem} is replaced. "
+        "The words 'dapo' stand for the prompt of DAPO-Math-17K.",
+    )
+    start: int = Field(0, ge=0, description="First row used, after de-duplication.")
+    limit: int | None = Field(None, ge=1, description="Number of rows used, after de-duplication; all if unset.")
+    deduplicate: bool = Field(True, description="Drop rows whose prompt and ground truth were seen before.")
+
+    @model_validator(mode="after")
+    def _template_has_problem(self) -> Self:
+        template = self.prompt_template
+        if template is not None and template != "dapo" and "{problem}" not in template:
+            raise ValueError(f"prompt_template must contain {{problem}}, or be 'dapo'; it is {template!r}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics."""
+        return self.name or self.path.stem
+
+    @property
+    def template(self) -> str:
+        """The prompt template with its shorthand resolved."""
+        if self.prompt_template == "dapo":
+            return DAPO_PROMPT
+        return self.prompt_template or "{problem}"
+
+
+class PromptConfig(Section):
+    """How a row becomes tokens."""
+
+    apply_chat_template: bool | Literal["auto"] = Field(
+        "auto", description="Wrap the messages with the chat template; auto: when the tokenizer has one."
+    )
+    system: str | None = Field(None, description="System message put before every prompt that has none.")
+    max_tokens: int = Field(2048, ge=1, description="Longest prompt, in tokens after the chat template.")
+    overlong: Literal["truncate_left", "drop", "error"] = Field(
+        "truncate_left", description="What to do with a longer prompt. DAPO truncates on the left."
+    )
+
+
+class PromptDataConfig(Section):
+    """Prompts for reinforcement learning, and how they are ordered."""
+
+    train: DatasetConfig = Field(description="Problems to train on.")
+    prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts, for training and evaluation.")
+    shuffle: bool = Field(True, description="Shuffle the prompts anew each epoch, from run.seed.")
+
+
+class SftDataConfig(Section):
+    """Worked examples for supervised fine-tuning."""
+
+    train: DatasetConfig = Field(description="Examples; columns.solution names the response.")
+    prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
+    response_template: str = Field(
+        "{solution}", description="Text of the response; {solution} and {answer} are replaced. EOS is added and trained."
+    )
+    max_response_tokens: int = Field(1024, ge=1, description="Longer responses are dropped, and counted.")
+    shuffle: bool = Field(True, description="Shuffle the examples anew each epoch, from run.seed.")

@@ -1,0 +1,56 @@
+"""Which model is trained, and in which numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from reasoner_rl.config.base import Section
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (arXiv 2106.09685) through peft; the base weights stay frozen."""
+
+    rank: int = Field(16, ge=1, description="Rank of the adapter matrices.")
+    alpha: float = Field(32.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapters' input while training.")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="Names of the linear layers that get adapters, or 'all-linear'."
+    )
+
+
+class ModelConfig(Section):
+    """The policy's checkpoint and how it is held while training."""
+
+    path: str = Field(description="Folder of a Hugging Face checkpoint, or a name on the hub.")
+    tokenizer: str | None = Field(None, description="Folder or hub name of the tokenizer; model.path if unset.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Number format of forward and backward. Master weights stay float32."
+    )
+    attention: Literal["auto", "varlen_sdpa", "flash_attention_2"] = Field(
+        "auto",
+        description="Attention over packed sequences: flash_attention_2 (needs flash-attn and a GPU), varlen_sdpa "
+        "(anywhere), or auto: flash-attn where it is installed and there is a GPU.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute each layer's activations in backward: less memory, about a third more time."
+    )
+    freeze_first_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the decoder layers, from the input, that is not trained (with the embeddings)."
+    )
+    lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
+    chat_template: Path | None = Field(
+        None, description="File with a Jinja chat template that replaces the tokenizer's own."
+    )
+    trust_remote_code: bool = Field(False, description="Allow code that comes with a checkpoint to run.")
+
+    @model_validator(mode="after")
+    def _one_way_to_freeze(self) -> Self:
+        if self.lora is not None and self.freeze_first_fraction > 0:
+            raise ValueError(
+                "model.lora freezes every base weight already; set model.freeze_first_fraction to 0 "
+                f"(it is {self.freeze_first_fraction})"
+            )
+        return self

@@ -1,0 +1,111 @@
+"""The three kinds of recipe, and the rules that tie their sections together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, DapoConfig
+from reasoner_rl.config.base import Section
+from reasoner_rl.config.data import PromptConfig, PromptDataConfig, SftDataConfig
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.reward import RewardConfig
+from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, RolloutConfig, SamplingConfig
+from reasoner_rl.config.run import CheckpointConfig, EvaluationConfig, LoggingConfig, RunConfig
+from reasoner_rl.config.training import TrainingConfig
+
+
+class OnlineConfig(Section):
+    """Reinforcement learning with fresh responses: `reasoner-rl train`."""
+
+    recipe: Literal["online"] = Field("online", description="Kind of recipe.")
+    run: RunConfig = Field(description="Place and length of the run.")
+    model: ModelConfig = Field(description="The policy.")
+    data: PromptDataConfig = Field(description="Training prompts.")
+    rollout: RolloutConfig = Field(RolloutConfig(), description="Generation.")
+    reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
+    algorithm: AlgorithmConfig = Field(DapoConfig(), description="The algorithm: dapo, grpo, dr_grpo, rloo or gspo.")
+    batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
+    training: TrainingConfig = Field(TrainingConfig(), description="The optimizer and its backend.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out accuracy.")
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
+    logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
+
+    @model_validator(mode="after")
+    def _groups_can_be_compared(self) -> Self:
+        if self.rollout.responses_per_prompt < 2:
+            raise ValueError(
+                "rollout.responses_per_prompt must be at least 2: an advantage within the group needs another "
+                f"response to compare with; it is {self.rollout.responses_per_prompt}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overlong_buffer_fits(self) -> Self:
+        buffer, limit = self.reward.overlong.buffer_tokens, self.rollout.sampling.max_response_tokens
+        if buffer >= limit:
+            raise ValueError(
+                "reward.overlong.buffer_tokens must be smaller than rollout.sampling.max_response_tokens: "
+                f"{buffer} is not smaller than {limit}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_samples(self) -> Self:
+        if self.rollout.sampling.temperature == 0:
+            raise ValueError(
+                "rollout.sampling.temperature must be above 0 in training: greedy responses to a prompt are all equal"
+            )
+        return self
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on worked examples: `reasoner-rl sft`."""
+
+    recipe: Literal["sft"] = Field("sft", description="Kind of recipe.")
+    run: RunConfig = Field(description="Place and length of the run.")
+    model: ModelConfig = Field(description="The model.")
+    data: SftDataConfig = Field(description="Examples.")
+    examples_per_step: int = Field(64, ge=1, description="Examples in one optimizer update.")
+    micro_batch_tokens: int = Field(16384, ge=1, description="Most tokens in one forward and backward pass.")
+    training: TrainingConfig = Field(TrainingConfig(), description="The optimizer and its backend.")
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
+    logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
+
+
+class EvalConfig(Section):
+    """Accuracy of a checkpoint: `reasoner-rl eval`."""
+
+    recipe: Literal["eval"] = Field("eval", description="Kind of recipe.")
+    run: RunConfig = Field(description="Place of the report, and the seed.")
+    model: ModelConfig = Field(description="The model.")
+    prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
+    engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="Sampling, unless evaluation.sampling is set.")
+    reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
+    evaluation: EvaluationConfig = Field(description="Problems and number of samples.")
+    logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
+
+    @classmethod
+    def of_online(cls, config: OnlineConfig) -> EvalConfig:
+        """The evaluation that a training recipe describes, on its own."""
+        return cls(
+            run=config.run,
+            model=config.model,
+            prompts=config.data.prompts,
+            engine=config.rollout.engine,
+            sampling=config.rollout.sampling,
+            reward=config.reward,
+            evaluation=config.evaluation,
+            logging=config.logging,
+        )
+
+
+Recipe = OnlineConfig | SftConfig | EvalConfig
+RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="recipe")])
+RECIPE_KINDS: dict[str, type[OnlineConfig] | type[SftConfig] | type[EvalConfig]] = {
+    "online": OnlineConfig,
+    "sft": SftConfig,
+    "eval": EvalConfig,
+}

@@ -1,0 +1,68 @@
+"""How responses are scored."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from reasoner_rl.config.base import Section
+
+
+class RewardFunctionConfig(Section):
+    """One verifier or other reward function."""
+
+    fn: str = Field(
+        description="package.module:function or path/to/file.py:function, called as "
+        "fn(data_source, solution_str, ground_truth, extra_info, **parameters) -> float | dict."
+    )
+    name: str | None = Field(None, description="Name in metrics and in the rollout record; the function's if unset.")
+    weight: float = Field(1.0, description="Its share in the weighted sum.")
+    parameters: dict[str, Any] = Field({}, description="Keyword arguments passed on every call.")
+
+    @property
+    def label(self) -> str:
+        """The name used in metrics."""
+        return self.name or self.fn.rsplit(":", 1)[-1]
+
+    @model_validator(mode="after")
+    def _names_a_function(self) -> Self:
+        module, separator, function = self.fn.rpartition(":")
+        if not (separator and module and function.isidentifier()):
+            raise ValueError(
+                f"reward function must read package.module:function or path/to/file.py:function; it is {self.fn!r}"
+            )
+        return self
+
+
+class OverlongConfig(Section):
+    """What happens to responses that are too long (DAPO, arXiv 2503.14476, section 3.4)."""
+
+    buffer_tokens: int = Field(
+        0, ge=0, description="Soft punishment: the last this many tokens before the limit cost up to `penalty`. 0: off."
+    )
+    penalty: float = Field(1.0, ge=0, description="Largest punishment, reached at the limit.")
+    mask_truncated: bool = Field(
+        False, description="Overlong filtering: responses cut off at the limit are masked out of the loss."
+    )
+
+
+class RewardConfig(Section):
+    """The reward of a response: a weighted sum of functions, then shaping by length."""
+
+    functions: list[RewardFunctionConfig] = Field(
+        [RewardFunctionConfig(fn="reward_fns:compute_score")],
+        min_length=1,
+        description="The first one decides accuracy, which the filter and the evaluation read.",
+    )
+    overlong: OverlongConfig = Field(OverlongConfig(), description="Punishment or masking of long responses.")
+    workers: int = Field(2, ge=1, description="Verifier processes.")
+    timeout_seconds: float = Field(10.0, gt=0, description="Deadline of one answer; past it the answer counts as wrong.")
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        labels = [function.label for function in self.functions]
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"reward.functions have the same name {repeated}; give each a name of its own")
+        return self

@@ -1,0 +1,50 @@
+"""How responses are generated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reasoner_rl.config.base import Section
+
+
+class SamplingConfig(Section):
+    """The distribution that responses are drawn from."""
+
+    temperature: float = Field(1.0, ge=0, description="Logits are divided by it; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this much probability.")
+    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
+    max_response_tokens: int = Field(1024, ge=1, description="A response is cut off here (finish reason 'length').")
+    min_response_tokens: int = Field(
+        0, ge=0, description="End-of-sequence cannot be sampled before this many tokens; for benchmarks."
+    )
+    stop: list[str] = Field([], description="Texts that end a response when they appear; kept in the response.")
+
+
+class HfEngineConfig(Section):
+    """The embedded engine: a batched sampling loop over the transformers model."""
+
+    kind: Literal["hf"] = Field("hf", description="Chooses this engine.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="Number format; model.dtype if unset.")
+    max_batch_sequences: int = Field(256, ge=1, description="Responses that are decoded side by side.")
+
+
+class VllmEngineConfig(Section):
+    """vLLM in the same process."""
+
+    kind: Literal["vllm"] = Field("vllm", description="Chooses this engine.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="Number format; model.dtype if unset.")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share one copy of the model.")
+    gpu_memory_utilization: float = Field(0.6, gt=0, lt=1, description="Share of the GPU that vLLM may take.")
+
+
+EngineConfig = Annotated[HfEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
+
+
+class RolloutConfig(Section):
+    """Generation for training."""
+
+    engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
+    responses_per_prompt: int = Field(16, ge=1, description="Size of a group.")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="Sampling for training.")

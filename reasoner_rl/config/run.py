@@ -1,0 +1,61 @@
+"""Sections about the run itself: its place, its records, its evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from reasoner_rl.config.base import Section
+from reasoner_rl.config.data import DatasetConfig
+from reasoner_rl.config.rollout import SamplingConfig
+
+
+class RunConfig(Section):
+    """Identity and length of a run."""
+
+    output_dir: Path = Field(description="Folder for everything the run writes.")
+    seed: int = Field(0, ge=0, description="Decides sampling, shuffling and initialisation.")
+    steps: int = Field(100, ge=0, description="Training steps.")
+    resume: Literal["auto", "never"] = Field(
+        "auto", description="auto: go on from the newest checkpoint in output_dir. never: refuse if there is one."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own choice if unset.")
+
+
+class EvaluationConfig(Section):
+    """Accuracy on held-out problems."""
+
+    datasets: list[DatasetConfig] = Field([], description="Files of held-out problems.")
+    every_steps: int | None = Field(None, ge=1, description="Evaluate every this many steps; never in between if unset.")
+    at_start: bool = Field(True, description="Evaluate before the first step.")
+    at_end: bool = Field(True, description="Evaluate after the last step.")
+    samples_per_prompt: int = Field(1, ge=1, description="Responses a problem: k of avg@k, maj@k and pass@k.")
+    sampling: SamplingConfig | None = Field(None, description="Sampling for evaluation; that of training if unset.")
+
+
+class CheckpointConfig(Section):
+    """Saving what is needed to go on after any interruption."""
+
+    every_steps: int | None = Field(50, ge=1, description="Save every this many steps; only at the end if unset.")
+    keep_last: int = Field(2, ge=1, description="Older checkpoints are deleted.")
+    export_at_end: bool = Field(True, description="Write the final weights as a Hugging Face checkpoint to output_dir/final.")
+
+
+class WandbConfig(Section):
+    """Weights & Biases; needs the extra `wandb`."""
+
+    project: str = Field("reasoner_rl", description="Project name.")
+    name: str | None = Field(None, description="Name of the run; the folder's if unset.")
+
+
+class LoggingConfig(Section):
+    """Records of a run; metrics.jsonl is always written."""
+
+    tensorboard: bool = Field(True, description="Write TensorBoard events to output_dir/tensorboard.")
+    wandb: WandbConfig | None = Field(None, description="Log to Weights & Biases.")
+    rollouts: Literal["all", "first_group", "none"] = Field(
+        "all", description="Which responses are recorded in output_dir/rollouts: of every group, of one group a step, none."
+    )
+    progress: bool | Literal["auto"] = Field("auto", description="Progress bars; auto: when standard error is a terminal.")

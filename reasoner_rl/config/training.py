@@ -1,0 +1,58 @@
+"""The optimizer, its schedule, and the backend that runs it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from reasoner_rl.config.base import Section
+
+
+class OptimizerConfig(Section):
+    """AdamW (arXiv 1711.05101). Norms and biases are never decayed."""
+
+    lr: float = Field(1e-6, gt=0, description="Learning rate after warm-up.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the running mean and square of the gradient.")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
+    weight_decay: float = Field(0.1, ge=0, description="Decay of matrices, per step, times lr.")
+    grad_clip: float | None = Field(1.0, gt=0, description="Largest global gradient norm; null: not clipped.")
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the updates of a run."""
+
+    kind: Literal["constant", "linear", "cosine"] = Field("constant", description="Shape after warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from 0.")
+    final_ratio: float = Field(0.0, ge=0, le=1, description="Rate at the end over lr, for linear and cosine.")
+
+
+class FsdpBackendConfig(Section):
+    """PyTorch FSDP2 (`fully_shard`); works in one process too."""
+
+    kind: Literal["fsdp"] = Field("fsdp", description="Chooses this backend.")
+    reshard_after_forward: bool | Literal["auto"] = Field(
+        "auto", description="Free gathered weights between forward and backward; auto: when there is more than one rank."
+    )
+
+
+class MegatronBackendConfig(Section):
+    """Megatron-core."""
+
+    kind: Literal["megatron"] = Field("megatron", description="Chooses this backend.")
+    tensor_parallel: int = Field(1, ge=1, description="Ranks that share each layer.")
+    pipeline_parallel: int = Field(1, ge=1, description="Ranks that share the stack of layers.")
+
+
+BackendConfig = Annotated[FsdpBackendConfig | MegatronBackendConfig, Field(discriminator="kind")]
+
+
+class TrainingConfig(Section):
+    """How weights are updated."""
+
+    backend: BackendConfig = Field(FsdpBackendConfig(), description="What trains: fsdp or megatron.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning-rate schedule.")
+    logprob_chunk_tokens: int = Field(
+        1024, ge=1, description="Response tokens whose logits exist at one time; bounds memory at large vocabularies."
+    )

@@ -1,0 +1,33 @@
+"""Errors that a user can cause and mend. The command line prints their text and no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something in the user's input is wrong. The text names the place, the value and the rule."""
+
+
+class ConfigError(UserError):
+    """A key of the configuration is unknown, or its value breaks a rule."""
+
+
+class DataError(UserError):
+    """A file of prompts or examples cannot be used; the text names the file and the row."""
+
+
+class MissingExtraError(UserError):
+    """An optional package is not installed; the text names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed: pip install 'reasoner_rl[{extra}]'"
+        )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,171 @@
+"""The typed records that pass from stage to stage, one a stage, in the order the data flows.
+
+    Prompt -> Rollout -> Reward -> ScoredGroup -> TrainSample -> MicroBatch -> StepReport
+
+Tokens are never decoded and encoded again on the way: what was sampled is what is trained on. Everything about a
+response is indexed by response token, so that no stage after generation knows about padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from reasoner_rl.metrics import Metrics
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One task, rendered and tokenised once."""
+
+    uid: str  # stable name of the row; seeds its sampling, and appears in the rollout record
+    token_ids: tuple[int, ...]
+    text: str  # what token_ids decode to, for people
+    ground_truth: str
+    data_source: str  # chooses the rule of a verifier that knows several
+    extra_info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled response."""
+
+    token_ids: tuple[int, ...]  # [R]; ends with the end-of-sequence token when finish_reason is "stop"
+    logprobs: tuple[float, ...]  # [R]; of the distribution sampled from (after temperature, top-p and top-k)
+    finish_reason: FinishReason  # "length": cut off at the token limit
+    policy_version: int  # number of optimizer steps' publications that made the weights
+    text: str  # decoded without special tokens; what verifiers read
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What the verifiers said of one response, and what shaping made of it."""
+
+    score: float  # enters the advantage
+    accuracy: float  # raw correctness in [0, 1]; the filter and the evaluation read this one
+    components: Mapping[str, float]  # every part of the score by name, before weighting
+    status: str = "ok"  # "ok", "timeout" or "crash"
+    extracted: str | None = None  # the answer that the verifier found
+    trained: bool = True  # False: masked out of the loss (overlong filtering)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """All responses to one prompt with their rewards."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]  # [G]
+    rewards: tuple[Reward, ...]  # [G]
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest policy that any of the responses came from."""
+        return min(rollout.policy_version for rollout in self.rollouts)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """One response as the trainer sees it. P prompt tokens, R response tokens."""
+
+    prompt_ids: Tensor  # [P] int64
+    response_ids: Tensor  # [R] int64
+    loss_mask: Tensor  # [R] bool; False tokens are read but not trained
+    advantages: Tensor  # [R] float32
+    rollout_logprobs: Tensor  # [R] float32
+    policy_version: int = 0
+    old_logprobs: Tensor | None = None  # [R] float32, by the trainer before the first update of the batch
+    reference_logprobs: Tensor | None = None  # [R] float32, by the frozen reference policy
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and response tokens together."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+    def replace(self, **changes: Any) -> TrainSample:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class LossDenominators:
+    """What a loss is divided by, counted over the whole mini-batch before it is cut into micro-batches or ranks."""
+
+    tokens: float  # response tokens with loss_mask True
+    sequences: float  # responses with at least one such token
+    max_response_tokens: float  # the constant length of Dr. GRPO's normalisation
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Several sequences laid end to end, without padding. T tokens in S sequences, N of them response tokens.
+
+    The hidden state at ``predictors[n]`` predicts the response token ``targets[n]``; every [N] field is in that
+    order, sequence after sequence.
+    """
+
+    input_ids: Tensor  # [T] int64
+    position_ids: Tensor  # [T] int64, from 0 in each sequence
+    cu_seqlens: Tensor  # [S + 1] int32, from 0 to T
+    max_seqlen: int
+    predictors: Tensor  # [N] int64, indices into the T tokens
+    targets: Tensor  # [N] int64
+    sequence_ids: Tensor  # [N] int64 in 0..S-1
+    loss_mask: Tensor  # [N] bool
+    advantages: Tensor  # [N] float32
+    rollout_logprobs: Tensor  # [N] float32
+    old_logprobs: Tensor | None  # [N] float32
+    reference_logprobs: Tensor | None  # [N] float32
+    sample_indices: tuple[int, ...]  # [S]: where each sequence stood in the list that was cut
+    denominators: LossDenominators
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences S."""
+        return len(self.sample_indices)
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same batch with every tensor on ``device``."""
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+    def split_responses(self, values: Tensor) -> dict[int, Tensor]:
+        """Cut [N] per-token values back into one tensor a sequence, keyed by the sequence's sample index."""
+        lengths = torch.bincount(self.sequence_ids, minlength=self.sequences).tolist()
+        return dict(zip(self.sample_indices, values.split(lengths), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatch:
+    """The micro-batches whose gradients make one optimizer update."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    denominators: LossDenominators
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutputs:
+    """What the policy says of the response tokens of a micro-batch."""
+
+    logprobs: Tensor  # [N] float32, with gradient in training
+    entropy: Tensor  # [N] float32, with gradient if the loss asks for it
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One finished step, for the sinks."""
+
+    step: int  # counted from 1
+    metrics: Metrics
+    groups: Sequence[ScoredGroup] = ()
+    advantages: Sequence[Sequence[float]] = ()  # [groups][G]

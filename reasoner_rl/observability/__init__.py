@@ -1,0 +1,1 @@
+"""What a run leaves behind: metrics, curves, recorded responses, and what it ran on."""

@@ -1,0 +1,195 @@
+"""Accuracy on held-out problems from several samples each, with error bars.
+
+Every estimator is first taken within a problem and then averaged over problems, for problems are what was
+drawn at random; the samples of one problem resemble each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+from reasoner_rl.metrics import Metrics, mean
+from reasoner_rl.types import ScoredGroup
+
+Z95 = NormalDist().inv_cdf(0.975)  # 1.96: half-width of a 95 % interval in standard errors
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemResult:
+    """What came of the k samples of one problem; every field is [k], in the order of sampling."""
+
+    accuracies: tuple[float, ...]  # in [0, 1]; 1 is right
+    answers: tuple[str | None, ...]  # as the verifier extracted them; None: no answer found
+    response_tokens: tuple[int, ...]
+    truncated: tuple[bool, ...]  # cut off at the token limit
+
+    @classmethod
+    def from_group(cls, group: ScoredGroup) -> ProblemResult:
+        """Read a result off a scored group."""
+        return cls(
+            accuracies=tuple(reward.accuracy for reward in group.rewards),
+            answers=tuple(reward.extracted for reward in group.rewards),
+            response_tokens=tuple(len(rollout.token_ids) for rollout in group.rollouts),
+            truncated=tuple(rollout.finish_reason == "length" for rollout in group.rollouts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """Accuracy on one dataset. Shares and accuracies are in [0, 1]; k is ``samples_per_problem``."""
+
+    dataset: str
+    problems: int
+    samples_per_problem: int
+    accuracy: float  # avg@k
+    ci_low: float  # 95 % interval of the accuracy
+    ci_high: float
+    pass_at_k: float
+    majority_at_k: float
+    mean_response_tokens: float
+    truncated_share: float
+    unanswered_share: float  # no answer could be extracted
+
+    def metrics(self, prefix: str = "eval") -> Metrics:
+        """Return ``<prefix>/<dataset>/accuracy`` and the like; pass@k and maj@k only where k is above 1."""
+        numbers = {
+            "accuracy": self.accuracy,
+            "ci_low": self.ci_low,
+            "ci_high": self.ci_high,
+            "response_length_mean": self.mean_response_tokens,
+            "truncated_share": self.truncated_share,
+            "unanswered_share": self.unanswered_share,
+        }
+        if self.samples_per_problem > 1:
+            numbers |= {"pass_at_k": self.pass_at_k, "majority_at_k": self.majority_at_k}
+        return {f"{prefix}/{self.dataset}/{name}": mean(number) for name, number in numbers.items()}
+
+    def row(self) -> dict[str, str]:
+        """Return column title -> cell, for a table."""
+        k = self.samples_per_problem
+        cells = {
+            "dataset": self.dataset,
+            "problems": str(self.problems),
+            "samples": str(k),
+            "accuracy": f"{self.accuracy:.3f}",
+            "95 % interval": f"{self.ci_low:.3f} to {self.ci_high:.3f}",
+            "pass@k": f"{self.pass_at_k:.3f}",
+            "maj@k": f"{self.majority_at_k:.3f}",
+            "tokens": f"{self.mean_response_tokens:.0f}",
+            "truncated": f"{self.truncated_share:.1%}",
+            "unanswered": f"{self.unanswered_share:.1%}",
+        }
+        return cells
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every field by name."""
+        return asdict(self)
+
+
+def summarise(dataset: str, results: Sequence[ProblemResult]) -> EvaluationReport:
+    """Turn the results of all problems of a dataset into a report.
+
+    Raises ValueError if there is no problem, or if the problems do not have the same number of samples, at
+    least one.
+    """
+    counts = sorted({len(result.accuracies) for result in results})
+    if len(counts) != 1 or counts[0] == 0:
+        raise ValueError(
+            f"{dataset}: every problem needs the same number of samples, at least 1; found {counts}"
+        )
+    k = counts[0]
+    accuracies = [result.accuracies for result in results]
+    low, high = confidence_interval(accuracies)
+    return EvaluationReport(
+        dataset=dataset,
+        problems=len(results),
+        samples_per_problem=k,
+        accuracy=mean_at_k(accuracies),
+        ci_low=low,
+        ci_high=high,
+        pass_at_k=fmean(pass_at_k(k, sum(a >= 1 for a in result.accuracies), k) for result in results),
+        majority_at_k=fmean(majority_at_k(result.answers, result.accuracies) for result in results),
+        mean_response_tokens=fmean(tokens for result in results for tokens in result.response_tokens),
+        truncated_share=fmean(cut for result in results for cut in result.truncated),
+        unanswered_share=fmean(answer is None for result in results for answer in result.answers),
+    )
+
+
+def mean_at_k(accuracies: Sequence[Sequence[float]]) -> float:
+    """avg@k: the mean over problems of the mean over a problem's samples; ``accuracies`` is [problems][k]."""
+    return fmean(fmean(samples) for samples in accuracies)
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Probability that one of k samples is right, estimated without bias from n samples, c of them right.
+
+    1 - C(n - c, k) / C(n, k): Chen et al., "Evaluating Large Language Models Trained on Code", arXiv
+    2107.03374. Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n; got n={n}, c={c}, k={k}")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) -> float:
+    """Accuracy of the answer that most of a problem's k samples give.
+
+    Self-consistency: Wang et al., arXiv 2203.11171. It is one plain vote of all k samples. Answers count as
+    the same if their text is; samples without an answer do not vote; of answers with equally many votes the
+    first seen wins. Without any answer the accuracy is 0. The winner's accuracy is that of the first sample
+    that gave it.
+    """
+    votes: dict[str, int] = {}
+    for answer in answers:
+        if answer is not None:
+            votes[answer] = votes.get(answer, 0) + 1
+    if not votes:
+        return 0.0
+    winner = max(
+        votes, key=votes.__getitem__
+    )  # max keeps the first of equals, and a dict keeps the order of sight
+    return float(accuracies[list(answers).index(winner)])
+
+
+def confidence_interval(accuracies: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % interval of the mean over problems; ``accuracies`` is [problems][k].
+
+    One sample a problem, each 0 or 1: Wilson's score interval, which holds for few problems and near 0 and 1.
+    Otherwise the interval clustered by problem, avg@k +- 1.96 standard errors of the problem means (Miller,
+    "Adding Error Bars to Evals", arXiv 2411.00640), cut to [0, 1]: samples of one problem are not
+    independent, so it is the number of problems that counts. Where it would collapse, because there is one
+    problem or all problems have the same mean, Wilson's interval with one observation a problem stands in;
+    that is too wide rather than too narrow.
+    """
+    means = [fmean(samples) for samples in accuracies]
+    binary = all(len(samples) == 1 and samples[0] in (0, 1) for samples in accuracies)
+    centre = fmean(means)
+    error = clustered_standard_error(accuracies) if len(means) > 1 else 0.0
+    if binary or error == 0.0:
+        return wilson_interval(centre, len(means))
+    return max(0.0, centre - Z95 * error), min(1.0, centre + Z95 * error)
+
+
+def clustered_standard_error(accuracies: Sequence[Sequence[float]]) -> float:
+    """Standard error of avg@k with problems as clusters of equal size; ``accuracies`` is [problems][k].
+
+    The sample standard deviation of the problem means over the root of the number of problems (arXiv
+    2411.00640).
+    """
+    means = [fmean(samples) for samples in accuracies]
+    return stdev(means) / math.sqrt(len(means))
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a share seen in n independent trials.
+
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927) 209-212.
+    """
+    shrink = 1 + Z95**2 / n
+    centre = (share + Z95**2 / (2 * n)) / shrink
+    half = Z95 / shrink * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

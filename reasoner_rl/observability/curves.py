@@ -1,0 +1,215 @@
+"""Learning curves of a run as one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from reasoner_rl.errors import DataError
+from reasoner_rl.observability.sinks import read_jsonl
+from reasoner_rl.observability.summary import atomic_path
+
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+EVALUATION_COLOURS = (BLUE, VERMILION, GREEN, PURPLE)
+INK, GRID = "#333333", "#E3E3E3"
+PANEL_INCHES = (4.0, 3.1)
+DOTS_PER_INCH = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric over the steps that have it."""
+
+    steps: list[int]
+    numbers: list[float]
+
+
+History = dict[str, Series]
+
+
+def read_history(metrics_jsonl: Path) -> History:
+    """Read metrics.jsonl by metric name; of two numbers for one step the later counts."""
+    by_name: dict[str, dict[int, float]] = {}
+    for row in read_jsonl(metrics_jsonl):
+        for name, number in row.items():
+            if name != "step" and isinstance(number, (int, float)):
+                by_name.setdefault(name, {})[row["step"]] = number
+    return {
+        name: Series(sorted(points), [points[step] for step in sorted(points)])
+        for name, points in by_name.items()
+    }
+
+
+def plot_curves(metrics_jsonl: Path, out: Path) -> None:
+    """Draw the learning curves of a run into the PNG file ``out``.
+
+    One panel a question, at most three a row, only those that the run has metrics for. Lines over 20 steps
+    long are drawn smoothed, over a pale line of the raw numbers.
+
+    Raises:
+        DataError: if the file is broken, or has none of the metrics that are drawn.
+    """
+    history = read_history(metrics_jsonl)
+    panels = [panel for has_data, panel in PANELS if has_data(history)]
+    if not panels:
+        raise DataError(
+            f"{metrics_jsonl}: none of the metrics that curves are drawn of; was any step logged?"
+        )
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(
+        figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows),
+        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
+    )
+    FigureCanvasAgg(figure)
+    for position, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, position)
+        _style(axes)
+        panel(axes, history)
+        if position > len(panels) - columns:
+            axes.set_xlabel("step", color=INK)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png", facecolor="white")
+
+
+def _accuracy(axes: Axes, history: History) -> None:
+    _title(axes, "Accuracy")
+    if "reward/accuracy" in history:
+        _line(axes, history["reward/accuracy"], SKY, "training (sampled)")
+    for index, name in enumerate(_evaluations(history)):
+        series = history[name]
+        colour = EVALUATION_COLOURS[index % len(EVALUATION_COLOURS)]
+        dataset = name.removeprefix("eval/").removesuffix("/accuracy")
+        axes.plot(
+            series.steps, series.numbers, color=colour, marker="o", markersize=5, label=f"held out: {dataset}"
+        )
+    _percent(axes)
+    _legend(axes)
+
+
+def _reward(axes: Axes, history: History) -> None:
+    _title(axes, "Reward (mean score)")
+    _line(axes, history["reward/score"], BLUE)
+
+
+def _loss(axes: Axes, history: History) -> None:
+    _title(axes, "Training loss")
+    _line(axes, history["sft/loss"], BLUE)
+
+
+def _length(axes: Axes, history: History) -> None:
+    _title(axes, "Response length")
+    _line(axes, history["response/length_mean"], BLUE)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("mean tokens", color=BLUE)
+    if "response/truncated_share" in history:
+        shares = axes.twinx()
+        _style(shares)
+        shares.grid(False)
+        _line(shares, history["response/truncated_share"], VERMILION)
+        _percent(shares)
+        shares.set_ylim(0, max(0.05, 1.6 * max(history["response/truncated_share"].numbers)))
+        shares.set_ylabel("cut off at the limit", color=VERMILION)
+
+
+def _entropy(axes: Axes, history: History) -> None:
+    _title(axes, "Policy entropy (nats a token)")
+    _line(axes, history["policy/entropy"], BLUE)
+    axes.set_ylim(bottom=0)
+
+
+def _clip(axes: Axes, history: History) -> None:
+    _title(axes, "Clipped tokens")
+    for side, colour in (("low", VERMILION), ("high", BLUE)):
+        if f"policy/clip_fraction_{side}" in history:
+            _line(axes, history[f"policy/clip_fraction_{side}"], colour, f"at the {side} bound")
+    _percent(axes)
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
+    _legend(axes)
+
+
+def _groups(axes: Axes, history: History) -> None:
+    _title(axes, "Groups a step")
+    steps = history["groups/kept"].steps
+    layers = [
+        ("groups/kept", "kept", BLUE),
+        ("groups/dropped_right", "dropped: all right", SKY),
+        ("groups/dropped_wrong", "dropped: all wrong", ORANGE),
+    ]
+    present = [layer for layer in layers if layer[0] in history]
+    heights = [_at(history[name], steps) for name, _, _ in present]
+    colours = [colour for _, _, colour in present]
+    axes.stackplot(steps, heights, labels=[label for _, label, _ in present], colors=colours, linewidth=0)
+    axes.set_ylim(top=1.4 * axes.get_ylim()[1])  # room for the legend
+    _legend(axes, reverse=True)
+
+
+def _has(*names: str) -> Callable[[History], bool]:
+    return lambda history: any(name in history for name in names)
+
+
+def _evaluations(history: History) -> list[str]:
+    return sorted(name for name in history if name.startswith("eval/") and name.endswith("/accuracy"))
+
+
+PANELS: Sequence[tuple[Callable[[History], bool], Callable[[Axes, History], None]]] = (
+    (_has("sft/loss"), _loss),
+    (lambda history: "reward/accuracy" in history or bool(_evaluations(history)), _accuracy),
+    (_has("reward/score"), _reward),
+    (_has("response/length_mean"), _length),
+    (_has("policy/entropy"), _entropy),
+    (_has("policy/clip_fraction_low", "policy/clip_fraction_high"), _clip),
+    (_has("groups/kept"), _groups),
+)
+
+
+def _at(series: Series, steps: Sequence[int]) -> list[float]:
+    points = dict(zip(series.steps, series.numbers, strict=True))
+    return [points.get(step, 0.0) for step in steps]
+
+
+def smooth(numbers: Sequence[float]) -> list[float]:
+    """Centred moving average over a fifteenth of the points; at the ends, over those of them that exist."""
+    half = max(1, len(numbers) // 30)
+    return [fmean(numbers[max(0, index - half) : index + half + 1]) for index in range(len(numbers))]
+
+
+def _line(axes: Axes, series: Series, colour: str, label: str | None = None) -> None:
+    if len(series.steps) <= 20:
+        axes.plot(series.steps, series.numbers, color=colour, marker="o", markersize=3, label=label)
+        return
+    axes.plot(series.steps, series.numbers, color=colour, alpha=0.25, linewidth=1)
+    axes.plot(series.steps, smooth(series.numbers), color=colour, linewidth=2, label=label)
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, fontsize=12, fontweight="bold", color=INK, loc="left")
+
+
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(colors=INK, labelsize=10, length=3)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _percent(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    axes.set_ylim(bottom=0)
+
+
+def _legend(axes: Axes, *, reverse: bool = False) -> None:
+    axes.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK, reverse=reverse)

@@ -1,0 +1,85 @@
+"""Metrics measured around the stages: of the responses, of time and of memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from reasoner_rl.metrics import Metrics, maximum, mean, mean_of
+from reasoner_rl.types import ScoredGroup
+
+GIB = 2**30
+
+
+def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
+    """Lengths of responses in tokens, and the share that was cut off at the limit.
+
+    ``right`` means full accuracy; every other response is ``wrong``. A mean over no response is left to
+    `metrics.values` to drop.
+    """
+    pairs = [pair for group in groups for pair in zip(group.rollouts, group.rewards, strict=True)]
+    if not pairs:
+        return {}
+    lengths = [len(rollout.token_ids) for rollout, _ in pairs]
+    return {
+        "response/length_mean": mean_of(lengths),
+        "response/length_max": maximum(max(lengths)),
+        "response/truncated_share": mean_of(rollout.finish_reason == "length" for rollout, _ in pairs),
+        "response/right_length_mean": mean_of(
+            len(r.token_ids) for r, reward in pairs if reward.accuracy >= 1
+        ),
+        "response/wrong_length_mean": mean_of(len(r.token_ids) for r, reward in pairs if reward.accuracy < 1),
+    }
+
+
+def memory_metrics() -> Metrics:
+    """Memory in GiB: host resident now and at its peak, device at the peak of torch's allocator.
+
+    Only this process is counted. The largest rank is kept when ranks are merged.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_bytes = peak if sys.platform == "darwin" else peak * 1024
+    measured = {
+        "memory/host_gib": maximum(psutil.Process().memory_info().rss / GIB),
+        "memory/host_peak_gib": maximum(peak_bytes / GIB),
+    }
+    if torch.cuda.is_available():
+        measured["memory/device_gib"] = maximum(torch.cuda.max_memory_allocated() / GIB)
+    return measured
+
+
+class PhaseTimer:
+    """Adds up wall-clock seconds by phase: ``with timer("generate"): ...``, as many times as there are."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] += time.perf_counter() - start
+
+    def metrics(self, tokens: Mapping[str, int] | None = None) -> Metrics:
+        """Return ``time/<phase>`` (seconds) and, where ``tokens`` has it, ``speed/<phase>_tokens_per_second``.
+
+        Merged over ranks, a time is that of the slowest rank and a speed is all tokens over all ranks'
+        seconds.
+        """
+        measured = {f"time/{phase}": maximum(seconds) for phase, seconds in self._seconds.items()}
+        for phase, count in (tokens or {}).items():
+            measured[f"speed/{phase}_tokens_per_second"] = mean(count, self._seconds.get(phase, 0.0))
+        return measured
+
+    def reset(self) -> None:
+        """Start again from zero, for the next step."""
+        self._seconds.clear()

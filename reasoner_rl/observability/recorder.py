@@ -1,0 +1,87 @@
+"""Every response that a run trained on or was evaluated with, for people to read.
+
+output_dir/rollouts/step_000012.jsonl              one line a response
+output_dir/evaluations/step_000010_<dataset>.jsonl  the same lines, without an advantage
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from reasoner_rl.observability.summary import write_jsonl
+from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+
+RolloutMode = Literal["all", "first_group", "none"]
+
+
+class RolloutRecorder:
+    """Writes one file a step; a step that is run again after a resume replaces its file.
+
+    Args:
+        folder: the run's output_dir.
+        mode: ``logging.rollouts``. Evaluations are recorded in full unless it is ``none``.
+    """
+
+    def __init__(self, folder: Path, mode: RolloutMode) -> None:
+        self._folder = folder
+        self._mode = mode
+
+    def rollouts(
+        self, step: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]] = ()
+    ) -> Path | None:
+        """Record the groups of a training step and return the file, or None if nothing is to be recorded.
+
+        ``advantages`` is [groups][G], or empty where there are none; a recorded advantage is then null.
+        """
+        if self._mode == "none":
+            return None
+        kept = slice(1) if self._mode == "first_group" else slice(None)
+        path = self._folder / "rollouts" / f"step_{step:06d}.jsonl"
+        write_jsonl(path, _lines(step, groups[kept], advantages[kept]))
+        return path
+
+    def evaluation(self, step: int, dataset: str, groups: Sequence[ScoredGroup]) -> Path | None:
+        """Record the responses to one held-out dataset after ``step`` training steps."""
+        if self._mode == "none":
+            return None
+        name = re.sub(r"[^\w.-]", "_", dataset)
+        path = self._folder / "evaluations" / f"step_{step:06d}_{name}.jsonl"
+        write_jsonl(path, _lines(step, groups, ()))
+        return path
+
+
+def _lines(
+    step: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]]
+) -> Iterator[dict[str, Any]]:
+    absent = [[None] * len(group.rollouts) for group in groups]
+    by_group: Sequence[Sequence[float | None]] = advantages or absent
+    for group, group_advantages in zip(groups, by_group, strict=True):
+        for rollout, reward, advantage in zip(group.rollouts, group.rewards, group_advantages, strict=True):
+            yield _line(step, group.prompt, rollout, reward, advantage)
+
+
+def _line(
+    step: int, prompt: Prompt, rollout: Rollout, reward: Reward, advantage: float | None
+) -> dict[str, Any]:
+    logprobs = rollout.logprobs
+    return {
+        "step": step,
+        "uid": prompt.uid,
+        "prompt": prompt.text,
+        "response": rollout.text,
+        "ground_truth": prompt.ground_truth,
+        "extracted": reward.extracted,
+        "accuracy": reward.accuracy,
+        "score": reward.score,
+        "components": dict(reward.components),
+        "status": reward.status,
+        "advantage": None if advantage is None else float(advantage),
+        "trained": reward.trained,
+        "tokens": len(rollout.token_ids),
+        "finish_reason": rollout.finish_reason,
+        "mean_logprob": sum(logprobs) / len(logprobs) if logprobs else None,
+        "policy_version": rollout.policy_version,
+    }

@@ -1,0 +1,186 @@
+"""Where the numbers of a step go: a JSONL file (always), TensorBoard, Weights & Biases, the console."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+
+from reasoner_rl.config.run import LoggingConfig, WandbConfig
+from reasoner_rl.errors import DataError, MissingExtraError
+from reasoner_rl.observability.console import step_line
+from reasoner_rl.observability.summary import atomic_writer, json_ready
+
+
+class Sink(Protocol):
+    """Takes the numbers of one step. Several writes for the same step add to each other."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record ``values`` by metric name."""
+        ...
+
+    def close(self) -> None:
+        """Finish writing; no write may follow."""
+        ...
+
+
+class JsonlSink:
+    """Appends ``{"step": n, "<metric>": number, ...}`` lines, each flushed before `write` returns.
+
+    Args:
+        path: the file, metrics.jsonl of a run.
+        resume_step: the step of the checkpoint that the run goes on from. Lines of later steps are dropped,
+            for those steps will be run again; so is a last line that was torn when the process was killed.
+            None: a new run, which replaces any file of a run that never reached a checkpoint.
+
+    Raises:
+        DataError: when resuming, if a line other than the last is not a JSON object with a step.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        kept = [] if resume_step is None else [row for row in read_jsonl(path) if row["step"] <= resume_step]
+        with atomic_writer(path) as file:
+            file.writelines(json.dumps(row) + "\n" for row in kept)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(json.dumps(json_ready({"step": step, **values}), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file in order, without a torn last line; no rows if the file is absent.
+
+    Raises DataError if any other line is not a JSON object with an integer ``step``.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif number < len(lines):
+            text = line[:80].decode(errors="replace")
+            raise DataError(f'{path}, line {number}: {text!r} is not a JSON object with an integer "step"')
+    return rows
+
+
+class TensorBoardSink:
+    """Writes TensorBoard events; hides events after ``resume_step``, and in a new run all old ones."""
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        # Imported here: it takes a second, and most commands write no events.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=0 if resume_step is None else resume_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, global_step=step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """Logs to Weights & Biases. A resumed run goes on under its id, kept in ``folder/wandb_id.txt``.
+
+    Raises:
+        MissingExtraError: if wandb is not installed.
+    """
+
+    def __init__(self, config: WandbConfig, folder: Path, resume_step: int | None = None) -> None:
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise MissingExtraError("wandb", "wandb", "logging.wandb") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        id_file = folder / "wandb_id.txt"
+        known = id_file.read_text() if resume_step is not None and id_file.exists() else None
+        self._run = wandb.init(
+            project=config.project, name=config.name or folder.name, dir=str(folder), id=known, resume="allow"
+        )
+        id_file.write_text(self._run.id)
+        # Plotted over our own step: wandb's counter refuses to go back when a resumed run repeats steps.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **values})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class ConsoleSink:
+    """Prints one line a step; a step without any of the numbers that the line shows prints nothing."""
+
+    def __init__(self, total_steps: int, console: Console | None = None) -> None:
+        self._total_steps = total_steps
+        self._console = console or Console()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        line = step_line(step, self._total_steps, values)
+        if line is not None:
+            # soft_wrap: a log file gets the whole line, however narrow rich takes it to be.
+            self._console.print(line, soft_wrap=True, highlight=False)
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+
+class MetricLogger:
+    """Writes to several sinks, or to none; closes all of them when its ``with`` block ends."""
+
+    def __init__(self, sinks: Iterable[Sink] = ()) -> None:
+        self._sinks = tuple(sinks)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass the numbers of a step on; NaN is left out, for it says nothing and some sinks refuse it."""
+        numbers = {name: value for name, value in values.items() if not math.isnan(value)}
+        for sink in self._sinks:
+            sink.write(step, numbers)
+
+    def close(self) -> None:
+        """Close every sink, also when closing one of them fails."""
+        with ExitStack() as stack:
+            for sink in self._sinks:
+                stack.callback(sink.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_logger(
+    config: LoggingConfig, folder: Path, *, total_steps: int, resume_step: int | None = None
+) -> MetricLogger:
+    """Open what ``config`` asks for in the run's output_dir ``folder``; always JSONL and the console.
+
+    ``resume_step`` is the step of the checkpoint that the run goes on from, None in a new run.
+    """
+    sinks: list[Sink] = []
+    if config.wandb is not None:  # first: it is the one that can be missing, before anything is replaced
+        sinks.append(WandbSink(config.wandb, folder, resume_step))
+    sinks.append(JsonlSink(folder / "metrics.jsonl", resume_step))
+    if config.tensorboard:
+        sinks.append(TensorBoardSink(folder / "tensorboard", resume_step))
+    sinks.append(ConsoleSink(total_steps))
+    return MetricLogger(sinks)

@@ -1,0 +1,65 @@
+"""Files that are either whole or absent, and JSON that any reader takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path whose file takes its place at ``path`` when the block ends without an error.
+
+    Whoever reads ``path`` meanwhile, or after a crash, finds the previous file or none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[TextIO]:
+    """Open a text file for writing that takes its place as `atomic_path` says."""
+    # A lone surrogate, which UTF-8 cannot hold, becomes \udxxx: inside a JSON string that is the same
+    # character.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def json_ready(data: Any) -> Any:
+    """Replace NaN and infinities, which JSON does not know, by null."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: json_ready(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [json_ready(value) for value in data]
+    return data
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write one indented JSON document, such as summary.json."""
+    with atomic_writer(path) as file:
+        json.dump(json_ready(data), file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with atomic_writer(path) as file:
+        for row in rows:
+            file.write(json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False) + "\n")

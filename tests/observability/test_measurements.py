@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from reasoner_rl.metrics import merge, values
+from reasoner_rl.observability import measurements
+from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics, rollout_metrics
+from reasoner_rl.types import FinishReason, Prompt, Reward, Rollout, ScoredGroup
+
+
+def group(*responses: tuple[int, float, FinishReason]) -> ScoredGroup:
+    return ScoredGroup(
+        Prompt("p", (1,), "?", "1", "sums"),
+        tuple(Rollout((9,) * length, (0.0,) * length, finish, 0, "") for length, _, finish in responses),
+        tuple(Reward(accuracy, accuracy, {}) for _, accuracy, _ in responses),
+    )
+
+
+def test_rollout_metrics_by_hand() -> None:
+    groups = [group((10, 1.0, "stop"), (20, 0.0, "stop")), group((30, 1.0, "stop"), (60, 0.0, "length"))]
+    assert values(rollout_metrics(groups)) == {
+        "response/length_mean": 30.0,
+        "response/length_max": 60.0,
+        "response/truncated_share": 0.25,
+        "response/right_length_mean": 20.0,
+        "response/wrong_length_mean": 40.0,
+    }
+
+
+def test_rollout_metrics_of_only_wrong_responses_or_none() -> None:
+    numbers = values(rollout_metrics([group((10, 0.5, "stop"))]))
+    assert numbers["response/wrong_length_mean"] == 10.0
+    assert "response/right_length_mean" not in numbers
+    assert rollout_metrics([]) == {}
+
+
+def test_memory_is_in_gib() -> None:
+    numbers = values(memory_metrics())
+    assert 0.01 < numbers["memory/host_gib"] < 64
+    assert numbers["memory/host_peak_gib"] >= 0.9 * numbers["memory/host_gib"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock whose time is the first item."""
+    now = [100.0]
+    monkeypatch.setattr(measurements.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_timer_adds_up_phases_and_speeds(clock: list[float]) -> None:
+    timer = PhaseTimer()
+    with timer("step"):
+        for seconds in (1.5, 2.5):
+            with timer("generate"):
+                clock[0] += seconds
+        with timer("update"):
+            clock[0] += 1.0
+    assert values(timer.metrics({"generate": 800, "update": 50, "sync": 7})) == {
+        "time/step": 5.0,
+        "time/generate": 4.0,
+        "time/update": 1.0,
+        "speed/generate_tokens_per_second": 200.0,
+        "speed/update_tokens_per_second": 50.0,
+    }
+
+
+def test_timer_counts_a_phase_that_fails_and_resets(clock: list[float]) -> None:
+    timer = PhaseTimer()
+
+    def crash() -> None:
+        with timer("reward"):
+            clock[0] += 2.0
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        crash()
+    assert values(timer.metrics()) == {"time/reward": 2.0}
+    timer.reset()
+    assert timer.metrics() == {}
+
+
+def test_merged_over_ranks(clock: list[float]) -> None:
+    parts = []
+    for seconds, tokens in ((1.0, 100), (3.0, 100)):
+        timer = PhaseTimer()
+        with timer("generate"):
+            clock[0] += seconds
+        parts.append(timer.metrics({"generate": tokens}))
+    assert values(merge(parts)) == {"time/generate": 3.0, "speed/generate_tokens_per_second": 50.0}
+
+
+def test_timer_uses_real_time() -> None:
+    timer = PhaseTimer()
+    with timer("generate"):
+        time.sleep(0.02)
+    assert 0.015 < values(timer.metrics())["time/generate"] < 5

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+
+
+def group(uid: str) -> ScoredGroup:
+    return ScoredGroup(
+        Prompt(uid, (1, 2, 3), "What is 1+1?", "2", "sums"),
+        (
+            Rollout((7, 8), (-0.5, -1.5), "stop", 4, "Answer: 2 ✓"),
+            Rollout((), (), "length", 4, ""),
+        ),
+        (
+            Reward(0.9, 1.0, {"math": 1.0, "overlong": -0.1}, extracted="2"),
+            Reward(-1.0, 0.0, {"math": -1.0}, status="timeout", trained=False),
+        ),
+    )
+
+
+GROUPS = [group("p0"), group("p1")]
+
+
+def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path: Path) -> None:
+    path = RolloutRecorder(tmp_path, "all").rollouts(12, GROUPS, [[0.5, -0.5], [1.0, -1.0]])
+    assert path == tmp_path / "rollouts" / "step_000012.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [(line["uid"], line["advantage"]) for line in lines] == [
+        ("p0", 0.5),
+        ("p0", -0.5),
+        ("p1", 1.0),
+        ("p1", -1.0),
+    ]
+    assert lines[0] == {
+        "step": 12,
+        "uid": "p0",
+        "prompt": "What is 1+1?",
+        "response": "Answer: 2 ✓",
+        "ground_truth": "2",
+        "extracted": "2",
+        "accuracy": 1.0,
+        "score": 0.9,
+        "components": {"math": 1.0, "overlong": -0.1},
+        "status": "ok",
+        "advantage": 0.5,
+        "trained": True,
+        "tokens": 2,
+        "finish_reason": "stop",
+        "mean_logprob": -1.0,
+        "policy_version": 4,
+    }
+    assert lines[1]["mean_logprob"] is None
+    assert (lines[1]["status"], lines[1]["trained"], lines[1]["tokens"]) == ("timeout", False, 0)
+
+
+def test_first_group_only(tmp_path: Path) -> None:
+    path = RolloutRecorder(tmp_path, "first_group").rollouts(1, GROUPS, [[0.5, -0.5], [1.0, -1.0]])
+    assert path is not None
+    assert [json.loads(line)["uid"] for line in path.read_text().splitlines()] == ["p0", "p0"]
+
+
+def test_none_records_nothing(tmp_path: Path) -> None:
+    recorder = RolloutRecorder(tmp_path, "none")
+    assert recorder.rollouts(1, GROUPS) is None
+    assert recorder.evaluation(1, "aime", GROUPS) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluations_are_recorded_in_full_by_dataset(tmp_path: Path) -> None:
+    path = RolloutRecorder(tmp_path, "first_group").evaluation(10, "hub/aime 2024", GROUPS)
+    assert path == tmp_path / "evaluations" / "step_000010_hub_aime_2024.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["uid"] for line in lines] == ["p0", "p0", "p1", "p1"]
+    assert {line["advantage"] for line in lines} == {None}
+
+
+def test_a_failure_leaves_the_previous_file_and_nothing_half_written(tmp_path: Path) -> None:
+    recorder = RolloutRecorder(tmp_path, "all")
+    path = recorder.rollouts(3, GROUPS[:1])
+    assert path is not None
+    before = path.read_text()
+    with pytest.raises(ValueError, match="zip"):
+        recorder.rollouts(3, GROUPS, [[0.5, -0.5]])
+    assert path.read_text() == before
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,80 @@
+"""Small records: JSON files, versions, the progress bar."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import reasoner_rl
+from reasoner_rl.observability import progress
+from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.observability.summary import write_json, write_jsonl
+from reasoner_rl.observability.versions import versions
+
+
+def test_write_json_is_valid_json_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "summary.json"
+    write_json(path, {"accuracy": 0.5, "loss": float("nan"), "nested": [{"x": float("inf")}], "name": "é"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "accuracy": 0.5,
+        "loss": None,
+        "nested": [{"x": None}],
+        "name": "é",
+    }
+    with pytest.raises(TypeError):
+        write_json(path, {"a": 1, "b": object()})
+    assert json.loads(path.read_text(encoding="utf-8"))["accuracy"] == 0.5
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_text_that_utf8_cannot_hold_survives(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "a\ud800b\nc"}])
+    assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == [
+        {"text": "a\ud800b\nc"}
+    ]
+
+
+def test_versions_name_what_is_installed_and_only_that() -> None:
+    found = versions()
+    assert found["reasoner_rl"] == reasoner_rl.__version__
+    assert found["python"] == platform.python_version()
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert int(found["cpu_count"]) >= 1
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_versions_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from reasoner_rl.observability.versions import versions; versions(); "
+        "assert not {'torch', 'transformers', 'vllm', 'ray'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("enabled", [True, False, "auto"])
+def test_no_bar_without_a_terminal(enabled: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(enabled, "generating", 4) as advance:
+        advance(4)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize(("enabled", "shown"), [("auto", True), (True, True), (False, False)])
+def test_bar_on_a_terminal(
+    enabled: bool, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = progress.Console
+    monkeypatch.setattr(
+        progress, "Console", lambda **options: real(force_terminal=True, width=100, **options)
+    )
+    with progress_bar(enabled, "generating", 4) as advance:
+        advance(3)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert ("generating" in captured.err and "3/4" in captured.err) is shown

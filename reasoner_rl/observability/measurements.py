@@ -56,7 +56,7 @@ def memory_metrics() -> Metrics:
 
 
 class PhaseTimer:
-    """Adds up wall-clock seconds by phase: ``with timer("generate"): ...``, as many times as there are."""
+    """Adds up wall-clock seconds by phase: ``with timer("generate"): ...``, any number of times."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -70,10 +70,9 @@ class PhaseTimer:
             self._seconds[phase] += time.perf_counter() - start
 
     def metrics(self, tokens: Mapping[str, int] | None = None) -> Metrics:
-        """Return ``time/<phase>`` (seconds) and, where ``tokens`` has it, ``speed/<phase>_tokens_per_second``.
+        """Return ``time/<phase>`` in seconds and, from ``tokens``, ``speed/<phase>_tokens_per_second``.
 
-        Merged over ranks, a time is that of the slowest rank and a speed is all tokens over all ranks'
-        seconds.
+        Merged over ranks, a time is that of the slowest rank; a speed is all tokens over all ranks' seconds.
         """
         measured = {f"time/{phase}": maximum(seconds) for phase, seconds in self._seconds.items()}
         for phase, count in (tokens or {}).items():

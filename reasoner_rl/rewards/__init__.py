@@ -1,0 +1,1 @@
+"""Scoring of responses. Imports nothing here: verifier processes load parts of it and must start fast."""

@@ -1,0 +1,43 @@
+"""What is logged of a batch's rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reasoner_rl.metrics import Metrics, mean_of, total
+from reasoner_rl.rewards.shaping import OVERLONG
+from reasoner_rl.types import ScoredGroup
+
+# Functions may not be called these: they would share a metric with something else.
+RESERVED_NAMES = (
+    "score",
+    "accuracy",
+    "timeouts",
+    "crashes",
+    "truncated",
+    "overlong_share",
+    OVERLONG,
+)
+
+
+def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
+    """Return means over all responses of the groups, and counts of failures.
+
+    ``reward/<component>``: mean over the responses that have it. ``reward/overlong_share``: share with an
+    overlong penalty. ``reward/truncated``: share cut off at the token limit.
+    """
+    rewards = [reward for group in groups for reward in group.rewards]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    names = dict.fromkeys(name for reward in rewards for name in reward.components)
+    metrics = {
+        f"reward/{name}": mean_of(reward.components[name] for reward in rewards if name in reward.components)
+        for name in names
+    }
+    return metrics | {
+        "reward/score": mean_of(reward.score for reward in rewards),
+        "reward/accuracy": mean_of(reward.accuracy for reward in rewards),
+        "reward/overlong_share": mean_of(reward.components.get(OVERLONG, 0.0) != 0 for reward in rewards),
+        "reward/truncated": mean_of(rollout.finish_reason == "length" for rollout in rollouts),
+        "reward/timeouts": total(sum(reward.status == "timeout" for reward in rewards)),
+        "reward/crashes": total(sum(reward.status == "crash" for reward in rewards)),
+    }

@@ -1,0 +1,27 @@
+r"""The rule of MATH and its kin: the last ``\boxed{...}`` equals the ground truth after normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reward_fns.extraction import last_boxed
+from reward_fns.normalisation import normalise, same_answer
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    correct_score: float = 1.0,
+    wrong_score: float = -1.0,
+) -> dict[str, Any]:
+    """Return ``score``, ``acc`` (bool) and ``pred``: the normalised answer, None without a closed box."""
+    answer = last_boxed(solution_str)
+    correct = answer is not None and same_answer(answer, str(ground_truth))
+    return {
+        "score": correct_score if correct else wrong_score,
+        "acc": correct,
+        "pred": None if answer is None else normalise(answer),
+    }

@@ -17,9 +17,13 @@ class KlConfig(Section):
 
     coefficient: float = Field(0.0, ge=0, description="Weight of the KL term; 0 keeps no reference model.")
     estimator: Literal["k1", "k2", "k3"] = Field(
-        "k3", description="k1 log-ratio, k2 half its square, k3 low-variance (http://joschu.net/blog/kl-approx.html)."
+        "k3",
+        description="k1 log-ratio, k2 half its square, k3 low-variance "
+        "(http://joschu.net/blog/kl-approx.html).",
     )
-    place: Literal["loss", "reward"] = Field("loss", description="Add the term to the loss, or subtract it from the reward.")
+    place: Literal["loss", "reward"] = Field(
+        "loss", description="Add the term to the loss, or subtract it from the reward."
+    )
 
 
 class ImportanceSamplingConfig(Section):
@@ -27,7 +31,8 @@ class ImportanceSamplingConfig(Section):
 
     kind: Literal["none", "truncated"] = Field(
         "none",
-        description="truncated: multiply each token's loss by min(trainer / rollout probability, cap), without gradient.",
+        description="truncated: multiply each token's loss by min(trainer / rollout probability, cap), "
+        "without gradient.",
     )
     cap: float = Field(2.0, gt=0, description="Largest weight.")
 
@@ -38,15 +43,20 @@ class LossConfig(Section):
     clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
     clip_high: float = Field(0.2, ge=0, description="The ratio is clipped above at 1 + clip_high.")
     dual_clip: float | None = Field(
-        10.0, gt=1, description="Bound on ratio times -advantage for negative advantages (arXiv 1912.09729); null: off."
+        10.0,
+        gt=1,
+        description="Bound on ratio times -advantage for negative advantages (arXiv 1912.09729); null: off.",
     )
     ratio: Literal["token", "sequence"] = Field(
-        "token", description="token: one ratio a token. sequence: their geometric mean over the response (GSPO, arXiv 2507.18071)."
+        "token",
+        description="token: one ratio a token. sequence: their geometric mean over the response (GSPO, "
+        "arXiv 2507.18071).",
     )
     aggregation: Aggregation = Field(
         "token-mean",
-        description="token-mean: every token counts the same (DAPO). seq-mean-token-mean: every response counts the "
-        "same (GRPO). seq-mean-token-sum-norm: sum divided by the constant maximal length (Dr. GRPO).",
+        description="token-mean: every token counts the same (DAPO). seq-mean-token-mean: every response "
+        "counts the same (GRPO). seq-mean-token-sum-norm: sum divided by the constant maximal length (Dr. "
+        "GRPO).",
     )
     entropy_coefficient: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     kl: KlConfig = Field(KlConfig(), description="KL term against the reference policy.")
@@ -55,21 +65,27 @@ class LossConfig(Section):
     )
     old_logprobs: Literal["auto", "recompute", "rollout"] = Field(
         "auto",
-        description="Where the ratio's denominator comes from. recompute: one more forward pass by the trainer. rollout: "
-        "the logprobs of generation. auto: none needed (ratio exactly 1) when a batch is one update, else recompute.",
+        description="Where the ratio's denominator comes from. recompute: one more forward pass by the "
+        "trainer. rollout: the logprobs of generation. auto: none needed (ratio exactly 1) when a batch is "
+        "one update, else recompute.",
     )
 
 
 class DynamicSamplingConfig(Section):
     """DAPO's filter: a group whose responses are all right or all wrong teaches nothing."""
 
-    enabled: bool = Field(True, description="Drop groups with accuracy all 0 or all 1 and generate until the batch is full.")
+    enabled: bool = Field(
+        True, description="Drop groups with accuracy all 0 or all 1 and generate until the batch is full."
+    )
     max_generation_batches: int = Field(10, ge=1, description="Give up filling the batch after this many.")
     when_exhausted: Literal["train", "fail"] = Field(
         "train", description="At the cap: train on the groups at hand, or stop with the counts."
     )
     max_staleness: int = Field(
-        1, ge=0, description="Surplus groups are kept for the next steps unless older than this many policy versions; 0: none are."
+        1,
+        ge=0,
+        description="Surplus groups are kept for the next steps unless older than this many policy "
+        "versions; 0: none are.",
     )
 
 
@@ -78,19 +94,19 @@ class _GroupPolicyGradient(Section):
 
     advantage: Literal["group_std", "group_mean", "leave_one_out"] = Field(
         "group_std",
-        description="group_std: (reward - group mean) / group standard deviation. group_mean: without the division "
-        "(Dr. GRPO, arXiv 2503.20783). leave_one_out: reward - mean of the others (RLOO, arXiv 2402.14740).",
+        description="group_std: (reward - group mean) / group standard deviation. group_mean: without the "
+        "division (Dr. GRPO, arXiv 2503.20783). leave_one_out: reward - mean of the others (RLOO, arXiv "
+        "2402.14740).",
     )
     loss: LossConfig = Field(LossConfig(), description="The objective.")
     dynamic_sampling: DynamicSamplingConfig = Field(
         DynamicSamplingConfig(enabled=False), description="Filtering of groups that teach nothing."
     )
 
-
     @model_validator(mode="before")
     @classmethod
     def _keep_the_presets(cls, given: Any) -> Any:
-        """Let `loss: {clip_low: 0.1}` change one key of the algorithm's own preset, not fall back to LossConfig's."""
+        """Let `loss: {clip_low: 0.1}` change one key of the algorithm's own preset and keep the others."""
         if not isinstance(given, Mapping):
             return given
         merged = dict(given)
@@ -119,7 +135,7 @@ class DapoConfig(_GroupPolicyGradient):
 
 
 class GrpoConfig(_GroupPolicyGradient):
-    """GRPO (arXiv 2402.03300): group-relative advantage, per-response mean, KL to the reference in the loss."""
+    """GRPO (arXiv 2402.03300): group-relative advantage, per-response mean, KL to the reference."""
 
     kind: Literal["grpo"] = Field("grpo", description="Chooses this algorithm.")
     loss: LossConfig = Field(
@@ -170,20 +186,26 @@ class BatchConfig(Section):
     """Sizes of a training step. The unit is prompts; each brings rollout.responses_per_prompt responses."""
 
     prompts_per_step: int = Field(512, ge=1, description="Prompts (groups) trained on in one step.")
-    prompts_per_update: int = Field(32, ge=1, description="Prompts in a mini-batch, that is in one optimizer update.")
+    prompts_per_update: int = Field(
+        32, ge=1, description="Prompts in a mini-batch, that is in one optimizer update."
+    )
     prompts_per_generation: int | None = Field(
-        None, ge=1, description="Prompts generated at a time; prompts_per_step if unset. DAPO: three times that."
+        None,
+        ge=1,
+        description="Prompts generated at a time; prompts_per_step if unset. DAPO: three times that.",
     )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")
     micro_batch_tokens: int = Field(
-        16384, ge=1, description="Most tokens in one forward and backward pass; memory, not results, depends on it."
+        16384,
+        ge=1,
+        description="Most tokens in one forward and backward pass; memory, not results, depends on it.",
     )
 
     @model_validator(mode="after")
     def _updates_are_whole(self) -> Self:
         if self.prompts_per_step % self.prompts_per_update:
             raise ValueError(
-                f"batch.prompts_per_update must divide batch.prompts_per_step: {self.prompts_per_update} does not "
-                f"divide {self.prompts_per_step}"
+                f"batch.prompts_per_update must divide batch.prompts_per_step: {self.prompts_per_update} "
+                f"does not divide {self.prompts_per_step}"
             )
         return self

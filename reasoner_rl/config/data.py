@@ -21,7 +21,9 @@ class ColumnMap(Section):
 
     problem: str = Field("problem", description="Column with the problem's text.")
     answer: str = Field("answer", description="Column with the ground truth.")
-    data_source: str | None = Field(None, description="Column that names the data source; the file's stem if unset.")
+    data_source: str | None = Field(
+        None, description="Column that names the data source; the file's stem if unset."
+    )
     solution: str | None = Field(None, description="Column with a worked solution (SFT).")
 
 
@@ -32,8 +34,9 @@ class DatasetConfig(Section):
     name: str | None = Field(None, description="Name in metrics and reports; the file's stem if unset.")
     format: Literal["auto", "verl", "jsonl"] = Field(
         "auto",
-        description="verl: rows of data_source, prompt (list of role/content), reward_model.ground_truth, extra_info, "
-        "in parquet or JSONL. jsonl: flat rows read through `columns`. auto: decided by the first row.",
+        description="verl: rows of data_source, prompt (list of role/content), reward_model.ground_truth, "
+        "extra_info, in parquet or JSONL. jsonl: flat rows read through `columns`. auto: decided by the "
+        "first row.",
     )
     columns: ColumnMap = Field(ColumnMap(), description="Column names of a flat JSONL file.")
     prompt_template: str | None = Field(
@@ -42,7 +45,9 @@ class DatasetConfig(Section):
         "The words 'dapo' stand for the prompt of DAPO-Math-17K.",
     )
     start: int = Field(0, ge=0, description="First row used, after de-duplication.")
-    limit: int | None = Field(None, ge=1, description="Number of rows used, after de-duplication; all if unset.")
+    limit: int | None = Field(
+        None, ge=1, description="Number of rows used, after de-duplication; all if unset."
+    )
     deduplicate: bool = Field(True, description="Drop rows whose prompt and ground truth were seen before.")
 
     @model_validator(mode="after")
@@ -82,7 +87,9 @@ class PromptDataConfig(Section):
     """Prompts for reinforcement learning, and how they are ordered."""
 
     train: DatasetConfig = Field(description="Problems to train on.")
-    prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts, for training and evaluation.")
+    prompts: PromptConfig = Field(
+        PromptConfig(), description="Rendering of prompts, for training and evaluation."
+    )
     shuffle: bool = Field(True, description="Shuffle the prompts anew each epoch, from run.seed.")
 
 
@@ -92,7 +99,16 @@ class SftDataConfig(Section):
     train: DatasetConfig = Field(description="Examples; columns.solution names the response.")
     prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
     response_template: str = Field(
-        "{solution}", description="Text of the response; {solution} and {answer} are replaced. EOS is added and trained."
+        "{solution}",
+        description="Text of the response; {solution} and {answer} are replaced. EOS is added and trained.",
     )
     max_response_tokens: int = Field(1024, ge=1, description="Longer responses are dropped, and counted.")
     shuffle: bool = Field(True, description="Shuffle the examples anew each epoch, from run.seed.")
+
+    @model_validator(mode="after")
+    def _response_says_something(self) -> Self:
+        if "{solution}" not in self.response_template and "{answer}" not in self.response_template:
+            raise ValueError(
+                f"response_template must contain {{solution}} or {{answer}}; it is {self.response_template!r}"
+            )
+        return self

@@ -25,20 +25,26 @@ class ModelConfig(Section):
     """The policy's checkpoint and how it is held while training."""
 
     path: str = Field(description="Folder of a Hugging Face checkpoint, or a name on the hub.")
-    tokenizer: str | None = Field(None, description="Folder or hub name of the tokenizer; model.path if unset.")
+    tokenizer: str | None = Field(
+        None, description="Folder or hub name of the tokenizer; model.path if unset."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number format of forward and backward. Master weights stay float32."
     )
     attention: Literal["auto", "varlen_sdpa", "flash_attention_2"] = Field(
         "auto",
-        description="Attention over packed sequences: flash_attention_2 (needs flash-attn and a GPU), varlen_sdpa "
-        "(anywhere), or auto: flash-attn where it is installed and there is a GPU.",
+        description="Attention over packed sequences: flash_attention_2 (needs flash-attn and a GPU), "
+        "varlen_sdpa (anywhere), or auto: flash-attn where it is installed and there is a GPU.",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recompute each layer's activations in backward: less memory, about a third more time."
+        False,
+        description="Recompute each layer's activations in backward: less memory, about a third more time.",
     )
     freeze_first_fraction: float = Field(
-        0.0, ge=0, lt=1, description="Share of the decoder layers, from the input, that is not trained (with the embeddings)."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the decoder layers, from the input, that is not trained (with the embeddings).",
     )
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
     chat_template: Path | None = Field(

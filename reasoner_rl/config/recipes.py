@@ -12,7 +12,13 @@ from reasoner_rl.config.data import PromptConfig, PromptDataConfig, SftDataConfi
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, RolloutConfig, SamplingConfig
-from reasoner_rl.config.run import CheckpointConfig, EvaluationConfig, LoggingConfig, RunConfig
+from reasoner_rl.config.run import (
+    CheckpointConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    RunConfig,
+    check_samples_differ,
+)
 from reasoner_rl.config.training import TrainingConfig
 
 
@@ -25,7 +31,9 @@ class OnlineConfig(Section):
     data: PromptDataConfig = Field(description="Training prompts.")
     rollout: RolloutConfig = Field(RolloutConfig(), description="Generation.")
     reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
-    algorithm: AlgorithmConfig = Field(DapoConfig(), description="The algorithm: dapo, grpo, dr_grpo, rloo or gspo.")
+    algorithm: AlgorithmConfig = Field(
+        DapoConfig(), description="The algorithm: dapo, grpo, dr_grpo, rloo or gspo."
+    )
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
     training: TrainingConfig = Field(TrainingConfig(), description="The optimizer and its backend.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out accuracy.")
@@ -36,8 +44,8 @@ class OnlineConfig(Section):
     def _groups_can_be_compared(self) -> Self:
         if self.rollout.responses_per_prompt < 2:
             raise ValueError(
-                "rollout.responses_per_prompt must be at least 2: an advantage within the group needs another "
-                f"response to compare with; it is {self.rollout.responses_per_prompt}"
+                "rollout.responses_per_prompt must be at least 2: an advantage within the group needs "
+                f"another response to compare with; it is {self.rollout.responses_per_prompt}"
             )
         return self
 
@@ -55,8 +63,26 @@ class OnlineConfig(Section):
     def _training_samples(self) -> Self:
         if self.rollout.sampling.temperature == 0:
             raise ValueError(
-                "rollout.sampling.temperature must be above 0 in training: greedy responses to a prompt are all equal"
+                "rollout.sampling.temperature must be above 0 in training: greedy responses to a prompt are "
+                "all equal"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_can_be_filled(self) -> Self:
+        filtered = self.algorithm.dynamic_sampling
+        at_a_time = self.batch.prompts_per_generation or self.batch.prompts_per_step
+        if filtered.enabled and at_a_time * filtered.max_generation_batches < self.batch.prompts_per_step:
+            raise ValueError(
+                "batch.prompts_per_generation x algorithm.dynamic_sampling.max_generation_batches must be at "
+                f"least batch.prompts_per_step, or no step is ever full: {at_a_time} x "
+                f"{filtered.max_generation_batches} is below {self.batch.prompts_per_step}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        _check_warmup(self.training, self.run)
         return self
 
 
@@ -73,6 +99,11 @@ class SftConfig(Section):
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
     logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
 
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        _check_warmup(self.training, self.run)
+        return self
+
 
 class EvalConfig(Section):
     """Accuracy of a checkpoint: `reasoner-rl eval`."""
@@ -82,10 +113,24 @@ class EvalConfig(Section):
     model: ModelConfig = Field(description="The model.")
     prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
     engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="Sampling, unless evaluation.sampling is set.")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(), description="Sampling, unless evaluation.sampling is set."
+    )
     reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
     evaluation: EvaluationConfig = Field(description="Problems and number of samples.")
     logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
+
+    @model_validator(mode="after")
+    def _something_to_evaluate(self) -> Self:
+        if not self.evaluation.datasets:
+            raise ValueError("evaluation.datasets must name at least one file of problems; it is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.evaluation.sampling is None:
+            check_samples_differ(self.evaluation.samples_per_prompt, self.sampling, "sampling")
+        return self
 
     @classmethod
     def of_online(cls, config: OnlineConfig) -> EvalConfig:
@@ -99,6 +144,15 @@ class EvalConfig(Section):
             reward=config.reward,
             evaluation=config.evaluation,
             logging=config.logging,
+        )
+
+
+def _check_warmup(training: TrainingConfig, run: RunConfig) -> None:
+    """Raise ValueError where the learning rate would never reach its value. 0 steps train nothing."""
+    warmup = training.schedule.warmup_steps
+    if 0 < run.steps < warmup:
+        raise ValueError(
+            f"training.schedule.warmup_steps must not exceed run.steps: {warmup} exceeds {run.steps}"
         )
 
 

@@ -16,7 +16,9 @@ class RewardFunctionConfig(Section):
         description="package.module:function or path/to/file.py:function, called as "
         "fn(data_source, solution_str, ground_truth, extra_info, **parameters) -> float | dict."
     )
-    name: str | None = Field(None, description="Name in metrics and in the rollout record; the function's if unset.")
+    name: str | None = Field(
+        None, description="Name in metrics and in the rollout record; the function's if unset."
+    )
     weight: float = Field(1.0, description="Its share in the weighted sum.")
     parameters: dict[str, Any] = Field({}, description="Keyword arguments passed on every call.")
 
@@ -30,7 +32,8 @@ class RewardFunctionConfig(Section):
         module, separator, function = self.fn.rpartition(":")
         if not (separator and module and function.isidentifier()):
             raise ValueError(
-                f"reward function must read package.module:function or path/to/file.py:function; it is {self.fn!r}"
+                "reward function must read package.module:function or path/to/file.py:function; "
+                f"it is {self.fn!r}"
             )
         return self
 
@@ -39,7 +42,10 @@ class OverlongConfig(Section):
     """What happens to responses that are too long (DAPO, arXiv 2503.14476, section 3.4)."""
 
     buffer_tokens: int = Field(
-        0, ge=0, description="Soft punishment: the last this many tokens before the limit cost up to `penalty`. 0: off."
+        0,
+        ge=0,
+        description="Soft punishment: the last this many tokens before the limit cost up to `penalty`. "
+        "0: off.",
     )
     penalty: float = Field(1.0, ge=0, description="Largest punishment, reached at the limit.")
     mask_truncated: bool = Field(
@@ -57,7 +63,9 @@ class RewardConfig(Section):
     )
     overlong: OverlongConfig = Field(OverlongConfig(), description="Punishment or masking of long responses.")
     workers: int = Field(2, ge=1, description="Verifier processes.")
-    timeout_seconds: float = Field(10.0, gt=0, description="Deadline of one answer; past it the answer counts as wrong.")
+    timeout_seconds: float = Field(
+        10.0, gt=0, description="Deadline of one answer; past it the answer counts as wrong."
+    )
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reasoner_rl.config.base import Section
 
@@ -13,20 +13,37 @@ class SamplingConfig(Section):
     """The distribution that responses are drawn from."""
 
     temperature: float = Field(1.0, ge=0, description="Logits are divided by it; 0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this much probability.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Keep the smallest set of tokens with this much probability."
+    )
     top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
-    max_response_tokens: int = Field(1024, ge=1, description="A response is cut off here (finish reason 'length').")
+    max_response_tokens: int = Field(
+        1024, ge=1, description="A response is cut off here (finish reason 'length')."
+    )
     min_response_tokens: int = Field(
         0, ge=0, description="End-of-sequence cannot be sampled before this many tokens; for benchmarks."
     )
-    stop: list[str] = Field([], description="Texts that end a response when they appear; kept in the response.")
+    stop: list[str] = Field(
+        [], description="Texts that end a response when they appear; kept in the response."
+    )
+
+    @model_validator(mode="after")
+    def _shortest_is_not_longer_than_longest(self) -> Self:
+        if self.min_response_tokens > self.max_response_tokens:
+            raise ValueError(
+                "min_response_tokens must not exceed max_response_tokens: "
+                f"{self.min_response_tokens} exceeds {self.max_response_tokens}"
+            )
+        return self
 
 
 class HfEngineConfig(Section):
     """The embedded engine: a batched sampling loop over the transformers model."""
 
     kind: Literal["hf"] = Field("hf", description="Chooses this engine.")
-    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="Number format; model.dtype if unset.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="Number format; model.dtype if unset."
+    )
     max_batch_sequences: int = Field(256, ge=1, description="Responses that are decoded side by side.")
 
 
@@ -34,7 +51,9 @@ class VllmEngineConfig(Section):
     """vLLM in the same process."""
 
     kind: Literal["vllm"] = Field("vllm", description="Chooses this engine.")
-    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="Number format; model.dtype if unset.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="Number format; model.dtype if unset."
+    )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one copy of the model.")
     gpu_memory_utilization: float = Field(0.6, gt=0, lt=1, description="Share of the GPU that vLLM may take.")
 

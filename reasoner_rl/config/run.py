@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reasoner_rl.config.base import Section
 from reasoner_rl.config.data import DatasetConfig
@@ -19,7 +19,8 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, description="Decides sampling, shuffling and initialisation.")
     steps: int = Field(100, ge=0, description="Training steps.")
     resume: Literal["auto", "never"] = Field(
-        "auto", description="auto: go on from the newest checkpoint in output_dir. never: refuse if there is one."
+        "auto",
+        description="auto: go on from the newest checkpoint in output_dir. never: refuse if there is one.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own choice if unset.")
 
@@ -28,19 +29,61 @@ class EvaluationConfig(Section):
     """Accuracy on held-out problems."""
 
     datasets: list[DatasetConfig] = Field([], description="Files of held-out problems.")
-    every_steps: int | None = Field(None, ge=1, description="Evaluate every this many steps; never in between if unset.")
+    every_steps: int | None = Field(
+        None, ge=1, description="Evaluate every this many steps; never in between if unset."
+    )
     at_start: bool = Field(True, description="Evaluate before the first step.")
     at_end: bool = Field(True, description="Evaluate after the last step.")
     samples_per_prompt: int = Field(1, ge=1, description="Responses a problem: k of avg@k, maj@k and pass@k.")
-    sampling: SamplingConfig | None = Field(None, description="Sampling for evaluation; that of training if unset.")
+    sampling: SamplingConfig | None = Field(
+        None, description="Sampling for evaluation; that of training if unset."
+    )
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        labels = [dataset.label for dataset in self.datasets]
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated:
+            raise ValueError(
+                f"evaluation.datasets have the same name {repeated}; give each a name of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_evaluate(self) -> Self:
+        if self.every_steps is not None and not self.datasets:
+            raise ValueError(
+                f"evaluation.every_steps is {self.every_steps}, but evaluation.datasets is empty: name the "
+                "problems, or set evaluation.every_steps to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.sampling is not None:
+            check_samples_differ(self.samples_per_prompt, self.sampling, "evaluation.sampling")
+        return self
+
+
+def check_samples_differ(samples: int, sampling: SamplingConfig, key: str) -> None:
+    """Raise ValueError where several responses a problem are asked for, and all would be the same."""
+    if samples > 1 and sampling.temperature == 0:
+        raise ValueError(
+            f"evaluation.samples_per_prompt must be 1 where {key}.temperature is 0: greedy responses to a "
+            f"prompt are all equal; it is {samples}"
+        )
 
 
 class CheckpointConfig(Section):
     """Saving what is needed to go on after any interruption."""
 
-    every_steps: int | None = Field(50, ge=1, description="Save every this many steps; only at the end if unset.")
+    every_steps: int | None = Field(
+        50, ge=1, description="Save every this many steps; only at the end if unset."
+    )
     keep_last: int = Field(2, ge=1, description="Older checkpoints are deleted.")
-    export_at_end: bool = Field(True, description="Write the final weights as a Hugging Face checkpoint to output_dir/final.")
+    export_at_end: bool = Field(
+        True, description="Write the final weights as a Hugging Face checkpoint to output_dir/final."
+    )
 
 
 class WandbConfig(Section):
@@ -56,6 +99,10 @@ class LoggingConfig(Section):
     tensorboard: bool = Field(True, description="Write TensorBoard events to output_dir/tensorboard.")
     wandb: WandbConfig | None = Field(None, description="Log to Weights & Biases.")
     rollouts: Literal["all", "first_group", "none"] = Field(
-        "all", description="Which responses are recorded in output_dir/rollouts: of every group, of one group a step, none."
+        "all",
+        description="Which responses are recorded in output_dir/rollouts: of every group, of one group a "
+        "step, or none.",
     )
-    progress: bool | Literal["auto"] = Field("auto", description="Progress bars; auto: when standard error is a terminal.")
+    progress: bool | Literal["auto"] = Field(
+        "auto", description="Progress bars; auto: when standard error is a terminal."
+    )

@@ -13,7 +13,9 @@ class OptimizerConfig(Section):
     """AdamW (arXiv 1711.05101). Norms and biases are never decayed."""
 
     lr: float = Field(1e-6, gt=0, description="Learning rate after warm-up.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the running mean and square of the gradient.")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="Decay of the running mean and square of the gradient."
+    )
     eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
     weight_decay: float = Field(0.1, ge=0, description="Decay of matrices, per step, times lr.")
     grad_clip: float | None = Field(1.0, gt=0, description="Largest global gradient norm; null: not clipped.")
@@ -32,7 +34,9 @@ class FsdpBackendConfig(Section):
 
     kind: Literal["fsdp"] = Field("fsdp", description="Chooses this backend.")
     reshard_after_forward: bool | Literal["auto"] = Field(
-        "auto", description="Free gathered weights between forward and backward; auto: when there is more than one rank."
+        "auto",
+        description="Free gathered weights between forward and backward; auto: when there is more than "
+        "one rank.",
     )
 
 
@@ -54,5 +58,7 @@ class TrainingConfig(Section):
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning-rate schedule.")
     logprob_chunk_tokens: int = Field(
-        1024, ge=1, description="Response tokens whose logits exist at one time; bounds memory at large vocabularies."
+        1024,
+        ge=1,
+        description="Response tokens whose logits exist at one time; bounds memory at large vocabularies.",
     )

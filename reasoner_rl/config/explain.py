@@ -1,0 +1,156 @@
+"""What is wrong with a recipe, one line a problem: file, key, value given, rule, nearest key."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from reasoner_rl.config.keys import walk_keys
+from reasoner_rl.errors import did_you_mean
+
+KeyPath = tuple[str, ...]
+_NOT_A_SECTION = ("model_type", "model_attributes_type", "dict_type")
+_LONGEST_VALUE = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One source of keys; later layers are laid over earlier ones."""
+
+    name: str
+    tree: Mapping[str, Any]
+
+
+def explain(
+    error: ValidationError, kind: str, tree: Mapping[str, Any], layers: Sequence[Layer], recipe: str
+) -> str:
+    """Return one line a problem.
+
+    ``tree`` is what was validated, ``layers`` what it was merged from, and ``recipe`` the name to blame for a
+    key that no layer gives.
+    """
+    rules: dict[
+        str, list[str]
+    ] = {}  # by the beginning of the line: the members of a union each have their rule
+    for detail in error.errors(include_url=False):
+        missing = detail["type"] == "missing"
+        path = _plain_path(detail["loc"], tree, missing)
+        if detail["type"] == "union_tag_invalid":
+            path = (*path, "kind")
+        rule = _rule(detail, kind, path, tree)
+        origin = _origin(path[:-1] if missing else path, layers, recipe)
+        subject = _subject(
+            ".".join(path), "" if missing else _value(detail["type"], _child_at(tree, path)), rule
+        )
+        found = rules.setdefault(f"{origin}: {subject}", [])
+        if rule not in found:
+            found.append(rule)
+    return "\n".join(beginning + ", or ".join(found) for beginning, found in rules.items())
+
+
+def show(value: Any) -> str:
+    """Return a value on one line, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def _plain_path(loc: Sequence[str | int], tree: Any, missing: bool) -> KeyPath:
+    """Drop what pydantic puts between the keys: the kind of a variant, the member of a union."""
+    path: list[str] = []
+    for place, part in enumerate(loc):
+        child = _child(tree, str(part))
+        if child is not None:
+            tree = child[0]
+        elif not (missing and place == len(loc) - 1):
+            continue
+        path.append(str(part))
+    return tuple(path)
+
+
+def _child(tree: Any, key: str) -> tuple[Any] | None:
+    """What stands under ``key``, in a tuple of its own as it may be None; None if nothing does."""
+    if isinstance(tree, Mapping) and key in tree:
+        return (tree[key],)
+    if isinstance(tree, list) and key.isdigit() and int(key) < len(tree):
+        return (tree[int(key)],)
+    return None
+
+
+def _child_at(tree: Any, path: KeyPath) -> Any:
+    for key in path:
+        child = _child(tree, key)
+        tree = child[0] if child is not None else None
+    return tree
+
+
+def _value(error: str, value: Any) -> str:
+    """The value as text; nothing for a whole section with a key too many or a rule between its keys."""
+    whole_section = isinstance(value, Mapping) and error in ("extra_forbidden", "value_error")
+    return "" if whole_section else f" = {show(value)}"
+
+
+def _origin(path: KeyPath, layers: Sequence[Layer], recipe: str) -> str:
+    for layer in reversed(layers):
+        tree: Any = layer.tree
+        for key in path:
+            child = _child(tree, key)
+            if child is None:
+                break
+            tree = child[0]
+        else:
+            return layer.name if path else recipe
+    return recipe
+
+
+def _subject(path: str, value: str, rule: str) -> str:
+    """What a line is about; nothing where the rule itself begins with the key."""
+    return "" if not path or rule.startswith(f"{path}.") else f"{path}{value}: "
+
+
+def _rule(detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"unknown key.{_suggest(kind, path, tree)}"
+        case "missing":
+            return "required, but not given"
+        case "union_tag_invalid" | "literal_error":
+            allowed = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", "")))
+            near = did_you_mean(str(context.get("tag", detail["input"])), allowed)
+            return f"must be {_one_of(allowed)}{'.' if near else ''}{near}"
+        case error if error in _NOT_A_SECTION:
+            return _must_be_a_section(kind, ".".join(path))
+        case _:
+            return str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _one_of(words: Sequence[str]) -> str:
+    return repr(words[0]) if len(words) == 1 else "one of " + ", ".join(words)
+
+
+def _must_be_a_section(kind: str, path: str) -> str:
+    if any(key.path == path and key.shape == "variants" for key in walk_keys(kind)):
+        return f"must be a section; its kind is chosen by {path}.kind"
+    return "must be a section, with keys of its own"
+
+
+def _suggest(kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
+    """The nearest key of the section; else the keys of that very name elsewhere."""
+    *parents, name = ["0" if part.isdigit() else part for part in path]
+    section = "".join(f"{parent}." for parent in parents)
+    keys = walk_keys(kind)
+    here = [key for key in keys if key.path.startswith(section)]
+    other_kinds = [key.variant[1] for key in here if key.path == section + name and key.variant]
+    if other_kinds:
+        chosen = _child_at(tree, (*path[:-1], "kind"))
+        return f" It belongs to kind {' and '.join(other_kinds)}, and {section}kind is {chosen}"
+    near = did_you_mean(name, {key.path.removeprefix(section).split(".")[0] for key in here})
+    if near:
+        return near.replace("'", f"'{'.'.join(path[:-1])}{'.' if parents else ''}", 1)
+    elsewhere = dict.fromkeys(repr(key.path) for key in keys if key.path.rpartition(".")[2] == name)
+    return f" Did you mean {' or '.join(elsewhere)}?" if elsewhere else ""

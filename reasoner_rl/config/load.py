@@ -1,0 +1,185 @@
+"""From a recipe's name or file, and overrides, to a checked configuration; and back to YAML.
+
+files joined by `extends` -> overrides -> one tree -> pydantic models
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reasoner_rl.config.explain import Layer, explain, show
+from reasoner_rl.config.keys import walk_keys
+from reasoner_rl.config.recipes import RECIPE_KINDS, Recipe
+from reasoner_rl.config.yaml_text import dump_yaml, parse_yaml
+from reasoner_rl.errors import ConfigError, did_you_mean
+
+RECIPES = Path(str(importlib.resources.files("reasoner_rl"))) / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the configuration that a recipe and overrides make.
+
+    ``source`` is the name of a shipped recipe or the path of a YAML file. A file may begin with
+    `extends: NAME_OR_PATH`, relative to itself: its sections are merged over those of the other; lists are
+    replaced, and so is a section that holds the keys of a `kind` when another kind is chosen. ``overrides``
+    read `key.path=value` with a YAML value; an element of a list is `key.0.path=value`, and the index after
+    the last appends.
+
+    Raises ConfigError with one line for each problem.
+    """
+    layers = _read_layers(_locate(str(source), Path(), is_path=isinstance(source, Path)), ())
+    recipe = layers[-1].name
+    if overrides:
+        layers.append(Layer("override", _override_tree(overrides)))
+    kind = _kind_of(layers, recipe)
+    kind_sections = frozenset(key.path for key in walk_keys(kind) if key.shape == "variants")
+    tree: Any = _tree_to_merge_over(kind)
+    for layer in layers:
+        tree = _merge(tree, layer.tree, "", kind_sections, layer.name)
+    try:
+        return RECIPE_KINDS[kind].model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error, kind, tree, layers, recipe)) from None
+
+
+def dump_recipe(config: Recipe) -> str:
+    """Return the whole configuration as YAML; `load_recipe` reads it back to an equal object."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def _locate(source: str, folder: Path, is_path: bool = False) -> Path:
+    shipped = shipped_recipes()
+    if not (is_path or "/" in source or source.endswith((".yaml", ".yml"))):
+        if source not in shipped:
+            raise ConfigError(
+                f"unknown recipe {source!r}; shipped recipes: {', '.join(shipped) or 'none'} "
+                f"(the path of a file ends in .yaml).{did_you_mean(source, shipped)}"
+            )
+        return shipped[source]
+    path = folder / Path(source).expanduser()
+    if not path.is_file():
+        siblings = [file.name for file in path.parent.glob("*.y*ml")]
+        hint = did_you_mean(path.name, siblings) or did_you_mean(path.stem, shipped)
+        raise ConfigError(f"recipe file {path} does not exist.{hint}")
+    return path
+
+
+def _read_layers(path: Path, extended_by: tuple[Path, ...]) -> list[Layer]:
+    """Read a file and all that it extends, the furthest first."""
+    if path.resolve() in extended_by:
+        chain = " -> ".join(str(file) for file in (*extended_by, path.resolve()))
+        raise ConfigError(f"{path}: extends goes round in a circle: {chain}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe file {path} cannot be read: {error}") from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        what = "the file is empty" if tree is None else f"it holds {show(tree)}"
+        raise ConfigError(f"{path}: a recipe is a mapping of sections; {what}")
+    base = tree.pop("extends", None)
+    layer = Layer(str(path), tree)
+    if base is None:
+        return [layer]
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends = {show(base)}: must be the name of a shipped recipe or a path")
+    try:
+        located = _locate(base, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: extends: {error}") from None
+    return [*_read_layers(located, (*extended_by, path.resolve())), layer]
+
+
+def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """Join all overrides into one tree; of two with the same key the later one counts."""
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        names = key.strip().split(".")
+        if not separator or not all(names):
+            raise ConfigError(f"override {override!r}: must read key.path=value")
+        value = parse_yaml(text, f"override {override!r}")
+        for name in reversed(names):
+            value = {name: value}
+        tree = _merge(tree, value, "", frozenset(), "override")
+    return tree
+
+
+def _kind_of(layers: Sequence[Layer], recipe: str) -> str:
+    kinds = {layer.name: layer.tree["recipe"] for layer in layers if "recipe" in layer.tree}
+    known = ", ".join(RECIPE_KINDS)
+    if not kinds:
+        raise ConfigError(f"{recipe}: recipe: required, but not given: must be one of {known}")
+    for name, kind in kinds.items():
+        if not isinstance(kind, str) or kind not in RECIPE_KINDS:
+            hint = did_you_mean(str(kind), RECIPE_KINDS)
+            raise ConfigError(
+                f"{name}: recipe = {show(kind)}: must be one of {known}{'.' if hint else ''}{hint}"
+            )
+    if len(set(kinds.values())) > 1:
+        found = ", ".join(f"{kind!r} in {name}" for name, kind in kinds.items())
+        raise ConfigError(f"{recipe}: recipe: a recipe can only extend one of its own kind; found {found}")
+    return next(iter(kinds.values()))
+
+
+def _tree_to_merge_over(kind: str) -> dict[str, Any]:
+    """The default kinds, so that `algorithm.loss.clip_low=0.1` needs no kind, and the default lists, whose
+    elements can then be overridden one by one."""
+    tree: dict[str, Any] = {}
+    optional = tuple(f"{key.path}." for key in walk_keys(kind) if key.shape in ("optional section", "list"))
+    sections = {key.path: key for key in walk_keys(kind)}
+    for path, key in sections.items():
+        chooses_kind = path.endswith(".kind") and sections[path.rpartition(".")[0]].shape == "variants"
+        if path.startswith(optional) or key.variant or not (chooses_kind or key.shape == "list"):
+            continue
+        value: Any = key.default if chooses_kind else _plain(key.default)
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        tree = _merge(tree, value, "", frozenset(), "defaults")
+    return tree
+
+
+def _plain(default: Any) -> list[Any]:
+    return [item.model_dump(mode="json") if hasattr(item, "model_dump") else item for item in default]
+
+
+def _merge(base: Any, change: Any, path: str, kind_sections: frozenset[str], origin: str) -> Any:
+    """Return ``base`` with ``change`` laid over it; neither is modified."""
+    if not isinstance(change, Mapping):
+        return change
+    if isinstance(base, list) and change and all(key.isdigit() for key in change):
+        return _merge_elements(base, change, path, kind_sections, origin)
+    if not isinstance(base, Mapping):
+        base = {}
+    if path in kind_sections and change.get("kind", base.get("kind")) != base.get("kind"):
+        base = {}
+    merged = dict(base)
+    for key, value in change.items():
+        below = f"{path}.{key}" if path else key
+        merged[key] = _merge(base.get(key), value, below, kind_sections, origin)
+    return merged
+
+
+def _merge_elements(
+    base: list[Any], change: Mapping[str, Any], path: str, kind_sections: frozenset[str], origin: str
+) -> list[Any]:
+    merged = list(base)
+    for index in sorted(map(int, change)):
+        if index > len(merged):
+            raise ConfigError(
+                f"{origin}: {path}.{index}: the list has {len(merged)} elements; the largest index is "
+                f"{len(merged)}, which appends"
+            )
+        old = merged[index] if index < len(merged) else None
+        merged[index : index + 1] = [_merge(old, change[str(index)], f"{path}.0", kind_sections, origin)]
+    return merged

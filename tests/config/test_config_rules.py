@@ -1,0 +1,133 @@
+"""Rules between keys: each refuses what breaks it, says why, and lets the edge pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
+
+COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"path": "m"}}
+PROMPTS: dict[str, Any] = {"data": {"train": {"path": "a.jsonl"}}}
+HELD_OUT = {"path": "b.jsonl"}
+
+
+def refusal(model: type[OnlineConfig | SftConfig | EvalConfig], sections: dict[str, Any]) -> str:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(COMMON | sections)
+    return str(caught.value)
+
+
+ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"rollout": {"responses_per_prompt": 1}},
+        {"rollout": {"responses_per_prompt": 2}},
+        "responses_per_prompt must be at least 2",
+    ),
+    (
+        {"reward": {"overlong": {"buffer_tokens": 1024}}},
+        {"reward": {"overlong": {"buffer_tokens": 1023}}},
+        "1024 is not smaller than 1024",
+    ),
+    (
+        {"rollout": {"sampling": {"temperature": 0}}},
+        {"rollout": {"sampling": {"temperature": 0.1}}},
+        "temperature must be above 0 in training",
+    ),
+    (
+        {"batch": {"prompts_per_step": 9, "prompts_per_update": 2}},
+        {"batch": {"prompts_per_step": 9, "prompts_per_update": 3}},
+        "2 does not divide 9",
+    ),
+    (
+        {"training": {"schedule": {"warmup_steps": 11}}},
+        {"training": {"schedule": {"warmup_steps": 10}}},
+        "warmup_steps must not exceed run.steps: 11 exceeds 10",
+    ),
+    (
+        {"batch": {"prompts_per_generation": 51}},
+        {"batch": {"prompts_per_generation": 52}},
+        "no step is ever full: 51 x 10 is below 512",
+    ),
+    (
+        {"rollout": {"sampling": {"min_response_tokens": 6, "max_response_tokens": 5}}},
+        {"rollout": {"sampling": {"min_response_tokens": 5, "max_response_tokens": 5}}},
+        "6 exceeds 5",
+    ),
+    (
+        {"evaluation": {"every_steps": 5}},
+        {"evaluation": {"every_steps": 5, "datasets": [HELD_OUT]}},
+        "evaluation.every_steps is 5, but evaluation.datasets is empty",
+    ),
+    (
+        {"evaluation": {"datasets": [HELD_OUT, {"path": "c/b.parquet"}]}},
+        {"evaluation": {"datasets": [HELD_OUT, {"path": "c/b.parquet", "name": "c"}]}},
+        "evaluation.datasets have the same name ['b']",
+    ),
+    (
+        {"evaluation": {"samples_per_prompt": 2, "sampling": {"temperature": 0}}},
+        {"evaluation": {"samples_per_prompt": 1, "sampling": {"temperature": 0}}},
+        "samples_per_prompt must be 1 where evaluation.sampling.temperature is 0",
+    ),
+    (
+        {"reward": {"functions": [{"fn": "a:f"}, {"fn": "b:f"}]}},
+        {"reward": {"functions": [{"fn": "a:f"}, {"fn": "b:f", "name": "g"}]}},
+        "reward.functions have the same name ['f']",
+    ),
+    (
+        {"model": {"path": "m", "lora": {}, "freeze_first_fraction": 0.5}},
+        {"model": {"path": "m", "lora": {}, "freeze_first_fraction": 0.0}},
+        "model.lora freezes every base weight already",
+    ),
+    (
+        {"data": {"train": {"path": "a.jsonl", "prompt_template": "Solve"}}},
+        {"data": {"train": {"path": "a.jsonl", "prompt_template": "dapo"}}},
+        "prompt_template must contain {problem}, or be 'dapo'; it is 'Solve'",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"), ONLINE_RULES, ids=[rule[2][:40] for rule in ONLINE_RULES]
+)
+def test_rules_of_training(wrong: dict[str, Any], right: dict[str, Any], message: str) -> None:
+    assert message in refusal(OnlineConfig, PROMPTS | wrong)
+    OnlineConfig.model_validate(COMMON | PROMPTS | right)
+
+
+def test_a_run_of_no_steps_may_have_warmup() -> None:
+    OnlineConfig.model_validate(
+        COMMON
+        | PROMPTS
+        | {"run": {"output_dir": "o", "steps": 0}, "training": {"schedule": {"warmup_steps": 11}}}
+    )
+
+
+def test_a_batch_need_not_be_filled_by_a_filter_that_is_off() -> None:
+    OnlineConfig.model_validate(
+        COMMON | PROMPTS | {"algorithm": {"kind": "grpo"}, "batch": {"prompts_per_generation": 1}}
+    )
+
+
+def test_rules_of_fine_tuning() -> None:
+    assert "warmup_steps must not exceed" in refusal(
+        SftConfig, PROMPTS | {"training": {"schedule": {"warmup_steps": 11}}}
+    )
+    data = PROMPTS["data"] | {"response_template": "yes"}
+    assert "response_template must contain {solution} or {answer}; it is 'yes'" in refusal(
+        SftConfig, {"data": data}
+    )
+    SftConfig.model_validate(COMMON | {"data": PROMPTS["data"] | {"response_template": "Answer: {answer}"}})
+
+
+def test_rules_of_evaluation() -> None:
+    assert "evaluation.datasets must name at least one file" in refusal(EvalConfig, {"evaluation": {}})
+    evaluation = {"datasets": [HELD_OUT], "samples_per_prompt": 4}
+    assert "must be 1 where sampling.temperature is 0" in refusal(
+        EvalConfig, {"evaluation": evaluation, "sampling": {"temperature": 0}}
+    )
+    EvalConfig.model_validate(
+        COMMON | {"evaluation": evaluation | {"sampling": {}}, "sampling": {"temperature": 0}}
+    )

@@ -1,0 +1,405 @@
+"""Recipes: files, `extends`, overrides, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from reasoner_rl.config import load
+from reasoner_rl.config.load import RECIPES, dump_recipe, load_recipe, shipped_recipes
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
+from reasoner_rl.config.yaml_text import dump_yaml, parse_yaml
+from reasoner_rl.errors import ConfigError
+
+MINIMAL = "recipe: online\nrun: {output_dir: out}\nmodel: {path: m}\ndata: {train: {path: a.jsonl}}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "base.yaml"
+    file.write_text(MINIMAL)
+    return file
+
+
+def online(source: Path | str, *overrides: str) -> OnlineConfig:
+    config = load_recipe(source, overrides)
+    assert isinstance(config, OnlineConfig)
+    return config
+
+
+def error(source: Path | str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(source, overrides)
+    return str(caught.value)
+
+
+# --- values
+
+
+def test_overrides_hold_yaml_values(recipe: Path) -> None:
+    config = online(
+        recipe,
+        "training.optimizer.lr=1e-5",
+        "training.optimizer.grad_clip=null",
+        "training.optimizer.betas=[0.8, 0.9]",
+        "rollout.sampling={temperature: 0.5, top_k: 7}",
+        "run.output_dir=a=b",
+        "logging.tensorboard=false",
+    )
+    assert config.training.optimizer.lr == 1e-5
+    assert config.training.optimizer.grad_clip is None
+    assert config.training.optimizer.betas == (0.8, 0.9)
+    assert (config.rollout.sampling.temperature, config.rollout.sampling.top_k) == (0.5, 7)
+    assert config.run.output_dir == Path("a=b")
+    assert config.logging.tensorboard is False
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1e-6", 1e-6),
+        ("1E6", 1e6),
+        ("+1.5e3", 1500.0),
+        ("-2.e-1", -0.2),
+        (".5e1", 5.0),
+        ("1.0e-6", 1e-6),
+        ("1_0e1", 100.0),
+    ],
+)
+def test_numbers_with_exponents_are_numbers(text: str, number: float) -> None:
+    assert parse_yaml(text, "here") == number
+
+
+@pytest.mark.parametrize("text", ["1e", "e6", "1e-6x", "12-e4", "."])
+def test_what_only_resembles_a_number_is_text(text: str) -> None:
+    assert parse_yaml(text, "here") == text
+
+
+@given(
+    st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]))
+    | st.floats(allow_nan=False)
+    | st.integers()
+)
+def test_every_scalar_survives_a_round_trip(value: object) -> None:
+    assert parse_yaml(dump_yaml({"key": value}), "here") == {"key": value}
+
+
+@pytest.mark.parametrize("text", ["1e6", "1e-6", "true", "null", "12", "a: b", "x\ny ", "{problem}"])
+def test_text_that_looks_like_something_else_survives_a_round_trip(text: str) -> None:
+    assert parse_yaml(dump_yaml([text]), "here") == [text]
+
+
+def test_of_two_overrides_of_one_key_the_later_counts(recipe: Path) -> None:
+    assert online(recipe, "run.seed=1", "run.seed=2").run.seed == 2
+
+
+def test_elements_of_lists_are_overridden_by_index(recipe: Path) -> None:
+    config = online(
+        recipe,
+        "reward.functions.0.weight=2",
+        "reward.functions.1.fn=a.b:c",
+        "training.optimizer.betas.1=0.95",
+    )
+    first, second = config.reward.functions
+    assert (first.fn, first.weight) == ("reward_fns:compute_score", 2.0)
+    assert second.fn == "a.b:c"
+    assert config.training.optimizer.betas == (0.9, 0.95)
+    assert online(recipe, "evaluation.datasets.0.path=e.jsonl").evaluation.datasets[0].label == "e"
+
+
+def test_an_index_can_follow_a_list_given_before(recipe: Path) -> None:
+    config = online(recipe, "reward.functions=[{fn: 'a:b'}, {fn: 'c:d'}]", "reward.functions.1.weight=3")
+    assert [(f.fn, f.weight) for f in config.reward.functions] == [("a:b", 1.0), ("c:d", 3.0)]
+
+
+def test_an_index_past_the_end_is_refused(recipe: Path) -> None:
+    assert "override: reward.functions.2: the list has 1 elements" in error(
+        recipe, "reward.functions.2.weight=2"
+    )
+
+
+# --- algorithms and other variants
+
+
+def test_one_key_of_a_preset_keeps_the_others(recipe: Path) -> None:
+    loss = online(recipe, "algorithm={kind: grpo, loss: {clip_low: 0.1}}").algorithm.loss
+    assert (loss.clip_low, loss.aggregation, loss.dual_clip, loss.kl.coefficient) == (
+        0.1,
+        "seq-mean-token-mean",
+        None,
+        0.001,
+    )
+    loss = online(recipe, "algorithm.kind=grpo", "algorithm.loss.kl.estimator=k1").algorithm.loss
+    assert (loss.kl.estimator, loss.kl.coefficient) == ("k1", 0.001)
+    filtered = online(
+        recipe, "algorithm.kind=dr_grpo", "algorithm.dynamic_sampling.max_staleness=3"
+    ).algorithm
+    assert (filtered.dynamic_sampling.enabled, filtered.dynamic_sampling.max_staleness) == (False, 3)
+
+
+def test_a_key_of_the_default_variant_needs_no_kind(recipe: Path) -> None:
+    config = online(recipe, "algorithm.loss.clip_high=0.3", "rollout.engine.max_batch_sequences=8")
+    assert (config.algorithm.kind, config.algorithm.loss.clip_high) == ("dapo", 0.3)
+    assert config.algorithm.dynamic_sampling.enabled
+    assert config.rollout.engine.kind == "hf"
+    assert config.rollout.engine.max_batch_sequences == 8
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_overrides_of_kind_and_keys_come_in_any_order(recipe: Path, order: int) -> None:
+    overrides = ["algorithm.kind=grpo", "algorithm.loss.clip_low=0.1"][::order]
+    algorithm = online(recipe, *overrides).algorithm
+    assert (algorithm.kind, algorithm.loss.clip_low) == ("grpo", 0.1)
+
+
+# --- extends
+
+
+def child(recipe: Path, text: str) -> Path:
+    file = recipe.parent / "child.yaml"
+    file.write_text(f"extends: {recipe.name}\n{text}")
+    return file
+
+
+def test_extends_merges_sections_and_replaces_lists(recipe: Path) -> None:
+    recipe.write_text(MINIMAL + "reward: {functions: [{fn: 'a:b'}, {fn: 'c:d'}], workers: 3}\n")
+    config = online(child(recipe, "run: {steps: 7}\nreward: {functions: [{fn: 'e:f'}]}\n"))
+    assert (config.run.output_dir, config.run.steps) == (Path("out"), 7)
+    assert [f.fn for f in config.reward.functions] == ["e:f"]
+    assert config.reward.workers == 3
+
+
+def test_a_section_of_another_kind_replaces(recipe: Path) -> None:
+    recipe.write_text(
+        MINIMAL + "algorithm: {loss: {clip_low: 0.11, clip_high: 0.5}}\n"
+    )  # kind is dapo by default
+    same = online(child(recipe, "algorithm: {kind: dapo, loss: {clip_low: 0.1}}\n")).algorithm.loss
+    assert (same.clip_low, same.clip_high) == (0.1, 0.5)
+    other = online(child(recipe, "algorithm: {kind: gspo}\n")).algorithm.loss
+    assert (other.clip_low, other.clip_high) == (3e-4, 4e-4)
+
+
+def test_a_kind_without_keys_of_its_own_does_not_replace(recipe: Path) -> None:
+    recipe.write_text(MINIMAL + "training: {schedule: {kind: linear, warmup_steps: 5}}\n")
+    schedule = online(recipe, "training.schedule.kind=cosine").training.schedule
+    assert (schedule.kind, schedule.warmup_steps) == ("cosine", 5)
+
+
+def test_extends_names_a_shipped_recipe_or_a_path_relative_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    shipped.mkdir()
+    own.mkdir()
+    (shipped / "first_2.5.yaml").write_text(MINIMAL + "batch: {prompts_per_update: 8}\n")
+    (own / "middle.yaml").write_text("extends: first_2.5\nrun: {seed: 3}\n")
+    (own / "last.yaml").write_text("extends: ./middle.yaml\nrun: {steps: 4}\n")
+    monkeypatch.setattr(load, "RECIPES", shipped)
+    config = online(own / "last.yaml")
+    assert (config.batch.prompts_per_update, config.run.seed, config.run.steps) == (8, 3, 4)
+    assert online("first_2.5").batch.prompts_per_update == 8
+    assert error("first_2.6") == (
+        "unknown recipe 'first_2.6'; shipped recipes: first_2.5 (the path of a file ends in .yaml)."
+        " Did you mean 'first_2.5'?"
+    )
+    assert error("first_2.5.yaml").endswith("does not exist. Did you mean 'first_2.5'?")
+    (own / "last.yaml").write_text("extends: first_2.4\n")
+    assert f"{own / 'last.yaml'}: extends: unknown recipe 'first_2.4'" in error(own / "last.yaml")
+
+
+def test_extends_in_a_circle_is_refused(recipe: Path) -> None:
+    recipe.write_text("extends: child.yaml\n" + MINIMAL)
+    assert "extends goes round in a circle" in error(child(recipe, ""))
+
+
+def test_a_recipe_extends_one_of_its_own_kind_only(recipe: Path) -> None:
+    assert "can only extend one of its own kind; found 'online' in" in error(child(recipe, "recipe: sft\n"))
+
+
+# --- mistakes
+
+
+def test_unknown_keys_name_the_file_the_path_and_the_nearest_key(recipe: Path) -> None:
+    recipe.write_text(MINIMAL + "training:\n  optimiser: {lr: 1}\n")
+    assert error(recipe, "run.step=3", "algorithm.loss.clip_lo=0.1").splitlines() == [
+        "override: run.step = 3: unknown key. Did you mean 'run.steps'?",
+        "override: algorithm.loss.clip_lo = 0.1: unknown key. Did you mean 'algorithm.loss.clip_low'?",
+        f"{recipe}: training.optimiser: unknown key. Did you mean 'training.optimizer'?",
+    ]
+
+
+def test_a_key_in_the_wrong_place_is_found_elsewhere(recipe: Path) -> None:
+    assert (
+        error(recipe, "lr=1e-6") == "override: lr = 1e-06: unknown key. Did you mean 'training.optimizer.lr'?"
+    )
+    assert "Did you mean 'rollout.engine.tensor_parallel' or 'training.backend.tensor_parallel'?" in error(
+        recipe, "tensor_parallel=2"
+    )
+
+
+def test_a_key_of_another_variant_says_so(recipe: Path) -> None:
+    assert error(recipe, "training.backend.tensor_parallel=2") == (
+        "override: training.backend.tensor_parallel = 2: unknown key. It belongs to kind megatron, and "
+        "training.backend.kind is fsdp"
+    )
+
+
+def test_unknown_kinds_list_the_allowed_ones(recipe: Path) -> None:
+    assert error(recipe, "algorithm.kind=gropo") == (
+        "override: algorithm.kind = \"gropo\": must be one of dapo, grpo, dr_grpo, rloo, gspo. Did you mean 'grpo'?"
+    )
+    assert "must be a section; its kind is chosen by algorithm.kind" in error(recipe, "algorithm=grpo")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.optimizer.lr=-1", "override: training.optimizer.lr = -1: must be greater than 0"),
+        (
+            "run.steps=1.5",
+            "override: run.steps = 1.5: must be a valid integer, got a number with a fractional part",
+        ),
+        ("run.resume=neverr", "must be one of auto, never. Did you mean 'never'?"),
+        ("run=3", "override: run = 3: must be a section, with keys of its own"),
+        ("reward.functions.0.fn=abc", "override: reward.functions.0: reward function must read"),
+        ("reward.functions.1.weight=2", "override: reward.functions.1.fn: required, but not given"),
+        (
+            "data.prompts.apply_chat_template=maybe",
+            'override: data.prompts.apply_chat_template = "maybe": must be a valid boolean, unable to interpret input, '
+            "or must be 'auto'",
+        ),
+        ("data.train.prompt_template={problem}", '{"problem": null}: must be a valid string'),
+    ],
+)
+def test_bad_values_name_key_value_and_rule(recipe: Path, override: str, message: str) -> None:
+    found = error(recipe, override)
+    assert message in found
+    assert len(found.splitlines()) == 1
+
+
+def test_the_file_that_gave_a_bad_value_is_named(recipe: Path) -> None:
+    recipe.write_text(MINIMAL + "batch: {epochs: 0}\n")
+    file = child(recipe, "run: {seed: -1}\n")
+    assert set(error(file).splitlines()) == {
+        f"{recipe}: batch.epochs = 0: must be greater than or equal to 1",
+        f"{file}: run.seed = -1: must be greater than or equal to 0",
+    }
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("recipe: online\nmodel: {}\n")
+    assert error(file).splitlines() == [
+        f"{file}: run: required, but not given",
+        f"{file}: model.path: required, but not given",
+        f"{file}: data: required, but not given",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": a recipe is a mapping of sections; the file is empty"),
+        ("- a\n", ': a recipe is a mapping of sections; it holds ["a"]'),
+        ("recipe: online\nrun: {output_dir: [}\n", ", line 2: not valid YAML"),
+        (
+            "recipe: online\nrun:\n  seed: 1\n  seed: 2\n",
+            ", line 4: not valid YAML: the key 'seed' is given twice",
+        ),
+        ("recipe: online\n1: 2\n", ", line 2: not valid YAML: a key must be text; put it in quotes"),
+        ("run: {}\n", ": recipe: required, but not given: must be one of online, sft, eval"),
+        ("recipe: onlin\n", ": recipe = \"onlin\": must be one of online, sft, eval. Did you mean 'online'?"),
+        ("recipe: [1]\n", ": recipe = [1]: must be one of online, sft, eval"),
+        ("extends: 3\n", ": extends = 3: must be the name of a shipped recipe or a path"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    assert error(file).startswith(f"{file}{message}")
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in error(file)
+
+
+def test_a_missing_file_suggests_its_neighbour(recipe: Path) -> None:
+    missing = recipe.parent / "bases.yaml"
+    assert error(missing) == f"recipe file {missing} does not exist. Did you mean 'base.yaml'?"
+    assert "does not exist" in error(str(missing))
+
+
+@pytest.mark.parametrize("override", ["run.steps", "=3", "run..steps=3", ".run=1"])
+def test_overrides_must_be_assignments(recipe: Path, override: str) -> None:
+    assert error(recipe, override) == f"override {override!r}: must read key.path=value"
+
+
+def test_an_override_that_is_not_yaml(recipe: Path) -> None:
+    assert error(recipe, "run.steps={a").startswith("override 'run.steps={a', line 1: not valid YAML")
+
+
+# --- the whole
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["algorithm.kind=gspo", "rollout.engine.kind=vllm", "model.lora.rank=4", "run.output_dir='1e6'"],
+        [
+            "reward.functions=[{fn: 'a.py:b', parameters: {x: 1.5, y: [a, '1e3']}}]",
+            "data.prompts.system='a: b\n'",
+        ],
+        ["training.optimizer.lr=3e-7", "logging.wandb={}", "algorithm.loss.dual_clip=.inf"],
+    ],
+)
+def test_a_dumped_recipe_reads_back_equal(recipe: Path, overrides: list[str]) -> None:
+    config = online(recipe, *overrides)
+    again = recipe.parent / "again.yaml"
+    again.write_text(dump_recipe(config))
+    assert online(again) == config
+
+
+def test_all_kinds_of_recipe_load(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(MINIMAL.replace("online", "sft"))
+    assert isinstance(load_recipe(file), SftConfig)
+    file.write_text(
+        "recipe: eval\nrun: {output_dir: o}\nmodel: {path: m}\nevaluation: {datasets: [{path: a.jsonl}]}\n"
+    )
+    config = load_recipe(file, ["engine.max_batch_sequences=3"])
+    assert isinstance(config, EvalConfig)
+    assert config.engine.kind == "hf"
+    assert config.engine.max_batch_sequences == 3
+
+
+def test_configurations_are_frozen(recipe: Path) -> None:
+    config = online(recipe)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training.optimizer.lr = 1.0  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.algorithm.kind = "grpo"  # type: ignore[assignment,misc]
+
+
+def test_loading_imports_no_torch() -> None:
+    code = (
+        "import sys, reasoner_rl.config.load, reasoner_rl.config.arithmetic; "
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_recipes_load(file: Path) -> None:
+    assert shipped_recipes()[file.stem] == file
+    config = load_recipe(file.stem)
+    assert dump_recipe(config)

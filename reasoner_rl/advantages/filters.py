@@ -1,0 +1,39 @@
+"""DAPO's dynamic sampling (arXiv 2503.14476, section 3.2): which groups are worth training on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from reasoner_rl.types import ScoredGroup
+
+
+class Split(NamedTuple):
+    """Groups by whether they teach, each list in the order given."""
+
+    kept: list[ScoredGroup]
+    all_right: list[ScoredGroup]
+    all_wrong: list[ScoredGroup]
+
+
+def split(groups: Sequence[ScoredGroup]) -> Split:
+    """Sort out the groups whose responses are all right or all wrong.
+
+    Reads the raw accuracy, not the score: shaping, such as the penalty for overlong responses, makes scores
+    differ within a group that is all wrong.
+    """
+    parts = Split([], [], [])
+    for group in groups:
+        accuracies = [reward.accuracy for reward in group.rewards]
+        if all(accuracy == 1 for accuracy in accuracies):
+            parts.all_right.append(group)
+        elif all(accuracy == 0 for accuracy in accuracies):
+            parts.all_wrong.append(group)
+        else:
+            parts.kept.append(group)
+    return parts
+
+
+def teaches(group: ScoredGroup) -> bool:
+    """Whether the group is neither all right nor all wrong."""
+    return bool(split([group]).kept)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from reasoner_rl.advantages.filters import split, teaches
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([1.0, 0.0, 0.0], True),
+        ([1.0, 1.0, 0.0], True),
+        ([1.0, 1.0, 1.0], False),
+        ([0.0, 0.0, 0.0], False),
+        ([0.5, 0.5, 0.5], True),  # neither all right nor all wrong
+        ([0.0, 0.2, 0.0], True),
+    ],
+)
+def test_teaches(scored_group, accuracies, expected):
+    assert teaches(scored_group(accuracies)) is expected
+
+
+def test_the_raw_accuracy_decides_and_not_the_shaped_score(scored_group):
+    assert not teaches(scored_group([-1.0, -1.4, -2.0], accuracies=[0.0, 0.0, 0.0]))
+    assert teaches(scored_group([1.0, 1.0], accuracies=[1.0, 0.0]))
+
+
+def test_split_keeps_the_order(scored_group):
+    mixed, right, wrong, mixed_too = (scored_group(scores) for scores in ([1, 0], [1, 1], [0, 0], [0, 1]))
+    kept, all_right, all_wrong = split([mixed, right, wrong, mixed_too])
+    assert kept == [mixed, mixed_too]
+    assert all_right == [right]
+    assert all_wrong == [wrong]
+
+
+def test_split_of_nothing():
+    assert split([]) == ([], [], [])

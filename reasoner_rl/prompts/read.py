@@ -1,0 +1,252 @@
+"""Reading problems from parquet and JSONL, and dropping the repetitions that published sets are full of.
+
+DAPO-Math-17K holds 17 thousand problems about 100 times each and AIME-2024 30 problems 32 times, so files are
+streamed and rows already seen are kept as hashes only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from reasoner_rl.config.data import DatasetConfig
+from reasoner_rl.errors import DataError, did_you_mean
+
+Message = Mapping[str, str]  # {"role": ..., "content": ...}
+Row = Mapping[str, Any]
+
+_PARQUET_BATCH_ROWS = 4096
+_LONGEST_VALUE = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One task as it stands in the file, before it is rendered."""
+
+    uid: str  # label of the dataset / index of the row, from 0, where it first appears
+    messages: tuple[Message, ...]
+    ground_truth: str
+    data_source: str
+    extra_info: Mapping[str, Any] = field(default_factory=dict)
+    solution: str | None = None  # worked solution, for SFT
+    row: int = 1  # where it first appears, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """What became of the rows of one file."""
+
+    rows: int  # read
+    duplicates: int  # rows dropped: prompt and ground truth were seen before
+    conflicting: int  # problems that appear with different ground truths; all of them are kept
+    kept: int  # problems, after `start` and `limit`
+    whole_file: bool  # False: reading ended at `limit`
+
+    def __str__(self) -> str:
+        rows = f"{self.rows:,} rows read" + ("" if self.whole_file else " (up to the limit)")
+        parts = [rows, f"{self.duplicates:,} duplicates dropped", f"{self.kept:,} problems kept"]
+        if self.conflicting:
+            parts.append(f"{self.conflicting:,} problems with different ground truths (kept)")
+        return ", ".join(parts)
+
+
+def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
+    """Read one dataset. Raises DataError naming the file and, for a malformed row, its number and column."""
+    rows = _rows(config.path)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{config.path}: the file holds no rows")
+    read_row = _reader(config, first[1])
+    label = config.label
+    seen = _Seen()
+    problems: list[Problem] = []
+    count = unique = 0
+    whole_file = True
+    for number, row in itertools.chain([first], rows):
+        if config.limit is not None and len(problems) == config.limit:
+            whole_file = False
+            break
+        count += 1
+        problem = read_row(_Place(config.path, label, number), row)
+        if seen.before(problem) and config.deduplicate:
+            continue
+        unique += 1
+        if unique > config.start:
+            problems.append(problem)
+    if not problems:
+        raise DataError(
+            f"{config.path}: no problems are left after start={config.start}; the file has {unique}"
+        )
+    return problems, ReadReport(count, count - unique, seen.conflicting(), len(problems), whole_file)
+
+
+class _Seen:
+    """Which problems were met: their ground truths by a hash of the prompt."""
+
+    def __init__(self) -> None:
+        self._truths: dict[bytes, tuple[str, ...]] = {}
+
+    def before(self, problem: Problem) -> bool:
+        """Note a problem, and tell whether its prompt was met with the same ground truth."""
+        text = repr(problem.messages).encode("utf-8", "surrogatepass")
+        prompt = hashlib.blake2b(text, digest_size=16).digest()
+        truths = self._truths.get(prompt, ())
+        if problem.ground_truth in truths:
+            return True
+        self._truths[prompt] = (*truths, problem.ground_truth)
+        return False
+
+    def conflicting(self) -> int:
+        """Number of prompts met with different ground truths."""
+        return sum(len(truths) > 1 for truths in self._truths.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One row of a file; wraps what is wrong with it."""
+
+    path: Path
+    label: str
+    number: int  # from 1
+
+    @property
+    def uid(self) -> str:
+        return f"{self.label}/{self.number - 1}"
+
+    def error(self, column: str, value: Any, rule: str) -> DataError:
+        shown = repr(value)
+        if len(shown) > _LONGEST_VALUE:
+            shown = f"{shown[: _LONGEST_VALUE - 3]}..."
+        return DataError(f"{self.path}, row {self.number}: {column} {rule}; it is {shown}")
+
+    def column(self, row: Any, name: str, inside: str = "") -> Any:
+        """The value of a column that must be there."""
+        if not isinstance(row, dict):
+            raise self.error(inside.rstrip(".") or "the row", row, "must be a mapping of columns")
+        if name not in row:
+            found = ", ".join(map(str, row)) or "none"
+            raise DataError(
+                f"{self.path}, row {self.number}: no column {inside + name!r}; found {found}."
+                f"{did_you_mean(name, map(str, row))}"
+            )
+        return row[name]
+
+    def text(self, row: Row, name: str, inside: str = "") -> str:
+        """The value of a column that must hold some text."""
+        value = self.column(row, name, inside)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(inside + name, value, "must be text, and not empty")
+        return value
+
+    def truth(self, row: Row, name: str, inside: str = "") -> str:
+        """The value of a column that must hold a ground truth: text or a number."""
+        value = self.column(row, name, inside)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number and not (isinstance(value, str) and value.strip()):
+            raise self.error(inside + name, value, "must be text, not empty, or a finite number")
+        return str(value)
+
+
+def _reader(config: DatasetConfig, first: Row) -> Callable[[_Place, Row], Problem]:
+    """The function that reads one row, in the format of the first one if the configuration leaves it open."""
+    chosen = config.format
+    if chosen == "auto":
+        nested = "reward_model" in first or isinstance(first.get("prompt"), list)
+        chosen = "verl" if nested else "jsonl"
+    read_row = _read_verl_row if chosen == "verl" else _read_flat_row
+    return lambda place, row: read_row(config, place, row)
+
+
+def _read_verl_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
+    prompt = place.column(row, "prompt")
+    if not isinstance(prompt, list) or not prompt:
+        raise place.error("prompt", prompt, "must be a list of messages with role and content")
+    messages = []
+    for index, message in enumerate(prompt):
+        inside = f"prompt.{index}."
+        role, content = place.text(message, "role", inside), place.text(message, "content", inside)
+        messages.append({"role": role, "content": content})
+    extra_info = row.get("extra_info")
+    if extra_info is None:
+        extra_info = {}
+    if not isinstance(extra_info, dict):
+        raise place.error("extra_info", extra_info, "must be a mapping")
+    solution = config.columns.solution
+    return Problem(
+        uid=place.uid,
+        messages=tuple(messages),
+        ground_truth=place.truth(place.column(row, "reward_model"), "ground_truth", "reward_model."),
+        data_source=place.text(row, "data_source"),
+        extra_info=extra_info,
+        solution=place.text(row, solution) if solution else None,
+        row=place.number,
+    )
+
+
+def _read_flat_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
+    columns = config.columns
+    content = config.template.replace("{problem}", place.text(row, columns.problem))
+    used = (columns.problem, columns.answer, columns.data_source, columns.solution)
+    return Problem(
+        uid=place.uid,
+        messages=({"role": "user", "content": content},),
+        ground_truth=place.truth(row, columns.answer),
+        data_source=place.text(row, columns.data_source) if columns.data_source else config.path.stem,
+        extra_info={"index": place.number - 1} | {name: row[name] for name in row if name not in used},
+        solution=place.text(row, columns.solution) if columns.solution else None,
+        row=place.number,
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (number from 1, row). In JSONL the number is the line's, and empty lines are passed over."""
+    if not path.is_file():
+        near = did_you_mean(path.name, [file.name for file in path.parent.glob("*")])
+        raise DataError(f"dataset {path} does not exist.{near}")
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    if path.suffix == ".jsonl":
+        return _jsonl_rows(path)
+    raise DataError(f"dataset {path}: the name must end in .parquet or .jsonl")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    number = itertools.count(1)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    yield next(number), row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file: {error}") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_row(_Place(path, path.stem, number), line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _json_row(place: _Place, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{place.path}, row {place.number}: not valid JSON: {error.msg} at column {error.colno}"
+        ) from error
+    if not isinstance(row, dict):
+        raise place.error("the row", row, "must be a mapping of columns")
+    return row

@@ -1,0 +1,150 @@
+"""From problems to token ids: chat template, tokenisation, longest prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from reasoner_rl.config.data import PromptConfig
+from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.prompts.read import Message, Problem
+from reasoner_rl.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class RenderReport:
+    """What became of the problems of one dataset."""
+
+    rendered: int
+    truncated: int  # rendered, but cut on the left
+    dropped: int
+    longest: int  # tokens of the longest prompt before it was cut or dropped
+    first_text: str  # of the first rendered prompt, as the model reads it
+
+    def __str__(self) -> str:
+        parts = [f"{self.rendered:,} prompts rendered", f"longest {self.longest:,} tokens"]
+        if self.truncated:
+            parts.append(f"{self.truncated:,} cut on the left")
+        if self.dropped:
+            parts.append(f"{self.dropped:,} too long and dropped")
+        return ", ".join(parts)
+
+
+class PromptRenderer:
+    """Renders problems with one tokenizer. ``chat_template`` (Jinja) replaces the tokenizer's own.
+
+    Raises ConfigError if a chat template is asked for and there is none.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig, chat_template: str | None = None
+    ) -> None:
+        has_template = chat_template is not None or bool(tokenizer.chat_template)
+        if config.apply_chat_template is True and not has_template:
+            raise ConfigError(
+                "apply_chat_template is true, but the tokenizer has no chat template: set "
+                "model.chat_template to a file that holds one, or apply_chat_template to false"
+            )
+        self._tokenizer = tokenizer
+        self._config = config
+        self._chat_template = chat_template
+        self._use_template = has_template and config.apply_chat_template is not False
+
+    def render(self, problem: Problem) -> Prompt | None:
+        """Return the prompt, or None if it is too long and to be dropped.
+
+        Raises DataError naming the problem if it is too long and that is an error, or cannot be rendered.
+        """
+        return self.fit(problem, self.encode(problem))
+
+    def encode(self, problem: Problem) -> list[int]:
+        """Return the token ids of the whole prompt, however long."""
+        messages = list(problem.messages)
+        if self._config.system is not None and all(message["role"] != "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": self._config.system})
+        ids = self._encode_chat(problem.uid, messages) if self._use_template else self._encode_plain(messages)
+        if not ids:
+            raise DataError(f"problem {problem.uid}: no token is left for a response to follow")
+        return ids
+
+    def fit(self, problem: Problem, ids: Sequence[int]) -> Prompt | None:
+        """Make a prompt of what `encode` returned, keeping to the longest length."""
+        limit = self._config.max_tokens
+        if len(ids) > limit:
+            if self._config.overlong == "drop":
+                return None
+            if self._config.overlong == "error":
+                raise DataError(
+                    f"problem {problem.uid}: the prompt has {len(ids)} tokens, and prompts.max_tokens is "
+                    f"{limit}; raise it, or set prompts.overlong to truncate_left or drop"
+                )
+            ids = ids[-limit:]
+        return Prompt(
+            uid=problem.uid,
+            token_ids=tuple(ids),
+            text=self._decode(ids),
+            ground_truth=problem.ground_truth,
+            data_source=problem.data_source,
+            extra_info=problem.extra_info,
+        )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    def _encode_chat(self, uid: str, messages: list[Message]) -> list[int]:
+        # The template writes the special tokens itself; with the tokenizer's own there would be two BOS.
+        try:
+            ids: Any = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                chat_template=self._chat_template,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except jinja2.TemplateError as error:
+            raise DataError(f"problem {uid}: the chat template refuses it: {error}") from error
+        return list(ids)
+
+    def _encode_plain(self, messages: list[Message]) -> list[int]:
+        text = "\n".join(message["content"] for message in messages)
+        ids = list(self._tokenizer(text)["input_ids"])
+        bare = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Some tokenizers append EOS. A response that follows it would answer a finished text.
+        if ids[-1:] == [self._tokenizer.eos_token_id] and ids[len(ids) - len(bare) :] != bare:
+            ids.pop()
+        return ids
+
+
+def render_prompts(
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    config: PromptConfig,
+    chat_template: str | None = None,
+) -> tuple[list[Prompt], RenderReport]:
+    """Render all problems, in order. Raises DataError if no prompt is left."""
+    renderer = PromptRenderer(tokenizer, config, chat_template)
+    prompts: list[Prompt] = []
+    longest = truncated = 0
+    for problem in problems:
+        ids = renderer.encode(problem)
+        longest = max(longest, len(ids))
+        prompt = renderer.fit(problem, ids)
+        if prompt is not None:
+            prompts.append(prompt)
+            truncated += len(ids) > len(prompt.token_ids)
+    if not prompts:
+        raise DataError(
+            f"no prompt is left of {len(problems)}: all are longer than prompts.max_tokens="
+            f"{config.max_tokens} (the longest has {longest} tokens)"
+        )
+    dropped = len(problems) - len(prompts)
+    return prompts, RenderReport(len(prompts), truncated, dropped, longest, prompts[0].text)

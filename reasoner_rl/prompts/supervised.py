@@ -1,0 +1,100 @@
+"""Worked examples as training samples, for supervised fine-tuning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from reasoner_rl.config.data import SftDataConfig
+from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.prompts.read import Problem
+from reasoner_rl.prompts.render import PromptRenderer
+from reasoner_rl.types import Prompt, TrainSample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedReport:
+    """What became of the examples."""
+
+    samples: int
+    truncated_prompts: int  # of the samples
+    dropped_prompts: int  # too long
+    dropped_responses: int  # too long
+    longest_response: int  # tokens with EOS, before dropping
+    first_text: str  # prompt and response of the first sample
+
+    def __str__(self) -> str:
+        return (
+            f"{self.samples:,} examples, {self.truncated_prompts:,} with the prompt cut on the left; "
+            f"dropped {self.dropped_prompts:,} with too long a prompt, "
+            f"{self.dropped_responses:,} with too long a response (longest {self.longest_response:,} tokens)"
+        )
+
+
+def supervised_samples(
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    config: SftDataConfig,
+    chat_template: str | None = None,
+) -> tuple[list[TrainSample], SupervisedReport]:
+    """Return one sample an example: the prompt as in reinforcement learning, and a response, all trained.
+
+    Raises DataError for an example without the solution that the response wants, or if nothing is left.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("the tokenizer has no end-of-sequence token, and every response must end with it")
+    renderer = PromptRenderer(tokenizer, config.prompts, chat_template)
+    samples: list[TrainSample] = []
+    truncated = dropped_prompts = dropped_responses = longest = 0
+    for problem in problems:
+        prompt_ids = renderer.encode(problem)
+        prompt = renderer.fit(problem, prompt_ids)
+        response_ids = _response_ids(problem, tokenizer, config)
+        longest = max(longest, len(response_ids))
+        if prompt is None:
+            dropped_prompts += 1
+        elif len(response_ids) > config.max_response_tokens:
+            dropped_responses += 1
+        else:
+            samples.append(_sample(prompt, response_ids))
+            truncated += len(prompt_ids) > len(prompt.token_ids)
+    if not samples:
+        raise DataError(
+            f"no example is left of {len(problems)}: {dropped_prompts} prompts are longer than "
+            f"prompts.max_tokens={config.prompts.max_tokens}, {dropped_responses} responses longer "
+            f"than max_response_tokens={config.max_response_tokens}"
+        )
+    first = torch.cat([samples[0].prompt_ids, samples[0].response_ids]).tolist()
+    text = str(tokenizer.decode(first, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    report = SupervisedReport(len(samples), truncated, dropped_prompts, dropped_responses, longest, text)
+    return samples, report
+
+
+def _response_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: SftDataConfig) -> list[int]:
+    if problem.solution is None and "{solution}" in config.response_template:
+        raise DataError(
+            f"problem {problem.uid} (row {problem.row}) has no solution, and response_template wants "
+            "one: set train.columns.solution to the column that holds it"
+        )
+    parts = {"{solution}": problem.solution or "", "{answer}": problem.ground_truth}
+    # In one pass: a solution may itself contain the text {answer}.
+    text = re.sub(r"\{solution\}|\{answer\}", lambda match: parts[match[0]], config.response_template)
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def _sample(prompt: Prompt, response_ids: Sequence[int]) -> TrainSample:
+    length = len(response_ids)
+    return TrainSample(
+        prompt_ids=torch.tensor(prompt.token_ids, dtype=torch.int64),
+        response_ids=torch.tensor(response_ids, dtype=torch.int64),
+        loss_mask=torch.ones(length, dtype=torch.bool),
+        advantages=torch.zeros(length, dtype=torch.float32),
+        rollout_logprobs=torch.zeros(length, dtype=torch.float32),
+    )

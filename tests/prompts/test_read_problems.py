@@ -1,0 +1,303 @@
+"""Reading problems: formats, repetitions, and rows that are malformed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from reasoner_rl.config.data import DAPO_PROMPT, ColumnMap, DatasetConfig
+from reasoner_rl.errors import DataError
+from reasoner_rl.prompts.read import read_problems
+
+SHARED = Path(os.environ.get("REASONER_RL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+def jsonl(folder: Path, rows: Sequence[Any], name: str = "set.jsonl") -> Path:
+    file = folder / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def verl_row(content: str = "What is 1+1?", truth: Any = "2", index: int = 0) -> dict[str, Any]:
+    return {
+        "data_source": "math_dapo",
+        "prompt": [{"content": content, "role": "user"}],
+        "ability": "MATH",
+        "reward_model": {"ground_truth": truth, "style": "rule"},
+        "extra_info": {"index": index},
+    }
+
+
+def read_error(path: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read_problems(DatasetConfig(path=path, **options))
+    return str(caught.value)
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_verl_rows(tmp_path: Path, kind: str) -> None:
+    rows = [verl_row("a", "1", 10), verl_row("b", "2", 11)]
+    file = tmp_path / f"set.{kind}"
+    if kind == "jsonl":
+        jsonl(tmp_path, rows)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    problems, report = read_problems(DatasetConfig(path=file, name="train"))
+    assert [problem.uid for problem in problems] == ["train/0", "train/1"]
+    assert problems[1].messages == ({"role": "user", "content": "b"},)
+    assert problems[1].ground_truth == "2"
+    assert problems[1].data_source == "math_dapo"
+    assert problems[1].extra_info == {"index": 11}
+    assert problems[1].solution is None
+    assert problems[1].row == 2
+    assert str(report) == "2 rows read, 0 duplicates dropped, 2 problems kept"
+
+
+def test_flat_rows_through_columns_and_template(tmp_path: Path) -> None:
+    row = {"question": "1+1 {x}?", "gold": 2, "from": "here", "work": "It is 2.", "level": 3}
+    columns = ColumnMap(problem="question", answer="gold", data_source="from", solution="work")
+    file = jsonl(tmp_path, [row])
+    problems, _ = read_problems(DatasetConfig(path=file, columns=columns, prompt_template="Q: {problem}\nA:"))
+    (problem,) = problems
+    assert problem.messages == ({"role": "user", "content": "Q: 1+1 {x}?\nA:"},)
+    assert (problem.ground_truth, problem.data_source, problem.solution) == ("2", "here", "It is 2.")
+    assert problem.extra_info == {"index": 0, "level": 3}
+
+
+def test_flat_rows_by_default(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [{"problem": "p", "answer": "a"}])
+    (problem,), _ = read_problems(DatasetConfig(path=file, prompt_template="dapo"))
+    assert problem.messages[0]["content"] == DAPO_PROMPT.replace("{problem}", "p")
+    assert problem.data_source == "set"
+
+
+def test_flat_parquet(tmp_path: Path) -> None:
+    file = tmp_path / "flat.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"problem": "p", "answer": 3}]), file)
+    (problem,), _ = read_problems(DatasetConfig(path=file))
+    assert (problem.uid, problem.ground_truth) == ("flat/0", "3")
+
+
+def test_the_format_can_be_said(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [verl_row()])
+    assert "no column 'problem'; found data_source, prompt, ability" in read_error(file, format="jsonl")
+    file = jsonl(tmp_path, [{"problem": "p", "answer": "a"}])
+    assert "no column 'prompt'; found problem, answer" in read_error(file, format="verl")
+
+
+def test_empty_lines_count_as_lines_but_not_as_rows(tmp_path: Path) -> None:
+    file = tmp_path / "set.jsonl"
+    file.write_text(
+        '\ufeff{"problem": "p", "answer": "a"}\n\n{"problem": "q", "answer": "b"}\n\n', encoding="utf-8"
+    )
+    problems, report = read_problems(DatasetConfig(path=file))
+    assert [(problem.uid, problem.row) for problem in problems] == [("set/0", 1), ("set/2", 3)]
+    assert report.rows == 2
+
+
+@pytest.mark.parametrize(("given", "truth"), [("x", "x"), (7, "7"), (0.5, "0.5"), (0, "0"), (" 3 ", " 3 ")])
+def test_ground_truths_become_text(tmp_path: Path, given: Any, truth: str) -> None:
+    problems, _ = read_problems(DatasetConfig(path=jsonl(tmp_path, [{"problem": "p", "answer": given}])))
+    assert problems[0].ground_truth == truth
+
+
+# --- repetitions, start and limit
+
+
+def test_repeated_rows_are_dropped_and_conflicting_ones_kept(tmp_path: Path) -> None:
+    rows = [
+        verl_row("a", "1"),
+        verl_row("a", "1"),
+        verl_row("b", "2"),
+        verl_row("a", "9"),
+        verl_row("a", "9"),
+    ]
+    rows += [verl_row("b", 2), verl_row("a", "8")]
+    problems, report = read_problems(DatasetConfig(path=jsonl(tmp_path, rows)))
+    assert [(p.uid, p.ground_truth) for p in problems] == [
+        ("set/0", "1"),
+        ("set/2", "2"),
+        ("set/3", "9"),
+        ("set/6", "8"),
+    ]
+    assert (report.rows, report.duplicates, report.kept, report.conflicting) == (7, 3, 4, 1)
+    assert str(report) == (
+        "7 rows read, 3 duplicates dropped, 4 problems kept, 1 problems with different ground truths (kept)"
+    )
+
+
+def test_the_whole_conversation_tells_problems_apart(tmp_path: Path) -> None:
+    one, other = verl_row("a"), verl_row("a")
+    other["prompt"].insert(0, {"role": "system", "content": "s"})
+    problems, report = read_problems(DatasetConfig(path=jsonl(tmp_path, [one, other])))
+    assert (len(problems), report.conflicting) == (2, 0)
+
+
+def test_repetitions_can_be_kept(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [verl_row("a"), verl_row("a")])
+    problems, report = read_problems(DatasetConfig(path=file, deduplicate=False))
+    assert [problem.uid for problem in problems] == ["set/0", "set/1"]
+    assert report.duplicates == 0
+
+
+def test_start_and_limit_count_distinct_problems(tmp_path: Path) -> None:
+    rows = [verl_row(content) for content in "aabbccddee"]
+    file = jsonl(tmp_path, rows)
+    problems, report = read_problems(DatasetConfig(path=file, start=1, limit=2))
+    assert [problem.uid for problem in problems] == ["set/2", "set/4"]
+    assert (report.rows, report.whole_file, report.kept) == (5, False, 2)
+    assert str(report).startswith("5 rows read (up to the limit)")
+    problems, report = read_problems(DatasetConfig(path=file, start=3, limit=9))
+    assert ([problem.uid for problem in problems], report.whole_file) == (["set/6", "set/8"], True)
+    assert "no problems are left after start=5; the file has 5" in read_error(file, start=5)
+
+
+def test_a_long_parquet_is_read_across_batches(tmp_path: Path) -> None:
+    rows = [verl_row(str(number % 5000), "1", number) for number in range(10_000)]
+    file = tmp_path / "long.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=3000)
+    problems, report = read_problems(DatasetConfig(path=file))
+    assert (report.rows, report.duplicates, report.kept) == (10_000, 5000, 5000)
+    assert (problems[-1].uid, problems[-1].extra_info["index"]) == ("long/4999", 4999)
+
+
+# --- mistakes
+
+
+def change(**columns: Any) -> dict[str, Any]:
+    return verl_row() | columns
+
+
+MALFORMED: list[tuple[Any, str]] = [
+    (change(prompt="text"), "prompt must be a list of messages with role and content; it is 'text'"),
+    (change(prompt=[]), "prompt must be a list of messages with role and content; it is []"),
+    (change(prompt=["text"]), "prompt.0 must be a mapping of columns; it is 'text'"),
+    (change(prompt=[{"role": "user"}]), "no column 'prompt.0.content'; found role"),
+    (
+        change(prompt=[{"role": "user", "content": 3}]),
+        "prompt.0.content must be text, and not empty; it is 3",
+    ),
+    (change(reward_model={}), "no column 'reward_model.ground_truth'; found none"),
+    (
+        change(reward_model={"ground_truht": "1"}),
+        "no column 'reward_model.ground_truth'; found ground_truht. Did you mean 'ground_truht'?",
+    ),
+    (change(reward_model=None), "reward_model must be a mapping"),
+    (
+        change(reward_model={"ground_truth": ["1"]}),
+        "reward_model.ground_truth must be text, not empty, or a finite number; it is ['1']",
+    ),
+    (change(reward_model={"ground_truth": None}), "it is None"),
+    (change(reward_model={"ground_truth": True}), "it is True"),
+    (change(reward_model={"ground_truth": float("nan")}), "it is nan"),
+    (change(reward_model={"ground_truth": " "}), "it is ' '"),
+    (change(data_source=None), "data_source must be text, and not empty; it is None"),
+    (change(extra_info=[1]), "extra_info must be a mapping; it is [1]"),
+    ([1], "the row must be a mapping of columns; it is [1]"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), MALFORMED, ids=range(len(MALFORMED)))
+def test_malformed_rows_name_file_row_column_and_value(tmp_path: Path, row: Any, message: str) -> None:
+    file = jsonl(tmp_path, [verl_row(), row])
+    found = read_error(file, format="verl")
+    assert found.startswith(f"{file}, row 2: ")
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "p", "answer": "a"}, "no column 'problem'; found question, answer."),
+        ({"problem": "", "answer": "a"}, "problem must be text, and not empty; it is ''"),
+        (
+            {"problem": "p", "answer": {"a": 1}},
+            "answer must be text, not empty, or a finite number; it is {'a': 1}",
+        ),
+        ({"problem": "p", "answer": "a", "from": 3}, "from must be text, and not empty; it is 3"),
+    ],
+)
+def test_malformed_flat_rows(tmp_path: Path, row: Any, message: str) -> None:
+    file = jsonl(tmp_path, [{"problem": "p", "answer": "a", "from": "here"}, row])
+    assert f"{file}, row 2: {message}" in read_error(file, columns=ColumnMap(data_source="from"))
+
+
+def test_a_missing_solution_column(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [{"problem": "p", "answer": "a", "solutions": "s"}])
+    found = read_error(file, columns=ColumnMap(solution="solution"))
+    assert found.endswith(
+        "row 1: no column 'solution'; found problem, answer, solutions. Did you mean 'solutions'?"
+    )
+
+
+def test_long_values_are_shortened(tmp_path: Path) -> None:
+    assert len(read_error(jsonl(tmp_path, [change(prompt="x" * 1000)]))) < len(str(tmp_path)) + 200
+
+
+def test_lines_that_are_not_json(tmp_path: Path) -> None:
+    file = tmp_path / "set.jsonl"
+    file.write_text('{"problem": "p", "answer": "a"}\n{"problem": "p",\n')
+    assert f"{file}, row 2: not valid JSON" in read_error(file)
+    file.write_bytes(b'{"problem": "\xff"}\n')
+    assert "cannot be read" in read_error(file)
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    jsonl(tmp_path, [verl_row()], "train.jsonl")
+    assert read_error(tmp_path / "trian.jsonl").endswith(
+        "trian.jsonl does not exist. Did you mean 'train.jsonl'?"
+    )
+    assert read_error(tmp_path / "nowhere" / "x.jsonl").endswith("x.jsonl does not exist.")
+    (tmp_path / "set.csv").write_text("a,b\n")
+    assert "must end in .parquet or .jsonl" in read_error(tmp_path / "set.csv")
+    (tmp_path / "set.parquet").write_text("no parquet")
+    assert "set.parquet: not a readable parquet file" in read_error(tmp_path / "set.parquet")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert "the file holds no rows" in read_error(tmp_path / "empty.jsonl")
+
+
+# --- published files, where they are at hand
+
+
+def shared(name: str) -> Path:
+    file = SHARED / name
+    if not file.is_file():
+        pytest.skip(f"{name} is not at hand; set REASONER_RL_DATA to a folder that holds it")
+    return file
+
+
+def test_aime_2024_is_thirty_problems() -> None:
+    problems, report = read_problems(DatasetConfig(path=shared("aime-2024.parquet")))
+    assert (report.rows, report.duplicates, report.kept, report.conflicting) == (960, 930, 30, 0)
+    assert len({problem.messages[0]["content"] for problem in problems}) == 30
+    assert all(problem.ground_truth.isdigit() and problem.data_source == "math_dapo" for problem in problems)
+
+
+def test_the_sample_of_dapo_math() -> None:
+    problems, report = read_problems(DatasetConfig(path=shared("dapo_math_17k_sample.jsonl")))
+    assert (report.rows, report.kept) == (24, 24)
+    assert problems[0].ground_truth == "113"
+    start, end = DAPO_PROMPT.split("{problem}")
+    assert all(
+        p.messages[0]["content"].startswith(start) and p.messages[0]["content"].endswith(end)
+        for p in problems
+    )
+
+
+def test_gsm8k_with_solutions() -> None:
+    config = DatasetConfig(
+        path=shared("gsm8k_test_first1000.jsonl"), columns=ColumnMap(solution="solution"), limit=50
+    )
+    problems, report = read_problems(config)
+    assert (len(problems), report.whole_file) == (50, False)
+    assert all(problem.solution for problem in problems)

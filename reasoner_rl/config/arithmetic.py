@@ -18,8 +18,8 @@ class StepArithmetic:
     responses_per_update: int
     epochs: int
     updates_per_step: int  # over all epochs
-    generation_prompts: int  # generated at a time
-    generation_responses: int
+    prompts_per_generation: int  # generated at a time
+    responses_per_generation: int
     max_generated_responses_per_step: int  # at the cap of dynamic sampling
     max_prompt_tokens: int
     max_response_tokens: int
@@ -35,10 +35,10 @@ class StepArithmetic:
         return [
             ("prompts a step", _n(self.prompts_per_step)),
             ("responses a step", _product(self.prompts_per_step, self.responses_per_prompt)),
-            ("prompts generated at a time", _n(self.generation_prompts)),
+            ("prompts generated at a time", _n(self.prompts_per_generation)),
             (
                 "responses generated at a time",
-                _product(self.generation_prompts, self.responses_per_prompt),
+                _product(self.prompts_per_generation, self.responses_per_prompt),
             ),
             ("responses generated, at most", _n(self.max_generated_responses_per_step)),
             ("responses an update", _product(self.prompts_per_update, self.responses_per_prompt)),
@@ -80,8 +80,8 @@ def step_arithmetic(config: OnlineConfig) -> StepArithmetic:
         responses_per_update=batch.prompts_per_update * responses,
         epochs=batch.epochs,
         updates_per_step=updates,
-        generation_prompts=generation,
-        generation_responses=generation * responses,
+        prompts_per_generation=generation,
+        responses_per_generation=generation * responses,
         max_generated_responses_per_step=most_batches * generation * responses,
         max_prompt_tokens=config.data.prompts.max_tokens,
         max_response_tokens=sampling.max_response_tokens,

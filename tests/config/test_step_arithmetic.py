@@ -27,7 +27,7 @@ def test_the_dapo_run() -> None:
     assert numbers.responses_per_step == 8192
     assert numbers.responses_per_update == 512
     assert numbers.updates_per_step == 16
-    assert (numbers.generation_prompts, numbers.generation_responses) == (1536, 24576)
+    assert (numbers.prompts_per_generation, numbers.responses_per_generation) == (1536, 24576)
     assert numbers.max_generated_responses_per_step == 245760
     assert numbers.max_sequence_tokens == 22528
     assert numbers.max_tokens_per_step == 8192 * 22528
@@ -66,4 +66,4 @@ def test_epochs_and_a_generation_that_is_not_the_step() -> None:
 
 def test_a_generation_is_a_step_unless_set() -> None:
     numbers = step_arithmetic(OnlineConfig.model_validate(REQUIRED))
-    assert numbers.generation_prompts == numbers.prompts_per_step == 512
+    assert numbers.prompts_per_generation == numbers.prompts_per_step == 512

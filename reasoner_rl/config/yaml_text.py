@@ -16,6 +16,8 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 # PyYAML follows YAML 1.1, where a number with an exponent is text unless it has both a point and a sign.
 _EXPONENT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 
+_ODD_LINE_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
+
 
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -40,6 +42,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        # PyYAML writes these line breaks as they are, and reads them back as spaces; in quotes it escapes them.
+        style = '"' if _ODD_LINE_BREAKS.search(data) else None
+        return self.represent_scalar(_TEXT_TAG, data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 # In both directions, so that the text '1e6' is written in quotes.
 _Loader.add_implicit_resolver(_FLOAT_TAG, _EXPONENT, list("-+.0123456789"))

@@ -91,7 +91,9 @@ def test_every_scalar_survives_a_round_trip(value: object) -> None:
     assert parse_yaml(dump_yaml({"key": value}), "here") == {"key": value}
 
 
-@pytest.mark.parametrize("text", ["1e6", "1e-6", "true", "null", "12", "a: b", "x\ny ", "{problem}"])
+@pytest.mark.parametrize(
+    "text", ["1e6", "1e-6", "true", "null", "12", "a: b", "x\ny ", "{problem}", "\x85", "a\u2028b\n"]
+)
 def test_text_that_looks_like_something_else_survives_a_round_trip(text: str) -> None:
     assert parse_yaml(dump_yaml([text]), "here") == [text]
 

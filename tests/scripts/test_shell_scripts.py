@@ -1,0 +1,162 @@
+"""The shell scripts parse, explain themselves, and scripts/env.sh installs the right things once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = [*sorted(ROOT.glob("scripts/**/*.sh")), ROOT / ".ci" / "run"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script_parses(script: Path) -> None:
+    result = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [("env.sh", "REASONER_RL_TORCH_SPEC"), ("test.sh", "scripts/test.sh [PYTEST ARGUMENTS]")],
+)
+def test_help_prints_the_header_and_does_nothing_else(script: str, text: str, tmp_path: Path) -> None:
+    environment = os.environ | {"REASONER_RL_VENV": str(tmp_path / "venv")}
+    result = subprocess.run(
+        ["bash", ROOT / "scripts" / script, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert text in result.stdout
+    assert "#" not in result.stdout
+    assert "set -" not in result.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+class Machine:
+    """A virtual environment whose Python only writes down what pip was asked to do."""
+
+    def __init__(self, folder: Path, gpu: bool) -> None:
+        self.folder = folder
+        self.venv = folder / "venv"
+        self.log = folder / "log"
+        (self.venv / "bin").mkdir(parents=True)
+        (self.venv / "bin" / "activate").write_text("ACTIVATED=yes\n")
+        self._executable(
+            self.venv / "bin" / "python",
+            f'[[ $* == *--version* ]] && exit 0\necho "$*" >>"{self.log}"\n'
+            '[[ -z ${BROKEN:-} || $* != *"$BROKEN"* ]] || { echo "no such version"; exit 1; }',
+        )
+        (folder / "bin").mkdir()
+        self._executable(folder / "bin" / "nvidia-smi", f"exit {0 if gpu else 9}")
+
+    @staticmethod
+    def _executable(path: Path, script: str) -> None:
+        path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self, extras: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        """Source env.sh in a strict script with arguments of its own, from another folder."""
+        environment = os.environ | {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "REASONER_RL_VENV": str(self.venv),
+            "REASONER_RL_EXTRAS": extras,
+        }
+        environment.pop("REASONER_RL_TORCH_SPEC", None)
+        return subprocess.run(
+            [
+                "bash",
+                "-c",
+                f'set -euo pipefail; source "{ROOT}/scripts/env.sh"; echo "$ACTIVATED $1"',
+                "me",
+                "--seed",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            env=environment | variables,
+        )
+
+    def installed(self) -> list[str]:
+        """What pip was asked for since the last call."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return [line.removeprefix("-m pip install -q ") for line in lines]
+
+
+def test_cpu_machine_gets_the_pinned_torch_first_and_only_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, gpu=False)
+    result = machine.run("dev,gguf")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("yes --seed\n")
+    constraints = f"-c {machine.venv}/constraints.txt"
+    assert machine.installed() == [f"{constraints} torch==2.13.0", f"{constraints} -e {ROOT}[dev,gguf]"]
+    assert "torch==" not in (machine.venv / "constraints.txt").read_text()
+    assert "transformers==5.10.4" in (machine.venv / "constraints.txt").read_text()
+
+    assert machine.run("dev,gguf").stdout == "yes --seed\n"
+    assert machine.installed() == []
+    machine.run()
+    assert machine.installed() == [f"{constraints} -e {ROOT}"]
+    machine.run("dev,gguf")
+    assert machine.installed() == []
+
+
+def test_gpu_machine_lets_pip_choose(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, gpu=True)
+    assert machine.run("vllm").returncode == 0
+    assert machine.installed() == [f"-e {ROOT}[vllm]"]
+
+
+def test_another_torch_can_be_chosen_and_everything_is_installed_again_for_it(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, gpu=False)
+    machine.run()
+    machine.installed()
+    machine.run(REASONER_RL_TORCH_SPEC="torch==2.12.0")
+    constraints = f"-c {machine.venv}/constraints.txt"
+    assert machine.installed() == [f"{constraints} torch==2.12.0", f"{constraints} -e {ROOT}"]
+    machine.run()  # the pinned torch was replaced, so it has to come back
+    assert machine.installed() == [f"{constraints} torch==2.13.0", f"{constraints} -e {ROOT}"]
+
+
+def test_failed_installation_shows_pip_output_and_is_tried_again(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, gpu=False)
+    result = machine.run(BROKEN="-e ")
+    assert result.returncode != 0
+    assert "no such version" in result.stderr
+    assert "yes" not in result.stdout
+    machine.installed()
+    assert machine.run().returncode == 0
+    assert machine.installed() == [f"-c {machine.venv}/constraints.txt -e {ROOT}"]
+
+
+def test_folder_with_other_things_is_not_touched(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, gpu=False)
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "letter").write_text("dear")
+    result = machine.run(REASONER_RL_VENV=str(tmp_path / "documents"))
+    assert result.returncode != 0
+    assert "not a virtual environment" in result.stderr
+    assert [path.name for path in (tmp_path / "documents").iterdir()] == ["letter"]
+
+
+def test_malformed_extras_are_refused(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, gpu=False)
+    result = machine.run("--seed 3")
+    assert result.returncode != 0
+    assert "REASONER_RL_EXTRAS must be names separated by commas" in result.stderr
+    assert machine.installed() == []
+
+
+def test_missing_python_is_said(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, gpu=False)
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        machine._executable(tmp_path / "bin" / name, "exit 1")
+    result = machine.run(REASONER_RL_VENV=str(tmp_path / "new"))
+    assert result.returncode != 0
+    assert "no Python 3.11 or newer found" in result.stderr

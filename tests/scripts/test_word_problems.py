@@ -1,0 +1,229 @@
+"""Worked solutions from formulas, and a split that shares no template."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "data" / "prepare_word_problems.py"
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("prepare_word_problems", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+words = _load()
+
+
+@pytest.mark.parametrize(
+    ("formula", "answer", "solution"),
+    [
+        ("5256+2987=8243", "8243", "5256 + 2987 = 8243\nAnswer: 8243"),
+        ("(10-4)*3=18", "18", "10 - 4 = 6\n6 * 3 = 18\nAnswer: 18"),
+        ("10-4*2=2", "2", "4 * 2 = 8\n10 - 8 = 2\nAnswer: 2"),
+        ("10-4-3=3", "3", "10 - 4 = 6\n6 - 3 = 3\nAnswer: 3"),
+        ("24/4/2=3", "3", "24 / 4 = 6\n6 / 2 = 3\nAnswer: 3"),
+        ("((2+3)*(7-5))/4=2.5", "2.5", "2 + 3 = 5\n7 - 5 = 2\n5 * 2 = 10\n10 / 4 = 2.5\nAnswer: 2.5"),
+        ("4.80/4=1.20", "1.2", "4.8 / 4 = 1.2\nAnswer: 1.2"),
+        ("0.1+0.2=0.3", "0.3", "0.1 + 0.2 = 0.3\nAnswer: 0.3"),
+        (".5*4=2", "2.0", "0.5 * 4 = 2\nAnswer: 2"),
+        ("20%*50=10", "10", "20 / 100 = 0.2\n0.2 * 50 = 10\nAnswer: 10"),
+        ("-3+5=2", "2", "-3 + 5 = 2\nAnswer: 2"),
+        ("5--3=8", "8", "5 - -3 = 8\nAnswer: 8"),
+        ("-(2+3)*2=-10", "-10", "2 + 3 = 5\n-5 * 2 = -10\nAnswer: -10"),
+        (" 7 * 2 + 9 = 23 ", "23", "7 * 2 = 14\n14 + 9 = 23\nAnswer: 23"),
+        ("43+19=62; 62-60=2", "2", "43 + 19 = 62\n62 - 60 = 2\nAnswer: 2"),
+        ("3 (m)*2 = 6 (m); 6*1000 (mm/m) = 6000 (mm)", "6000", "3 * 2 = 6\n6 * 1000 = 6000\nAnswer: 6000"),
+        ("40/7=5 r5", "5", "40 / 7 = 5 remainder 5\nAnswer: 5"),
+        ("(4*32)/6=21 r2", "2", "4 * 32 = 128\n128 / 6 = 21 remainder 2\nAnswer: 2"),
+    ],
+)
+def test_formula_is_worked_one_operation_a_line(formula: str, answer: str, solution: str) -> None:
+    text, number = words.solution_of(formula, answer)
+    assert text == solution
+    assert text.endswith(f"Answer: {number}")
+
+
+@pytest.mark.parametrize(
+    ("formula", "answer", "reason"),
+    [
+        ("2+2=5", "5", "result is wrong"),
+        ("2+2=4", "5", "does not yield the answer"),
+        ("40/7=5 r4", "5", "result is wrong"),
+        ("40/7=4 r12", "4", "result is wrong"),  # a remainder is smaller than the divisor
+        ("105/6=17 r3", "18", "does not yield the answer"),
+        ("40/0=0 r0", "0", "result is wrong"),
+        ("3/(2-2)=0", "0", "divides by zero"),
+        ("1/3*3=1", "1", "not a short decimal"),
+        ("8=8", "8", "no operation"),
+        ("2+3", "5", "not plain arithmetic"),
+        ("2+=2", "2", "not plain arithmetic"),
+        ("(2+3=5", "5", "not plain arithmetic"),
+        ("2+3)=5", "5", "not plain arithmetic"),
+        ("2 3=23", "23", "not plain arithmetic"),
+        ("", "1", "not plain arithmetic"),
+        ("=1", "1", "not plain arithmetic"),
+        ("2**3=8", "8", "not plain arithmetic"),
+        ("9//2=4", "4", "not plain arithmetic"),
+        ("LCM[7,9]=63; 63/7=9", "9", "not plain arithmetic"),
+        ("x:The number; x+15=96", "81", "not plain arithmetic"),
+        ("2:3=14:21", "21", "not plain arithmetic"),
+        ("__import__('os').getcwd()=1", "1", "not plain arithmetic"),
+        ("1+(lambda: 1)()=2", "2", "not plain arithmetic"),
+        ("1e3+1=1001", "1001", "not plain arithmetic"),
+        ("٣+1=4", "4", "not plain arithmetic"),
+        ("(" * 5000 + "1" + ")" * 5000 + "+1=2", "2", "not plain arithmetic"),
+        ("9" * 5000 + "+1=2", "2", "not plain arithmetic"),
+        ("2+3=5", "five", "answer is not a number"),
+    ],
+)
+def test_formula_without_a_worked_solution_says_why(formula: str, answer: str, reason: str) -> None:
+    with pytest.raises(words.FormulaError, match=reason):
+        words.solution_of(formula, answer)
+
+
+def test_unusable_rows_are_dropped_and_counted_by_reason() -> None:
+    rows = [
+        {"problem": "a", "formula": "1+1=2", "answer": "2"},
+        {"problem": "b", "formula": "1+1=3", "answer": "3"},
+        {"problem": "c", "formula": "x=1", "answer": "1"},
+    ]
+    dropped: Counter[str] = Counter()
+    assert words.worked_examples(rows, dropped) == [
+        {"problem": "a", "answer": "2", "source": "asdiv", "solution": "1 + 1 = 2\nAnswer: 2"}
+    ]
+    assert dropped == {"the formula's result is wrong": 1, "the formula is not plain arithmetic": 1}
+
+
+def test_names_are_words_never_written_in_lower_case() -> None:
+    problems = ["Joan gave Sam red shells on Monday.", "She saw red shells. he and she left.", "Red or not?"]
+    assert words.proper_names(problems) == {"joan", "sam", "monday"}
+
+
+def test_template_ignores_names_numbers_gender_and_spacing() -> None:
+    names = frozenset({"joan", "sam", "tom", "mike"})
+    first = "Joan found 70 seashells . She gave Sam 3 of her seashells ."
+    second = "Tom found 1,200 seashells. He gave Mike three of his seashells."
+    assert words.template_of(first, names) == "@ found # seashells he gave @ # of his seashells"
+    assert words.template_of(second, names) == words.template_of(first, names)
+    assert words.template_of(second.replace("found", "lost"), names) != words.template_of(first, names)
+
+
+def _mawps() -> list[dict[str, str]]:
+    """40 stories with three problems each that differ by name and numbers only."""
+    things = [f"{adjective} {noun}" for adjective in ("red", "blue", "old", "big") for noun in "abcdefghij"]
+    return [
+        {"problem": f"{name} has {n} {thing} . How many {thing} ?", "answer": str(n), "source": "mawps"}
+        for thing in things
+        for n, name in enumerate(("Ann", "Bob", "Cem"))
+    ]
+
+
+def test_split_shares_no_template_is_complete_and_repeats_with_its_seed() -> None:
+    rows = _mawps()
+    names = words.proper_names(row["problem"] for row in rows)
+    seen = frozenset({words.template_of(rows[0]["problem"], names)})
+    train, held = words.split_by_template(rows, 30, 7, names, seen)
+
+    def templates(part: list[dict[str, str]]) -> set[str]:
+        return {words.template_of(row["problem"], names) for row in part}
+
+    assert len(held) == 30
+    assert sorted(row["problem"] for row in train + held) == sorted(row["problem"] for row in rows)
+    assert not templates(train) & templates(held)
+    assert not seen & templates(held)
+    assert words.split_by_template(rows, 30, 7, names, seen) == (train, held)
+    assert words.split_by_template(rows, 30, 8, names, seen)[1] != held
+
+
+def test_split_refuses_to_hold_out_more_than_there_is() -> None:
+    rows = _mawps()
+    names = words.proper_names(row["problem"] for row in rows)
+    with pytest.raises(ValueError, match="--heldout 200: only 120 problems can be held out"):
+        words.split_by_template(rows, 200, 0, names, frozenset())
+
+
+def test_duplicates_go_and_contradictions_go_altogether() -> None:
+    rows = [
+        {"problem": "How  many ?", "answer": "1"},
+        {"problem": "how many ?", "answer": "1"},
+        {"problem": "How much ?", "answer": "1"},
+        {"problem": "How much ?", "answer": "2"},
+    ]
+    dropped: Counter[str] = Counter()
+    assert words.without_duplicates(rows, dropped) == rows[:1]
+    assert dropped == {"duplicate": 1, "answers differ between duplicates": 2}
+
+
+def _write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_command_writes_the_four_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asdiv = _write(
+        tmp_path / "asdiv.jsonl",
+        [
+            {"problem": "Dan has 1 red a. How many red a?", "formula": "1+1=2", "answer": "2"},
+            {"problem": "Solve x.", "formula": "x=2", "answer": "2"},
+        ],
+    )
+    mawps = _write(tmp_path / "mawps.jsonl", [*_mawps(), {"problem": "A third ?", "answer": "0.3333333333"}])
+    svamp_rows = [{"problem": "Eve has 9 blue b. How many blue b?", "answer": "9", "extra": 1}]
+    svamp = _write(tmp_path / "svamp.jsonl", svamp_rows)
+    arguments = ["--asdiv", str(asdiv), "--mawps", str(mawps), "--svamp", str(svamp), "--heldout", "9"]
+    assert words.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+
+    def read(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
+
+    assert [row["solution"] for row in read("asdiv_sft.jsonl")] == ["1 + 1 = 2\nAnswer: 2"]
+    assert len(read("mawps_heldout.jsonl")) == 9
+    assert len(read("mawps_train.jsonl")) == 111
+    assert not any("red a " in row["problem"] for row in read("mawps_heldout.jsonl"))
+    assert read("svamp.jsonl") == svamp_rows
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "asdiv_sft.jsonl",
+        "mawps_heldout.jsonl",
+        "mawps_train.jsonl",
+        "svamp.jsonl",
+    ]
+    assert "1  answer is not an exact short decimal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '{"problem": "p", "answer": "1", "formula": "1"}\n{"problem": "p", "answer": 1}',
+            "row 2: needs the column 'answer'",
+        ),
+        ("not json", "row 1: is not JSON"),
+        ("\n", "holds no rows"),
+        (None, "cannot be read"),
+    ],
+)
+def test_bad_input_names_file_and_row(
+    tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "in.jsonl"
+    if content is not None:
+        path.write_text(content)
+    out = tmp_path / "out"
+    inputs = [argument for name in ("asdiv", "mawps", "svamp") for argument in (f"--{name}", str(path))]
+    assert words.main([*inputs, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}")
+    assert message in error
+    assert not out.exists()

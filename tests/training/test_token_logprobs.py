@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reasoner_rl.losses.token_logprobs import token_logprobs
+from reasoner_rl.training.token_logprobs import token_logprobs
 
 SHAPES = [(None, 1.0, None), ("bias", 1.0, None), ("bias", 0.25, None), (None, 1.5, 2.0), ("bias", 0.5, 3.0)]
 

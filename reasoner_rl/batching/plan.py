@@ -1,0 +1,107 @@
+"""From samples to optimizer updates: mini-batches, then micro-batches under a token budget.
+
+The denominators of a mini-batch are counted here, before it is cut, so that the sum of the losses of its
+micro-batches, on however many ranks, is the loss of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reasoner_rl.types import LossDenominators, MicroBatch, MiniBatch, TrainSample
+
+
+def plan_updates(
+    samples: Sequence[TrainSample], samples_per_update: int, micro_batch_tokens: int, max_response_tokens: int
+) -> list[MiniBatch]:
+    """Cut a step's samples, in order, into mini-batches of ``samples_per_update``; the last may be smaller."""
+    return [
+        plan_mini_batch(samples[start : start + samples_per_update], micro_batch_tokens, max_response_tokens)
+        for start in range(0, len(samples), samples_per_update)
+    ]
+
+
+def plan_mini_batch(
+    samples: Sequence[TrainSample], micro_batch_tokens: int, max_response_tokens: int
+) -> MiniBatch:
+    """Make one optimizer update of all ``samples``. Raises ValueError if there are none."""
+    if not samples:
+        raise ValueError("a mini-batch needs at least one sample")
+    denominators = count_denominators(samples, max_response_tokens)
+    cuts = cut_by_tokens([sample.tokens for sample in samples], micro_batch_tokens)
+    return MiniBatch(tuple(pack(samples, cut, denominators) for cut in cuts), denominators)
+
+
+def count_denominators(samples: Sequence[TrainSample], max_response_tokens: int) -> LossDenominators:
+    """Count trained tokens, and responses with at least one of them."""
+    trained = [int(sample.loss_mask.sum()) for sample in samples]
+    return LossDenominators(
+        tokens=float(sum(trained)),
+        sequences=float(sum(count > 0 for count in trained)),
+        max_response_tokens=float(max_response_tokens),
+    )
+
+
+def cut_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group sequences into micro-batches of at most ``budget`` tokens; one longer than that stands alone.
+
+    Sequences of similar length come together, longest first: attention pads within a micro-batch, and memory runs
+    out at the start of an update or not at all. Returns lists of indices into ``lengths``.
+    """
+    cuts: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not cuts or lengths[index] > room:
+            cuts.append([])
+            room = budget
+        cuts[-1].append(index)
+        room -= lengths[index]
+    return cuts
+
+
+def pack(
+    samples: Sequence[TrainSample], indices: Sequence[int], denominators: LossDenominators
+) -> MicroBatch:
+    """Lay the chosen samples end to end. Raises ValueError where a prompt or a response is empty."""
+    chosen = [samples[index] for index in indices]
+    for index, sample in zip(indices, chosen, strict=True):
+        if not len(sample.prompt_ids) or not len(sample.response_ids):
+            raise ValueError(
+                f"sample {index} has an empty prompt or response; nothing predicts its first token"
+            )
+    lengths = torch.tensor([sample.tokens for sample in chosen])
+    ends = lengths.cumsum(0)
+    starts = (ends - lengths).tolist()
+    predictors = [
+        torch.arange(len(s.response_ids)) + (start + len(s.prompt_ids) - 1)
+        for s, start in zip(chosen, starts, strict=True)
+    ]
+    responses = torch.tensor([len(sample.response_ids) for sample in chosen])
+    return MicroBatch(
+        input_ids=torch.cat([part for s in chosen for part in (s.prompt_ids, s.response_ids)]),
+        position_ids=torch.cat([torch.arange(length) for length in lengths.tolist()]),
+        cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int32), ends.to(torch.int32)]),
+        max_seqlen=int(lengths.max()),
+        predictors=torch.cat(predictors),
+        targets=torch.cat([s.response_ids for s in chosen]),
+        sequence_ids=torch.repeat_interleave(torch.arange(len(chosen)), responses),
+        loss_mask=torch.cat([s.loss_mask for s in chosen]),
+        advantages=torch.cat([s.advantages for s in chosen]),
+        rollout_logprobs=torch.cat([s.rollout_logprobs for s in chosen]),
+        old_logprobs=_cat_if_known([s.old_logprobs for s in chosen], "old_logprobs"),
+        reference_logprobs=_cat_if_known([s.reference_logprobs for s in chosen], "reference_logprobs"),
+        sample_indices=tuple(indices),
+        denominators=denominators,
+    )
+
+
+def _cat_if_known(parts: Sequence[Tensor | None], name: str) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    if len(known) != len(parts):
+        raise ValueError(f"{name} are known for {len(known)} of {len(parts)} samples; it must be all or none")
+    return torch.cat(known)

@@ -1,0 +1,139 @@
+"""`reasoner-rl`: the command line. It reads recipes and calls the loops; heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reasoner_rl.config.keys import list_keys
+from reasoner_rl.config.load import dump_recipe, load_recipe
+from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, Recipe, SftConfig
+from reasoner_rl.errors import ConfigError, UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="reasoner-rl",
+    help="Reinforcement learning for reasoning models.\n\n"
+    "Every command takes a RECIPE, the name of a shipped one or a YAML file, and any number of key.path=value "
+    "overrides. `reasoner-rl config` lists recipes and keys.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY.PATH=VALUE]...",
+        help="Keys to change, such as run.seed=1 or model.path=Qwen/Qwen2.5-0.5B.",
+    ),
+]
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Train with GRPO, DAPO or another online algorithm; goes on from the newest checkpoint of the output folder."""
+    config = load_recipe(recipe, overrides or [])
+    if not isinstance(config, OnlineConfig):
+        raise _wrong_kind("train", recipe, config, "online")
+    from reasoner_rl.loops.online import train as run
+
+    if run(config) is None:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def sft(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Fine-tune on worked examples; goes on from the newest checkpoint of the output folder."""
+    config = load_recipe(recipe, overrides or [])
+    if not isinstance(config, SftConfig):
+        raise _wrong_kind("sft", recipe, config, "sft")
+    from reasoner_rl.loops.offline import fine_tune
+
+    if fine_tune(config) is None:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command("eval")
+def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Measure accuracy on held-out problems, by an `eval` recipe or by the evaluation of a training recipe."""
+    config = load_recipe(recipe, overrides or [])
+    if isinstance(config, OnlineConfig):
+        config = EvalConfig.of_online(config)
+    if not isinstance(config, EvalConfig):
+        raise _wrong_kind("eval", recipe, config, "eval")
+    from reasoner_rl.loops.evaluate import evaluate_checkpoint
+
+    rows = [report.row() for report in evaluate_checkpoint(config)]
+    _print_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+@app.command()
+def data(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Read and render a recipe's data without training: counts, duplicates, lengths and the first prompt."""
+    from reasoner_rl.loops.inspect_data import inspect_data
+
+    inspect_data(load_recipe(recipe, overrides or []))
+
+
+@app.command()
+def config(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Recipe to resolve; none lists them.")
+    ] = None,
+    overrides: Overrides = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help=f"List every key of a kind of recipe: {', '.join(RECIPE_KINDS)}."),
+    ] = None,
+) -> None:
+    """Print a resolved recipe, list the shipped recipes, or list all keys with their meaning."""
+    from reasoner_rl.config.load import shipped_recipes
+
+    if keys is not None:
+        if keys not in RECIPE_KINDS:
+            raise ConfigError(f"--keys {keys!r}: must be one of {', '.join(RECIPE_KINDS)}")
+        rows = [[doc.path, doc.type, doc.default, doc.description] for doc in list_keys(keys)]
+        _print_table(["key", "type", "default", "meaning"], rows)
+    elif recipe is not None:
+        sys.stdout.write(dump_recipe(load_recipe(recipe, overrides or [])))
+    else:
+        sys.stdout.writelines(f"{name}\n" for name in shipped_recipes())
+
+
+def _wrong_kind(command: str, recipe: str, config: Recipe, wanted: str) -> ConfigError:
+    return ConfigError(
+        f"`reasoner-rl {command}` needs a recipe of kind {wanted!r}; {recipe} is of kind {config.recipe!r}"
+    )
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(*columns, show_lines=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point: users' mistakes become one message and exit status 2, an interruption 130."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the newest checkpoint\n")
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What one process of a run does. The driver talks to workers only through these methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, SamplingConfig
+from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.metrics import Metrics
+from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
+from reasoner_rl.rollout.hf_engine import build_hf_engine
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.training.backend import TrainBackend
+from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.types import MiniBatch, Rollout, TrainSample
+
+
+class Worker:
+    """A hybrid engine, built from the recipe, that generates, updates and saves."""
+
+    def __init__(self, config: OnlineConfig) -> None:
+        loss, arithmetic = config.algorithm.loss, step_arithmetic(config)
+        self._config = config
+        self._loss = partial(policy_loss, config=loss)
+        self.tokenizer = load_tokenizer(config.model)
+        backend = build_backend(
+            config.model,
+            config.training,
+            temperature=config.rollout.sampling.temperature,
+            total_updates=arithmetic.total_updates,
+            updates_per_step=arithmetic.updates_per_step,
+            entropy_gradient=loss.entropy_coefficient > 0,
+            with_reference=loss.kl.coefficient > 0,
+        )
+        self._engine = HybridEngine(
+            backend, build_engine(config.model, config.rollout.engine, self.tokenizer)
+        )
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """Responses to each request, in order, by the published weights."""
+        return self._engine.generate(requests, sampling, progress)
+
+    def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> list[Tensor]:
+        """Response logprobs [R] of each sample, in order, by the trainer; ends the generate phase."""
+        self._engine.begin_training()
+        limit = self._config.rollout.sampling.max_response_tokens
+        batch = plan_mini_batch(samples, self._config.batch.micro_batch_tokens, limit)
+        by_index: dict[int, Tensor] = {}
+        outputs = self._engine.logprobs(batch.micro_batches, reference=reference)
+        for micro_batch, values in zip(batch.micro_batches, outputs, strict=True):
+            by_index.update(micro_batch.split_responses(values))
+        return [by_index[index] for index in range(len(samples))]
+
+    def update(self, mini_batches: Sequence[MiniBatch]) -> Metrics:
+        """One optimizer update a mini-batch; ends the generate phase."""
+        self._engine.begin_training()
+        return self._engine.update(mini_batches, self._loss)
+
+    def publish_weights(self, version: int) -> None:
+        """Give the trainer's weights to generation; begins the generate phase."""
+        self._engine.publish(version)
+
+    def save(self, folder: Path) -> None:
+        """Write the trainer's state into an existing folder."""
+        self._engine.backend.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore the trainer's state; weights must be published afterwards."""
+        self._engine.begin_training()
+        self._engine.backend.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """Write weights and tokenizer as a Hugging Face checkpoint."""
+        self._engine.backend.export_hf(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def build_backend(
+    model: ModelConfig,
+    training: TrainingConfig,
+    *,
+    temperature: float = 1.0,
+    total_updates: int,
+    updates_per_step: int = 1,
+    entropy_gradient: bool = False,
+    with_reference: bool = False,
+) -> TrainBackend:
+    """The training backend that the recipe names; see FsdpBackend for the arguments."""
+    backend = training.backend
+    if not isinstance(backend, FsdpBackendConfig):
+        raise ConfigError(
+            f"training.backend.kind={backend.kind!r} is not built yet in this version; use 'fsdp'"
+        )
+    single_process_group()
+    return FsdpBackend(
+        model,
+        training,
+        backend,
+        temperature=temperature,
+        total_updates=total_updates,
+        updates_per_step=updates_per_step,
+        entropy_gradient=entropy_gradient,
+        with_reference=with_reference,
+    )
+
+
+def build_engine(
+    model: ModelConfig, engine: EngineConfig, tokenizer: PreTrainedTokenizerBase
+) -> RolloutEngine:
+    """The rollout engine that the recipe names, with the weights of ``model.path``."""
+    if not isinstance(engine, HfEngineConfig):
+        raise ConfigError(f"rollout.engine.kind={engine.kind!r} is not built yet in this version; use 'hf'")
+    return build_hf_engine(model, engine, tokenizer, default_device())
+
+
+def default_device() -> torch.device:
+    """The GPU of this process if there is one, else the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )

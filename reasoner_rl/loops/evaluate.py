@@ -1,0 +1,96 @@
+"""Accuracy on held-out problems, inside a training run or by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from reasoner_rl.config.data import DatasetConfig, PromptConfig
+from reasoner_rl.config.recipes import EvalConfig
+from reasoner_rl.distributed.group import Generator
+from reasoner_rl.distributed.worker import build_engine
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
+from reasoner_rl.loops.generate import generate_groups
+from reasoner_rl.loops.start import begin_run, load_prompts, say
+from reasoner_rl.observability.measurements import PhaseTimer
+from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.observability.summary import write_json
+from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A named set of prompts."""
+
+    name: str
+    prompts: Sequence[Prompt]
+
+
+def load_held_out(
+    datasets: Sequence[DatasetConfig], prompts: PromptConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[HeldOut]:
+    """Read and render evaluation datasets. Raises ConfigError if two have the same name."""
+    names = [dataset.label for dataset in datasets]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"evaluation.datasets have the names {names}; give each a `name` of its own")
+    return [HeldOut(dataset.label, load_prompts(dataset, prompts, tokenizer)) for dataset in datasets]
+
+
+class Evaluator:
+    """Evaluates whatever generates; the same random numbers at every call, so that runs can be compared."""
+
+    def __init__(
+        self,
+        config: EvalConfig,
+        held_out: Sequence[HeldOut],
+        rewards: RewardRunner,
+        recorder: RolloutRecorder,
+    ) -> None:
+        self._config = config
+        self._held_out = held_out
+        self._rewards = rewards
+        self._recorder = recorder
+
+    def evaluate(self, generator: Generator, step: int) -> list[EvaluationReport]:
+        """One report a dataset; all responses are recorded."""
+        config, reports = self._config, []
+        for held_out in self._held_out:
+            groups = generate_groups(
+                held_out.prompts,
+                generator,
+                self._rewards,
+                config.evaluation.sampling or config.sampling,
+                config.evaluation.samples_per_prompt,
+                seed_parts=(config.run.seed, "evaluation", held_out.name),
+                timer=PhaseTimer(),
+                progress=config.logging.progress,
+            )
+            self._recorder.evaluation(step, held_out.name, groups)
+            reports.append(summarise(held_out.name, [ProblemResult.from_group(group) for group in groups]))
+        return reports
+
+
+def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
+    """`reasoner-rl eval`: load a checkpoint, evaluate it, write ``evaluation.json``."""
+    if not config.evaluation.datasets:
+        raise ConfigError("evaluation.datasets is empty: name at least one file of problems")
+    output = begin_run(config)
+    tokenizer = load_tokenizer(config.model)
+    held_out = load_held_out(config.evaluation.datasets, config.prompts, tokenizer)
+    engine = build_engine(config.model, config.engine, tokenizer)
+    engine.wake()
+    sampling = config.evaluation.sampling or config.sampling
+    with RewardRunner(config.reward, sampling.max_response_tokens) as rewards:
+        evaluator = Evaluator(config, held_out, rewards, RolloutRecorder(output, config.logging.rollouts))
+        reports = evaluator.evaluate(engine, step=0)
+    path = output / "evaluation.json"
+    write_json(
+        path, {"model": config.model.path, "seed": config.run.seed, "reports": [r.to_json() for r in reports]}
+    )
+    say(f"report: {path}")
+    return reports

@@ -1,0 +1,65 @@
+"""What an online run leaves behind: weights, a summary, learning curves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.distributed.group import WorkerGroup
+from reasoner_rl.loops.start import say
+from reasoner_rl.loops.state import DriverState
+from reasoner_rl.observability.curves import plot_curves
+from reasoner_rl.observability.sinks import read_jsonl
+from reasoner_rl.observability.summary import write_json
+
+
+def finish_run(config: OnlineConfig, state: DriverState, workers: WorkerGroup) -> dict[str, Any]:
+    """Export the weights, plot the curves, write and return the summary."""
+    output = config.run.output_dir
+    if config.checkpoint.export_at_end:
+        export_folder(output / "final", workers.export)
+        say(f"weights: {output / 'final'}")
+    summary = summarise_run(config, state)
+    write_json(output / "summary.json", summary)
+    say(f"summary: {output / 'summary.json'}")
+    draw_curves(output)
+    return summary
+
+
+def draw_curves(output: Path) -> None:
+    """Plot what was logged, if anything was."""
+    if read_jsonl(output / "metrics.jsonl"):
+        plot_curves(output / "metrics.jsonl", output / "curves.png")
+        say(f"curves: {output / 'curves.png'}")
+
+
+def export_folder(final: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a folder that replaces ``final`` only when it is whole."""
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+
+def summarise_run(config: OnlineConfig, state: DriverState) -> dict[str, Any]:
+    """Steps, seconds, and the first and last accuracy and response length on each held-out set."""
+    summary: dict[str, Any] = {
+        "steps": state.step,
+        "seconds_rl": round(state.seconds, 1),
+        "seed": config.run.seed,
+        "algorithm": config.algorithm.kind,
+        "evaluations": state.evaluations,
+    }
+    evaluated = sorted(int(step) for step, reports in state.evaluations.items() if reports)
+    if evaluated:
+        before, after = state.evaluations[str(evaluated[0])], state.evaluations[str(evaluated[-1])]
+        main = next(iter(before))
+        for moment, reports in (("before", before), ("after", after)):
+            summary[f"accuracy_{moment}"] = reports[main]["accuracy"]
+            summary[f"response_tokens_{moment}"] = reports[main]["mean_response_tokens"]
+    return summary

@@ -1,0 +1,57 @@
+"""Prompts -> rollouts -> rewards, for training and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.distributed.group import Generator
+from reasoner_rl.observability.measurements import PhaseTimer
+from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.rewards.runner import RewardRunner, RewardTask
+from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.seeding import derive_seed
+from reasoner_rl.types import Prompt, ScoredGroup
+
+
+def generate_groups(
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    rewards: RewardRunner,
+    sampling: SamplingConfig,
+    samples: int,
+    *,
+    seed_parts: tuple[int | str, ...],
+    timer: PhaseTimer,
+    progress: bool | Literal["auto"],
+) -> list[ScoredGroup]:
+    """Draw ``samples`` responses to each prompt and score them; groups come in the order of the prompts.
+
+    A response's randomness depends on ``seed_parts``, its prompt and its number in the group alone.
+    """
+    requests = [
+        GenerationRequest(prompt.token_ids, samples, derive_seed(*seed_parts, index, prompt.uid))
+        for index, prompt in enumerate(prompts)
+    ]
+    responses = len(requests) * samples
+    with timer("generate"), progress_bar(progress, "generating", responses) as advance:
+        rollouts = generator.generate(requests, sampling, advance)
+    tasks = [
+        RewardTask(
+            data_source=prompt.data_source,
+            response=rollout.text,
+            ground_truth=prompt.ground_truth,
+            extra_info=prompt.extra_info,
+            response_tokens=len(rollout.token_ids),
+            truncated=rollout.finish_reason == "length",
+        )
+        for prompt, group in zip(prompts, rollouts, strict=True)
+        for rollout in group
+    ]
+    with timer("reward"), progress_bar(progress, "scoring", responses) as advance:
+        scored = rewards.score(tasks, advance)
+    return [
+        ScoredGroup(prompt, tuple(group), tuple(scored[index * samples : (index + 1) * samples]))
+        for index, (prompt, group) in enumerate(zip(prompts, rollouts, strict=True))
+    ]

@@ -1,0 +1,131 @@
+"""Training on examples that exist already. The offline loop enters the data flow at batching.
+
+examples -> plan -> update
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.config.recipes import SftConfig
+from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.loops.finish import draw_curves, export_folder
+from reasoner_rl.loops.online import is_due
+from reasoner_rl.loops.start import begin_run, checkpoint_to_resume, graceful_stop, say
+from reasoner_rl.loops.state import DriverState
+from reasoner_rl.losses.supervised import supervised_loss
+from reasoner_rl.metrics import merge, values
+from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
+from reasoner_rl.observability.sinks import MetricLogger, open_logger
+from reasoner_rl.observability.summary import write_json
+from reasoner_rl.prompts.read import read_problems
+from reasoner_rl.prompts.sampler import PromptSampler
+from reasoner_rl.prompts.supervised import supervised_samples
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.training.backend import TrainBackend
+from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.types import TrainSample
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedRun:
+    """The parts of a supervised run, wired together by `fine_tune`."""
+
+    config: SftConfig
+    backend: TrainBackend
+    samples: list[TrainSample]
+    sampler: PromptSampler
+    logger: MetricLogger
+    store: CheckpointStore
+    state: DriverState
+
+    def step(self) -> None:
+        """One optimizer update on the next examples."""
+        config, timer = self.config, PhaseTimer()
+        chosen = [self.samples[index] for index in self.sampler.take(config.examples_per_step)]
+        with timer("update"):
+            mini_batch = plan_mini_batch(chosen, config.micro_batch_tokens, config.data.max_response_tokens)
+            trained = self.backend.update(mini_batch, supervised_loss)
+        self.state.step += 1
+        tokens = {"update": sum(sample.tokens for sample in chosen)}
+        self.logger.write(self.state.step, values(merge([trained, timer.metrics(tokens), memory_metrics()])))
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.state.sampler = self.sampler.state()
+
+        def write(folder: Path) -> None:
+            self.backend.save(folder)
+            self.state.save(folder)
+
+        self.store.save(self.state.step, write)
+
+    def run(self) -> bool:
+        """Step until the end or a request to stop. Returns whether the end was reached."""
+        steps = self.config.run.steps
+        with graceful_stop() as stop:
+            while self.state.step < steps and not stop:
+                started = time.perf_counter()
+                self.step()
+                self.state.seconds += time.perf_counter() - started
+                if (
+                    stop
+                    or self.state.step == steps
+                    or is_due(self.state.step, self.config.checkpoint.every_steps)
+                ):
+                    self.save()
+        return self.state.step >= steps
+
+
+def fine_tune(config: SftConfig) -> dict[str, Any] | None:
+    """`reasoner-rl sft`: run the recipe to its end, or on from its newest checkpoint.
+
+    Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
+    """
+    output = config.run.output_dir
+    store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
+    newest = checkpoint_to_resume(config.run, store)
+    begin_run(config)
+    tokenizer = load_tokenizer(config.model)
+    problems, read = read_problems(config.data.train)
+    samples, report = supervised_samples(problems, tokenizer, config.data)
+    say(f"{config.data.train.label}: {read}; {report}")
+    epochs = config.run.steps * config.examples_per_step / len(samples)
+    say(
+        f"{config.run.steps} steps of {config.examples_per_step} examples: {epochs:.2f} passes over {len(samples)}"
+    )
+    sampler = PromptSampler(len(samples), config.run.seed, config.data.shuffle)
+    state = DriverState()
+    backend = build_backend(config.model, config.training, total_updates=config.run.steps)
+    if newest:
+        say(f"resuming after step {newest[0]} from {newest[1]}")
+        state = DriverState.load(newest[1])
+        sampler.restore(state.sampler)
+        backend.load(newest[1])
+    resume_step = newest[0] if newest else None
+    with open_logger(config.logging, output, total_steps=config.run.steps, resume_step=resume_step) as logger:
+        finished = SupervisedRun(config, backend, samples, sampler, logger, store, state).run()
+    if not finished:
+        say(f"stopped after step {state.step}; the same command goes on from there")
+        return None
+
+    def write(folder: Path) -> None:
+        backend.export_hf(folder)
+        tokenizer.save_pretrained(folder)
+
+    if config.checkpoint.export_at_end:
+        export_folder(output / "final", write)
+        say(f"weights: {output / 'final'}")
+    summary = {
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "seed": config.run.seed,
+        "examples": len(samples),
+    }
+    write_json(output / "summary.json", summary)
+    draw_curves(output)
+    return summary

@@ -1,0 +1,170 @@
+"""Reinforcement learning with fresh responses: GRPO, DAPO and their kin.
+
+collect (prompts -> rollouts -> rewards) -> samples (advantages, logprobs) -> plan -> update -> publish
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasoner_rl.batching.plan import plan_updates
+from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.distributed.group import WorkerGroup
+from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.evaluation.estimators import EvaluationReport
+from reasoner_rl.loops.collect import GroupCollector
+from reasoner_rl.loops.evaluate import Evaluator, load_held_out
+from reasoner_rl.loops.finish import finish_run
+from reasoner_rl.loops.samples import make_samples
+from reasoner_rl.loops.start import begin_run, checkpoint_to_resume, graceful_stop, load_prompts, say
+from reasoner_rl.loops.state import DriverState
+from reasoner_rl.metrics import merge, values
+from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
+from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.observability.sinks import MetricLogger, open_logger
+from reasoner_rl.prompts.sampler import PromptSampler
+from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.training.checkpoint import CheckpointStore
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineRun:
+    """The parts of a run, wired together by `train`."""
+
+    config: OnlineConfig
+    workers: WorkerGroup
+    collector: GroupCollector
+    evaluator: Evaluator
+    logger: MetricLogger
+    recorder: RolloutRecorder
+    store: CheckpointStore
+    timer: PhaseTimer
+    state: DriverState
+
+    def step(self) -> None:
+        """Make one training step, from prompts to published weights, and log it."""
+        config, state, timer = self.config, self.state, self.timer
+        timer.reset()
+        number = state.step + 1
+        with timer("step"):
+            collected = self.collector.collect(number, state.version)
+            samples = make_samples(collected.groups, config, self.workers, state.version, timer)
+            mini_batches = plan_updates(
+                samples,
+                step_arithmetic(config).responses_per_update,
+                config.batch.micro_batch_tokens,
+                config.rollout.sampling.max_response_tokens,
+            )
+            with timer("update"):
+                trained = self.workers.update(mini_batches * config.batch.epochs)
+            state.version += 1
+            with timer("sync"):
+                self.workers.publish_weights(state.version)
+        tokens = {
+            "generate": collected.generated_tokens,
+            "update": config.batch.epochs * sum(sample.tokens for sample in samples),
+        }
+        metrics = merge([collected.metrics, trained, timer.metrics(tokens), memory_metrics()])
+        self.logger.write(number, values(metrics))
+        group_size = config.rollout.responses_per_prompt
+        advantages = [float(sample.advantages[0]) for sample in samples]
+        self.recorder.rollouts(
+            number,
+            collected.groups,
+            [advantages[start : start + group_size] for start in range(0, len(samples), group_size)],
+        )
+        state.step = number
+
+    def evaluate(self) -> list[EvaluationReport]:
+        """Evaluate the published weights on every held-out set, once for each step."""
+        reports = self.evaluator.evaluate(self.workers, self.state.step)
+        if reports:
+            self.logger.write(self.state.step, values(merge(report.metrics() for report in reports)))
+        self.state.evaluations[str(self.state.step)] = {
+            report.dataset: report.to_json() for report in reports
+        }
+        return reports
+
+    def save(self) -> None:
+        """Write a checkpoint of workers and driver."""
+        self.state.sampler = self.collector.sampler.state()
+        self.state.surplus = self.collector.surplus
+
+        def write(folder: Path) -> None:
+            self.workers.save(folder)
+            self.state.save(folder)
+
+        self.store.save(self.state.step, write)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint of workers and driver; ``state`` was loaded from it already."""
+        self.workers.load(folder)
+        self.collector.sampler.restore(self.state.sampler)
+        self.collector.surplus = self.state.surplus
+
+    def run(self) -> bool:
+        """Step until the end or a request to stop. Returns whether the end was reached."""
+        config, state = self.config, self.state
+        self.workers.publish_weights(state.version)
+        if state.step == 0 and config.evaluation.at_start:
+            self._count_seconds(self.evaluate)
+        with graceful_stop() as stop:
+            while state.step < config.run.steps and not stop:
+                self._count_seconds(self.step)
+                last = state.step == config.run.steps
+                if is_due(state.step, config.evaluation.every_steps) or (last and config.evaluation.at_end):
+                    self._count_seconds(self.evaluate)
+                if is_due(state.step, config.checkpoint.every_steps) or last or stop:
+                    self.save()
+        return state.step >= config.run.steps
+
+    def _count_seconds(self, action: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        action()
+        self.state.seconds += time.perf_counter() - started
+
+
+def is_due(step: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps happens after ``step``."""
+    return every is not None and step % every == 0
+
+
+def train(config: OnlineConfig) -> dict[str, Any] | None:
+    """`reasoner-rl train`: run the recipe to its end, or on from its newest checkpoint.
+
+    Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
+    """
+    output = config.run.output_dir
+    store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
+    newest = checkpoint_to_resume(config.run, store)
+    begin_run(config)
+    for name, number in step_arithmetic(config).rows():
+        say(f"  {name:<32} {number}")
+    tokenizer = load_tokenizer(config.model)
+    prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
+    held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
+    sampler = PromptSampler(len(prompts), config.run.seed, config.data.shuffle)
+    state = DriverState.load(newest[1]) if newest else DriverState()
+    resume_step = newest[0] if newest else None
+    timer, recorder = PhaseTimer(), RolloutRecorder(output, config.logging.rollouts)
+    with (
+        RewardRunner(config.reward, config.rollout.sampling.max_response_tokens) as rewards,
+        open_logger(config.logging, output, total_steps=config.run.steps, resume_step=resume_step) as logger,
+    ):
+        workers = Worker(config)
+        collector = GroupCollector(config, prompts, sampler, workers, rewards, timer)
+        evaluator = Evaluator(EvalConfig.of_online(config), held_out, rewards, recorder)
+        run = OnlineRun(config, workers, collector, evaluator, logger, recorder, store, timer, state)
+        if newest:
+            say(f"resuming after step {newest[0]} from {newest[1]}")
+            run.restore(newest[1])
+        if not run.run():
+            say(f"stopped after step {state.step}; the same command goes on from there")
+            return None
+    return finish_run(config, state, workers)

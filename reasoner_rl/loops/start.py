@@ -1,0 +1,111 @@
+"""What every run does first: its folder, its record of what it is, its prompts, a way to stop it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from reasoner_rl.config.data import DatasetConfig, PromptConfig
+from reasoner_rl.config.load import dump_recipe
+from reasoner_rl.config.recipes import Recipe
+from reasoner_rl.config.run import RunConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.observability.summary import atomic_writer, write_json
+from reasoner_rl.observability.versions import versions
+from reasoner_rl.prompts.read import read_problems
+from reasoner_rl.prompts.render import render_prompts
+from reasoner_rl.seeding import derive_seed
+from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.types import Prompt
+
+_CONSOLE = Console()
+
+
+def say(text: str) -> None:
+    """Tell the user something, whole and unstyled."""
+    _CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def begin_run(config: Recipe) -> Path:
+    """Seed torch, make the output folder, record the resolved recipe and the versions. Returns the folder."""
+    output = config.run.output_dir
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    torch.manual_seed(derive_seed(config.run.seed, "torch"))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run.output_dir={output}: {error.strerror}") from error
+    with atomic_writer(output / "recipe.yaml") as file:
+        file.write(dump_recipe(config))
+    write_json(
+        output / "run.json", {"started": datetime.now(UTC).isoformat(timespec="seconds"), **versions()}
+    )
+    return output
+
+
+def checkpoint_to_resume(run: RunConfig, store: CheckpointStore) -> tuple[int, Path] | None:
+    """Step and folder of the checkpoint to go on from. Raises ConfigError if run.resume forbids the one there is."""
+    newest = store.latest()
+    if newest is not None and run.resume == "never":
+        raise ConfigError(
+            f"run.resume is 'never', but {newest[1]} is a checkpoint: choose another run.output_dir, or run.resume=auto"
+        )
+    return newest
+
+
+def load_prompts(
+    dataset: DatasetConfig,
+    prompts: PromptConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    show_first: bool = False,
+) -> list[Prompt]:
+    """Read and render a dataset, telling what was dropped and, if asked, showing the first prompt as rendered."""
+    problems, read = read_problems(dataset)
+    rendered, report = render_prompts(problems, tokenizer, prompts)
+    say(f"{dataset.label}: {read}; {report}")
+    if show_first:
+        _CONSOLE.print(
+            Panel(Text(rendered[0].text), title="first prompt, as the model reads it", title_align="left")
+        )
+    return rendered
+
+
+class StopRequest:
+    """Set by the first Ctrl-C or SIGTERM: the loop finishes its step, saves and leaves."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+
+@contextmanager
+def graceful_stop() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second one interrupts at once."""
+    stop = StopRequest()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        say("stopping after this step, with a checkpoint; once more to stop at once")
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,48 @@
+"""What the driver itself must remember to go on after an interruption; the workers save the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasoner_rl.observability.summary import write_json
+from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+
+_FILE = "driver.json"
+
+
+@dataclass(slots=True)
+class DriverState:
+    """Progress of an online run; JSON, so that it can be read."""
+
+    step: int = 0  # finished steps
+    version: int = 0  # of the policy: publications of updated weights
+    seconds: float = 0.0  # spent in finished steps and evaluations
+    sampler: dict[str, Any] = field(default_factory=dict)
+    surplus: list[ScoredGroup] = field(default_factory=list)
+    evaluations: dict[str, dict[str, dict[str, Any]]] = field(
+        default_factory=dict
+    )  # step -> dataset -> report
+
+    def save(self, folder: Path) -> None:
+        """Write the state into a checkpoint's folder."""
+        write_json(folder / _FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> DriverState:
+        """Read the state back, exactly."""
+        data = json.loads((folder / _FILE).read_text())
+        return cls(**{**data, "surplus": [_group(item) for item in data["surplus"]]})
+
+
+def _group(data: dict[str, Any]) -> ScoredGroup:
+    prompt = {**data["prompt"], "token_ids": tuple(data["prompt"]["token_ids"])}
+    rollouts = (
+        Rollout(**{**item, "token_ids": tuple(item["token_ids"]), "logprobs": tuple(item["logprobs"])})
+        for item in data["rollouts"]
+    )
+    rewards = (Reward(**item) for item in data["rewards"])
+    return ScoredGroup(Prompt(**prompt), tuple(rollouts), tuple(rewards))

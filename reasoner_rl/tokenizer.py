@@ -1,0 +1,35 @@
+"""Loading the tokenizer, which several stages need and none owns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.errors import ConfigError
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of ``model.tokenizer`` or ``model.path``, with the configured chat template.
+
+    Raises ConfigError if it cannot be loaded or has no end-of-sequence token, without which no response ends.
+    """
+    key = "model.tokenizer" if config.tokenizer else "model.path"
+    path = config.tokenizer or config.path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}={path!r}: no tokenizer can be loaded from it: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"{key}={path!r}: the tokenizer has no end-of-sequence token")
+    if config.chat_template is not None:
+        tokenizer.chat_template = _read_template(config.chat_template)
+    return tokenizer
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ConfigError(f"model.chat_template={path}: {error.strerror}") from error

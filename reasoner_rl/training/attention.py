@@ -1,0 +1,197 @@
+"""Attention over packed sequences, for every transformers model that uses its AttentionInterface.
+
+On a GPU with flash-attn, `flash_attention_2` reads the sequence boundaries itself. Anywhere else we register
+`varlen_sdpa`: sequences of similar length are padded on the right into one batch and go through PyTorch's causal
+scaled-dot-product attention. Under a causal mask no real token sees a padding token after it, so no mask is needed
+and the fused kernel runs. Only attention is padded; all the rest of the model works on the flat tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from reasoner_rl.errors import ConfigError, MissingExtraError
+
+VARLEN_SDPA = "reasoner_rl_varlen_sdpa"
+
+# A bucket takes shorter sequences until this share of its rows would be padding.
+_MOST_PADDING = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Sequences that are padded to one length and attended to as one batch."""
+
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class VarlenLayout:
+    """Where each of T flat tokens sits among the P padded places; made once a micro-batch, used by every layer."""
+
+    buckets: tuple[Bucket, ...]  # the places are those of the buckets laid end to end, row by row
+    gather: Tensor  # [P] int64: flat token at each place; padding repeats its sequence's last token
+    scatter: Tensor  # [T] int64: place of each flat token
+    padding: Tensor | None  # [number of padding places] int64; None where there is none
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor) -> VarlenLayout:
+        """Plan the buckets for sequences with boundaries ``cu_seqlens`` [S + 1]."""
+        bounds = cu_seqlens.cpu().to(torch.int64)
+        starts, lengths = bounds[:-1], bounds.diff()
+        buckets, gathers, reals = [], [], []
+        for members in _bucket(lengths.tolist()):
+            column = torch.arange(int(lengths[members[0]]))
+            last = lengths[members][:, None] - 1
+            gathers.append((starts[members][:, None] + torch.minimum(column, last)).flatten())
+            reals.append((column <= last).flatten())
+            buckets.append(Bucket(len(members), len(column)))
+        gather, real = torch.cat(gathers), torch.cat(reals)
+        scatter = torch.empty(int(bounds[-1]), dtype=torch.int64)
+        scatter[gather[real]] = real.nonzero().flatten()
+        padding = (~real).nonzero().flatten()
+        device = cu_seqlens.device
+        return cls(
+            tuple(buckets),
+            gather.to(device),
+            scatter.to(device),
+            padding.to(device) if len(padding) else None,
+        )
+
+
+def _bucket(lengths: Sequence[int]) -> list[list[int]]:
+    """Group sequences, longest first, so that no group is more than `_MOST_PADDING` padding."""
+    buckets: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if buckets:
+            places = (len(buckets[-1]) + 1) * lengths[buckets[-1][0]]
+            if places - tokens - lengths[index] <= _MOST_PADDING * places:
+                buckets[-1].append(index)
+                tokens += lengths[index]
+                continue
+        buckets.append([index])
+        tokens = lengths[index]
+    return buckets
+
+
+class _Pad(torch.autograd.Function):
+    """[T, C] -> [P, C]. A real token has one place and padding has no gradient, so backward selects, not sums."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, layout: VarlenLayout) -> Tensor:
+        ctx.layout = layout
+        return flat.index_select(0, layout.gather)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].index_select(0, ctx.layout.scatter), None
+
+
+class _Unpad(torch.autograd.Function):
+    """[P, C] -> [T, C], the adjoint of `_Pad`: padding places get a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, layout: VarlenLayout) -> Tensor:
+        ctx.layout = layout
+        return padded.index_select(0, layout.scatter)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        padded = gradients[0].index_select(0, ctx.layout.gather)
+        if ctx.layout.padding is not None:
+            padded.index_fill_(0, ctx.layout.padding, 0)
+        return padded, None
+
+
+def varlen_sdpa(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    varlen_layout: VarlenLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each packed sequence, with the signature that transformers calls.
+
+    query [1, H, T, D]; key and value [1, K, T, D] with K dividing H. Returns [1, T, H, D]. Raises ValueError if
+    the caller gave no layout, or if a sequence is longer than a sliding window.
+    """
+    if varlen_layout is None:
+        raise ValueError(
+            "varlen_sdpa needs the keyword varlen_layout: it attends within packed sequences only"
+        )
+    longest = max(bucket.length for bucket in varlen_layout.buckets)
+    if sliding_window is not None and longest > sliding_window:
+        raise ValueError(
+            f"a sequence of {longest} tokens is longer than the model's sliding window of {sliding_window}, which "
+            "varlen_sdpa does not apply: use model.attention=flash_attention_2 or shorter sequences"
+        )
+    head_size = query.shape[-1]
+    groups = query.shape[1] // key.shape[1]
+    padded = [
+        _Pad.apply(part[0].transpose(0, 1).reshape(part.shape[2], -1), varlen_layout)
+        for part in (query, key, value)
+    ]
+    outputs, start = [], 0
+    for bucket in varlen_layout.buckets:
+        places = bucket.rows * bucket.length
+        q, k, v = (
+            part[start : start + places].view(bucket.rows, bucket.length, -1, head_size).transpose(1, 2)
+            for part in padded
+        )
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        attended = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
+        outputs.append(attended.transpose(1, 2).reshape(places, -1))
+        start += places
+    flat = _Unpad.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], varlen_layout)
+    return flat.view(1, query.shape[2], -1, head_size), None
+
+
+def choose_attention(
+    wanted: Literal["auto", "varlen_sdpa", "flash_attention_2"], device: torch.device
+) -> str:
+    """Return the name of the transformers attention to build the model with, registering ours."""
+    available = importlib.util.find_spec("flash_attn") is not None
+    if wanted == "flash_attention_2":
+        if not available:
+            raise MissingExtraError("flash-attn", "flash-attn", "model.attention=flash_attention_2")
+        if device.type != "cuda":
+            raise ConfigError(
+                f"model.attention=flash_attention_2 needs a CUDA device; this run is on {device.type}"
+            )
+    if wanted == "flash_attention_2" or (wanted == "auto" and available and device.type == "cuda"):
+        return "flash_attention_2"
+    AttentionInterface.register(VARLEN_SDPA, varlen_sdpa)
+    AttentionMaskInterface.register(VARLEN_SDPA, _no_mask)
+    return VARLEN_SDPA
+
+
+def packed_arguments(attention: str, cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
+    """The keyword arguments that tell a model's attention where each packed sequence ends."""
+    if attention == VARLEN_SDPA:
+        return {"varlen_layout": VarlenLayout.of(cu_seqlens)}
+    return {
+        "cu_seq_lens_q": cu_seqlens,
+        "cu_seq_lens_k": cu_seqlens,
+        "max_length_q": max_seqlen,
+        "max_length_k": max_seqlen,
+    }
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    return None

@@ -1,0 +1,62 @@
+"""Checkpoints as numbered folders that are either whole or absent."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+_FOLDER = re.compile(r"step_(\d{6,})")
+
+
+class CheckpointStore:
+    """The folders ``step_000010``, ``step_000020``, ... and a file ``latest`` that names the newest."""
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+
+    def save(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Let ``write`` fill a temporary folder, then rename it; an interruption leaves no half-written one."""
+        final = self.folder / f"step_{step:06d}"
+        partial = self.folder / f".partial_{step:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        _flush_to_disk(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        pointer = self.folder / ".latest"
+        pointer.write_text(final.name + "\n")
+        pointer.replace(self.folder / "latest")
+        self._prune()
+        return final
+
+    def latest(self) -> tuple[int, Path] | None:
+        """Step and folder of the newest checkpoint, or None."""
+        steps = self._steps()
+        return max(steps) if steps else None
+
+    def _steps(self) -> list[tuple[int, Path]]:
+        if not self.folder.is_dir():
+            return []
+        matches = ((_FOLDER.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return sorted((int(match[1]), path) for match, path in matches if match)
+
+    def _prune(self) -> None:
+        for _, old in self._steps()[: -self.keep_last]:
+            shutil.rmtree(old)
+        for partial in self.folder.glob(".partial_*"):
+            shutil.rmtree(partial)
+
+
+def _flush_to_disk(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,185 @@
+"""Training with PyTorch FSDP2 (`fully_shard`), on one process or many.
+
+Master weights and optimizer state are float32 and sharded; forward and backward run in ``model.dtype``. Losses come
+in already divided by the mini-batch's global denominators, so ranks' gradients must be summed: FSDP averages them,
+and the loss is multiplied by the number of ranks to undo that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
+from reasoner_rl.metrics import Metrics, mean, merge
+from reasoner_rl.training.backend import LossFunction
+from reasoner_rl.training.optimizer import build_optimizer, build_schedule
+from reasoner_rl.training.policy import Policy, build_policy, decoder_layers, merged_weights
+from reasoner_rl.types import MicroBatch, MiniBatch
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def single_process_group() -> None:
+    """Start a process group of one, so that FSDP runs without torchrun; does nothing if there is a group already."""
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+class FsdpBackend:
+    """A TrainBackend on FSDP2. Needs an initialised process group."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        training: TrainingConfig,
+        backend: FsdpBackendConfig,
+        *,
+        temperature: float,
+        total_updates: int,
+        updates_per_step: int,
+        entropy_gradient: bool = False,
+        with_reference: bool = False,
+    ) -> None:
+        """Load the checkpoint ``model.path`` and shard it.
+
+        temperature: of the sampling that produced the responses; logprobs are those of logits / temperature.
+        entropy_gradient: whether the loss uses the gradient of the entropy.
+        with_reference: keep a frozen copy of the initial policy for KL.
+        """
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
+        self._model_config, self._training = model, training
+        self._temperature, self._entropy_gradient = temperature, entropy_gradient
+        self._world_size = dist.get_world_size()
+        self._policy = self._shard(build_policy(model, training.logprob_chunk_tokens, self.device), backend)
+        self._reference: Policy | None = None
+        if with_reference:
+            frozen = build_policy(
+                model.model_copy(update={"lora": None}), training.logprob_chunk_tokens, self.device
+            )
+            self._reference = self._shard(frozen.requires_grad_(False), backend)
+        self._optimizer = build_optimizer(self._policy, training.optimizer)
+        self._schedule = build_schedule(self._optimizer, training.schedule, total_updates, updates_per_step)
+
+    def _shard(self, policy: Policy, config: FsdpBackendConfig) -> Policy:
+        mesh = init_device_mesh(self.device.type, (self._world_size,))
+        reshard = (
+            self._world_size > 1 if config.reshard_after_forward == "auto" else config.reshard_after_forward
+        )
+        dtype = _DTYPES[self._model_config.dtype]
+        options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": reshard}
+        if dtype is not torch.float32:
+            options["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for layer in decoder_layers(policy.model):
+            fully_shard(layer, **options)
+        fully_shard(policy, **options)
+        return policy
+
+    @torch.no_grad()
+    def logprobs(self, micro_batches: Sequence[MicroBatch], *, reference: bool = False) -> list[Tensor]:
+        """See TrainBackend. Raises RuntimeError if the reference policy was not asked for at construction."""
+        policy = self._reference if reference else self._policy
+        if policy is None:
+            raise RuntimeError("this backend was built without a reference policy")
+        policy.eval()
+        return [policy(batch.to(self.device), self._temperature).logprobs.cpu() for batch in micro_batches]
+
+    def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
+        """See TrainBackend."""
+        self._policy.train()
+        parts: list[Metrics] = []
+        for index, batch in enumerate(mini_batch.micro_batches):
+            self._sync_gradients(last=index == len(mini_batch.micro_batches) - 1)
+            batch = batch.to(self.device)
+            outputs = self._policy(batch, self._temperature, self._entropy_gradient)
+            value, metrics = loss(outputs, batch)
+            (value * self._world_size).backward()
+            parts.append(metrics)
+        gradient_norm = self._clip_gradients()
+        rate = float(self._schedule.get_last_lr()[0])
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return merge([*parts, {"train/grad_norm": mean(gradient_norm), "train/lr": mean(rate)}])
+
+    def _sync_gradients(self, *, last: bool) -> None:
+        # On one rank a full gradient is no larger than the shard, so it is reduced once an update.
+        if self._world_size == 1 and isinstance(self._policy, FSDPModule):
+            self._policy.set_requires_gradient_sync(last)
+
+    def _clip_gradients(self) -> float:
+        gradients = [p.grad for p in self._policy.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = _whole(norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient norm is {norm.item()}; the update was not made")
+        limit = self._training.optimizer.grad_clip
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._policy.parameters(), limit, norm)
+        return float(norm)
+
+    @torch.no_grad()
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See TrainBackend. Adapters are merged; tied tensors appear once, under their first name."""
+        names = [name for name, _ in self._policy.model.named_parameters()]
+        state = self._policy.model.state_dict()
+        yield from merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
+
+    def save(self, folder: Path) -> None:
+        """See TrainBackend."""
+        model, optimizer = get_state_dict(self._policy, self._optimizer)
+        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=folder / "weights")
+        torch.save(
+            {"schedule": self._schedule.state_dict(), "rng": torch.get_rng_state()},
+            folder / f"rank_{dist.get_rank()}.pt",
+        )
+
+    def load(self, folder: Path) -> None:
+        """See TrainBackend."""
+        model, optimizer = get_state_dict(self._policy, self._optimizer)
+        state = {"model": model, "optimizer": optimizer}
+        dcp.load(state, checkpoint_id=folder / "weights")
+        set_state_dict(
+            self._policy,
+            self._optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+        )
+        rest = torch.load(folder / f"rank_{dist.get_rank()}.pt")
+        self._schedule.load_state_dict(rest["schedule"])
+        torch.set_rng_state(rest["rng"])
+
+    def export_hf(self, folder: Path) -> None:
+        """See TrainBackend. Written by rank 0 in ``model.dtype``; every rank must call it."""
+        dtype = _DTYPES[self._model_config.dtype]
+        weights = {name: tensor.to("cpu", dtype) for name, tensor in self.full_weights()}
+        if dist.get_rank() == 0:
+            config = copy.deepcopy(self._policy.model.config)
+            config.dtype = dtype
+            with torch.device("meta"):
+                shell = AutoModelForCausalLM.from_config(config)
+            shell.generation_config = self._policy.model.generation_config
+            shell.save_pretrained(folder, state_dict=weights)
+        dist.barrier()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,158 @@
+"""The policy as the trainer sees it: packed tokens in, response logprobs and entropy out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from reasoner_rl.config.model import LoraConfig, ModelConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.training.token_logprobs import token_logprobs
+from reasoner_rl.training.attention import choose_attention, packed_arguments
+from reasoner_rl.types import MicroBatch, TokenOutputs
+
+
+class Policy(nn.Module):
+    """A transformers causal language model that never materialises its logits.
+
+    The decoder runs over the flat tokens; only hidden states that predict a response token meet the output
+    embedding, chunk by chunk.
+    """
+
+    def __init__(self, model: PreTrainedModel, attention: str, chunk_tokens: int) -> None:
+        super().__init__()
+        self.model = model
+        self.attention = attention
+        self.chunk_tokens = chunk_tokens
+        config = model.config
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.logit_scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+
+    def forward(
+        self, batch: MicroBatch, temperature: float = 1.0, entropy_gradient: bool = False
+    ) -> TokenOutputs:
+        """Return logprobs and entropy [N] of ``softmax(logits / temperature)`` at the response tokens."""
+        decoder: Any = self.model.get_decoder()
+        hidden = decoder(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            **packed_arguments(self.attention, batch.cu_seqlens, batch.max_seqlen),
+        ).last_hidden_state[0]
+        head: Any = self.model.get_output_embeddings()
+        return token_logprobs(
+            hidden.index_select(0, batch.predictors),
+            head.weight,
+            head.bias,
+            batch.targets,
+            temperature=temperature,
+            chunk_tokens=self.chunk_tokens,
+            entropy_gradient=entropy_gradient,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap,
+        )
+
+
+def load_causal_lm(config: ModelConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """Load a checkpoint. Raises ConfigError naming model.path if it cannot be read."""
+    _require_checkpoint(config.path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            config.path,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path={config.path!r} cannot be loaded: {error}") from error
+    return model
+
+
+def _require_checkpoint(path: str) -> None:
+    folder = Path(path)
+    looks_local = folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1
+    if looks_local and not folder.is_dir():
+        raise ConfigError(f"model.path={path!r}: there is no such folder")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path={path!r} holds no config.json, so it is not a Hugging Face checkpoint")
+
+
+def build_policy(config: ModelConfig, chunk_tokens: int, device: torch.device) -> Policy:
+    """Load the model with float32 master weights, frozen and adapted as configured."""
+    attention = choose_attention(config.attention, device)
+    model = load_causal_lm(config, torch.float32, attention).to(device)
+    freeze_first_layers(model, config.freeze_first_fraction)
+    if config.lora is not None:
+        add_lora(model, config.lora)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if config.lora is not None:
+            model.enable_input_require_grads()
+    return Policy(model, attention, chunk_tokens)
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The stack of decoder layers. Raises ConfigError if the model does not have the usual one."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ConfigError(
+            f"model of type {type(model).__name__} has no list of decoder layers named 'layers'"
+        )
+    return layers
+
+
+def freeze_first_layers(model: PreTrainedModel, fraction: float) -> None:
+    """Stop training the first ``fraction`` of the layers, and the input embeddings unless they are the output's too."""
+    if fraction == 0:
+        return
+    layers = decoder_layers(model)
+    for layer in layers[: int(len(layers) * fraction)]:
+        layer.requires_grad_(False)
+    embeddings: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    if embeddings.weight is not head.weight:
+        embeddings.requires_grad_(False)
+
+
+def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Put trainable low-rank adapters (arXiv 2106.09685) beside the chosen linear layers, in place."""
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    peft_config = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        inject_adapter_in_model(peft_config, model)
+    except ValueError as error:
+        raise ConfigError(f"model.lora.target_modules={config.target_modules!r}: {error}") from error
+
+
+def merged_weights(
+    sharded: Mapping[str, Tensor], gather: Callable[[Tensor], Tensor], lora: LoraConfig | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Stream whole tensors under plain Hugging Face names, each adapter folded into the layer it sits beside.
+
+    ``gather`` makes a whole tensor of a sharded one.
+    """
+    for name, tensor in sharded.items():
+        if ".lora_" in name:
+            continue
+        whole = gather(tensor)
+        stem = name.removesuffix(".base_layer.weight")
+        if lora is not None and stem != name:
+            down = gather(sharded[f"{stem}.lora_A.default.weight"])
+            up = gather(sharded[f"{stem}.lora_B.default.weight"])
+            whole = whole + (lora.alpha / lora.rank) * (up @ down)
+        yield name.replace(".base_layer.", "."), whole

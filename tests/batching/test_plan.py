@@ -1,0 +1,80 @@
+"""Cutting and packing: what goes in comes out once, in a place that can be found again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reasoner_rl.batching.plan import cut_by_tokens, pack, plan_mini_batch, plan_updates
+from reasoner_rl.types import LossDenominators, TrainSample
+
+
+def sample(
+    prompt: list[int], response: list[int], mask: list[bool] | None = None, **fields: object
+) -> TrainSample:
+    count = len(response)
+    return TrainSample(
+        prompt_ids=torch.tensor(prompt, dtype=torch.int64),
+        response_ids=torch.tensor(response, dtype=torch.int64),
+        loss_mask=torch.tensor(mask if mask is not None else [True] * count, dtype=torch.bool),
+        advantages=torch.arange(count, dtype=torch.float32),
+        rollout_logprobs=-torch.arange(count, dtype=torch.float32),
+    ).replace(**fields)
+
+
+def test_packs_two_sequences_by_hand() -> None:
+    samples = [sample([1, 2, 3], [4, 5]), sample([6], [7, 8, 9])]
+    batch = pack(samples, [1, 0], LossDenominators(5, 2, 8))
+    assert batch.input_ids.tolist() == [6, 7, 8, 9, 1, 2, 3, 4, 5]
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4]
+    assert batch.cu_seqlens.tolist() == [0, 4, 9]
+    assert batch.max_seqlen == 5
+    assert batch.targets.tolist() == [7, 8, 9, 4, 5]
+    assert batch.predictors.tolist() == [0, 1, 2, 6, 7]
+    assert torch.equal(batch.input_ids[batch.predictors + 1], batch.targets)
+    assert batch.sequence_ids.tolist() == [0, 0, 0, 1, 1]
+    assert batch.advantages.tolist() == [0, 1, 2, 0, 1]
+    assert batch.old_logprobs is None
+    parts = batch.split_responses(batch.rollout_logprobs)
+    assert {index: part.tolist() for index, part in parts.items()} == {1: [0, -1, -2], 0: [0, -1]}
+
+
+def test_denominators_count_the_whole_mini_batch_before_it_is_cut() -> None:
+    samples = [
+        sample([1], [2, 3, 4], [True, False, True]),
+        sample([1], [2, 3], [False, False]),
+        sample([1], [2], [True]),
+    ]
+    whole = plan_mini_batch(samples, micro_batch_tokens=4, max_response_tokens=16)
+    assert len(whole.micro_batches) == 3
+    assert whole.denominators == LossDenominators(tokens=3, sequences=2, max_response_tokens=16)
+    assert all(batch.denominators == whole.denominators for batch in whole.micro_batches)
+    assert sorted(index for batch in whole.micro_batches for index in batch.sample_indices) == [0, 1, 2]
+
+
+def test_cuts_respect_the_budget_and_keep_long_ones_apart() -> None:
+    lengths = [3, 9, 4, 20, 5, 1, 6]
+    cuts = cut_by_tokens(lengths, 10)
+    assert sorted(index for cut in cuts for index in cut) == list(range(7))
+    assert [cut for cut in cuts if sum(lengths[i] for i in cut) > 10] == [[3]]
+    assert cut_by_tokens([], 10) == []
+
+
+def test_updates_follow_the_order_of_the_samples() -> None:
+    samples = [sample([1], [index]) for index in range(10)]
+    updates = plan_updates(samples, 4, 1000, 8)
+    assert [sorted(torch.cat([b.targets for b in u.micro_batches]).tolist()) for u in updates] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
+
+
+def test_refuses_what_cannot_be_trained_on() -> None:
+    with pytest.raises(ValueError, match="sample 0 has an empty prompt"):
+        plan_mini_batch([sample([], [1])], 10, 8)
+    with pytest.raises(ValueError, match="at least one sample"):
+        plan_mini_batch([], 10, 8)
+    known = sample([1], [2], old_logprobs=torch.zeros(1))
+    with pytest.raises(ValueError, match="old_logprobs are known for 1 of 2"):
+        plan_mini_batch([known, sample([1], [2])], 10, 8)

@@ -1,0 +1,235 @@
+"""The FSDP2 backend in one process against a plain Hugging Face model in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.config.algorithm import LossConfig
+from reasoner_rl.config.model import LoraConfig, ModelConfig
+from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.metrics import values
+from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.types import MiniBatch, TokenOutputs, TrainSample
+
+# Large against rounding, so that Adam does not blow noise in a vanishing gradient up to a full step.
+EPS = 1e-3
+CLIP_HIGHER = LossConfig(clip_low=0.2, clip_high=0.28)
+Checkpoint = Callable[[str], Path]
+
+
+def make_samples(vocabulary: int, count: int = 6) -> list[TrainSample]:
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(length: int) -> Tensor:
+        return torch.randint(vocabulary, (length,), generator=generator)
+
+    samples = []
+    for index in range(count):
+        response = 3 + 2 * index
+        samples.append(
+            TrainSample(
+                prompt_ids=draw(4 + index % 3),
+                response_ids=draw(response),
+                loss_mask=torch.arange(response) != 1,
+                advantages=torch.full((response,), (-1.0) ** index * (1 + 0.1 * index)),
+                rollout_logprobs=torch.full((response,), -3.0),
+                old_logprobs=-4.5 + torch.randn(response, generator=generator) * 0.1,
+            )
+        )
+    return samples
+
+
+def make_backend(path: Path, **changes: Any) -> FsdpBackend:
+    single_process_group()
+    model = {key: changes.pop(key) for key in list(changes) if key in ModelConfig.model_fields}
+    options = {"temperature": 0.7, "total_updates": 10, "updates_per_step": 1, **changes}
+    optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.1, grad_clip=0.05, eps=EPS)
+    training = TrainingConfig(
+        optimizer=optimizer, schedule=ScheduleConfig(kind="cosine", warmup_steps=1), logprob_chunk_tokens=7
+    )
+    return FsdpBackend(ModelConfig(path=str(path), **model), training, FsdpBackendConfig(), **options)
+
+
+def plan(tokens: int = 40) -> MiniBatch:
+    return plan_mini_batch(make_samples(100), tokens, 64)
+
+
+def plain_loss(
+    model: Any, samples: list[TrainSample], temperature: float, config: LossConfig
+) -> tuple[Tensor, list[Tensor]]:
+    """DAPO's loss, one sequence at a time, from the model's own logits."""
+    total, tokens, logprobs = torch.zeros(()), 0, []
+    for sample in samples:
+        ids = torch.cat([sample.prompt_ids, sample.response_ids])
+        logits = model(input_ids=ids[None]).logits[0, len(sample.prompt_ids) - 1 : -1] / temperature
+        logp = torch.log_softmax(logits, -1).gather(1, sample.response_ids[:, None])[:, 0]
+        ratio = torch.exp(logp - sample.old_logprobs)
+        adv = sample.advantages
+        clipped = torch.clamp(ratio, 1 - config.clip_low, 1 + config.clip_high)
+        loss = torch.maximum(-adv * ratio, -adv * clipped)
+        loss = torch.where(adv < 0, torch.minimum(loss, -adv * 10.0), loss)
+        total = total + (loss * sample.loss_mask).sum()
+        tokens += int(sample.loss_mask.sum())
+        logprobs.append(logp.detach())
+    return total / tokens, logprobs
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-tied"])
+def test_logprobs_gradients_and_update_equal_plain_hf(name: str, tiny_checkpoint: Checkpoint) -> None:
+    path = tiny_checkpoint(name)
+    backend, samples = make_backend(path), make_samples(100)
+    reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    loss, logprobs = plain_loss(reference, samples, 0.7, CLIP_HIGHER)
+    batch = plan()
+    assert len(batch.micro_batches) > 2
+    for micro_batch, computed in zip(batch.micro_batches, backend.logprobs(batch.micro_batches), strict=True):
+        for index, part in micro_batch.split_responses(computed).items():
+            torch.testing.assert_close(part, logprobs[index], atol=1e-5, rtol=0)
+
+    seen: dict[str, Tensor] = {}
+
+    def loss_that_looks(outputs: TokenOutputs, micro_batch: Any) -> Any:
+        value, metrics = policy_loss(outputs, micro_batch, CLIP_HIGHER)
+        seen["loss"] = seen.get("loss", torch.zeros(())) + value.detach()
+        return value, metrics
+
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters() if p.grad is not None])
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in reference.parameters() if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        lr=0.5e-2,  # the first of two warm-up fractions
+        eps=EPS,
+    )
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
+    optimizer.step()
+    metrics = values(backend.update(batch, loss_that_looks))
+    torch.testing.assert_close(seen["loss"], loss.detach(), atol=1e-6, rtol=1e-5)
+    assert metrics["train/grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+    assert metrics["train/lr"] == pytest.approx(0.5e-2)
+    expected = dict(reference.named_parameters())
+    ours = dict(backend.full_weights())
+    assert ours.keys() == expected.keys()
+    for key, tensor in ours.items():
+        torch.testing.assert_close(tensor, expected[key].detach(), atol=1e-6, rtol=0, msg=key)
+
+
+def test_result_does_not_depend_on_the_micro_batches(tiny_checkpoint: Checkpoint) -> None:
+    path = tiny_checkpoint("qwen2-tied")
+    weights = []
+    for tokens in (1, 50, 10_000):
+        backend = make_backend(path, gradient_checkpointing=tokens == 50)
+        batch = plan(tokens)
+        norms = [
+            values(backend.update(batch, partial(policy_loss, config=CLIP_HIGHER)))["train/grad_norm"]
+            for _ in range(2)
+        ]
+        weights.append((len(batch.micro_batches), norms, dict(backend.full_weights())))
+    assert [count for count, _, _ in weights] == [6, 2, 1]
+    for _, norms, tensors in weights[1:]:
+        assert norms == pytest.approx(weights[0][1], rel=1e-4)
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(tensor, weights[0][2][key], atol=1e-6, rtol=0, msg=key)
+
+
+def test_resume_is_exact(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path, loss = tiny_checkpoint("llama-untied"), partial(policy_loss, config=CLIP_HIGHER)
+    straight = make_backend(path)
+    straight.update(plan(), loss)
+    straight.save(tmp_path)
+    straight.update(plan(), loss)
+    resumed = make_backend(path)
+    resumed.load(tmp_path)
+    metrics = values(resumed.update(plan(), loss))
+    assert metrics["train/lr"] == pytest.approx(1e-2)
+    for (name, a), (_, b) in zip(straight.full_weights(), resumed.full_weights(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "llama-untied"])
+def test_export_loads_with_transformers_bit_for_bit(
+    name: str, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    backend = make_backend(tiny_checkpoint(name))
+    backend.update(plan(), partial(policy_loss, config=CLIP_HIGHER))
+    backend.export_hf(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    exported = dict(backend.full_weights())
+    for key, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, exported[key]), key
+    assert loaded.config.tie_word_embeddings == name.endswith("-tied")
+
+
+def test_lora_trains_adapters_only_and_streams_merged_weights(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    path = tiny_checkpoint("qwen2-tied")
+    backend = make_backend(path, lora=LoraConfig(rank=4, alpha=8))
+    before = {name: tensor.clone() for name, tensor in backend.full_weights()}
+    original = dict(AutoModelForCausalLM.from_pretrained(path).named_parameters())
+    assert before.keys() == original.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, original[name]), name
+    for _ in range(3):
+        backend.update(plan(), partial(policy_loss, config=CLIP_HIGHER))
+    after = dict(backend.full_weights())
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {name for name in after if "proj" in name and name.endswith("weight")}
+    backend.export_hf(tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path)
+    _, logprobs = plain_loss(merged, make_samples(100), 0.7, CLIP_HIGHER)
+    batch = plan()
+    for micro_batch, computed in zip(batch.micro_batches, backend.logprobs(batch.micro_batches), strict=True):
+        for index, part in micro_batch.split_responses(computed).items():
+            torch.testing.assert_close(part, logprobs[index], atol=2e-5, rtol=0)
+
+
+def test_frozen_layers_stay(tiny_checkpoint: Checkpoint) -> None:
+    backend = make_backend(tiny_checkpoint("llama-untied"), freeze_first_fraction=0.5)
+    before = {name: tensor.clone() for name, tensor in backend.full_weights()}
+    backend.update(plan(), partial(policy_loss, config=CLIP_HIGHER))
+    changed = {name for name, tensor in backend.full_weights() if not torch.equal(tensor, before[name])}
+    assert changed == {n for n in before if "layers.0." not in n and "embed_tokens" not in n}
+
+
+def test_bfloat16_stays_near_float32(tiny_checkpoint: Checkpoint) -> None:
+    path, batch = tiny_checkpoint("qwen2-untied"), plan()
+    exact = torch.cat(make_backend(path).logprobs(batch.micro_batches))
+    backend = make_backend(path, dtype="bfloat16")
+    rounded = torch.cat(backend.logprobs(batch.micro_batches))
+    assert 1e-5 < float((exact - rounded).abs().max()) < 0.3
+    backend.update(batch, partial(policy_loss, config=CLIP_HIGHER))
+    assert all(tensor.dtype is torch.float32 for _, tensor in backend.full_weights())
+
+
+def test_reference_policy_does_not_move(tiny_checkpoint: Checkpoint) -> None:
+    batch = plan()
+    backend = make_backend(tiny_checkpoint("qwen2-tied"), with_reference=True)
+    at_start = torch.cat(backend.logprobs(batch.micro_batches))
+    backend.update(batch, partial(policy_loss, config=CLIP_HIGHER))
+    assert torch.equal(torch.cat(backend.logprobs(batch.micro_batches, reference=True)), at_start)
+    assert not torch.equal(torch.cat(backend.logprobs(batch.micro_batches)), at_start)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tiny_checkpoint: Checkpoint) -> None:
+    backend = make_backend(tiny_checkpoint("qwen2-tied"))
+    before = dict(backend.full_weights())
+
+    def broken(outputs: TokenOutputs, batch: Any) -> Any:
+        return outputs.logprobs.sum() * float("nan"), {}
+
+    with pytest.raises(FloatingPointError, match="gradient norm"):
+        backend.update(plan(), broken)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backend.full_weights())

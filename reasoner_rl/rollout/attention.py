@@ -1,0 +1,63 @@
+"""Attention for decoding: one query token a row against the row's cached keys.
+
+The query heads that share a key-value head become rows of one small matrix product, so grouped-query models never
+repeat their keys and values. Registered with transformers under `DECODE_ATTENTION`; the masks are its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+DECODE_ATTENTION = "reasoner_rl_decode"
+
+
+def decode_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface, without gradient or dropout.
+
+    Args:
+        query: [rows, heads, queries, width]. Several queries (prefill) go to transformers' own SDPA.
+        key, value: [rows, key-value heads, keys, width].
+        attention_mask: [rows, 1, 1, keys] bool, True where a key is seen; None: all are.
+
+    Returns:
+        [rows, queries, heads, width] and no attention weights.
+    """
+    rows, heads, queries, width = query.shape
+    if queries > 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    grouped = query.reshape(rows, key.shape[1], -1, width)
+    if query.device.type == "cpu":
+        output = _batched_matmul_attention(grouped, key, value, attention_mask, scaling or width**-0.5)
+    else:
+        output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    return output.reshape(rows, 1, heads, value.shape[-1]), None
+
+
+def _batched_matmul_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """SDPA's CPU kernel starts a matrix product for each row and head; two batched ones take about half the time."""
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if mask is not None:
+        scores = torch.where(mask, scores, -torch.inf)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, value)
+
+
+AttentionInterface.register(DECODE_ATTENTION, decode_attention)
+AttentionMaskInterface.register(DECODE_ATTENTION, sdpa_mask)

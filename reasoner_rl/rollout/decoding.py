@@ -1,0 +1,148 @@
+"""Decoding one batch side by side: prefill, then one token a row and step, until every row has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.rollout.kv_cache import BLOCK_TOKENS, KvCache, concatenate
+from reasoner_rl.rollout.sampling import UniformStreams, choose_tokens
+from reasoner_rl.rollout.stop_strings import StopStringWatcher
+
+PREFILL_TOKENS = 16384  # bounds the activations of one prefill pass
+RETIRE_BELOW = 0.8  # ended rows are dropped when fewer than this share go on; each drop copies the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A response to be drawn."""
+
+    request: int  # pending responses to the same request share the prefill of its prompt
+    sample: int
+    seed: int
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The responses of a batch, in its order. T is the limit on response tokens."""
+
+    token_ids: Tensor  # [B, T] int64
+    logprobs: Tensor  # [B, T] float32
+    lengths: Tensor  # [B] int64; what lies behind is undefined
+    stopped: Tensor  # [B] bool; False: cut off at the limit
+
+
+def decode_batch(
+    model: nn.Module,
+    batch: Sequence[Pending],
+    sampling: SamplingConfig,
+    eos_ids: Tensor,
+    tokenizer: Any,
+    progress: Callable[[int], None],
+) -> Decoded:
+    """Draw the responses of ``batch`` together. ``eos_ids`` [E] int64 is on the model's device."""
+    limit, device = sampling.max_response_tokens, eos_ids.device
+    decoder = Decoder(model, batch, limit, device)
+    streams = UniformStreams([(pending.seed, pending.sample) for pending in batch], device)
+    watchers = [StopStringWatcher(tokenizer, sampling.stop) for _ in batch] if sampling.stop else []
+    token_ids = torch.zeros(len(batch), limit, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(len(batch), limit, device=device)
+    lengths = torch.full((len(batch),), limit, device=device)
+    going = torch.ones(len(batch), dtype=torch.bool, device=device)
+    rows = torch.arange(len(batch), device=device)  # which response each of the decoder's rows holds
+    for position in range(limit):
+        forbidden = eos_ids if position < sampling.min_response_tokens else None
+        chosen, chosen_logprobs = choose_tokens(
+            decoder.logits, sampling, streams.next_column(position)[rows], forbidden
+        )
+        token_ids[rows, position], logprobs[rows, position] = chosen, chosen_logprobs
+        ended = torch.isin(chosen, eos_ids) & going[rows]
+        if watchers:
+            ended |= _ended_by_text(watchers, rows, chosen, going)
+        if ended.any():
+            lengths[rows[ended]] = position + 1
+            going[rows[ended]] = False
+            progress(int(ended.sum()))
+        remaining = int(going.sum())
+        if remaining == 0 or position + 1 == limit:
+            break
+        if remaining < RETIRE_BELOW * len(rows):
+            kept = going[rows].nonzero().squeeze(1)
+            decoder.keep(kept)
+            rows, chosen = rows[kept], chosen[kept]
+        decoder.step(chosen)
+    progress(remaining)
+    return Decoded(token_ids.cpu(), logprobs.cpu(), lengths.cpu(), ~going.cpu())
+
+
+def _ended_by_text(
+    watchers: Sequence[StopStringWatcher], rows: Tensor, chosen: Tensor, going: Tensor
+) -> Tensor:
+    """Which of the decoder's rows [rows] bool are still going and have now written a stop string."""
+    ended = [
+        unfinished and watchers[response].completes(token)
+        for response, token, unfinished in zip(
+            rows.tolist(), chosen.tolist(), going[rows].tolist(), strict=True
+        )
+    ]
+    return torch.tensor(ended, device=chosen.device)
+
+
+class Decoder:
+    """The rows that are being decoded: their cache and what the model must be told of it.
+
+    Prompts are padded on the left, so that every row's next token goes to the same column of the cache.
+    """
+
+    def __init__(self, model: nn.Module, batch: Sequence[Pending], limit: int, device: torch.device) -> None:
+        self._model = model
+        self._limit = limit
+        prompts = {pending.request: pending.prompt_ids for pending in batch}
+        places = {request: place for place, request in enumerate(prompts)}
+        self._columns = max(map(len, prompts.values()))
+        padding = torch.tensor([self._columns - len(prompt) for prompt in prompts.values()], device=device)
+        self._cache, logits = self._prefill(list(prompts.values()), padding)
+        rows = torch.tensor([places[pending.request] for pending in batch], device=device)
+        self._cache.gather_rows(rows, min(limit, BLOCK_TOKENS))
+        self._padding = padding[rows]
+        self.logits = logits[rows]  # [rows, V]; they predict each row's next token
+
+    def _prefill(self, prompts: list[tuple[int, ...]], padding: Tensor) -> tuple[KvCache, Tensor]:
+        """Read each prompt once; the last column's logits are those of the prompt's last token."""
+        padded = torch.tensor([(0,) * (self._columns - len(prompt)) + prompt for prompt in prompts])
+        rows = max(1, PREFILL_TOKENS // self._columns)
+        caches, logits = [], []
+        for input_ids, pads in zip(padded.to(padding.device).split(rows), padding.split(rows), strict=True):
+            caches.append(KvCache())
+            logits.append(self._forward(input_ids, pads, caches[-1], self._columns))
+        return concatenate(caches), torch.cat(logits)
+
+    def step(self, tokens: Tensor) -> None:
+        """Read one token a row, [rows] int64."""
+        self._columns += 1
+        self.logits = self._forward(tokens.unsqueeze(1), self._padding, self._cache, self._columns)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but ``rows`` [n] int64."""
+        self._cache.gather_rows(rows, BLOCK_TOKENS)
+        self._padding = self._padding[rows]
+
+    def _forward(self, input_ids: Tensor, padding: Tensor, cache: KvCache, columns: int) -> Tensor:
+        """The logits [rows, V] after ``input_ids`` [rows, n], which fill the cache up to ``columns``."""
+        column = torch.arange(columns, device=padding.device)
+        positions = column - padding.unsqueeze(1)
+        output = self._model(
+            input_ids=input_ids,
+            attention_mask=(positions >= 0) if padding.any() else None,
+            position_ids=positions[:, -input_ids.shape[1] :].clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]

@@ -1,0 +1,187 @@
+"""The embedded rollout engine: a batched sampling loop over a transformers model.
+
+It needs nothing but PyTorch and transformers, runs anywhere, and is the fastest choice for models of up to some tens
+of millions of parameters. Left out on purpose: continuous batching, paged caches and tensor parallelism, which are
+what the vLLM engine is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
+from reasoner_rl.errors import UserError
+from reasoner_rl.rollout.attention import DECODE_ATTENTION
+from reasoner_rl.rollout.decoding import Decoded, Pending, decode_batch
+from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.types import Rollout
+
+_CACHED_LAYERS = {"full_attention", "sliding_attention"}
+
+
+class HfRolloutEngine:
+    """Generates with its own plain (unsharded) copy of the policy; implements `RolloutEngine`.
+
+    Args:
+        model: a transformers causal language model. The engine takes it over: it moves it to ``device``, switches
+            gradients and dropout off and sets its attention function.
+        tokenizer: decodes responses, and names one end-of-sequence token; the model's generation config may name more.
+        max_batch_sequences: responses decoded side by side.
+
+    Raises:
+        UserError: the model has layers other than (full or sliding-window) attention.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, max_batch_sequences: int, device: torch.device) -> None:
+        _check_layers(model)
+        model.set_attn_implementation(DECODE_ATTENTION)
+        self._model: nn.Module = model.to(device).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._eos_ids = torch.tensor(_end_of_sequence_ids(model, tokenizer), dtype=torch.int64, device=device)
+        self._max_batch_sequences = max_batch_sequences
+        self._device = device
+        self._policy_version = 0
+        self._asleep = False
+        self._weights_complete = True
+
+    @property
+    def policy_version(self) -> int:
+        """Version passed to the last `load_weights`."""
+        return self._policy_version
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """See `RolloutEngine.generate`. Raises ValueError for an empty prompt, RuntimeError while asleep."""
+        self._must_be_awake("generate")
+        if not self._weights_complete:
+            raise RuntimeError("generate needs complete weights; the last load_weights failed")
+        rollouts: dict[tuple[int, int], Rollout] = {}
+        for batch in _batches(requests, self._max_batch_sequences):
+            decoded = decode_batch(
+                self._model, batch, sampling, self._eos_ids, self._tokenizer, progress or _ignore
+            )
+            places = [(pending.request, pending.sample) for pending in batch]
+            rollouts.update(zip(places, self._to_rollouts(decoded), strict=True))
+        return [
+            [rollouts[index, sample] for sample in range(request.samples)]
+            for index, request in enumerate(requests)
+        ]
+
+    def _to_rollouts(self, decoded: Decoded) -> list[Rollout]:
+        lengths = decoded.lengths.tolist()
+        token_ids = [row[:length].tolist() for row, length in zip(decoded.token_ids, lengths, strict=True)]
+        logprobs = [row[:length].tolist() for row, length in zip(decoded.logprobs, lengths, strict=True)]
+        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        return [
+            Rollout(tuple(ids), tuple(row), "stop" if stopped else "length", self._policy_version, text)
+            for ids, row, stopped, text in zip(
+                token_ids, logprobs, decoded.stopped.tolist(), texts, strict=True
+            )
+        ]
+
+    @torch.no_grad()
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copy full tensors into the model in place, cast to its dtype.
+
+        Tied weights may come under either name or both. Buffers may be left out.
+
+        Raises:
+            ValueError: names the weights that are missing, unknown or of the wrong shape. The engine then refuses to
+                generate until a load succeeds.
+            RuntimeError: the engine is asleep.
+        """
+        self._must_be_awake("load_weights")
+        self._weights_complete = False
+        targets = self._model.state_dict(keep_vars=True)
+        loaded: set[int] = set()
+        problems: list[str] = []
+        for name, tensor in tensors:
+            target = targets.get(name)
+            if target is None:
+                problems.append(f"{name} is unknown")
+            elif target.shape != tensor.shape:
+                problems.append(f"{name} has shape {tuple(tensor.shape)}, not {tuple(target.shape)}")
+            else:
+                target.copy_(tensor)
+            loaded.add(id(target))
+        named = self._model.named_parameters()
+        problems += [f"{name} is missing" for name, parameter in named if id(parameter) not in loaded]
+        if problems:
+            raise ValueError("the weights do not fit the rollout model: " + "; ".join(problems))
+        self._policy_version = version
+        self._weights_complete = True
+
+    def sleep(self) -> None:
+        """Move the weights off the GPU. On a CPU there is nothing to give back: caches die with each `generate`."""
+        self._asleep = True
+        self._model.to("cpu")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def wake(self) -> None:
+        """Bring the weights back; they are those from before `sleep`."""
+        self._model.to(self._device)
+        self._asleep = False
+
+    def _must_be_awake(self, call: str) -> None:
+        if self._asleep:
+            raise RuntimeError(f"{call} needs an engine that is awake; call wake first")
+
+
+def build_hf_engine(
+    model_config: ModelConfig, engine_config: HfEngineConfig, tokenizer: Any, device: torch.device
+) -> HfRolloutEngine:
+    """Load the checkpoint that training starts from into an engine of its own."""
+    model = AutoModelForCausalLM.from_pretrained(
+        model_config.path,
+        dtype=getattr(torch, engine_config.dtype or model_config.dtype),
+        trust_remote_code=model_config.trust_remote_code,
+    )
+    return HfRolloutEngine(model, tokenizer, engine_config.max_batch_sequences, device)
+
+
+def _check_layers(model: Any) -> None:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if unfit := sorted(kinds - _CACHED_LAYERS):
+        raise UserError(
+            f"rollout.engine.kind: hf generates with full and sliding-window attention layers; "
+            f"{type(model).__name__} has {', '.join(unfit)}. Use vllm."
+        )
+
+
+def _end_of_sequence_ids(model: Any, tokenizer: Any) -> list[int]:
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
+    return sorted(ids - {None})
+
+
+def _batches(requests: Sequence[GenerationRequest], largest: int) -> list[list[Pending]]:
+    """Batches of about the same size, of prompts of about the same length, longest first."""
+    for index, request in enumerate(requests):
+        if not request.prompt_ids:
+            raise ValueError(f"request {index} has an empty prompt; a prompt needs at least one token")
+    by_length = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt_ids))
+    pending = [
+        Pending(index, sample, requests[index].seed, requests[index].prompt_ids)
+        for index in by_length
+        for sample in range(requests[index].samples)
+    ]
+    count = -(-len(pending) // largest)
+    return [
+        pending[len(pending) * batch // count : len(pending) * (batch + 1) // count] for batch in range(count)
+    ]
+
+
+def _ignore(finished: int) -> None:
+    del finished

@@ -1,0 +1,99 @@
+"""From logits to sampled tokens: pure functions, and the random numbers that belong to each response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reasoner_rl.config.rollout import SamplingConfig
+
+_BLOCK_TOKENS = 256
+
+
+class UniformStreams:
+    """One stream of uniform numbers in [0, 1) a response, from the counter-based generator Philox.
+
+    A stream is keyed by (request seed, sample number) and read by position, so a response draws the same numbers
+    whatever is generated beside it.
+    """
+
+    def __init__(self, keys: Sequence[tuple[int, int]], device: torch.device) -> None:
+        self._generators = [
+            np.random.Generator(np.random.Philox(key=np.array(key, np.uint64))) for key in keys
+        ]
+        self._device = device
+        self._block = torch.empty(0)
+
+    def next_column(self, position: int) -> Tensor:
+        """Return the numbers [responses] float32 at ``position``; positions must be asked for in order."""
+        if position % _BLOCK_TOKENS == 0:
+            drawn = [generator.random(_BLOCK_TOKENS, dtype=np.float32) for generator in self._generators]
+            self._block = torch.from_numpy(np.stack(drawn, axis=1)).to(self._device)
+        return self._block[position % _BLOCK_TOKENS]
+
+
+def sampling_logprobs(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Return the log-probabilities of the distribution sampled from, [B, V] float32; -inf for what is cut off.
+
+    The order is that of transformers and vLLM: temperature, top-k, then top-p of what is left.
+
+    Args:
+        logits: [B, V].
+        temperature: above 0.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of likeliest tokens with at least this much probability (arXiv 1904.09751).
+    """
+    logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        kept, indices = logits.topk(top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, indices, kept)
+    if top_p < 1.0:
+        ordered, indices = logits.sort(dim=-1, descending=True, stable=True)
+        probabilities = ordered.softmax(dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+        logits = torch.empty_like(logits).scatter(-1, indices, ordered)
+    return logits.log_softmax(dim=-1)
+
+
+def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
+    """Invert the cumulative distribution: [B, V] log-probabilities and [B] uniforms in [0, 1) to [B] int64 tokens.
+
+    The token is the first whose cumulative probability exceeds the target, so one of probability zero, which adds
+    nothing to the sum, is never it; the target is kept below the sum, which rounding may leave off 1.
+    """
+    cumulative = logprobs.exp().cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    targets = torch.minimum(uniforms.unsqueeze(-1) * total, below_total)
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+
+
+def choose_tokens(
+    logits: Tensor, sampling: SamplingConfig, uniforms: Tensor, forbidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Choose one token a row.
+
+    Args:
+        logits: [B, V].
+        uniforms: [B] in [0, 1).
+        forbidden: token ids that must not be chosen (end-of-sequence before min_response_tokens).
+
+    Returns:
+        Tokens [B] int64 and their logprobs [B] float32 under the distribution sampled from. Temperature 0 takes
+        the likeliest token; as that distribution is a point, the logprob given is the one at temperature 1.
+    """
+    if forbidden is not None:
+        logits = logits.index_fill(-1, forbidden, -torch.inf)
+    if sampling.temperature == 0:
+        logprobs = sampling_logprobs(logits, temperature=1.0)
+        tokens = logprobs.argmax(dim=-1)
+    else:
+        logprobs = sampling_logprobs(logits, sampling.temperature, sampling.top_k, sampling.top_p)
+        tokens = draw(logprobs, uniforms)
+    return tokens, logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

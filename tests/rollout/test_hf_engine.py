@@ -1,0 +1,350 @@
+"""The embedded engine against plain transformers calls on tiny random models in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
+from reasoner_rl.errors import UserError
+from reasoner_rl.rollout import decoding, kv_cache
+from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.hf_engine import HfRolloutEngine, build_hf_engine
+from reasoner_rl.types import Rollout
+
+CPU = torch.device("cpu")
+PROMPTS = [(5, 9, 20, 33), (7,), (40, 41, 42, 43, 44, 45, 46, 47, 48), (12, 13), (30, 8, 7, 60, 61)]
+REQUESTS = [GenerationRequest(prompt, samples=3, seed=100 + i) for i, prompt in enumerate(PROMPTS)]
+ENDINGS = list(
+    range(70, 79)
+)  # enough end-of-sequence tokens that random models stop at many different lengths
+
+Checkpoint = Callable[[str], Path]
+
+
+@pytest.fixture
+def engine(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> Callable[..., HfRolloutEngine]:
+    def make(
+        name: str = "qwen2-tied", max_batch_sequences: int = 256, endings: list[int] | None = None
+    ) -> HfRolloutEngine:
+        model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint(name))
+        model.generation_config.eos_token_id = endings
+        return HfRolloutEngine(model, tiny_tokenizer, max_batch_sequences, CPU)
+
+    return make
+
+
+def flat(rollouts: list[list[Rollout]]) -> list[Rollout]:
+    return [rollout for group in rollouts for rollout in group]
+
+
+def tokens(rollouts: list[list[Rollout]]) -> list[tuple[int, ...]]:
+    return [rollout.token_ids for rollout in flat(rollouts)]
+
+
+@torch.no_grad()
+def plain_logprobs(model: Any, prompt: tuple[int, ...], response: tuple[int, ...], temperature: float) -> Any:
+    """By one forward pass over prompt and response, without padding or cache."""
+    logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(-1, torch.tensor(response).unsqueeze(-1)).squeeze(-1)
+
+
+def assert_logprobs_match(model: Any, rollouts: list[list[Rollout]], temperature: float = 1.0) -> None:
+    for request, group in zip(REQUESTS, rollouts, strict=True):
+        for rollout in group:
+            expected = plain_logprobs(model, request.prompt_ids, rollout.token_ids, temperature)
+            torch.testing.assert_close(torch.tensor(rollout.logprobs), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied", "llama-untied", "qwen3-tied"])
+def test_logprobs_are_those_of_a_plain_forward_pass(
+    engine: Any, tiny_checkpoint: Checkpoint, name: str, temperature: float
+) -> None:
+    sampling = SamplingConfig(temperature=temperature, max_response_tokens=20)
+    rollouts = engine(name, endings=ENDINGS).generate(REQUESTS, sampling)
+    assert len({rollout.token_ids for rollout in flat(rollouts)}) > 12
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint(name))
+    assert_logprobs_match(model, rollouts, temperature)
+
+
+def test_greedy_equals_transformers_generate(engine: Any, tiny_checkpoint: Checkpoint) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("llama-untied"))
+    rollouts = engine("llama-untied").generate(
+        REQUESTS, SamplingConfig(temperature=0, max_response_tokens=25)
+    )
+    for prompt, group in zip(PROMPTS, rollouts, strict=True):
+        whole = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=25)
+        assert {rollout.token_ids for rollout in group} == {tuple(whole[0, len(prompt) :].tolist())}
+    assert_logprobs_match(model, rollouts)
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (6, 1.0), (0, 0.6)])
+def test_sampled_frequencies_follow_the_model(
+    engine: Any, tiny_checkpoint: Checkpoint, top_k: int, top_p: float
+) -> None:
+    draws = 4000
+    sampling = SamplingConfig(top_k=top_k, top_p=top_p, max_response_tokens=1)
+    (group,) = engine(max_batch_sequences=4000).generate([GenerationRequest(PROMPTS[0], draws, 3)], sampling)
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied"))
+    with torch.no_grad():
+        probabilities = model(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1)
+    ordered, order = probabilities.sort(descending=True)
+    kept = order[: top_k or None] if top_p == 1 else order[ordered.cumsum(0) - ordered < top_p]
+    expected = (
+        draws
+        * torch.zeros_like(probabilities).scatter(0, kept, probabilities[kept])
+        / probabilities[kept].sum()
+    )
+    observed = torch.bincount(torch.tensor([r.token_ids[0] for r in group]), minlength=len(expected))
+    assert observed[expected == 0].sum() == 0
+    common = expected > 5
+    chi_square = ((observed - expected)[common] ** 2 / expected[common]).sum().item()
+    freedom = int(common.sum()) - 1
+    assert freedom > 3
+    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
+    for rollout in group[:50]:
+        assert math.exp(rollout.logprobs[0]) == pytest.approx(
+            expected[rollout.token_ids[0]].item() / draws, rel=1e-4
+        )
+
+
+def test_a_response_depends_on_its_seed_and_nothing_else(engine: Any) -> None:
+    sampling = SamplingConfig(max_response_tokens=20)
+    whole = engine(endings=ENDINGS).generate(REQUESTS, sampling)
+    assert whole == engine(endings=ENDINGS).generate(REQUESTS, sampling)
+    assert tokens(whole) == tokens(
+        engine(endings=ENDINGS, max_batch_sequences=4).generate(REQUESTS, sampling)
+    )
+    backwards = engine(endings=ENDINGS).generate(REQUESTS[::-1], sampling)
+    assert tokens(whole) == tokens(backwards[::-1])
+    for request, group in zip(REQUESTS, whole, strict=True):
+        (alone,) = engine(endings=ENDINGS).generate(
+            [GenerationRequest(request.prompt_ids, 1, request.seed)], sampling
+        )
+        assert alone[0].token_ids == group[0].token_ids
+    other = [GenerationRequest(request.prompt_ids, 3, request.seed + 1000) for request in REQUESTS]
+    assert tokens(whole) != tokens(engine(endings=ENDINGS).generate(other, sampling))
+
+
+def test_retirement_growth_and_split_prefill_change_nothing(
+    engine: Any, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = SamplingConfig(max_response_tokens=40)
+    rows_decoded: list[int] = []
+    step = decoding.Decoder.step
+
+    def counted_step(decoder: Any, chosen: torch.Tensor) -> None:
+        rows_decoded.append(len(chosen))
+        step(decoder, chosen)
+
+    monkeypatch.setattr(decoding.Decoder, "step", counted_step)
+    retiring = engine(endings=ENDINGS).generate(REQUESTS, sampling)
+    lengths = sorted(len(rollout.token_ids) for rollout in flat(retiring))
+    assert lengths[0] < 5
+    assert lengths[-1] > 12  # mixed, or this test would show nothing
+    assert rows_decoded[0] == 15
+    assert rows_decoded[-1] <= 3
+    monkeypatch.setattr(decoding, "RETIRE_BELOW", 0.0)
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", 10)
+    for module in (decoding, kv_cache):
+        monkeypatch.setattr(module, "BLOCK_TOKENS", 3)
+    rows_decoded.clear()
+    plain = engine(endings=ENDINGS).generate(REQUESTS, sampling)
+    assert set(rows_decoded) == {15}
+    assert tokens(retiring) == tokens(plain)
+    assert_logprobs_match(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied")), plain)
+
+
+def test_finish_reasons_and_text(engine: Any, tiny_tokenizer: Any) -> None:
+    rollouts = flat(engine(endings=ENDINGS).generate(REQUESTS, SamplingConfig(max_response_tokens=12)))
+    endings = {*ENDINGS, tiny_tokenizer.eos_token_id}
+    assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
+    for rollout in rollouts:
+        assert (rollout.token_ids[-1] in endings) == (rollout.finish_reason == "stop")
+        assert not endings & set(rollout.token_ids[:-1])
+        assert len(rollout.token_ids) == len(rollout.logprobs)
+        assert rollout.finish_reason == "stop" or len(rollout.token_ids) == 12
+        assert rollout.text == tiny_tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+
+
+def test_the_tokenizers_end_of_sequence_ends_too(engine: Any, tiny_tokenizer: Any) -> None:
+    """It is forbidden, with the model's own, until min_response_tokens."""
+    tiny_tokenizer_ends = engine(endings=None)
+    requests = [GenerationRequest((5, 6), 400, 1)]
+    (free,) = tiny_tokenizer_ends.generate(requests, SamplingConfig(max_response_tokens=3))
+    ended = [rollout for rollout in free if rollout.finish_reason == "stop"]
+    assert ended
+    assert {rollout.token_ids[-1] for rollout in ended} == {tiny_tokenizer.eos_token_id}
+    (held,) = tiny_tokenizer_ends.generate(
+        requests, SamplingConfig(max_response_tokens=3, min_response_tokens=3)
+    )
+    assert {len(rollout.token_ids) for rollout in held} == {3}
+    assert all(tiny_tokenizer.eos_token_id not in rollout.token_ids for rollout in held)
+
+
+def test_one_token_responses(engine: Any, tiny_checkpoint: Checkpoint) -> None:
+    rollouts = engine().generate(
+        [GenerationRequest((7,), samples=1, seed=0)], SamplingConfig(temperature=0, max_response_tokens=1)
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied"))
+    with torch.no_grad():
+        expected = model(torch.tensor([[7]])).logits[0, -1].argmax().item()
+    assert [rollout.token_ids for rollout in rollouts[0]] == [(expected,)]
+
+
+def test_stop_strings_end_a_response_where_they_are_complete(engine: Any) -> None:
+    free = flat(engine().generate(REQUESTS, SamplingConfig(max_response_tokens=30)))
+    stop = free[0].text[5:7]
+    stopped = flat(
+        engine().generate(REQUESTS, SamplingConfig(max_response_tokens=30, stop=[stop, "never there"]))
+    )
+    assert stopped[0].finish_reason == "stop"
+    for before, after in zip(free, stopped, strict=True):
+        if stop in before.text:
+            assert after.text.endswith(stop)
+            assert after.text.count(stop) == 1
+            assert after.token_ids == before.token_ids[: len(after.token_ids)]
+            assert after.finish_reason == "stop"
+        else:
+            assert after == before
+
+
+def test_progress_counts_every_response(engine: Any) -> None:
+    for endings in (ENDINGS, None):
+        told: list[int] = []
+        engine(endings=endings, max_batch_sequences=6).generate(
+            REQUESTS, SamplingConfig(max_response_tokens=9), told.append
+        )
+        assert sum(told) == 15
+
+
+def test_nothing_asked_nothing_given(engine: Any) -> None:
+    assert engine().generate([], SamplingConfig()) == []
+
+
+def test_empty_prompt_is_named(engine: Any) -> None:
+    requests = [REQUESTS[0], GenerationRequest((), 1, 0)]
+    with pytest.raises(ValueError, match="request 1 has an empty prompt"):
+        engine().generate(requests, SamplingConfig())
+
+
+@pytest.mark.parametrize("family", ["qwen2", "mistral"])
+def test_sliding_windows(tiny_tokenizer: Any, family: str) -> None:
+    shape: dict[str, Any] = {
+        "vocab_size": 90, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 6, "initializer_range": 0.2,
+        "eos_token_id": None, "pad_token_id": None,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if family == "qwen2":
+        config = Qwen2Config(
+            **shape, use_sliding_window=True, layer_types=["full_attention", "sliding_attention"]
+        )
+        model: Any = Qwen2ForCausalLM(config)
+    else:
+        model = MistralForCausalLM(MistralConfig(**shape))
+    plain = type(model)(model.config)
+    plain.load_state_dict(model.state_dict())
+    rollouts = HfRolloutEngine(model, tiny_tokenizer, 256, CPU).generate(
+        REQUESTS, SamplingConfig(max_response_tokens=14)
+    )
+    plain.set_attn_implementation("eager")
+    assert_logprobs_match(plain.eval(), rollouts)
+
+
+def test_recurrent_layers_are_refused(tiny_tokenizer: Any) -> None:
+    config = Qwen2Config(
+        vocab_size=90, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    model = Qwen2ForCausalLM(config)
+    model.config.layer_types = ["linear_attention"]
+    with pytest.raises(UserError, match="linear_attention"):
+        HfRolloutEngine(model, tiny_tokenizer, 4, CPU)
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied"])
+def test_loaded_weights_are_the_ones_that_generate(
+    engine: Any, tiny_checkpoint: Checkpoint, name: str
+) -> None:
+    sampling = SamplingConfig(max_response_tokens=10)
+    rollout_engine = engine(name)
+    before = rollout_engine.generate(REQUESTS, sampling)
+    trained = AutoModelForCausalLM.from_pretrained(tiny_checkpoint(name))
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    rollout_engine.load_weights(trained.named_parameters(), version=7)
+    after = rollout_engine.generate(REQUESTS, sampling)
+    assert tokens(after) != tokens(before)
+    assert_logprobs_match(trained, after)
+    assert {rollout.policy_version for rollout in flat(after)} == {rollout_engine.policy_version} == {7}
+    # the state dict names a tied weight twice, and bfloat16 is cast
+    rounded = {key: value.bfloat16() for key, value in trained.state_dict().items()}
+    rollout_engine.load_weights(rounded.items(), version=8)
+    trained.load_state_dict(rounded)
+    assert_logprobs_match(trained, rollout_engine.generate(REQUESTS, sampling))
+
+
+def test_wrong_weights_are_named_and_stop_generation(engine: Any, tiny_checkpoint: Checkpoint) -> None:
+    rollout_engine = engine("qwen2-untied")
+    weights = dict(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-untied")).named_parameters())
+    wrong = dict(weights)
+    del wrong["lm_head.weight"]
+    wrong["model.norm.weight"] = torch.zeros(3)
+    wrong["surplus"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="do not fit") as caught:
+        rollout_engine.load_weights(wrong.items(), version=1)
+    for problem in (
+        "lm_head.weight is missing",
+        "model.norm.weight has shape (3,), not (32,)",
+        "surplus is unknown",
+    ):
+        assert problem in str(caught.value)
+    assert rollout_engine.policy_version == 0
+    rollout_engine.sleep()
+    rollout_engine.wake()
+    with pytest.raises(RuntimeError, match="complete weights"):
+        rollout_engine.generate(REQUESTS, SamplingConfig())
+    rollout_engine.load_weights(weights.items(), version=1)
+    assert rollout_engine.generate(REQUESTS[:1], SamplingConfig(max_response_tokens=2))
+
+
+def test_asleep_nothing_is_generated_or_loaded(engine: Any) -> None:
+    sampling = SamplingConfig(max_response_tokens=4)
+    rollout_engine = engine()
+    before = rollout_engine.generate(REQUESTS, sampling)
+    rollout_engine.sleep()
+    with pytest.raises(RuntimeError, match="generate needs an engine that is awake"):
+        rollout_engine.generate(REQUESTS, sampling)
+    with pytest.raises(RuntimeError, match="load_weights needs an engine that is awake"):
+        rollout_engine.load_weights([], version=1)
+    rollout_engine.wake()
+    assert rollout_engine.generate(REQUESTS, sampling) == before
+
+
+def test_build_reads_the_checkpoint_in_the_right_format(
+    tiny_checkpoint: Checkpoint, tiny_tokenizer: Any
+) -> None:
+    path = str(tiny_checkpoint("qwen2-tied"))
+    sampling = SamplingConfig(temperature=0, max_response_tokens=6)
+    built = build_hf_engine(ModelConfig(path=path), HfEngineConfig(), tiny_tokenizer, CPU)
+    assert_logprobs_match(AutoModelForCausalLM.from_pretrained(path), built.generate(REQUESTS, sampling))
+    half = build_hf_engine(ModelConfig(path=path), HfEngineConfig(dtype="bfloat16"), tiny_tokenizer, CPU)
+    rounded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).float()
+    for prompt, group in zip(PROMPTS, half.generate(REQUESTS, sampling), strict=True):
+        expected = plain_logprobs(rounded, prompt, group[0].token_ids, 1.0)
+        torch.testing.assert_close(torch.tensor(group[0].logprobs), expected, atol=0.15, rtol=0.05)

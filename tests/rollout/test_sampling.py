@@ -1,0 +1,93 @@
+"""The distributions sampled from, against references written out by hand, and the inversion at its edges."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.rollout.sampling import UniformStreams, choose_tokens, draw, sampling_logprobs
+
+
+def brute_force(logits: list[float], temperature: float, top_k: int, top_p: float) -> list[float]:
+    """Probabilities by the definition, one token at a time."""
+    weights = {token: math.exp(logit / temperature) for token, logit in enumerate(logits)}
+    likeliest = sorted(weights, key=lambda token: -weights[token])[: top_k or len(weights)]
+    total = sum(weights[token] for token in likeliest)
+    kept: list[int] = []
+    for token in likeliest:
+        kept.append(token)
+        if sum(weights[one] for one in kept) / total >= top_p:
+            break
+    total = sum(weights[token] for token in kept)
+    return [weights[token] / total if token in kept else 0.0 for token in weights]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    itertools.product([1.0, 0.6, 1.7], [0, 1, 4, 50], [1.0, 0.8, 0.35, 1e-6]),
+)
+def test_distribution_matches_its_definition(temperature: float, top_k: int, top_p: float) -> None:
+    logits = 2 * torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    expected = torch.tensor([brute_force(row, temperature, top_k, top_p) for row in logits.tolist()])
+    actual = sampling_logprobs(logits, temperature, top_k, top_p)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.exp(), expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(actual == -torch.inf, expected == 0)
+
+
+def test_ties_do_not_widen_the_cut() -> None:
+    tied = torch.zeros(1, 6)
+    assert sampling_logprobs(tied, 1.0, top_k=2).exp().count_nonzero() == 2
+    assert sampling_logprobs(tied, 1.0, top_p=0.5).exp().count_nonzero() == 3
+
+
+def test_draw_inverts_the_cumulative_distribution() -> None:
+    logprobs = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0]).log()
+    uniforms = torch.tensor([0.0, 0.2, 0.25, 0.7, 0.75, 1 - 2**-24, 1.0])
+    assert draw(logprobs.expand(len(uniforms), -1), uniforms).tolist() == [1, 1, 3, 3, 4, 4, 4]
+
+
+def test_draw_never_takes_an_impossible_token_when_the_sum_is_rounded() -> None:
+    """Fifty thousand small probabilities do not sum to exactly 1, from either side."""
+    for seed in range(20):
+        logits = 3 * torch.randn(1, 50_000, generator=torch.Generator().manual_seed(seed))
+        logits[:, :7], logits[:, -7:] = -torch.inf, -torch.inf
+        logprobs = sampling_logprobs(logits, 1.0)
+        for uniform in (0.0, 1 - 2**-24):
+            (token,) = draw(logprobs, torch.tensor([uniform])).tolist()
+            assert logprobs[0, token] > -torch.inf
+
+
+def test_streams_depend_on_their_key_and_position_only() -> None:
+    device = torch.device("cpu")
+    keys = [(2**63 - 1, 0), (5, 0), (5, 1), (0, 5)]
+    together, alone = UniformStreams(keys, device), UniformStreams([(5, 1)], device)
+    columns = [together.next_column(position) for position in range(600)]
+    assert [column[2] for column in columns] == [alone.next_column(position)[0] for position in range(600)]
+    numbers = torch.stack(columns)
+    assert len(numbers.unique()) > 0.999 * numbers.numel()
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert numbers.mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_greedy_takes_the_likeliest_token_and_gives_its_logprob_at_temperature_1() -> None:
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
+    sampling = SamplingConfig(temperature=0, top_k=3, top_p=0.5)
+    tokens, logprobs = choose_tokens(logits, sampling, torch.full((4,), 0.9))
+    assert torch.equal(tokens, logits.argmax(-1))
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1).amax(-1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_forbidden_tokens_leave_the_distribution(temperature: float) -> None:
+    logits = torch.tensor([[9.0, 1.0, 1.0]])
+    sampling = SamplingConfig(temperature=temperature)
+    tokens, logprobs = choose_tokens(logits, sampling, torch.tensor([0.1]), forbidden=torch.tensor([0]))
+    assert tokens.tolist() == [1]
+    assert logprobs.item() == pytest.approx(math.log(0.5))
+    assert logits[0, 0] == 9.0  # the caller's logits are left alone

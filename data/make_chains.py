@@ -2,11 +2,13 @@
 """Generate the quickstart's problems: chains of + and - modulo 10.
 
     problem   "Compute 3+5-7 ?"
-    worked    "3+5=8, 8-7=1. Answer: 1"      one step at a time
-    direct    "Answer: 1"                    a guess, unless one can do it in the head
+    worked    "3+5=8, 8-7=1. Answer: 1"                one step at a time
+    checked   "3+5=8, 3+5=8, 8-7=1, 8-7=1. Answer: 1"  every step written twice: right, but long-winded
+    direct    "Answer: 1"                              a guess, unless one can do it in the head
 
-The warm start teaches the steps first and then mixes in direct answers, so that the model it leaves can reason but
-does so only some of the time: what reinforcement learning then has to find out is that reasoning pays.
+The warm start teaches single additions, then worked chains, and at last a mixture of the three styles. The model that
+it leaves can reason but does so only some of the time: what reinforcement learning then has to find out is that
+reasoning pays, and that long-windedness does not.
 
 Writes sft.jsonl (problem, solution, answer; in the order of the lesson), train.jsonl and heldout.jsonl (problem,
 answer), which share no problem.
@@ -19,7 +21,10 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
+Style = Literal["worked", "checked", "direct"]
+MIXTURE: dict[Style, float] = {"worked": 0.25, "checked": 0.1, "direct": 0.65}
 Problem = tuple[int, ...]  # signed terms, the first one positive
 
 
@@ -44,29 +49,34 @@ def signs(rng: random.Random, problem: Problem) -> list[str]:
     return [("-" if term < 0 else "+") if term else rng.choice("+-") for term in problem[1:]]
 
 
-def row(rng: random.Random, problem: Problem, direct: bool | None = None) -> dict[str, str]:
-    """A line of the files; ``direct`` chooses the kind of solution, None leaves it out."""
+def row(rng: random.Random, problem: Problem, style: Style | None = None) -> dict[str, str]:
+    """A line of the files; ``style`` is that of the solution, None leaves it out."""
     operators = signs(rng, problem)
     text = f"{problem[0]}" + "".join(
-        f"{op}{abs(term)}" for op, term in zip(operators, problem[1:], strict=True)
+        f"{operator}{abs(term)}" for operator, term in zip(operators, problem[1:], strict=True)
     )
     value, steps = problem[0], []
     for operator, term in zip(operators, problem[1:], strict=True):
-        steps.append(f"{value}{operator}{abs(term)}={(value + term) % 10}")
+        step = f"{value}{operator}{abs(term)}={(value + term) % 10}"
+        steps += [step, step] if style == "checked" else [step]
         value = (value + term) % 10
     fields = {"problem": f"Compute {text} ?\n", "answer": str(value)}
-    if direct is not None:
-        fields["solution"] = f"Answer: {value}" if direct else f"{', '.join(steps)}. Answer: {value}"
+    if style is not None:
+        working = "" if style == "direct" else f"{', '.join(steps)}. "
+        fields["solution"] = f"{working}Answer: {value}"
     return fields
 
 
 def lesson(
-    rng: random.Random, examples: int, worked_share: float, direct_rate: float, terms: range
+    rng: random.Random, examples: int, longest: int, facts_share: float, mixed_share: float
 ) -> Iterator[dict[str, str]]:
-    """Worked solutions for the first ``worked_share`` of the examples, then ``direct_rate`` of them direct."""
+    """Three parts: two terms only; chains of any length; chains in a mixture of styles."""
     for index in range(examples):
-        direct = index >= worked_share * examples and rng.random() < direct_rate
-        yield row(rng, draw_problem(rng, rng.choice(terms)), direct)
+        part = index / examples
+        terms = 2 if part < facts_share else rng.randint(2, longest)
+        mixed = part >= 1 - mixed_share
+        style: Style = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0] if mixed else "worked"
+        yield row(rng, draw_problem(rng, terms), style)
 
 
 def write(path: Path, rows: Iterable[dict[str, str]]) -> None:
@@ -87,15 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--terms", type=int, default=5, help="terms of training and held-out problems (default 5)"
     )
-    parser.add_argument("--sft", type=int, default=25600, help="examples for the warm start (default 25600)")
+    parser.add_argument("--sft", type=int, default=24000, help="examples for the warm start (default 24000)")
     parser.add_argument("--train", type=int, default=4096, help="training problems (default 4096)")
     parser.add_argument("--heldout", type=int, default=300, help="held-out problems (default 300)")
-    parser.add_argument(
-        "--worked-share", type=float, default=0.8, help="first part of the lesson, all worked"
-    )
-    parser.add_argument(
-        "--direct-rate", type=float, default=0.5, help="direct answers in the rest of the lesson"
-    )
+    parser.add_argument("--facts-share", type=float, default=0.35, help="first part of the lesson: two terms")
+    parser.add_argument("--mixed-share", type=float, default=0.2, help="last part of the lesson, all styles")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(options.seed)
@@ -104,10 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     train = draw_distinct(rng, options.terms, options.train, taken)
     write(options.out / "heldout.jsonl", (row(rng, problem) for problem in heldout))
     write(options.out / "train.jsonl", (row(rng, problem) for problem in train))
-    terms = range(2, options.terms + 1)
     write(
         options.out / "sft.jsonl",
-        lesson(rng, options.sft, options.worked_share, options.direct_rate, terms),
+        lesson(rng, options.sft, options.terms, options.facts_share, options.mixed_share),
     )
     print(
         f"{options.out}: {options.sft} worked examples, {len(train)} training and {len(heldout)} held-out problems"

@@ -132,7 +132,7 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same batch with every tensor on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

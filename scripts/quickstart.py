@@ -98,18 +98,23 @@ class Quickstart:
     def warm_start(self) -> None:
         """Supervised fine-tuning."""
         from reasoner_rl.config.load import load_recipe
+        from reasoner_rl.config.recipes import SftConfig
         from reasoner_rl.loops.offline import fine_tune
 
-        if fine_tune(load_recipe("quickstart_sft", self.overrides("warm_start"))) is None:
+        config = load_recipe("quickstart_sft", self.overrides("warm_start"))
+        assert isinstance(config, SftConfig)
+        if fine_tune(config) is None:
             raise KeyboardInterrupt
 
     def reinforce(self) -> None:
         """DAPO."""
         from reasoner_rl.config.load import load_recipe
+        from reasoner_rl.config.recipes import OnlineConfig
         from reasoner_rl.loops.online import train
 
-        overrides = self.overrides("rl") + self.settings["overrides"]
-        if train(load_recipe("quickstart", overrides)) is None:
+        config = load_recipe("quickstart", self.overrides("rl") + self.settings["overrides"])
+        assert isinstance(config, OnlineConfig)
+        if train(config) is None:
             raise KeyboardInterrupt
 
     def summarise(self) -> dict[str, Any]:

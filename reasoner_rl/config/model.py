@@ -14,7 +14,7 @@ class LoraConfig(Section):
     """Low-rank adapters (arXiv 2106.09685) through peft; the base weights stay frozen."""
 
     rank: int = Field(16, ge=1, description="Rank of the adapter matrices.")
-    alpha: float = Field(32.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    alpha: int = Field(32, gt=0, description="Adapters are scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapters' input while training.")
     target_modules: str | list[str] = Field(
         "all-linear", description="Names of the linear layers that get adapters, or 'all-linear'."

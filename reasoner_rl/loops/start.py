@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from reasoner_rl.config.data import DatasetConfig, PromptConfig
 from reasoner_rl.config.load import dump_recipe
@@ -39,6 +40,7 @@ def say(text: str) -> None:
 def begin_run(config: Recipe) -> Path:
     """Seed torch, make the output folder, record the resolved recipe and the versions. Returns the folder."""
     output = config.run.output_dir
+    transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -37,7 +38,7 @@ def single_process_group() -> None:
     """Start a process group of one, so that FSDP runs without torchrun; does nothing if there is a group already."""
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 class FsdpBackend:
@@ -146,7 +147,7 @@ class FsdpBackend:
     def save(self, folder: Path) -> None:
         """See TrainBackend."""
         model, optimizer = get_state_dict(self._policy, self._optimizer)
-        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=folder / "weights")
+        save_distributed({"model": model, "optimizer": optimizer}, checkpoint_id=folder / "weights")
         torch.save(
             {"schedule": self._schedule.state_dict(), "rng": torch.get_rng_state()},
             folder / f"rank_{dist.get_rank()}.pt",
@@ -155,8 +156,8 @@ class FsdpBackend:
     def load(self, folder: Path) -> None:
         """See TrainBackend."""
         model, optimizer = get_state_dict(self._policy, self._optimizer)
-        state = {"model": model, "optimizer": optimizer}
-        dcp.load(state, checkpoint_id=folder / "weights")
+        state: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        load_distributed(state, checkpoint_id=folder / "weights")
         set_state_dict(
             self._policy,
             self._optimizer,

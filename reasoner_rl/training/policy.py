@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.training.attention import choose_attention, packed_arguments
+from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
 
 
@@ -87,7 +87,8 @@ def _require_checkpoint(path: str) -> None:
 def build_policy(config: ModelConfig, chunk_tokens: int, device: torch.device) -> Policy:
     """Load the model with float32 master weights, frozen and adapted as configured."""
     attention = choose_attention(config.attention, device)
-    model = load_causal_lm(config, torch.float32, attention).to(device)
+    model = load_causal_lm(config, torch.float32, attention)
+    torch.nn.Module.to(model, device)
     freeze_first_layers(model, config.freeze_first_fraction)
     if config.lora is not None:
         add_lora(model, config.lora)

@@ -26,6 +26,16 @@ class KlConfig(Section):
     )
 
 
+    @model_validator(mode="after")
+    def _has_a_gradient(self) -> Self:
+        if self.coefficient > 0 and self.place == "loss" and self.estimator == "k1":
+            raise ValueError(
+                "loss.kl.estimator 'k1' has an expected gradient of zero as a loss; use k2 or k3, "
+                "or loss.kl.place 'reward'"
+            )
+        return self
+
+
 class ImportanceSamplingConfig(Section):
     """Correction for the gap between the rollout engine's and the trainer's probabilities."""
 

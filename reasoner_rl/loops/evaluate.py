@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +15,7 @@ from reasoner_rl.distributed.worker import build_engine
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
 from reasoner_rl.loops.generate import generate_groups
-from reasoner_rl.loops.start import begin_run, load_prompts, say
+from reasoner_rl.loops.start import begin_run, check_rewards, load_prompts, output_folder, say
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.summary import write_json
@@ -79,9 +80,15 @@ def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
     """`reasoner-rl eval`: load a checkpoint, evaluate it, write ``evaluation.json``."""
     if not config.evaluation.datasets:
         raise ConfigError("evaluation.datasets is empty: name at least one file of problems")
-    output = begin_run(config)
+    with output_folder(config.run) as output:
+        begin_run(config)
+        return _evaluate(config, output)
+
+
+def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     tokenizer = load_tokenizer(config.model)
     held_out = load_held_out(config.evaluation.datasets, config.prompts, tokenizer)
+    check_rewards(config.reward, held_out[0].prompts[0])
     engine = build_engine(config.model, config.engine, tokenizer)
     engine.wake()
     sampling = config.evaluation.sampling or config.sampling

@@ -15,7 +15,8 @@ from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.distributed.worker import build_backend
 from reasoner_rl.loops.finish import draw_curves, export_folder
 from reasoner_rl.loops.online import is_due
-from reasoner_rl.loops.start import begin_run, checkpoint_to_resume, graceful_stop, say
+from reasoner_rl.loops.resume import checkpoint_to_resume, reading, save_recipe
+from reasoner_rl.loops.start import begin_run, graceful_stop, output_folder, say
 from reasoner_rl.loops.state import DriverState
 from reasoner_rl.losses.supervised import supervised_loss
 from reasoner_rl.metrics import merge, values
@@ -61,6 +62,7 @@ class SupervisedRun:
         def write(folder: Path) -> None:
             self.backend.save(folder)
             self.state.save(folder)
+            save_recipe(self.config, folder)
 
         self.store.save(self.state.step, write)
 
@@ -86,10 +88,16 @@ def fine_tune(config: SftConfig) -> dict[str, Any] | None:
 
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
-    output = config.run.output_dir
-    store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
-    newest = checkpoint_to_resume(config.run, store)
-    begin_run(config)
+    with output_folder(config.run) as output:
+        store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
+        newest = checkpoint_to_resume(config, store)
+        begin_run(config)
+        return _fine_tune(config, output, store, newest)
+
+
+def _fine_tune(
+    config: SftConfig, output: Path, store: CheckpointStore, newest: tuple[int, Path] | None
+) -> dict[str, Any] | None:
     tokenizer = load_tokenizer(config.model)
     problems, read = read_problems(config.data.train)
     samples, report = supervised_samples(problems, tokenizer, config.data)
@@ -102,10 +110,10 @@ def fine_tune(config: SftConfig) -> dict[str, Any] | None:
     state = DriverState()
     backend = build_backend(config.model, config.training, total_updates=config.run.steps)
     if newest:
-        say(f"resuming after step {newest[0]} from {newest[1]}")
-        state = DriverState.load(newest[1])
-        sampler.restore(state.sampler)
-        backend.load(newest[1])
+        with reading(newest[1]):
+            state = DriverState.load(newest[1])
+            sampler.restore(state.sampler)
+            backend.load(newest[1])
     resume_step = newest[0] if newest else None
     with open_logger(config.logging, output, total_steps=config.run.steps, resume_step=resume_step) as logger:
         finished = SupervisedRun(config, backend, samples, sampler, logger, store, state).run()

@@ -20,8 +20,16 @@ from reasoner_rl.evaluation.estimators import EvaluationReport
 from reasoner_rl.loops.collect import GroupCollector
 from reasoner_rl.loops.evaluate import Evaluator, load_held_out
 from reasoner_rl.loops.finish import finish_run
+from reasoner_rl.loops.resume import checkpoint_to_resume, reading, save_recipe
 from reasoner_rl.loops.samples import make_samples
-from reasoner_rl.loops.start import begin_run, checkpoint_to_resume, graceful_stop, load_prompts, say
+from reasoner_rl.loops.start import (
+    begin_run,
+    check_rewards,
+    graceful_stop,
+    load_prompts,
+    output_folder,
+    say,
+)
 from reasoner_rl.loops.state import DriverState
 from reasoner_rl.metrics import merge, values
 from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
@@ -99,14 +107,16 @@ class OnlineRun:
         def write(folder: Path) -> None:
             self.workers.save(folder)
             self.state.save(folder)
+            save_recipe(self.config, folder)
 
         self.store.save(self.state.step, write)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint of workers and driver; ``state`` was loaded from it already."""
-        self.workers.load(folder)
         self.collector.sampler.restore(self.state.sampler)
         self.collector.surplus = self.state.surplus
+        with reading(folder):
+            self.workers.load(folder)
 
     def run(self) -> bool:
         """Step until the end or a request to stop. Returns whether the end was reached."""
@@ -140,18 +150,28 @@ def train(config: OnlineConfig) -> dict[str, Any] | None:
 
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
-    output = config.run.output_dir
-    store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
-    newest = checkpoint_to_resume(config.run, store)
-    begin_run(config)
-    for name, number in step_arithmetic(config).rows():
-        say(f"  {name:<32} {number}")
+    with output_folder(config.run) as output:
+        store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
+        newest = checkpoint_to_resume(config, store)
+        begin_run(config)
+        for name, number in step_arithmetic(config).rows():
+            say(f"  {name:<32} {number}")
+        return _train(config, output, store, newest)
+
+
+def _train(
+    config: OnlineConfig, output: Path, store: CheckpointStore, newest: tuple[int, Path] | None
+) -> dict[str, Any] | None:
     tokenizer = load_tokenizer(config.model)
     prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
     held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
+    check_rewards(config.reward, prompts[0])
     sampler = PromptSampler(len(prompts), config.run.seed, config.data.shuffle)
-    state = DriverState.load(newest[1]) if newest else DriverState()
-    resume_step = newest[0] if newest else None
+    resume_step, state = None, DriverState()
+    if newest:
+        resume_step = newest[0]
+        with reading(newest[1]):
+            state = DriverState.load(newest[1])
     timer, recorder = PhaseTimer(), RolloutRecorder(output, config.logging.rollouts)
     with (
         RewardRunner(config.reward, config.rollout.sampling.max_response_tokens) as rewards,
@@ -162,7 +182,6 @@ def train(config: OnlineConfig) -> dict[str, Any] | None:
         evaluator = Evaluator(EvalConfig.of_online(config), held_out, rewards, recorder)
         run = OnlineRun(config, workers, collector, evaluator, logger, recorder, store, timer, state)
         if newest:
-            say(f"resuming after step {newest[0]} from {newest[1]}")
             run.restore(newest[1])
         if not run.run():
             say(f"stopped after step {state.step}; the same command goes on from there")

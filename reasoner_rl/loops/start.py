@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +20,15 @@ from transformers.utils import logging as transformers_logging
 from reasoner_rl.config.data import DatasetConfig, PromptConfig
 from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.recipes import Recipe
+from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.run import RunConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.summary import atomic_writer, write_json
 from reasoner_rl.observability.versions import versions
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import render_prompts
+from reasoner_rl.rewards.loading import check_function, load_function
 from reasoner_rl.seeding import derive_seed
-from reasoner_rl.training.checkpoint import CheckpointStore
 from reasoner_rl.types import Prompt
 
 _CONSOLE = Console()
@@ -53,17 +55,6 @@ def begin_run(config: Recipe) -> Path:
     write_json(
         output / "run.json", {"started": datetime.now(UTC).isoformat(timespec="seconds"), **versions()}
     )
-    return output
-
-
-def checkpoint_to_resume(run: RunConfig, store: CheckpointStore) -> tuple[int, Path] | None:
-    """Step and folder of the checkpoint to go on from. Raises ConfigError if run.resume forbids the one there is."""
-    newest = store.latest()
-    if newest is not None and run.resume == "never":
-        raise ConfigError(
-            f"run.resume is 'never', but {newest[1]} is a checkpoint: choose another run.output_dir, or run.resume=auto"
-        )
-    return newest
 
 
 def load_prompts(
@@ -82,6 +73,21 @@ def load_prompts(
             Panel(Text(rendered[0].text), title="first prompt, as the model reads it", title_align="left")
         )
     return rendered
+
+
+def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
+    """Call each reward function once on a row of the data, so that a mistake shows before models are loaded.
+
+    Raises ConfigError naming the function and what is wrong with it.
+    """
+    sample = {
+        "data_source": prompt.data_source,
+        "solution_str": f"Answer: {prompt.ground_truth}",
+        "ground_truth": prompt.ground_truth,
+        "extra_info": dict(prompt.extra_info),
+    }
+    for function in rewards.functions:
+        check_function(function, load_function(function.fn), sample)
 
 
 class StopRequest:

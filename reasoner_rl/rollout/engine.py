@@ -46,7 +46,7 @@ class RolloutEngine(Protocol):
         ...
 
     def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take over full tensors under their Hugging Face names. Raises ValueError naming what is missing or unknown."""
+        """Take over full tensors under their Hugging Face names. Raises ValueError naming what does not fit."""
         ...
 
     def sleep(self) -> None:

@@ -37,6 +37,11 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "temperature must be above 0 in training",
     ),
     (
+        {"algorithm": {"kind": "grpo", "loss": {"kl": {"estimator": "k1"}}}},
+        {"algorithm": {"kind": "grpo", "loss": {"kl": {"estimator": "k1", "place": "reward"}}}},
+        "'k1' has an expected gradient of zero as a loss",
+    ),
+    (
         {"batch": {"prompts_per_step": 9, "prompts_per_update": 2}},
         {"batch": {"prompts_per_step": 9, "prompts_per_update": 3}},
         "2 does not divide 9",

@@ -138,8 +138,8 @@ def test_one_key_of_a_preset_keeps_the_others(recipe: Path) -> None:
         None,
         0.001,
     )
-    loss = online(recipe, "algorithm.kind=grpo", "algorithm.loss.kl.estimator=k1").algorithm.loss
-    assert (loss.kl.estimator, loss.kl.coefficient) == ("k1", 0.001)
+    loss = online(recipe, "algorithm.kind=grpo", "algorithm.loss.kl.estimator=k2").algorithm.loss
+    assert (loss.kl.estimator, loss.kl.coefficient) == ("k2", 0.001)
     filtered = online(
         recipe, "algorithm.kind=dr_grpo", "algorithm.dynamic_sampling.max_staleness=3"
     ).algorithm

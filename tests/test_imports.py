@@ -69,7 +69,9 @@ def test_the_shared_modules_import_no_stage() -> None:
 
 
 def test_every_part_is_a_stage_or_shared_or_composes() -> None:
-    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    parts = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     composing = {"loops", "hybrid", "distributed", "cli"}
     assert parts == set(STAGES) | SHARED | composing | {"__init__"}
 

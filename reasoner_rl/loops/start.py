@@ -39,17 +39,37 @@ def say(text: str) -> None:
     _CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def begin_run(config: Recipe) -> Path:
-    """Seed torch, make the output folder, record the resolved recipe and the versions. Returns the folder."""
+@contextmanager
+def output_folder(run: RunConfig) -> Iterator[Path]:
+    """Make ``run.output_dir`` and keep other runs out of it while the block runs.
+
+    Raises ConfigError if it cannot be written to, or if another run has it.
+    """
+    output = run.output_dir
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"run.output_dir={output}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"run.output_dir={output}: another run is writing there; wait for it, or choose another folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield output
+
+
+def begin_run(config: Recipe) -> None:
+    """Seed torch, record the resolved recipe and the versions in the output folder."""
     output = config.run.output_dir
     transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run.output_dir={output}: {error.strerror}") from error
     with atomic_writer(output / "recipe.yaml") as file:
         file.write(dump_recipe(config))
     write_json(

@@ -1,0 +1,161 @@
+"""The hybrid engine's phases: what it calls, in which order, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.metrics import Metrics, mean, values
+from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.types import Rollout
+
+SAMPLING = SamplingConfig(max_response_tokens=4)
+REQUEST = GenerationRequest((1, 2), 1, seed=0)
+ROLLOUT = Rollout((7,), (-0.5,), "stop", 1, "x")
+
+
+class FakeBackend:
+    """Records its calls; its weights are streamed, as a real backend's are."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def full_weights(self) -> Iterable[tuple[str, Tensor]]:
+        self.calls.append("full_weights")
+        yield "w", torch.tensor([2.0])
+
+    def logprobs(self, micro_batches: Sequence[Any], *, reference: bool = False) -> list[Tensor]:
+        self.calls.append(f"logprobs reference={reference}")
+        return [torch.tensor([-1.0])]
+
+    def update(self, mini_batch: Any, loss: Any) -> Metrics:
+        self.calls.append(f"update {mini_batch}")
+        return {"train/loss": mean({"first": 1.0, "second": 4.0}[mini_batch])}
+
+
+class FakeRollout:
+    """Records its calls, in the same list."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+        self.weights: dict[str, float] = {}
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Rollout]]:
+        self.calls.append("generate")
+        return [[ROLLOUT] for _ in requests]
+
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        self.calls.append(f"load_weights {version}")
+        self.weights = {name: float(tensor) for name, tensor in tensors}
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+
+    def wake(self) -> None:
+        self.calls.append("wake")
+
+
+@pytest.fixture
+def calls() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def engine(calls: list[str]) -> Any:
+    engine: Any = HybridEngine(FakeBackend(calls), FakeRollout(calls))  # type: ignore[arg-type]
+    return engine
+
+
+def test_a_new_engine_trains_and_the_rollout_engine_sleeps(engine: Any, calls: list[str]) -> None:
+    assert engine.phase == "train"
+    assert calls == ["sleep"]
+    engine.begin_training()
+    assert calls == ["sleep"], "there is nothing to put to sleep in the train phase"
+
+
+def test_publishing_wakes_then_streams_the_weights(engine: Any, calls: list[str]) -> None:
+    calls.clear()
+    engine.publish(3)
+    assert calls == ["wake", "load_weights 3", "full_weights"]
+    assert engine.rollout.weights == {"w": 2.0}
+    assert engine.phase == "generate"
+
+
+def test_publishing_twice_puts_the_rollout_engine_to_sleep_between(engine: Any, calls: list[str]) -> None:
+    engine.publish(1)
+    calls.clear()
+    engine.publish(2)
+    assert calls == ["sleep", "wake", "load_weights 2", "full_weights"]
+
+
+def test_training_begins_by_putting_the_rollout_engine_to_sleep_once(engine: Any, calls: list[str]) -> None:
+    engine.publish(1)
+    calls.clear()
+    engine.begin_training()
+    engine.begin_training()
+    assert calls == ["sleep"]
+    assert engine.phase == "train"
+
+
+def test_a_whole_step(engine: Any, calls: list[str]) -> None:
+    engine.publish(0)
+    calls.clear()
+    assert engine.generate([REQUEST, REQUEST], SAMPLING) == [[ROLLOUT], [ROLLOUT]]
+    engine.begin_training()
+    assert engine.logprobs([], reference=True)[0].tolist() == [-1.0]
+    metrics = engine.update(["first", "second"], None)
+    assert values(metrics) == {"train/loss": 2.5}, "metrics of all updates are merged"
+    engine.publish(1)
+    assert calls == [
+        "generate",
+        "sleep",
+        "logprobs reference=True",
+        "update first",
+        "update second",
+        "wake",
+        "load_weights 1",
+        "full_weights",
+    ]
+
+
+@pytest.mark.parametrize("call", ["logprobs", "update"])
+def test_training_in_the_generate_phase_raises(engine: Any, calls: list[str], call: str) -> None:
+    engine.publish(1)
+    calls.clear()
+    arguments: tuple[Any, ...] = ([],) if call == "logprobs" else ([], None)
+    with pytest.raises(RuntimeError, match=r"belongs to the train phase.*in the generate phase"):
+        getattr(engine, call)(*arguments)
+    assert calls == []
+
+
+def test_generating_before_anything_was_published_raises(engine: Any, calls: list[str]) -> None:
+    with pytest.raises(RuntimeError, match=r"belongs to the generate phase.*in the train phase"):
+        engine.generate([REQUEST], SAMPLING)
+    engine.publish(1)
+    engine.begin_training()
+    with pytest.raises(RuntimeError, match=r"belongs to the generate phase"):
+        engine.generate([REQUEST], SAMPLING)
+    assert "generate" not in calls
+
+
+def test_weights_that_do_not_load_leave_the_engine_unable_to_generate(engine: Any) -> None:
+    def refuse(tensors: Any, version: int) -> None:
+        raise ValueError("w is unknown")
+
+    engine.publish(1)
+    engine.rollout.load_weights = refuse
+    with pytest.raises(ValueError, match="unknown"):
+        engine.publish(2)
+    with pytest.raises(RuntimeError, match="generate phase"):
+        engine.generate([REQUEST], SAMPLING)

@@ -198,11 +198,12 @@ def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
 
     # Optional, and their types too.
     datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
+    trainer_class: Any = trl.GRPOTrainer
     torch.set_num_threads(work.threads)
     timer, times = PhaseTimer(), list[Times]()
     responses_per_step = work.prompts * work.responses
 
-    class TimedTrainer(trl.GRPOTrainer):
+    class TimedTrainer(trainer_class):
         def _generate(self, *args: Any) -> Any:
             with timer("generate"):
                 return super()._generate(*args)

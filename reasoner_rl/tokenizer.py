@@ -17,15 +17,29 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     key = "model.tokenizer" if config.tokenizer else "model.path"
     path = config.tokenizer or config.path
+    require_folder(key, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}={path!r}: no tokenizer can be loaded from it: {error}") from error
+        reason = str(error).partition("\n")[0]  # transformers goes on with advice for other cases
+        raise ConfigError(f"{key}={path!r}: no tokenizer can be loaded from it: {reason}") from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"{key}={path!r}: the tokenizer has no end-of-sequence token")
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template)
     return tokenizer
+
+
+def require_folder(key: str, path: str) -> None:
+    """Raise ConfigError if ``path`` cannot be a name on the hub and is no folder either."""
+    place = Path(path)
+    is_local = (
+        path.startswith((".", "~", "/")) or path.count("/") > 1 or (place.parent.name and place.parent.is_dir())
+    )
+    if place.is_file():
+        raise ConfigError(f"{key}={path!r} is a file; it must be the folder of a Hugging Face checkpoint")
+    if is_local and not place.is_dir():
+        raise ConfigError(f"{key}={path!r}: there is no such folder")
 
 
 def _read_template(path: Path) -> str:

@@ -25,7 +25,6 @@ class KlConfig(Section):
         "loss", description="Add the term to the loss, or subtract it from the reward."
     )
 
-
     @model_validator(mode="after")
     def _has_a_gradient(self) -> Self:
         if self.coefficient > 0 and self.place == "loss" and self.estimator == "k1":

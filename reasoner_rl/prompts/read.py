@@ -209,6 +209,8 @@ def _read_flat_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (number from 1, row). In JSONL the number is the line's, and empty lines are passed over."""
+    if path.is_dir():
+        raise DataError(f"dataset {path} is a folder; name a .parquet or .jsonl file")
     if not path.is_file():
         near = did_you_mean(path.name, [file.name for file in path.parent.glob("*")])
         raise DataError(f"dataset {path} does not exist.{near}")

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.rollout.attention import DECODE_ATTENTION
 from reasoner_rl.rollout.decoding import Decoded, Pending, decode_batch
 from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.tokenizer import require_folder
 from reasoner_rl.types import Rollout
 
 _CACHED_LAYERS = {"full_attention", "sliding_attention"}
@@ -143,11 +144,15 @@ def build_hf_engine(
     model_config: ModelConfig, engine_config: HfEngineConfig, tokenizer: Any, device: torch.device
 ) -> HfRolloutEngine:
     """Load the checkpoint that training starts from into an engine of its own."""
-    model = AutoModelForCausalLM.from_pretrained(
-        model_config.path,
-        dtype=getattr(torch, engine_config.dtype or model_config.dtype),
-        trust_remote_code=model_config.trust_remote_code,
-    )
+    require_folder("model.path", model_config.path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_config.path,
+            dtype=getattr(torch, engine_config.dtype or model_config.dtype),
+            trust_remote_code=model_config.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path={model_config.path!r} cannot be loaded: {error}") from error
     return HfRolloutEngine(model, tokenizer, engine_config.max_batch_sequences, device)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.tokenizer import require_folder
 from reasoner_rl.training.attention import choose_attention, packed_arguments
 from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
@@ -76,10 +77,8 @@ def load_causal_lm(config: ModelConfig, dtype: torch.dtype, attention: str) -> P
 
 
 def _require_checkpoint(path: str) -> None:
+    require_folder("model.path", path)
     folder = Path(path)
-    looks_local = folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1
-    if looks_local and not folder.is_dir():
-        raise ConfigError(f"model.path={path!r}: there is no such folder")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(f"model.path={path!r} holds no config.json, so it is not a Hugging Face checkpoint")
 

@@ -20,6 +20,7 @@ from reasoner_rl.config.run import (
     check_samples_differ,
 )
 from reasoner_rl.config.training import TrainingConfig
+from reasoner_rl.errors import ConfigError
 
 
 class OnlineConfig(Section):
@@ -134,9 +135,14 @@ class EvalConfig(Section):
 
     @classmethod
     def of_online(cls, config: OnlineConfig) -> EvalConfig:
-        """The evaluation that a training recipe describes, on its own."""
+        """The evaluation that a training recipe describes, on its own, in a folder of its own below the run's.
+
+        Raises ConfigError if the recipe names no problems to evaluate.
+        """
+        if not config.evaluation.datasets:
+            raise ConfigError("evaluation.datasets is empty: name at least one file of problems")
         return cls(
-            run=config.run,
+            run=config.run.model_copy(update={"output_dir": config.run.output_dir / "eval"}),
             model=config.model,
             prompts=config.data.prompts,
             engine=config.rollout.engine,

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.config.data import DatasetConfig, PromptConfig
-from reasoner_rl.config.recipes import EvalConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.group import Generator
 from reasoner_rl.distributed.worker import build_engine
 from reasoner_rl.errors import ConfigError
@@ -47,12 +47,15 @@ class Evaluator:
 
     def __init__(
         self,
-        config: EvalConfig,
+        config: EvalConfig | OnlineConfig,
         held_out: Sequence[HeldOut],
         rewards: RewardRunner,
         recorder: RolloutRecorder,
     ) -> None:
         self._config = config
+        self._sampling = config.evaluation.sampling or (
+            config.sampling if isinstance(config, EvalConfig) else config.rollout.sampling
+        )
         self._held_out = held_out
         self._rewards = rewards
         self._recorder = recorder
@@ -65,7 +68,7 @@ class Evaluator:
                 held_out.prompts,
                 generator,
                 self._rewards,
-                config.evaluation.sampling or config.sampling,
+                self._sampling,
                 config.evaluation.samples_per_prompt,
                 seed_parts=(config.run.seed, "evaluation", held_out.name),
                 timer=PhaseTimer(),
@@ -78,8 +81,6 @@ class Evaluator:
 
 def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
     """`reasoner-rl eval`: load a checkpoint, evaluate it, write ``evaluation.json``."""
-    if not config.evaluation.datasets:
-        raise ConfigError("evaluation.datasets is empty: name at least one file of problems")
     with output_folder(config.run) as output:
         begin_run(config)
         return _evaluate(config, output)

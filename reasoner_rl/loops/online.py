@@ -13,7 +13,7 @@ from typing import Any
 
 from reasoner_rl.batching.plan import plan_updates
 from reasoner_rl.config.arithmetic import step_arithmetic
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.evaluation.estimators import EvaluationReport
@@ -179,7 +179,7 @@ def _train(
     ):
         workers = Worker(config)
         collector = GroupCollector(config, prompts, sampler, workers, rewards, timer)
-        evaluator = Evaluator(EvalConfig.of_online(config), held_out, rewards, recorder)
+        evaluator = Evaluator(config, held_out, rewards, recorder)
         run = OnlineRun(config, workers, collector, evaluator, logger, recorder, store, timer, state)
         if newest:
             run.restore(newest[1])

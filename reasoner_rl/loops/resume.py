@@ -18,7 +18,7 @@ from reasoner_rl.training.checkpoint import CheckpointStore
 
 _RECIPE = "recipe.yaml"
 # What a checkpoint brings along, so that another value in the recipe would have no effect.
-_FIXED = ("recipe", "training.optimizer.")
+_FIXED = ("recipe", "run.seed", "data.shuffle", "training.optimizer.")
 
 
 def save_recipe(config: Recipe, folder: Path) -> None:

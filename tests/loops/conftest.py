@@ -38,9 +38,14 @@ def tiny_run(
             "overlong": {"buffer_tokens": 4},
             "workers": 1,
         },
-        "batch": {"prompts_per_step": 4, "prompts_per_update": 2, "micro_batch_tokens": 200},
+        "batch": {
+            "prompts_per_step": 4,
+            "prompts_per_update": 2,
+            "prompts_per_generation": 7,
+            "micro_batch_tokens": 200,
+        },
         "training": {
-            "optimizer": {"lr": 1.0e-2},
+            "optimizer": {"lr": 1.0e-3},
             "schedule": {"kind": "linear", "warmup_steps": 1},
         },
         "evaluation": {"datasets": [{"path": str(folder / "heldout.jsonl")}], "every_steps": 2},

@@ -1,0 +1,271 @@
+"""Whole runs of a tiny model: what they leave behind, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.loops.online import OnlineRun, train
+
+Recipe = Callable[..., Path]
+MEASURED = ("time/", "speed/", "memory/")  # these differ from run to run
+STEP_KEYS = {
+    "step",
+    *(f"groups/{name}" for name in ("generated", "kept", "dropped_right", "dropped_wrong", "surplus")),
+    *(f"groups/{name}" for name in ("reused", "stale", "generation_batches")),
+    *(f"response/{name}" for name in ("length_mean", "length_max", "truncated_share")),
+    *(f"reward/{name}" for name in ("score", "accuracy", "vowel", "overlong", "overlong_share")),
+    *(f"reward/{name}" for name in ("truncated", "timeouts", "crashes")),
+    *(f"train/{name}" for name in ("grad_norm", "lr")),
+    *(f"time/{name}" for name in ("step", "generate", "reward", "logprobs", "update", "sync")),
+    *(f"speed/{name}_tokens_per_second" for name in ("generate", "update")),
+    "memory/host_gib",
+}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def unmeasured(output: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what a clock or the memory says."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith(MEASURED)}
+        for row in read_lines(output / "metrics.jsonl")
+    ]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "final" / "model.safetensors")
+
+
+def assert_same_run(output: Path, reference: Path) -> None:
+    """Weights, metrics, responses and evaluations are equal to the last bit."""
+    ours, theirs = weights(output), weights(reference)
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert unmeasured(output) == unmeasured(reference)
+    for folder in ("rollouts", "evaluations"):
+        files = sorted(path.name for path in (reference / folder).iterdir())
+        assert sorted(path.name for path in (output / folder).iterdir()) == files
+        for name in files:
+            assert (output / folder / name).read_text() == (reference / folder / name).read_text(), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_run: dict[str, Any]) -> Path:
+    """The output of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    recipe = output.with_name("recipe.yaml")
+    recipe.write_text(yaml.safe_dump({**tiny_run, "run": {**tiny_run["run"], "output_dir": str(output)}}))
+    summary = train(load_recipe(recipe))  # type: ignore[arg-type]
+    assert summary is not None
+    return output
+
+
+def test_metrics_of_every_step(uninterrupted: Path) -> None:
+    rows = read_lines(uninterrupted / "metrics.jsonl")
+    steps = [row for row in rows if "train/lr" in row]
+    evaluations = [row for row in rows if "eval/heldout/accuracy" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    assert [row["step"] for row in evaluations] == [0, 2, 4]
+    for row in steps:
+        assert row.keys() >= STEP_KEYS, STEP_KEYS - row.keys()
+        assert row["groups/kept"] == 4
+        assert row["response/length_max"] <= 12
+    # 8 updates, 2 of them warm-up; a step's value is the mean of its 2 updates' rates: 1/3 and 2/3, then falling.
+    expected = [0.5, (1 + 5 / 6) / 2, (4 / 6 + 3 / 6) / 2, (2 / 6 + 1 / 6) / 2]
+    assert [row["train/lr"] for row in steps] == pytest.approx([0.001 * factor for factor in expected])
+
+
+def test_every_response_is_recorded_with_its_advantage(uninterrupted: Path) -> None:
+    for step in (1, 2, 3, 4):
+        lines = read_lines(uninterrupted / "rollouts" / f"step_{step:06d}.jsonl")
+        assert len(lines) == 16
+        for group in (lines[start : start + 4] for start in range(0, 16, 4)):
+            assert len({line["uid"] for line in group}) == 1
+            assert 0 < sum(line["accuracy"] for line in group) < 4, "the filter kept what teaches nothing"
+            assert sum(line["advantage"] for line in group) == pytest.approx(0, abs=1e-5)
+            assert len({line["response"] for line in group}) > 1
+        for line in lines:
+            overlong = max(-1.0, min(0.0, -(line["tokens"] - 8) / 4))
+            vowel = 1.0 if any(letter in "aeiou" for letter in line["response"]) else -1.0
+            assert line["score"] == pytest.approx(vowel + overlong)
+            assert step - 2 <= line["policy_version"] < step
+
+
+def test_the_rest_of_what_a_run_leaves_behind(uninterrupted: Path) -> None:
+    summary = json.loads((uninterrupted / "summary.json").read_text())
+    evaluated = read_lines(uninterrupted / "evaluations" / "step_000004_heldout.jsonl")
+    assert len(evaluated) == 5
+    assert summary["steps"] == 4
+    assert summary["accuracy_after"] == pytest.approx(sum(line["accuracy"] for line in evaluated) / 5)
+    assert list(summary["evaluations"]) == ["0", "2", "4"]
+    assert (uninterrupted / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (uninterrupted / "checkpoints").iterdir()) == [
+        "latest",
+        "step_000003",
+        "step_000004",
+    ]
+    resolved = load_recipe(uninterrupted / "recipe.yaml")
+    assert resolved.run.output_dir == uninterrupted
+    assert "torch" in json.loads((uninterrupted / "run.json").read_text())
+
+
+def test_the_final_weights_load_with_transformers_and_were_trained(
+    uninterrupted: Path, tiny_run: dict[str, Any]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(uninterrupted / "final")
+    start = dict(AutoModelForCausalLM.from_pretrained(tiny_run["model"]["path"]).named_parameters())
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, start[name]), name
+    ids = AutoTokenizer.from_pretrained(uninterrupted / "final")("train 1", return_tensors="pt")
+    assert torch.isfinite(model(**ids).logits).all()
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
+    uninterrupted: Path, write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(checkpoint={"every_steps": None})  # so that stopping itself must save
+    step = OnlineRun.step
+
+    def step_with_ctrl_c(run: OnlineRun) -> None:
+        if run.state.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(run)
+
+    monkeypatch.setattr(OnlineRun, "step", step_with_ctrl_c)
+    assert train(load_recipe(recipe)) is None  # type: ignore[arg-type]
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
+    assert not (tmp_path / "run" / "final").exists()
+    monkeypatch.undo()
+    assert train(load_recipe(recipe)) is not None  # type: ignore[arg-type]
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
+    uninterrupted: Path, write_recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any], repository: Path
+) -> None:
+    # A slow verifier leaves time to kill the run between step 3 and its end.
+    verifier = Path(tiny_run["reward"]["functions"][0]["fn"].partition(":")[0]).read_text()
+    slowly = "\n    __import__('time').sleep(0.02)\n    return"
+    (tmp_path / "slow.py").write_text(verifier.replace("\n    return", slowly))
+    reward = {
+        **tiny_run["reward"],
+        "functions": [{"fn": f"{tmp_path}/slow.py:compute_score", "name": "vowel"}],
+    }
+    recipe = write_recipe(checkpoint={"every_steps": 2}, reward=reward)
+    command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe)]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    metrics, output = tmp_path / "run" / "metrics.jsonl", tmp_path / "run"
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log) as run:
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and '"step": 3, "groups' in metrics.read_text()):
+            assert run.poll() is None, "the run ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        run.kill()
+    assert (output / "checkpoints" / "latest").read_text() == "step_000002\n"
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "resuming after step 2" in finished.stdout
+    assert_same_run(output, uninterrupted)
+
+
+def resume(recipe: Path, *overrides: str) -> None:
+    train(load_recipe(recipe, overrides))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def one_step(write_recipe: Recipe) -> Path:
+    """The recipe of a run of one step, which has been made."""
+    recipe = write_recipe(evaluation={}, training={"optimizer": {"lr": 1.0e-2}})
+    resume(recipe, "run.steps=1")
+    return recipe
+
+
+def test_going_on_with_other_settings(
+    one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"run\.resume is 'never', but .*step_000001 is a checkpoint"):
+        resume(one_step, "run.resume=never")
+    with pytest.raises(ConfigError, match=r"run\.steps=0, but .*step_000001 is of step 1"):
+        resume(one_step, "run.steps=0")
+    with pytest.raises(ConfigError, match=r"training\.optimizer\.lr is 0\.5, but .* was made with 0\.01"):
+        resume(one_step, "training.optimizer.lr=0.5")
+    with pytest.raises(ConfigError, match=r"run\.seed is 4, but .* was made with 3"):
+        resume(one_step, "run.seed=4", "run.steps=2")
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").run.seed == 3, "a refused run changed the record"
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    capsys.readouterr()
+    resume(one_step, "batch.prompts_per_step=2", "run.steps=2")
+    assert "changed since: batch.prompts_per_step: 4 -> 2" in capsys.readouterr().out
+    assert [row["step"] for row in read_lines(tmp_path / "run" / "metrics.jsonl")] == [2]
+
+
+@pytest.mark.parametrize("missing", ["driver.json", "recipe.yaml", "rank_0.pt", "weights/.metadata"])
+def test_a_damaged_checkpoint_is_named(one_step: Path, tmp_path: Path, missing: str) -> None:
+    folder = tmp_path / "run" / "checkpoints" / "step_000001"
+    (folder / missing).unlink()
+    with pytest.raises(UserError, match=r"checkpoint .*step_000001 is damaged, or of another model: "):
+        resume(one_step, "run.steps=2")
+
+
+def test_a_checkpoint_of_another_model_is_named(
+    one_step: Path, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    with pytest.raises(UserError, match=r"step_000001 is damaged, or of another model"):
+        resume(one_step, "run.steps=2", f"model.path={tiny_checkpoint('llama-untied')}")
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(write_recipe: Recipe, tmp_path: Path) -> None:
+    from reasoner_rl.loops.start import output_folder
+
+    recipe = write_recipe()
+    with (
+        output_folder(load_recipe(recipe).run),
+        pytest.raises(ConfigError, match="another run is writing there"),
+    ):
+        train(load_recipe(recipe))  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        ("def score(answer, truth): return 1.0", "cannot be called as fn"),
+        ("def score(**arguments): return 'good'", "must return a number, or a dict"),
+        (
+            "def score(**arguments): return arguments['extra_info']['level']",
+            "raised on a test call: KeyError",
+        ),
+    ],
+)
+def test_a_reward_function_that_does_not_fit_is_told_before_the_model_is_loaded(
+    plugin: str, message: str, write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*arguments: Any) -> None:
+        raise AssertionError("the model is being loaded")
+
+    monkeypatch.setattr("reasoner_rl.loops.online.Worker", too_late)
+    (tmp_path / "mine.py").write_text(plugin)
+    recipe = write_recipe(reward={"functions": [{"fn": f"{tmp_path}/mine.py:score"}]})
+    with pytest.raises(ConfigError, match=message):
+        train(load_recipe(recipe))  # type: ignore[arg-type]

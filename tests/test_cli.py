@@ -1,0 +1,201 @@
+"""The command line as a user meets it: every mistake is one message on standard error and exit status 2."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reasoner_rl import cli
+from reasoner_rl.config.load import load_recipe, shipped_recipes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a command."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def reasoner_rl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """A function that runs the command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "argv", ["reasoner-rl", *arguments])
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exit:
+            cli.main()
+        return Outcome(exit.value.code or 0, out.getvalue(), err.getvalue())  # type: ignore[arg-type]
+
+    return run
+
+
+def message(outcome: Outcome) -> str:
+    """The one line of a user's error."""
+    assert outcome.status == 2, outcome
+    assert outcome.err.startswith("error: "), outcome.err
+    assert outcome.err.count("\n") == 1, outcome.err
+    return outcome.err.removeprefix("error: ").strip()
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> Path:
+    """A small recipe of kind online that could be trained."""
+    (tmp_path / "problems.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n')
+    tree: dict[str, Any] = {
+        "recipe": "online",
+        "run": {"output_dir": str(tmp_path / "run"), "steps": 1, "threads": 1},
+        "model": {"path": str(tiny_checkpoint("qwen2-tied"))},
+        "data": {"train": {"path": str(tmp_path / "problems.jsonl")}},
+        "rollout": {"responses_per_prompt": 2, "sampling": {"max_response_tokens": 4}},
+        "reward": {"workers": 1},
+        "batch": {"prompts_per_step": 1, "prompts_per_update": 1},
+        "logging": {"tensorboard": False},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "eval", "data", "config"])
+def test_every_command_explains_itself(command: str, reasoner_rl: Callable[..., Outcome]) -> None:
+    outcome = reasoner_rl(command, "--help")
+    assert outcome.status == 0
+    assert f"reasoner-rl {command}" in outcome.out
+    assert "RECIPE" in outcome.out
+    assert "KEY.PATH=VALUE" in outcome.out
+    assert outcome.err == ""
+
+
+def test_help_of_the_whole(reasoner_rl: Callable[..., Outcome]) -> None:
+    outcome = reasoner_rl("--help")
+    assert outcome.status == 0
+    for command in ("train", "sft", "eval", "data", "config"):
+        assert command in outcome.out
+
+
+def test_a_missing_argument_and_an_unknown_command(reasoner_rl: Callable[..., Outcome]) -> None:
+    for arguments in (("train",), ("trian", "quickstart"), ("config", "--kyes", "online")):
+        outcome = reasoner_rl(*arguments)
+        assert outcome.status == 2
+        assert "Traceback" not in outcome.err
+        assert outcome.err
+
+
+def test_config_lists_recipes(reasoner_rl: Callable[..., Outcome]) -> None:
+    outcome = reasoner_rl("config")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == list(shipped_recipes())
+
+
+def test_config_resolves_a_recipe_to_one_that_means_the_same(
+    reasoner_rl: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = reasoner_rl("config", "quickstart", "run.seed=7", "algorithm.loss.clip_high=0.3")
+    assert outcome.status == 0
+    (tmp_path / "resolved.yaml").write_text(outcome.out)
+    resolved = load_recipe(tmp_path / "resolved.yaml")
+    assert resolved == load_recipe("quickstart", ["run.seed=7", "algorithm.loss.clip_high=0.3"])
+    assert resolved.run.seed == 7
+
+
+@pytest.mark.parametrize("kind", ["online", "sft", "eval"])
+def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., Outcome]) -> None:
+    outcome = reasoner_rl("config", "--keys", kind)
+    assert outcome.status == 0
+    assert "run.output_dir" in outcome.out
+    assert ("algorithm.loss.clip_high" in outcome.out) == (kind == "online")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("train", "quickstrat"), ("unknown recipe 'quickstrat'", "Did you mean 'quickstart'?")),
+        (("train", "./none.yaml"), ("recipe file none.yaml does not exist",)),
+        (("config", "quickstart", "run.sed=3"), ("run.sed", "Did you mean 'run.seed'?")),
+        (("config", "quickstart", "run.seed=-3"), ("run.seed", "-3", "greater than or equal to 0")),
+        (("config", "quickstart", "run.seed=many"), ("run.seed", "many", "integer")),
+        (("config", "quickstart", "run.seed"), ("override 'run.seed': must read key.path=value",)),
+        (("config", "quickstart", "algorithm.kind=dapoo"), ("algorithm.kind", "Did you mean 'dapo'?")),
+        (("config", "--keys", "onlin"), ("--keys 'onlin'", "online, sft, eval")),
+        (("train", "quickstart_sft"), ("`reasoner-rl train`", "'online'", "of kind 'sft'")),
+        (("sft", "quickstart"), ("`reasoner-rl sft`", "'sft'", "of kind 'online'")),
+        (("eval", "quickstart_sft"), ("`reasoner-rl eval`", "'eval'", "of kind 'sft'")),
+    ],
+)
+def test_mistakes_in_recipes(
+    arguments: tuple[str, ...], parts: tuple[str, ...], reasoner_rl: Callable[..., Outcome]
+) -> None:
+    text = message(reasoner_rl(*arguments))
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "parts"),
+    [
+        ("train", "model.path=./none", ("model.path='./none'", "no such folder")),
+        ("data", "model.path=./small.yaml", ("model.path='./small.yaml' is a file",)),
+        ("train", "data.train.path=problem.jsonl", ("problem.jsonl does not exist", "'problems.jsonl'")),
+        ("data", "data.train.path=small.yaml", ("small.yaml", ".parquet or .jsonl")),
+        ("train", "data.train.path=.", ("is a folder",)),
+        ("train", "data.train.start=5", ("no problems are left after start=5",)),
+        ("train", "data.prompts={max_tokens: 2, overlong: drop}", ("no prompt is left of 1", "max_tokens=2")),
+        ("train", "data.prompts.apply_chat_template=true", ("the tokenizer has no chat template",)),
+        ("train", "run.output_dir=small.yaml", ("run.output_dir=small.yaml", "File exists")),
+        ("train", "run.output_dir=small.yaml/run", ("run.output_dir=small.yaml/run", "Not a directory")),
+        ("train", "reward.functions.0.fn=reward_fns:compute", ("has no 'compute'", "'compute_score'")),
+        ("train", "reward.functions.0.fn=./mine.py:f", ("there is no file 'mine.py'",)),
+        ("train", "reward.functions.0.parameters.nosuch=1", ("raised on a test call", "'nosuch'")),
+        ("eval", "run.seed=1", ("evaluation.datasets is empty",)),
+        ("eval", "evaluation.datasets=[{path: none.jsonl}]", ("none.jsonl does not exist",)),
+        ("train", "training.backend.kind=megatron", ("megatron",)),
+        ("train", "rollout.engine.kind=vllm", ("vllm",)),
+    ],
+)
+def test_mistakes_that_show_when_a_command_starts(
+    command: str, override: str, parts: tuple[str, ...], recipe: Path, reasoner_rl: Callable[..., Outcome]
+) -> None:
+    text = message(reasoner_rl(command, str(recipe), override))
+    for part in parts:
+        assert part in text
+
+
+def test_data_tells_what_is_in_the_files(recipe: Path, reasoner_rl: Callable[..., Outcome]) -> None:
+    outcome = reasoner_rl("data", str(recipe))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "problems: 1 rows read, 0 duplicates dropped, 1 problems kept" in outcome.out
+    assert "1+1?" in outcome.out
+
+
+def test_an_interruption_says_how_to_go_on(
+    recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reasoner_rl.loops.online.train", interrupted)
+    outcome = reasoner_rl("train", str(recipe))
+    assert outcome.status == 130
+    assert "Traceback" not in outcome.err
+
+
+def test_a_stopped_run_is_no_success(
+    recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reasoner_rl.loops.online.train", lambda config: None)
+    assert reasoner_rl("train", str(recipe)).status == 130
+    monkeypatch.setattr("reasoner_rl.loops.offline.fine_tune", lambda config: None)
+    assert reasoner_rl("sft", "quickstart_sft").status == 130

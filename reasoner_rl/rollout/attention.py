@@ -15,7 +15,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from reasoner_rl.errors import UserError
+
 DECODE_ATTENTION = "reasoner_rl_decode"
+
+# What some models (Gemma 2, gpt-oss) pass to change the scores, and scaled dot-product attention would ignore.
+_UNSUPPORTED = ("softcap", "s_aux")
 
 
 def decode_attention(
@@ -36,7 +41,15 @@ def decode_attention(
 
     Returns:
         [rows, queries, heads, width] and no attention weights.
+
+    Raises:
+        UserError: the model's attention has score capping or sinks.
     """
+    for extra in _UNSUPPORTED:
+        if kwargs.get(extra) is not None:
+            raise UserError(
+                f"rollout.engine.kind: hf does not know {type(module).__name__}'s {extra}. Use vllm."
+            )
     rows, heads, queries, width = query.shape
     if queries > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

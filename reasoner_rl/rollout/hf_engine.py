@@ -36,11 +36,11 @@ class HfRolloutEngine:
         max_batch_sequences: responses decoded side by side.
 
     Raises:
-        UserError: the model has layers other than (full or sliding-window) attention.
+        UserError: the model's attention cannot be set, or it has layers other than full or sliding-window attention.
     """
 
     def __init__(self, model: Any, tokenizer: Any, max_batch_sequences: int, device: torch.device) -> None:
-        _check_layers(model)
+        _check_architecture(model)
         model.set_attn_implementation(DECODE_ATTENTION)
         self._model: nn.Module = model.to(device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
@@ -156,12 +156,17 @@ def build_hf_engine(
     return HfRolloutEngine(model, tokenizer, engine_config.max_batch_sequences, device)
 
 
-def _check_layers(model: Any) -> None:
+def _check_architecture(model: Any) -> None:
+    name = type(model).__name__
+    if not getattr(model, "_supports_attention_backend", False):
+        raise UserError(
+            f"rollout.engine.kind: hf sets the model's attention function, and {name} lets none be set. Use vllm."
+        )
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if unfit := sorted(kinds - _CACHED_LAYERS):
         raise UserError(
             f"rollout.engine.kind: hf generates with full and sliding-window attention layers; "
-            f"{type(model).__name__} has {', '.join(unfit)}. Use vllm."
+            f"{name} has {', '.join(unfit)}. Use vllm."
         )
 
 

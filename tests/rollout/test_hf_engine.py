@@ -11,6 +11,10 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
@@ -266,14 +270,27 @@ def test_sliding_windows(tiny_tokenizer: Any, family: str) -> None:
     assert_logprobs_match(plain.eval(), rollouts)
 
 
-def test_recurrent_layers_are_refused(tiny_tokenizer: Any) -> None:
-    config = Qwen2Config(
-        vocab_size=90, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-    )
-    model = Qwen2ForCausalLM(config)
-    model.config.layer_types = ["linear_attention"]
-    with pytest.raises(UserError, match="linear_attention"):
+def test_recurrent_layers_are_refused(tiny_tokenizer: Any, tiny_checkpoint: Checkpoint) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied"))
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(UserError, match="Qwen2ForCausalLM has linear_attention"):
         HfRolloutEngine(model, tiny_tokenizer, 4, CPU)
+
+
+def test_models_with_their_own_attention_are_refused(tiny_tokenizer: Any) -> None:
+    model = BloomForCausalLM(BloomConfig(vocab_size=90, hidden_size=8, n_layer=1, n_head=1))
+    with pytest.raises(UserError, match="BloomForCausalLM"):
+        HfRolloutEngine(model, tiny_tokenizer, 4, CPU)
+
+
+def test_score_capping_is_refused(tiny_tokenizer: Any) -> None:
+    config = Gemma2Config(
+        vocab_size=90, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=8, eos_token_id=None, pad_token_id=None, bos_token_id=None,
+    )  # fmt: skip
+    engine = HfRolloutEngine(Gemma2ForCausalLM(config), tiny_tokenizer, 4, CPU)
+    with pytest.raises(UserError, match="softcap"):
+        engine.generate(REQUESTS, SamplingConfig(max_response_tokens=2))
 
 
 @pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied"])

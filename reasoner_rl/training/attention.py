@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from reasoner_rl.errors import ConfigError, MissingExtraError
+from reasoner_rl.training.shared_prompts import SharedPrompts
 
 VARLEN_SDPA = "reasoner_rl_varlen_sdpa"
 
@@ -36,16 +37,22 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class VarlenLayout:
-    """Where each of T flat tokens sits among the P padded places; made once a micro-batch, used by every layer."""
+    """Where each of K flat tokens sits among the P padded places; made once a micro-batch, used by every layer.
+
+    A token of a shared prompt has one place in each of the prompt's sequences, and its output is taken from one.
+    """
 
     buckets: tuple[Bucket, ...]  # the places are those of the buckets laid end to end, row by row
     gather: Tensor  # [P] int64: flat token at each place; padding repeats its sequence's last token
-    scatter: Tensor  # [T] int64: place of each flat token
-    padding: Tensor | None  # [number of padding places] int64; None where there is none
+    scatter: Tensor  # [K] int64: place that each flat token's output is taken from
+    copies: Tensor | None  # other places of shared tokens, int64; None where there are none
+    unused: (
+        Tensor | None
+    )  # places whose output is not taken, padding and copies, int64; None where there are none
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor) -> VarlenLayout:
-        """Plan the buckets for sequences with boundaries ``cu_seqlens`` [S + 1]."""
+    def of(cls, cu_seqlens: Tensor, shared: SharedPrompts | None = None) -> VarlenLayout:
+        """Plan the buckets for sequences with boundaries ``cu_seqlens`` [S + 1], before prompts are shared."""
         bounds = cu_seqlens.cpu().to(torch.int64)
         starts, lengths = bounds[:-1], bounds.diff()
         buckets, gathers, reals = [], [], []
@@ -58,13 +65,19 @@ class VarlenLayout:
         gather, real = torch.cat(gathers), torch.cat(reals)
         scatter = torch.empty(int(bounds[-1]), dtype=torch.int64)
         scatter[gather[real]] = real.nonzero().flatten()
-        padding = (~real).nonzero().flatten()
+        copies = None
+        if shared is not None:
+            repeated = torch.ones(len(scatter), dtype=torch.bool).index_fill_(0, shared.kept.cpu(), False)
+            copies = scatter[repeated]
+            gather, scatter = shared.stand_ins.cpu()[gather], scatter[~repeated]
+        unused = torch.ones(len(gather), dtype=torch.bool).index_fill_(0, scatter, False).nonzero().flatten()
         device = cu_seqlens.device
         return cls(
             tuple(buckets),
             gather.to(device),
             scatter.to(device),
-            padding.to(device) if len(padding) else None,
+            None if copies is None else copies.to(device),
+            unused.to(device) if len(unused) else None,
         )
 
 
@@ -85,7 +98,7 @@ def _bucket(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class _Pad(torch.autograd.Function):
-    """[T, C] -> [P, C]. A real token has one place and padding has no gradient, so backward selects, not sums."""
+    """[K, C] -> [P, C]. Padding has no gradient, and most tokens have one place, so backward sums only copies."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, layout: VarlenLayout) -> Tensor:
@@ -94,11 +107,15 @@ class _Pad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].index_select(0, ctx.layout.scatter), None
+        layout, padded = ctx.layout, gradients[0]
+        flat = padded.index_select(0, layout.scatter)
+        if layout.copies is not None:
+            flat.index_add_(0, layout.gather[layout.copies], padded.index_select(0, layout.copies))
+        return flat, None
 
 
 class _Unpad(torch.autograd.Function):
-    """[P, C] -> [T, C], the adjoint of `_Pad`: padding places get a gradient of zero."""
+    """[P, C] -> [K, C]: takes each token's output; places that are not taken get a gradient of zero."""
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, layout: VarlenLayout) -> Tensor:
@@ -108,8 +125,8 @@ class _Unpad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         padded = gradients[0].index_select(0, ctx.layout.gather)
-        if ctx.layout.padding is not None:
-            padded.index_fill_(0, ctx.layout.padding, 0)
+        if ctx.layout.unused is not None:
+            padded.index_fill_(0, ctx.layout.unused, 0)
         return padded, None
 
 
@@ -181,10 +198,12 @@ def choose_attention(
     return VARLEN_SDPA
 
 
-def packed_arguments(attention: str, cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
+def packed_arguments(
+    attention: str, cu_seqlens: Tensor, max_seqlen: int, shared: SharedPrompts | None = None
+) -> dict[str, Any]:
     """The keyword arguments that tell a model's attention where each packed sequence ends."""
     if attention == VARLEN_SDPA:
-        return {"varlen_layout": VarlenLayout.of(cu_seqlens)}
+        return {"varlen_layout": VarlenLayout.of(cu_seqlens, shared)}
     return {
         "cu_seq_lens_q": cu_seqlens,
         "cu_seq_lens_k": cu_seqlens,

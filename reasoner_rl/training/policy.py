@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.tokenizer import require_folder
-from reasoner_rl.training.attention import choose_attention, packed_arguments
+from reasoner_rl.training.attention import VARLEN_SDPA, choose_attention, packed_arguments
+from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
 
@@ -41,15 +42,21 @@ class Policy(nn.Module):
     ) -> TokenOutputs:
         """Return logprobs and entropy [N] of ``softmax(logits / temperature)`` at the response tokens."""
         decoder: Any = self.model.get_decoder()
+        input_ids, position_ids, predictors = batch.input_ids, batch.position_ids, batch.predictors
+        # flash-attn reads each sequence from one stretch of memory, so it cannot share.
+        shared = SharedPrompts.of(batch) if self.attention == VARLEN_SDPA else None
+        if shared is not None:
+            input_ids, position_ids = input_ids[shared.kept], position_ids[shared.kept]
+            predictors = shared.stand_ins[predictors]
         hidden = decoder(
-            input_ids=batch.input_ids[None],
-            position_ids=batch.position_ids[None],
+            input_ids=input_ids[None],
+            position_ids=position_ids[None],
             use_cache=False,
-            **packed_arguments(self.attention, batch.cu_seqlens, batch.max_seqlen),
+            **packed_arguments(self.attention, batch.cu_seqlens, batch.max_seqlen, shared),
         ).last_hidden_state[0]
         head: Any = self.model.get_output_embeddings()
         return token_logprobs(
-            hidden.index_select(0, batch.predictors),
+            hidden.index_select(0, predictors),
             head.weight,
             head.bias,
             batch.targets,

@@ -46,8 +46,8 @@ def test_padding_stays_under_a_fifth_of_each_bucket() -> None:
     layout = VarlenLayout.of(boundaries(lengths))
     places = sum(bucket.rows * bucket.length for bucket in layout.buckets)
     assert sum(lengths) <= places <= sum(lengths) / 0.8
-    assert layout.padding is not None
-    assert len(layout.padding) == places - sum(lengths)
+    assert layout.unused is not None
+    assert len(layout.unused) == places - sum(lengths)
     assert torch.equal(layout.gather[layout.scatter], torch.arange(sum(lengths)))
 
 

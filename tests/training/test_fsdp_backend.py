@@ -144,6 +144,37 @@ def test_result_does_not_depend_on_the_micro_batches(tiny_checkpoint: Checkpoint
             torch.testing.assert_close(tensor, weights[0][2][key], atol=1e-6, rtol=0, msg=key)
 
 
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_prompt_of_several_responses_is_computed_once(
+    gradient_checkpointing: bool, tiny_checkpoint: Checkpoint
+) -> None:
+    path, samples = tiny_checkpoint("qwen2-tied"), make_samples(100)
+    groups = [s.replace(prompt_ids=samples[i // 3].prompt_ids) for i, s in enumerate(samples)]
+    prompts, responses = [4, 5], [3, 5, 7, 9, 11, 13]
+    results, read = [], []
+    for tokens in (1, 10_000):
+        backend = make_backend(path, gradient_checkpointing=gradient_checkpointing)
+        embeddings = backend._policy.model.get_input_embeddings()
+        handle = embeddings.register_forward_hook(
+            lambda module, inputs, output: read.append(inputs[0].numel())
+        )
+        batch = plan_mini_batch(groups, tokens, 64)
+        logprobs: dict[int, Tensor] = {}
+        for cut, values_ in zip(batch.micro_batches, backend.logprobs(batch.micro_batches), strict=True):
+            logprobs |= cut.split_responses(values_)
+        handle.remove()
+        norm = values(backend.update(batch, partial(policy_loss, config=CLIP_HIGHER)))["train/grad_norm"]
+        results.append((logprobs, norm, dict(backend.full_weights())))
+    assert sum(read[:6]) == 3 * sum(prompts) + sum(responses)
+    assert read[6:] == [sum(prompts) + sum(responses)]
+    (alone, norm_alone, weights_alone), (together, norm_together, weights_together) = results
+    for index in range(6):
+        torch.testing.assert_close(together[index], alone[index], atol=1e-5, rtol=0)
+    assert norm_together == pytest.approx(norm_alone, rel=1e-5)
+    for key, tensor in weights_together.items():
+        torch.testing.assert_close(tensor, weights_alone[key], atol=1e-6, rtol=0, msg=key)
+
+
 def test_resume_is_exact(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     path, loss = tiny_checkpoint("llama-untied"), partial(policy_loss, config=CLIP_HIGHER)
     straight = make_backend(path)

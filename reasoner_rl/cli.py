@@ -14,8 +14,10 @@ from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, Recipe, SftConfig
 from reasoner_rl.errors import ConfigError, UserError
 
+DIVERGED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
+WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
 app = typer.Typer(
     name="reasoner-rl",
@@ -120,16 +122,22 @@ def _print_table(columns: list[str], rows: list[list[str]]) -> None:
     table = Table(*columns, show_lines=False)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH_OF_FILES)
+    console.print(table)
 
 
 def main() -> None:
-    """Entry point: users' mistakes become one message and exit status 2, an interruption 130."""
+    """Entry point: users' mistakes become one message and exit status 2, divergence 1, an interruption 130."""
     try:
         app(standalone_mode=True)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(USER_ERROR)
+    except FloatingPointError as error:
+        sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
+        sys.exit(DIVERGED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from the newest checkpoint\n")
         sys.exit(INTERRUPTED)

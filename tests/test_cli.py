@@ -30,7 +30,6 @@ class Outcome:
 def reasoner_rl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
     """A function that runs the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: str) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
@@ -190,6 +189,33 @@ def test_an_interruption_says_how_to_go_on(
     outcome = reasoner_rl("train", str(recipe))
     assert outcome.status == 130
     assert "Traceback" not in outcome.err
+
+
+def test_a_run_that_diverges_says_so(recipe: Path, reasoner_rl: Callable[..., Outcome]) -> None:
+    (recipe.parent / "odd.py").write_text(
+        "def f(solution_str, **_): return float(sum(map(ord, solution_str)) % 7)\n"
+    )
+    outcome = reasoner_rl(
+        "train",
+        str(recipe),
+        "run.steps=3",
+        "reward.functions.0.fn=./odd.py:f",
+        "algorithm.kind=rloo",
+        "training.optimizer={lr: 1.0e+30, grad_clip: null}",
+    )
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: the model's probabilities are NaN"), outcome.err
+    assert "a lower training.optimizer.lr" in outcome.err
+
+
+def test_tables_in_files_are_not_squeezed(
+    recipe: Path, reasoner_rl: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    path = tmp_path / "problems.jsonl"
+    outcome = reasoner_rl("eval", str(recipe), f"evaluation.datasets=[{{path: {path}, name: all}}]")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "95 % interval" in outcome.out
+    assert (tmp_path / "run" / "eval" / "evaluation.json").exists()
 
 
 def test_a_stopped_run_is_no_success(

@@ -16,6 +16,7 @@ from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.errors import UserError
 from reasoner_rl.evaluation.estimators import EvaluationReport
 from reasoner_rl.loops.collect import GroupCollector
 from reasoner_rl.loops.evaluate import Evaluator, load_held_out
@@ -126,7 +127,12 @@ class OnlineRun:
             self._count_seconds(self.evaluate)
         with graceful_stop() as stop:
             while state.step < config.run.steps and not stop:
-                self._count_seconds(self.step)
+                try:
+                    self._count_seconds(self.step)
+                except UserError:  # nothing was left to learn from; what was learnt is kept
+                    if state.step > 0:
+                        self.save()
+                    raise
                 last = state.step == config.run.steps
                 if is_due(state.step, config.evaluation.every_steps) or (last and config.evaluation.at_end):
                     self._count_seconds(self.evaluate)

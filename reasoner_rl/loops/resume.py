@@ -45,17 +45,18 @@ def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, P
             f"run.steps={run.steps}, but {folder} is of step {step}: choose at least {step} steps, "
             "or another run.output_dir"
         )
-    say(f"resuming after step {step} from {folder}")
     with reading(folder):
         old = _flat(yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8")))
     new = _flat(yaml.safe_load(dump_recipe(config)))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if fixed := [key for key in changed if key.startswith(_FIXED)]:
+        key = fixed[0]
+        raise ConfigError(
+            f"{key} is {new.get(key)!r}, but {folder} was made with {old.get(key)!r}, and it cannot change "
+            "within a run: keep it, or choose another run.output_dir"
+        )
+    say(f"resuming after step {step} from {folder}")
     for key in changed:
-        if key.startswith(_FIXED):
-            raise ConfigError(
-                f"{key} is {new.get(key)!r}, but {folder} was made with {old.get(key)!r}, and it cannot change "
-                "within a run: keep it, or choose another run.output_dir"
-            )
         say(f"  changed since: {key}: {old.get(key)!r} -> {new.get(key)!r}")
     return newest
 

@@ -46,7 +46,10 @@ def decode_batch(
     tokenizer: Any,
     progress: Callable[[int], None],
 ) -> Decoded:
-    """Draw the responses of ``batch`` together. ``eos_ids`` [E] int64 is on the model's device."""
+    """Draw the responses of ``batch`` together. ``eos_ids`` [E] int64 is on the model's device.
+
+    Raises FloatingPointError if the model's probabilities are NaN.
+    """
     limit, device = sampling.max_response_tokens, eos_ids.device
     decoder = Decoder(model, batch, limit, device)
     streams = UniformStreams([(pending.seed, pending.sample) for pending in batch], device)
@@ -78,6 +81,8 @@ def decode_batch(
             rows, chosen = rows[kept], chosen[kept]
         decoder.step(chosen)
     progress(remaining)
+    if logprobs.isnan().any():
+        raise FloatingPointError("the model's probabilities are NaN: its weights or activations overflow")
     return Decoded(token_ids.cpu(), logprobs.cpu(), lengths.cpu(), ~going.cpu())
 
 

@@ -71,7 +71,8 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     total = cumulative[:, -1:]
     below_total = torch.nextafter(total, torch.zeros_like(total))
     targets = torch.minimum(uniforms.unsqueeze(-1) * total, below_total)
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    tokens = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    return tokens.clamp(max=logprobs.shape[-1] - 1)  # beyond it only where probabilities are NaN
 
 
 def choose_tokens(

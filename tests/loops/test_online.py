@@ -159,6 +159,22 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_a_run_that_finds_nothing_to_learn_from_keeps_what_it_has_learnt(
+    write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = OnlineRun.step
+
+    def step_until_all_is_right(run: OnlineRun) -> None:
+        if run.state.step == 2:
+            raise UserError("all right")
+        step(run)
+
+    monkeypatch.setattr(OnlineRun, "step", step_until_all_is_right)
+    with pytest.raises(UserError, match="all right"):
+        train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
     uninterrupted: Path, write_recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any], repository: Path

@@ -201,7 +201,6 @@ def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
     trainer_class: Any = trl.GRPOTrainer
     torch.set_num_threads(work.threads)
     timer, times = PhaseTimer(), list[Times]()
-    responses_per_step = work.prompts * work.responses
 
     class TimedTrainer(trainer_class):
         def _generate(self, *args: Any) -> Any:
@@ -232,41 +231,46 @@ def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
         reward_funcs=reward,
         train_dataset=datasets.Dataset.from_list([{"prompt": text} for text in work.prompt_texts()]),
         callbacks=[StepTimer()],
-        args=trl.GRPOConfig(
-            output_dir=str(folder / "trl"),
-            max_steps=work.steps + 1,
-            per_device_train_batch_size=device_batch,
-            gradient_accumulation_steps=responses_per_step // device_batch,
-            num_generations=work.responses,
-            max_completion_length=work.tokens,
-            generation_kwargs={"min_new_tokens": work.tokens},
-            temperature=1.0,
-            loss_type="dapo",
-            epsilon=CLIP_LOW,
-            epsilon_high=CLIP_HIGH,
-            beta=0.0,
-            num_iterations=1,
-            optim="adamw_torch_fused",
-            learning_rate=LEARNING_RATE,
-            adam_beta1=BETAS[0],
-            adam_beta2=BETAS[1],
-            weight_decay=0.0,
-            max_grad_norm=GRAD_CLIP,
-            lr_scheduler_type="constant",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            dataloader_num_workers=0,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=work.seed,
-        ),
+        args=trl_arguments(trl.GRPOConfig, work, folder, device_batch),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return times[1:]
+
+
+def trl_arguments(config_class: Any, work: Work, folder: Path, device_batch: int) -> Any:
+    """The same work in TRL's words."""
+    return config_class(
+        output_dir=str(folder / "trl"),
+        max_steps=work.steps + 1,
+        per_device_train_batch_size=device_batch,
+        gradient_accumulation_steps=work.prompts * work.responses // device_batch,
+        num_generations=work.responses,
+        max_completion_length=work.tokens,
+        generation_kwargs={"min_new_tokens": work.tokens},
+        temperature=1.0,
+        loss_type="dapo",
+        epsilon=CLIP_LOW,
+        epsilon_high=CLIP_HIGH,
+        beta=0.0,
+        num_iterations=1,
+        optim="adamw_torch_fused",
+        learning_rate=LEARNING_RATE,
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        weight_decay=0.0,
+        max_grad_norm=GRAD_CLIP,
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_num_workers=0,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=work.seed,
+    )
 
 
 def read_times(timer: PhaseTimer) -> Times:

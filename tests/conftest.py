@@ -28,7 +28,6 @@ from transformers import (
 ROOT = Path(__file__).resolve().parent.parent
 
 transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,9 @@ def require_folder(key: str, path: str) -> None:
     """Raise ConfigError if ``path`` cannot be a name on the hub and is no folder either."""
     place = Path(path)
     is_local = (
-        path.startswith((".", "~", "/")) or path.count("/") > 1 or (place.parent.name and place.parent.is_dir())
+        path.startswith((".", "~", "/"))
+        or path.count("/") > 1
+        or (place.parent.name and place.parent.is_dir())
     )
     if place.is_file():
         raise ConfigError(f"{key}={path!r} is a file; it must be the folder of a Hugging Face checkpoint")

@@ -103,17 +103,19 @@ def test_rules_of_training(wrong: dict[str, Any], right: dict[str, Any], message
 
 
 def test_a_run_of_no_steps_may_have_warmup() -> None:
-    OnlineConfig.model_validate(
+    config = OnlineConfig.model_validate(
         COMMON
         | PROMPTS
         | {"run": {"output_dir": "o", "steps": 0}, "training": {"schedule": {"warmup_steps": 11}}}
     )
+    assert config.training.schedule.warmup_steps == 11
 
 
 def test_a_batch_need_not_be_filled_by_a_filter_that_is_off() -> None:
-    OnlineConfig.model_validate(
+    config = OnlineConfig.model_validate(
         COMMON | PROMPTS | {"algorithm": {"kind": "grpo"}, "batch": {"prompts_per_generation": 1}}
     )
+    assert config.batch.prompts_per_generation == 1
 
 
 def test_rules_of_fine_tuning() -> None:

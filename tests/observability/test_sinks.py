@@ -203,10 +203,6 @@ class TestMetricLogger:
         assert [sink.written for sink in sinks] == [[(1, {"a": 1.0})]] * 2
         assert all(sink.closed for sink in sinks)
 
-    def test_no_sinks(self) -> None:
-        with MetricLogger() as logger:
-            logger.write(1, {"a": 1.0})
-
     def test_all_are_closed_though_one_fails(self) -> None:
         first, last = Remembering(), Remembering()
         with pytest.raises(OSError, match="disk full"), MetricLogger([first, Failing(), last]):

@@ -6,9 +6,9 @@
     checked   "3+5=8, 3+5=8, 8-7=1, 8-7=1. Answer: 1"  every step written twice: right, but long-winded
     direct    "Answer: 1"                              a guess, unless one can do it in the head
 
-The warm start teaches single additions, then worked chains, and at last a mixture of the three styles. The model that
-it leaves can reason but does so only some of the time: what reinforcement learning then has to find out is that
-reasoning pays, and that long-windedness does not.
+The warm start teaches single additions, then worked chains, and at last a short mixture of the three styles, which
+leaves a model that mostly guesses and that confuses the other two. What reinforcement learning then has to find out is
+that careful reasoning pays, and that guessing and long-windedness do not.
 
 Writes sft.jsonl (problem, solution, answer; in the order of the lesson), train.jsonl and heldout.jsonl (problem,
 answer), which share no problem.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 Style = Literal["worked", "checked", "direct"]
-MIXTURE: dict[Style, float] = {"worked": 0.25, "checked": 0.1, "direct": 0.65}
+MIXTURE: dict[Style, float] = {"worked": 0.31, "checked": 0.04, "direct": 0.65}
 Problem = tuple[int, ...]  # signed terms, the first one positive
 
 

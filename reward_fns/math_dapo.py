@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reward_fns.extraction import last_answer_line
-from reward_fns.normalisation import normalise, same_answer
+from reward_fns.normalisation import judge
 
 
 def compute_score(
@@ -18,10 +18,4 @@ def compute_score(
     wrong_score: float = -1.0,
 ) -> dict[str, Any]:
     """Return ``score``, ``acc`` (bool) and ``pred``: the normalised answer, None without an answer."""
-    answer = last_answer_line(solution_str)
-    correct = answer is not None and same_answer(answer, str(ground_truth))
-    return {
-        "score": correct_score if correct else wrong_score,
-        "acc": correct,
-        "pred": None if answer is None else normalise(answer),
-    }
+    return judge(last_answer_line(solution_str), str(ground_truth), correct_score, wrong_score)

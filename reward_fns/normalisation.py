@@ -8,6 +8,7 @@ only if they hold no digit, so that ``$5$ or $6$`` is not an answer of 5.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from reward_fns.extraction import last_boxed
 
@@ -105,3 +106,13 @@ def _plain_number(text: str) -> str:
     )
     number = f"{whole}.{decimals}" if decimals else whole
     return f"-{number}" if sign == "-" and number != "0" else number
+
+
+def judge(answer: str | None, ground_truth: str, correct_score: float, wrong_score: float) -> dict[str, Any]:
+    """What a rule that compares normalised text returns; an answer of None, none found, is wrong."""
+    correct = answer is not None and same_answer(answer, ground_truth)
+    return {
+        "score": correct_score if correct else wrong_score,
+        "acc": correct,
+        "pred": None if answer is None else normalise(answer),
+    }

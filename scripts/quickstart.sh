@@ -7,6 +7,4 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=scripts/env.sh
 source "$root/scripts/env.sh"
-# Threads that wait for each other sleep: where something else runs too, spinning ones take ten times as long.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 exec python "$root/scripts/quickstart.py" "$@"

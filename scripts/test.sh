@@ -33,8 +33,6 @@ env_install "TRL, for comparison" -e '.[test]' ||
     echo "test.sh: verl could not be installed; tests that compare with it are skipped"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# Threads that wait for each other sleep: where something else runs too, spinning ones take ten times as long.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 export HF_HUB_OFFLINE=1 # every model in the tests is made or found on this machine
 if [[ $# -eq 0 ]]; then
     set -- -q --durations=15

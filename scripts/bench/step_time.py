@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Time a training step of reasoner_rl, phase by phase, and of TRL's GRPOTrainer on the same work.
 
-The work: a tiny Qwen2 with random weights and the quickstart's tokenizer answers 32 prompts of about 20 tokens 8 times
-each, every response exactly 64 tokens long, at temperature 1; a trivial reward; one AdamW update of the whole batch
+The work: a tiny Qwen2 with random weights and the quickstart's tokenizer (or a checkpoint) answers 32 prompts of about
+20 tokens 8 times each, every response exactly 64 tokens long, at temperature 1; a trivial reward; one AdamW update of the whole batch
 with DAPO's loss, without KL, in float32, gradient norm clipped at 1. Neither side computes old logprobs (the ratio is
 exactly 1), logs, saves, or checkpoints activations. TRL is timed with the whole batch at once and in four parts, and
-the faster counts. Each side runs in a process of its own, one after the other; the first step of each is not counted.
+the faster counts; reasoner_rl takes the micro-batches it is given. Each side runs in a process of its own, one after the other; the first step of each is not counted.
 
 Phases:
   generate  prompts to responses and their text
@@ -78,18 +78,23 @@ class Work:
         return [f"Compute {text} ?\n" for text in sums]
 
 
-def digit_share(
+def odd_share(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any]
 ) -> dict[str, float]:
-    """The reward: the share of sevens. Random responses differ in it, and it costs nothing."""
-    return {"score": solution_str.count("7") / max(1, len(solution_str)), "acc": 0.0}
+    """The reward: the share of characters with an odd code. Any two responses differ in it, and it costs nothing."""
+    return {"score": sum(ord(character) % 2 for character in solution_str) / max(1, len(solution_str)), "acc": 0.0}
 
 
 def make_checkpoint(work: Work, folder: Path) -> int:
-    """Write the model, with random weights, and its tokenizer. Returns the number of parameters."""
+    """Write the model and its tokenizer. Returns the number of parameters."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+    if work.model not in SHAPES:
+        given = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
+        given.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(work.model).save_pretrained(folder)
+        return given.num_parameters()
     torch.manual_seed(work.seed)
     tokenizer = runpy.run_path(str(ROOT / "scripts" / "make_tiny_model.py"))["build_tokenizer"]()
     config = Qwen2Config(
@@ -122,7 +127,7 @@ def our_recipe(work: Work, folder: Path) -> OnlineConfig:
                 "responses_per_prompt": work.responses,
                 "sampling": {"max_response_tokens": work.tokens, "min_response_tokens": work.tokens},
             },
-            "reward": {"functions": [{"fn": f"{__file__}:digit_share"}]},
+            "reward": {"functions": [{"fn": f"{__file__}:odd_share"}]},
             "algorithm": {
                 "kind": "dapo",
                 "loss": {"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH},
@@ -192,7 +197,7 @@ def time_ours(work: Work, folder: Path) -> list[Times]:
 def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
     """Time steps of a GRPOTrainer that takes ``device_batch`` responses through forward and backward at once."""
     import torch
-    from transformers import AutoTokenizer, PrinterCallback, Qwen2ForCausalLM, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
     from reasoner_rl.observability.measurements import PhaseTimer
 
@@ -223,10 +228,10 @@ def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
 
     def reward(completions: list[str], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
         check_lengths(completion_ids, work)
-        return [digit_share("", text, "", {})["score"] for text in completions]
+        return [odd_share("", text, "", {})["score"] for text in completions]
 
     trainer = TimedTrainer(
-        model=Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(folder),
         reward_funcs=reward,
         train_dataset=datasets.Dataset.from_list([{"prompt": text} for text in work.prompt_texts()]),
@@ -344,7 +349,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", choices=SHAPES, default="2.5m", help="parameters, in millions (default 2.5m)"
+        "--model",
+        default="2.5m",
+        metavar="SHAPE|FOLDER",
+        help=f"{' or '.join(SHAPES)} with random weights, or a Hugging Face folder (default 2.5m)",
     )
     parser.add_argument("--prompts", type=int, default=32, help="a step (default 32)")
     parser.add_argument("--responses", type=int, default=8, help="to each prompt (default 8)")
@@ -352,7 +360,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="timed steps, after one warm-up (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, prompts, sampling (default 0)")
-    parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="of reasoner_rl (default 4096)")
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="of reasoner_rl (default 8192)")
     parser.add_argument("--ours-only", action="store_true", help="do not run TRL")
     parser.add_argument("--json", type=Path, help="file to write every number to")
     return parser.parse_args(arguments)

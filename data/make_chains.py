@@ -11,7 +11,7 @@ leaves a model that mostly guesses and that confuses the other two. What reinfor
 that careful reasoning pays, and that guessing and long-windedness do not.
 
 Writes sft.jsonl (problem, solution, answer; in the order of the lesson), train.jsonl and heldout.jsonl (problem,
-answer), which share no problem.
+answer). No problem of heldout.jsonl is in the other two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -68,15 +68,23 @@ def row(rng: random.Random, problem: Problem, style: Style | None = None) -> dic
 
 
 def lesson(
-    rng: random.Random, examples: int, longest: int, facts_share: float, mixed_share: float
+    rng: random.Random,
+    examples: int,
+    longest: int,
+    facts_share: float,
+    mixed_share: float,
+    heldout: Collection[Problem],
 ) -> Iterator[dict[str, str]]:
-    """Three parts: two terms only; chains of any length; chains in a mixture of styles."""
+    """Three parts: two terms only; chains of any length; chains in a mixture of styles. None is of ``heldout``."""
     for index in range(examples):
         part = index / examples
         terms = 2 if part < facts_share else rng.randint(2, longest)
         mixed = part >= 1 - mixed_share
         style: Style = rng.choices(list(MIXTURE), list(MIXTURE.values()))[0] if mixed else "worked"
-        yield row(rng, draw_problem(rng, terms), style)
+        problem = draw_problem(rng, terms)
+        while problem in heldout:
+            problem = draw_problem(rng, terms)
+        yield row(rng, problem, style)
 
 
 def write(path: Path, rows: Iterable[dict[str, str]]) -> None:
@@ -85,6 +93,29 @@ def write(path: Path, rows: Iterable[dict[str, str]]) -> None:
     with partial.open("w") as file:
         file.writelines(json.dumps(fields) + "\n" for fields in rows)
     partial.replace(path)
+
+
+def broken_rule(options: argparse.Namespace) -> str | None:
+    """What is wrong with the options, if anything: flag, value and rule."""
+    for flag, smallest in (("terms", 2), ("sft", 1), ("train", 1), ("heldout", 1)):
+        value = getattr(options, flag)
+        if value < smallest:
+            return f"--{flag} {value}: must be at least {smallest}"
+    for flag in ("facts_share", "mixed_share"):
+        value = getattr(options, flag)
+        if not 0 <= value <= 1:
+            return f"--{flag.replace('_', '-')} {value}: must be between 0 and 1"
+    if options.facts_share + options.mixed_share > 1:
+        shares = f"--facts-share {options.facts_share} and --mixed-share {options.mixed_share}"
+        return f"{shares}: must not exceed 1 together"
+    wanted = options.train + options.heldout
+    possible = 10 * 19 ** (options.terms - 1)  # a first digit, then -9 to 9
+    if wanted > possible:
+        return (
+            f"--train {options.train} and --heldout {options.heldout}: {wanted} distinct problems wanted, "
+            f"but --terms {options.terms} allows {possible}"
+        )
+    return None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -103,6 +134,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--facts-share", type=float, default=0.35, help="first part of the lesson: two terms")
     parser.add_argument("--mixed-share", type=float, default=0.2, help="last part of the lesson, all styles")
     options = parser.parse_args(arguments)
+    if complaint := broken_rule(options):
+        parser.error(complaint)
     options.out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(options.seed)
     taken: set[Problem] = set()
@@ -112,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     write(options.out / "train.jsonl", (row(rng, problem) for problem in train))
     write(
         options.out / "sft.jsonl",
-        lesson(rng, options.sft, options.terms, options.facts_share, options.mixed_share),
+        lesson(rng, options.sft, options.terms, options.facts_share, options.mixed_share, frozenset(heldout)),
     )
     print(
         f"{options.out}: {options.sft} worked examples, {len(train)} training and {len(heldout)} held-out problems"

@@ -6,7 +6,7 @@ Input rows are JSON lines with `problem` and `answer`, and for ASDiv `formula` (
 
     asdiv_sft.jsonl      problem, answer, source, solution: the formula worked one operation a line, then the answer
     mawps_train.jsonl    problem, answer, source
-    mawps_heldout.jsonl  likewise; no problem in it differs from a training problem by names and numbers only
+    mawps_heldout.jsonl  likewise; none is worded almost like a problem of MAWPS or ASDiv that is trained on
     svamp.jsonl          the rows of SVAMP, unchanged
 
 and a report of what was dropped and why goes to standard output.
@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -203,9 +204,13 @@ def solution_of(formula: str, answer: str) -> tuple[str, str]:
 
 WORD = re.compile(r"[A-Za-z]+|\d[\d,]*(?:\.\d+)?")
 NUMBER_WORD = re.compile(
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|twenty|thirty|forty|fifty|hundred"
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    "(?:twen|thir|for|fif|six|seven|eigh|nine)ty|dozen|hundred|thousand|million"
 )
+PLAIN_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 PRONOUNS = {"she": "he", "her": "his", "hers": "his", "him": "his"}
+# Jaccard similarity of two templates' word sets: reached by 9 words if one is exchanged, by 18 if two are.
+NEAR = Fraction(4, 5)
 
 
 def proper_names(problems: Iterable[str]) -> frozenset[str]:
@@ -217,18 +222,56 @@ def proper_names(problems: Iterable[str]) -> frozenset[str]:
 def template_of(problem: str, names: frozenset[str]) -> str:
     """The problem with numbers, names and the gender of pronouns taken out, lower case, without punctuation.
 
-    Two problems with one template are the same problem about other people and other numbers.
+    Two problems with one template are the same problem about other people and other numbers. A number may take
+    several words: ``thirty-four`` is one ``#``.
     """
-    words = []
+    words: list[str] = []
     for word in WORD.findall(problem):
         lower = word.lower()
         if lower[0].isdigit() or NUMBER_WORD.fullmatch(lower):
-            words.append("#")
+            if words[-1:] != ["#"]:
+                words.append("#")
         elif lower in names:
             words.append("@")
         else:
             words.append(PRONOUNS.get(lower, lower))
     return " ".join(words)
+
+
+def near_pairs(templates: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of templates whose word sets have a Jaccard similarity of at least ``NEAR``.
+
+    Such sets share one of their rarest words, the first ``n - ceil(NEAR * n) + 1`` of ``n``: only those are looked
+    up, which keeps thousands of templates from being compared each with each (Bayardo et al., WWW 2007).
+    """
+    word_sets = [frozenset(template.split()) for template in templates]
+    frequency = Counter(word for words in word_sets for word in words)
+    holders: dict[str, list[int]] = {}
+    for index, words in enumerate(word_sets):
+        by_rarity = sorted(words, key=lambda word: (frequency[word], word))
+        rarest = by_rarity[: len(words) - math.ceil(NEAR * len(words)) + 1]
+        for other in {other for word in rarest for other in holders.get(word, [])}:
+            common = len(words & word_sets[other])
+            if common >= NEAR * (len(words) + len(word_sets[other]) - common):
+                yield templates[other], templates[index]
+        for word in rarest:
+            holders.setdefault(word, []).append(index)
+
+
+def families(templates: Iterable[str]) -> dict[str, str]:
+    """For each template one that stands for its family: all that a chain of near pairs connects."""
+    ordered = sorted(set(templates))
+    parents = {template: template for template in ordered}
+
+    def head(template: str) -> str:
+        while parents[template] != template:
+            parents[template] = template = parents[parents[template]]
+        return template
+
+    for left, right in near_pairs(ordered):
+        first, second = sorted((head(left), head(right)))
+        parents[second] = first
+    return {template: head(template) for template in ordered}
 
 
 # --- the files -----------------------------------------------------------------------------------------------------
@@ -237,9 +280,12 @@ def template_of(problem: str, names: frozenset[str]) -> str:
 def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """Rows of a JSON-lines file. Raises DataError naming the row and the column that is missing or not text."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = list(file)  # splitlines() would also break at U+2028, which JSON allows within a text
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8: {error}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -258,7 +304,10 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def without_duplicates(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
-    """Rows with distinct problems, compared without case and spacing. Where the answers differ, none is trusted."""
+    """Rows with distinct words and numbers, whatever the case, spacing and punctuation.
+
+    Where the answers of duplicates differ, none is trusted.
+    """
     answers: dict[str, set[str]] = {}
     for row in rows:
         answers.setdefault(_plain(row["problem"]), set()).add(row["answer"])
@@ -276,7 +325,8 @@ def without_duplicates(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
 
 
 def _plain(problem: str) -> str:
-    return " ".join(problem.lower().split())
+    """What two copies have in common; the point in 1.5 stays, for 15 is another number."""
+    return " ".join(PLAIN_WORD.findall(problem.casefold().replace(",", "")))
 
 
 def worked_examples(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
@@ -312,31 +362,36 @@ def checkable(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
     return kept
 
 
-def split_by_template(
+def split_by_wording(
     rows: Sequence[Row], heldout: int, seed: int, names: frozenset[str], seen_templates: frozenset[str]
 ) -> tuple[list[Row], list[Row]]:
     """Training and held-out rows, the latter exactly ``heldout`` many; the same seed gives the same split.
 
-    All rows of a template go to one side, and a template of ``seen_templates`` goes to training.
+    All rows of a family of templates go to one side, and to training if the family has one of ``seen_templates``.
     Raises DataError if there are too few rows that may be held out.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(template_of(row["problem"], names), []).append(row)
-    candidates = sorted(template for template in groups if template not in seen_templates)
+    if heldout < 1:
+        raise DataError(f"--heldout {heldout}: must be at least 1")
+    templates = [template_of(row["problem"], names) for row in rows]
+    family_of = families([*templates, *seen_templates])
+    sizes = Counter(family_of[template] for template in templates)
+    candidates = sorted(sizes.keys() - {family_of[template] for template in seen_templates})
     random.Random(seed).shuffle(candidates)
     chosen: set[str] = set()
     missing = heldout
-    for template in candidates:
-        if len(groups[template]) <= missing:
-            chosen.add(template)
-            missing -= len(groups[template])
+    for family in candidates:
+        if sizes[family] <= missing:
+            chosen.add(family)
+            missing -= sizes[family]
     if missing:
-        raise DataError(f"--heldout {heldout}: only {heldout - missing} problems can be held out")
+        raise DataError(
+            f"--heldout {heldout}: only {heldout - missing} problems can be held out without one that is "
+            "worded almost like a training problem"
+        )
     train: list[Row] = []
     held: list[Row] = []
-    for row in rows:
-        (held if template_of(row["problem"], names) in chosen else train).append(row)
+    for row, template in zip(rows, templates, strict=True):
+        (held if family_of[template] in chosen else train).append(row)
     return train, held
 
 
@@ -368,7 +423,7 @@ def prepare(asdiv: Path, mawps: Path, svamp: Path, out: Path, heldout: int, seed
 
     names = proper_names(row["problem"] for row in [*asdiv_rows, *mawps_rows, *svamp_rows])
     asdiv_templates = frozenset(template_of(row["problem"], names) for row in asdiv_rows)
-    train, held = split_by_template(problems, heldout, seed, names, asdiv_templates)
+    train, held = split_by_wording(problems, heldout, seed, names, asdiv_templates)
     trained_templates = asdiv_templates | {template_of(row["problem"], names) for row in train}
     svamp_seen = sum(template_of(row["problem"], names) in trained_templates for row in svamp_rows)
 

@@ -1,9 +1,11 @@
-"""Worked solutions from formulas, and a split that shares no template."""
+"""Worked solutions from formulas, and a split that shares no wording."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -130,11 +132,11 @@ def _mawps() -> list[dict[str, str]]:
     ]
 
 
-def test_split_shares_no_template_is_complete_and_repeats_with_its_seed() -> None:
+def test_split_shares_no_wording_is_complete_and_repeats_with_its_seed() -> None:
     rows = _mawps()
     names = words.proper_names(row["problem"] for row in rows)
     seen = frozenset({words.template_of(rows[0]["problem"], names)})
-    train, held = words.split_by_template(rows, 30, 7, names, seen)
+    train, held = words.split_by_wording(rows, 30, 7, names, seen)
 
     def templates(part: list[dict[str, str]]) -> set[str]:
         return {words.template_of(row["problem"], names) for row in part}
@@ -143,27 +145,94 @@ def test_split_shares_no_template_is_complete_and_repeats_with_its_seed() -> Non
     assert sorted(row["problem"] for row in train + held) == sorted(row["problem"] for row in rows)
     assert not templates(train) & templates(held)
     assert not seen & templates(held)
-    assert words.split_by_template(rows, 30, 7, names, seen) == (train, held)
-    assert words.split_by_template(rows, 30, 8, names, seen)[1] != held
+    assert words.split_by_wording(rows, 30, 7, names, seen) == (train, held)
+    assert words.split_by_wording(rows, 30, 8, names, seen)[1] != held
 
 
-def test_split_refuses_to_hold_out_more_than_there_is() -> None:
+@pytest.mark.parametrize(
+    ("heldout", "message"),
+    [(200, "--heldout 200: only 120 problems can be held out"), (-3, "--heldout -3: must be at least 1")],
+)
+def test_split_refuses_to_hold_out_more_than_there_is_and_none(heldout: int, message: str) -> None:
     rows = _mawps()
     names = words.proper_names(row["problem"] for row in rows)
-    with pytest.raises(ValueError, match="--heldout 200: only 120 problems can be held out"):
-        words.split_by_template(rows, 200, 0, names, frozenset())
+    with pytest.raises(ValueError, match=message):
+        words.split_by_wording(rows, heldout, 0, names, frozenset())
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["34", "1,200", "2.5", "thirteen", "ninety", "thirty-four", "Sixty five", "two thousand", "2 dozen"],
+)
+def test_a_number_in_a_template_is_one_sign_however_it_is_written(number: str) -> None:
+    assert words.template_of(f"He has {number} nuts", frozenset()) == "he has # nuts"
+
+
+def test_near_pairs_are_those_that_a_comparison_of_all_pairs_finds() -> None:
+    rng = random.Random(0)
+    texts = [" ".join(rng.sample("abcdefghijklmn", rng.randint(1, 14))) for _ in range(300)]
+    templates = list(dict.fromkeys(texts))
+
+    def similarity(left: str, right: str) -> float:
+        first, second = set(left.split()), set(right.split())
+        return len(first & second) / len(first | second)
+
+    expected = {
+        frozenset((i, j))
+        for i, j in itertools.combinations(range(len(templates)), 2)
+        if similarity(templates[i], templates[j]) >= 0.8
+    }
+    found = [frozenset(templates.index(text) for text in pair) for pair in words.near_pairs(templates)]
+    assert len(expected) > 50
+    assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
+
+
+def test_a_chain_of_near_templates_is_one_family() -> None:
+    text = "a b c d e f g h i j"
+    chain = [text, text.replace("a", "k"), text.replace("a", "k").replace("b", "l")]
+    family_of = words.families([*chain, "x y z"])
+    assert {family_of[template] for template in chain} == {min(chain)}
+    assert family_of["x y z"] == "x y z"
+
+
+def test_a_problem_worded_almost_like_one_of_asdiv_is_not_held_out() -> None:
+    story = "Joan had 3 {} in her bank . Her dad gave her {} {} . How many does she have now ?"
+    near = {"problem": story.format("dimes", "thirty-nine", "dimes"), "answer": "42"}
+    other = {"problem": "Trains leave hourly from 7 to 9 . How many leave ?", "answer": "3"}
+    names = frozenset({"joan"})
+    seen = frozenset({words.template_of(story.format("quarters", "2", "quarters"), names)})
+    assert words.split_by_wording([near, other], 1, 0, names, seen) == ([near], [other])
+    with pytest.raises(ValueError, match="only 1 problems"):
+        words.split_by_wording([near, other], 2, 0, names, seen)
 
 
 def test_duplicates_go_and_contradictions_go_altogether() -> None:
     rows = [
         {"problem": "How  many ?", "answer": "1"},
         {"problem": "how many ?", "answer": "1"},
+        {"problem": "How many.", "answer": "1"},
+        {"problem": "How many 1.5 ?", "answer": "1"},
+        {"problem": "How many 15 ?", "answer": "2"},
         {"problem": "How much ?", "answer": "1"},
         {"problem": "How much ?", "answer": "2"},
     ]
     dropped: Counter[str] = Counter()
-    assert words.without_duplicates(rows, dropped) == rows[:1]
-    assert dropped == {"duplicate": 1, "answers differ between duplicates": 2}
+    assert words.without_duplicates(rows, dropped) == [rows[0], rows[3], rows[4]]
+    assert dropped == {"duplicate": 2, "answers differ between duplicates": 2}
+
+
+def test_a_line_separator_within_a_text_does_not_end_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    row = {"problem": "one\u2028two\u0085three", "answer": "1"}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert words.read_rows(path, ["problem", "answer"]) == [row]
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes('{"problem": "caf\u00e9", "answer": "1"}'.encode("latin-1"))
+    with pytest.raises(words.DataError, match=rf"{path}: is not UTF-8"):
+        words.read_rows(path, ["problem", "answer"])
 
 
 def _write(path: Path, rows: list[Any]) -> Path:

@@ -1,6 +1,6 @@
 """The typed records that pass from stage to stage, one a stage, in the order the data flows.
 
-    Prompt -> Rollout -> Reward -> ScoredGroup -> TrainSample -> MicroBatch -> StepReport
+    Prompt -> Rollout -> Reward -> ScoredGroup -> TrainSample -> MicroBatch -> TokenOutputs
 
 Tokens are never decoded and encoded again on the way: what was sampled is what is trained on. Everything about a
 response is indexed by response token, so that no stage after generation knows about padding.
@@ -9,14 +9,12 @@ response is indexed by response token, so that no stage after generation knows a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-
-from reasoner_rl.metrics import Metrics
 
 FinishReason = Literal["stop", "length"]
 
@@ -37,7 +35,7 @@ class Prompt:
 class Rollout:
     """One sampled response."""
 
-    token_ids: tuple[int, ...]  # [R]; ends with the end-of-sequence token when finish_reason is "stop"
+    token_ids: tuple[int, ...]  # [R]; finish_reason "stop": up to the end-of-sequence token or a stop string
     logprobs: tuple[float, ...]  # [R]; of the distribution sampled from (after temperature, top-p and top-k)
     finish_reason: FinishReason  # "length": cut off at the token limit
     policy_version: int  # number of optimizer steps' publications that made the weights
@@ -80,6 +78,7 @@ class TrainSample:
     advantages: Tensor  # [R] float32
     rollout_logprobs: Tensor  # [R] float32
     policy_version: int = 0
+    on_policy: bool = True  # False: sampled by an earlier policy, so old_logprobs are those of generation
     old_logprobs: Tensor | None = None  # [R] float32, by the trainer before the first update of the batch
     reference_logprobs: Tensor | None = None  # [R] float32, by the frozen reference policy
 
@@ -120,6 +119,7 @@ class MicroBatch:
     loss_mask: Tensor  # [N] bool
     advantages: Tensor  # [N] float32
     rollout_logprobs: Tensor  # [N] float32
+    on_policy: Tensor  # [N] bool; False: old_logprobs are those of generation by an earlier policy
     old_logprobs: Tensor | None  # [N] float32
     reference_logprobs: Tensor | None  # [N] float32
     sample_indices: tuple[int, ...]  # [S]: where each sequence stood in the list that was cut
@@ -153,19 +153,8 @@ class MiniBatch:
     denominators: LossDenominators
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutputs:
-    """What the policy says of the response tokens of a micro-batch."""
+class TokenOutputs(NamedTuple):
+    """What the policy says of the response tokens of a micro-batch. A tuple, so that FSDP finds the tensors in it."""
 
     logprobs: Tensor  # [N] float32, with gradient in training
     entropy: Tensor  # [N] float32, with gradient if the loss asks for it
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One finished step, for the sinks."""
-
-    step: int  # counted from 1
-    metrics: Metrics
-    groups: Sequence[ScoredGroup] = ()
-    advantages: Sequence[Sequence[float]] = ()  # [groups][G]

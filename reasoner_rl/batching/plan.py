@@ -7,6 +7,7 @@ micro-batches, on however many ranks, is the loss of the whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,10 +18,16 @@ from reasoner_rl.types import LossDenominators, MicroBatch, MiniBatch, TrainSamp
 def plan_updates(
     samples: Sequence[TrainSample], samples_per_update: int, micro_batch_tokens: int, max_response_tokens: int
 ) -> list[MiniBatch]:
-    """Cut a step's samples, in order, into mini-batches of ``samples_per_update``; the last may be smaller."""
+    """Cut a step's samples, in order, into mini-batches of ``samples_per_update``.
+
+    Where that leaves a rest, all are made a little smaller instead: an optimizer step on a few leftover samples
+    would move the weights as far as any other.
+    """
+    updates = -(-len(samples) // samples_per_update)
+    bounds = [len(samples) * update // updates for update in range(updates + 1)]
     return [
-        plan_mini_batch(samples[start : start + samples_per_update], micro_batch_tokens, max_response_tokens)
-        for start in range(0, len(samples), samples_per_update)
+        plan_mini_batch(samples[start:end], micro_batch_tokens, max_response_tokens)
+        for start, end in pairwise(bounds)
     ]
 
 
@@ -91,6 +98,7 @@ def pack(
         loss_mask=torch.cat([s.loss_mask for s in chosen]),
         advantages=torch.cat([s.advantages for s in chosen]),
         rollout_logprobs=torch.cat([s.rollout_logprobs for s in chosen]),
+        on_policy=torch.cat([torch.full_like(s.loss_mask, s.on_policy) for s in chosen]),
         old_logprobs=_cat_if_known([s.old_logprobs for s in chosen], "old_logprobs"),
         reference_logprobs=_cat_if_known([s.reference_logprobs for s in chosen], "reference_logprobs"),
         sample_indices=tuple(indices),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -24,7 +23,7 @@ from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
 from reasoner_rl.rollout.hf_engine import build_hf_engine
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import TrainBackend
-from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
 from reasoner_rl.types import MiniBatch, Rollout, TrainSample
 
 
@@ -129,12 +128,3 @@ def build_engine(
     if not isinstance(engine, HfEngineConfig):
         raise ConfigError(f"rollout.engine.kind={engine.kind!r} is not built yet in this version; use 'hf'")
     return build_hf_engine(model, engine, tokenizer, default_device())
-
-
-def default_device() -> torch.device:
-    """The GPU of this process if there is one, else the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )

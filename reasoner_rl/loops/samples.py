@@ -42,7 +42,8 @@ def _with_old_logprobs(
     the ratio would start at 1 and hide how far the policy has moved since.
     """
     source = config.algorithm.loss.old_logprobs
-    fresh = [index for index, sample in enumerate(samples) if sample.policy_version == version]
+    samples = [s.replace(on_policy=s.policy_version == version) for s in samples]
+    fresh = [index for index, sample in enumerate(samples) if sample.on_policy]
     ratio_is_one = step_arithmetic(config).updates_per_step == 1 and len(fresh) == len(samples)
     if source == "auto" and ratio_is_one and not always:
         return samples

@@ -43,9 +43,13 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
     loss = aggregate(losses, batch, config.aggregation)
     with torch.no_grad():
         means, maxima = _observe_policy(logprobs, old, ratio, batch, config)
+        means["entropy"] = outputs.entropy
         gap_means, gap_maxima = _observe_rollout(logprobs, old, batch, config)
-        means |= gap_means | {"entropy": outputs.entropy}
-        return loss, _metrics(loss, means, maxima | gap_maxima, batch)
+        trained, compared = batch.loss_mask, batch.loss_mask & batch.on_policy
+        tokens = trained.sum() / max(batch.denominators.tokens, 1.0)
+        # Shares of the loss add up within an update and average over updates: their weights sum to 1 an update.
+        metrics: Metrics = {"policy/loss": mean(loss.item(), tokens.item())}
+        return loss, metrics | _reduce(means, maxima, trained) | _reduce(gap_means, gap_maxima, compared)
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, batch: MicroBatch, config: LossConfig) -> Tensor:
@@ -115,8 +119,9 @@ def _observe_policy(
 def _observe_rollout(logprobs: Tensor, old: Tensor, batch: MicroBatch, config: LossConfig) -> Observations:
     """How far the rollout engine's probabilities are from the trainer's for the same weights.
 
-    If the rollout's logprobs serve as the old ones, the trainer's are known for the present weights only, and
-    the gap holds what the updates of the step changed too.
+    Only of on-policy tokens: the trainer's view of an earlier policy is not known. If the rollout's logprobs serve
+    as the old ones, the trainer's are known for the present weights only, and the gap holds what the updates of the
+    step changed too.
     """
     trainer = logprobs if config.old_logprobs == "rollout" else old
     gap = (trainer - batch.rollout_logprobs).abs()
@@ -131,19 +136,17 @@ def _observe_rollout(logprobs: Tensor, old: Tensor, batch: MicroBatch, config: L
     return means, {"rollout_gap_max": gap}
 
 
-def _metrics(
-    loss: Tensor, means: Mapping[str, Tensor], maxima: Mapping[str, Tensor], batch: MicroBatch
-) -> Metrics:
-    """Reduce observations over the trained tokens, with a single transfer from the device."""
-    trained = torch.where(batch.loss_mask, torch.stack([value.float() for value in means.values()]), 0.0)
+def _reduce(means: Mapping[str, Tensor], maxima: Mapping[str, Tensor], mask: Tensor) -> Metrics:
+    """Reduce observations over the tokens of ``mask`` [N], with a single transfer from the device."""
+    seen = torch.where(mask, torch.stack([value.float() for value in means.values()]), 0.0)
     # None of the observed maxima is negative; the column of zeros serves a batch of no tokens.
-    highest = F.pad(torch.where(batch.loss_mask, torch.stack(list(maxima.values())), 0.0), (0, 1))
-    scalars = torch.stack([loss, batch.loss_mask.sum()])
-    loss_share, tokens, *reduced = torch.cat([scalars, trained.sum(1), highest.amax(1)]).tolist()
-    # Shares of the loss add up within an update and average over updates: their weights sum to 1 an update.
-    metrics = {"policy/loss": mean(loss_share, tokens / max(batch.denominators.tokens, 1.0))}
-    for name, total in zip(means, reduced[: len(means)], strict=True):
-        metrics[f"policy/{name}"] = mean(total, tokens)
-    for name, top in zip(maxima, reduced[len(means) :], strict=True):
-        metrics[f"policy/{name}"] = maximum(top)
+    highest = F.pad(torch.where(mask, torch.stack(list(maxima.values())), 0.0), (0, 1))
+    tokens, *reduced = torch.cat([mask.sum()[None], seen.sum(1), highest.amax(1)]).tolist()
+    metrics = {
+        f"policy/{name}": mean(total, tokens)
+        for name, total in zip(means, reduced[: len(means)], strict=True)
+    }
+    if tokens:
+        tops = zip(maxima, reduced[len(means) :], strict=True)
+        metrics |= {f"policy/{name}": maximum(top) for name, top in tops}
     return metrics

@@ -18,10 +18,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from reasoner_rl.errors import ConfigError, MissingExtraError
+from reasoner_rl.errors import ConfigError, MissingExtraError, UserError
 from reasoner_rl.training.shared_prompts import SharedPrompts
 
 VARLEN_SDPA = "reasoner_rl_varlen_sdpa"
+
+# What some models (Gemma 2, gpt-oss) pass to change the scores, and scaled dot-product attention would ignore.
+_UNSUPPORTED = ("softcap", "s_aux")
 
 # A bucket takes shorter sequences until this share of its rows would be padding.
 _MOST_PADDING = 0.2
@@ -144,9 +147,16 @@ def varlen_sdpa(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each packed sequence, with the signature that transformers calls.
 
-    query [1, H, T, D]; key and value [1, K, T, D] with K dividing H. Returns [1, T, H, D]. Raises ValueError if
-    the caller gave no layout, or if a sequence is longer than a sliding window.
+    query [1, H, T, D]; key [1, K, T, D] and value [1, K, T, E] with K dividing H. Returns [1, T, H, E]. Raises
+    ValueError if the caller gave no layout, or if a sequence is longer than a sliding window, and UserError if the
+    model's attention has score capping or sinks.
     """
+    for extra in _UNSUPPORTED:
+        if kwargs.get(extra) is not None:
+            raise UserError(
+                f"model.attention=varlen_sdpa does not know {type(module).__name__}'s {extra}; "
+                "use flash_attention_2, or another model"
+            )
     if varlen_layout is None:
         raise ValueError(
             "varlen_sdpa needs the keyword varlen_layout: it attends within packed sequences only"
@@ -157,7 +167,6 @@ def varlen_sdpa(
             f"a sequence of {longest} tokens is longer than the model's sliding window of {sliding_window}, which "
             "varlen_sdpa does not apply: use model.attention=flash_attention_2 or shorter sequences"
         )
-    head_size = query.shape[-1]
     groups = query.shape[1] // key.shape[1]
     padded = [
         _Pad.apply(part[0].transpose(0, 1).reshape(part.shape[2], -1), varlen_layout)
@@ -167,8 +176,8 @@ def varlen_sdpa(
     for bucket in varlen_layout.buckets:
         places = bucket.rows * bucket.length
         q, k, v = (
-            part[start : start + places].view(bucket.rows, bucket.length, -1, head_size).transpose(1, 2)
-            for part in padded
+            part[start : start + places].view(bucket.rows, bucket.length, heads, -1).transpose(1, 2)
+            for part, heads in zip(padded, (query.shape[1], key.shape[1], key.shape[1]), strict=True)
         )
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -176,13 +185,16 @@ def varlen_sdpa(
         outputs.append(attended.transpose(1, 2).reshape(places, -1))
         start += places
     flat = _Unpad.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], varlen_layout)
-    return flat.view(1, query.shape[2], -1, head_size), None
+    return flat.view(1, query.shape[2], query.shape[1], -1), None
 
 
 def choose_attention(
-    wanted: Literal["auto", "varlen_sdpa", "flash_attention_2"], device: torch.device
+    wanted: Literal["auto", "varlen_sdpa", "flash_attention_2"], device: torch.device, dtype: torch.dtype
 ) -> str:
-    """Return the name of the transformers attention to build the model with, registering ours."""
+    """Return the name of the transformers attention to build the model with, registering ours.
+
+    flash-attn computes in 16 bits only, so "auto" does not choose it for float32.
+    """
     available = importlib.util.find_spec("flash_attn") is not None
     if wanted == "flash_attention_2":
         if not available:
@@ -191,7 +203,10 @@ def choose_attention(
             raise ConfigError(
                 f"model.attention=flash_attention_2 needs a CUDA device; this run is on {device.type}"
             )
-    if wanted == "flash_attention_2" or (wanted == "auto" and available and device.type == "cuda"):
+        if dtype is torch.float32:
+            raise ConfigError("model.attention=flash_attention_2 needs model.dtype=bfloat16; it is float32")
+    fits = available and device.type == "cuda" and dtype is not torch.float32
+    if wanted == "flash_attention_2" or (wanted == "auto" and fits):
         return "flash_attention_2"
     AttentionInterface.register(VARLEN_SDPA, varlen_sdpa)
     AttentionMaskInterface.register(VARLEN_SDPA, _no_mask)

@@ -12,22 +12,27 @@ _FOLDER = re.compile(r"step_(\d{6,})")
 
 
 class CheckpointStore:
-    """The folders ``step_000010``, ``step_000020``, ... and a file ``latest`` that names the newest."""
+    """The folders ``step_000010``, ``step_000020``, ... and, for people and scripts, ``latest`` naming the newest."""
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder = folder
         self.keep_last = keep_last
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Let ``write`` fill a temporary folder, then rename it; an interruption leaves no half-written one."""
+        """Let ``write`` fill a temporary folder, then rename it; an interruption leaves no half-written one.
+
+        A checkpoint of the same step that is there already is kept: it has the same weights.
+        """
         final = self.folder / f"step_{step:06d}"
+        if final.is_dir():
+            return final
         partial = self.folder / f".partial_{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
         _flush_to_disk(partial)
-        shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
+        _flush(self.folder)
         pointer = self.folder / ".latest"
         pointer.write_text(final.name + "\n")
         pointer.replace(self.folder / "latest")
@@ -54,9 +59,13 @@ class CheckpointStore:
 
 def _flush_to_disk(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        _flush(path)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -34,6 +34,13 @@ from reasoner_rl.types import MicroBatch, MiniBatch
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def default_device() -> torch.device:
+    """The GPU of this process if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 def single_process_group() -> None:
     """Start a process group of one, so that FSDP runs without torchrun; does nothing if there is a group already."""
     if not dist.is_initialized():
@@ -62,11 +69,7 @@ class FsdpBackend:
         entropy_gradient: whether the loss uses the gradient of the entropy.
         with_reference: keep a frozen copy of the initial policy for KL.
         """
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+        self.device = default_device()
         self._model_config, self._training = model, training
         self._temperature, self._entropy_gradient = temperature, entropy_gradient
         self._world_size = dist.get_world_size()
@@ -86,12 +89,13 @@ class FsdpBackend:
             self._world_size > 1 if config.reshard_after_forward == "auto" else config.reshard_after_forward
         )
         dtype = _DTYPES[self._model_config.dtype]
-        options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": reshard}
+        options: dict[str, Any] = {"mesh": mesh}
         if dtype is not torch.float32:
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for layer in decoder_layers(policy.model):
-            fully_shard(layer, **options)
-        fully_shard(policy, **options)
+            fully_shard(layer, reshard_after_forward=reshard, **options)
+        # The root (embeddings, last norm, head) is needed again as soon as backward begins, so it stays whole.
+        fully_shard(policy, reshard_after_forward=False, **options)
         return policy
 
     @torch.no_grad()
@@ -140,18 +144,22 @@ class FsdpBackend:
     @torch.no_grad()
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """See TrainBackend. Adapters are merged; tied tensors appear once, under their first name."""
-        names = [name for name, _ in self._policy.model.named_parameters()]
-        state = self._policy.model.state_dict()
+        model = self._policy.model
+        state = model.state_dict()
+        names = [name for name, _ in model.named_parameters()]
+        names += [
+            name for name, _ in model.named_buffers() if name in state
+        ]  # persistent ones, as of a router
         yield from merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
 
     def save(self, folder: Path) -> None:
         """See TrainBackend."""
         model, optimizer = get_state_dict(self._policy, self._optimizer)
         save_distributed({"model": model, "optimizer": optimizer}, checkpoint_id=folder / "weights")
-        torch.save(
-            {"schedule": self._schedule.state_dict(), "rng": torch.get_rng_state()},
-            folder / f"rank_{dist.get_rank()}.pt",
-        )
+        rest = {"schedule": self._schedule.state_dict(), "rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rest["device_rng"] = torch.cuda.get_rng_state(self.device)
+        torch.save(rest, folder / f"rank_{dist.get_rank()}.pt")
 
     def load(self, folder: Path) -> None:
         """See TrainBackend."""
@@ -167,6 +175,8 @@ class FsdpBackend:
         rest = torch.load(folder / f"rank_{dist.get_rank()}.pt")
         self._schedule.load_state_dict(rest["schedule"])
         torch.set_rng_state(rest["rng"])
+        if "device_rng" in rest and self.device.type == "cuda":
+            torch.cuda.set_rng_state(rest["device_rng"], self.device)
 
     def export_hf(self, folder: Path) -> None:
         """See TrainBackend. Written by rank 0 in ``model.dtype``; every rank must call it."""

@@ -91,17 +91,17 @@ def _require_checkpoint(path: str) -> None:
 
 
 def build_policy(config: ModelConfig, chunk_tokens: int, device: torch.device) -> Policy:
-    """Load the model with float32 master weights, frozen and adapted as configured."""
-    attention = choose_attention(config.attention, device)
+    """Load the model with float32 master weights, frozen and adapted as configured.
+
+    The weights stay where they were read, on the CPU: `fully_shard` moves them to the device layer by layer.
+    """
+    attention = choose_attention(config.attention, device, getattr(torch, config.dtype))
     model = load_causal_lm(config, torch.float32, attention)
-    torch.nn.Module.to(model, device)
     freeze_first_layers(model, config.freeze_first_fraction)
     if config.lora is not None:
         add_lora(model, config.lora)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if config.lora is not None:
-            model.enable_input_require_grads()
     return Policy(model, attention, chunk_tokens)
 
 
@@ -144,6 +144,14 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
         inject_adapter_in_model(peft_config, model)
     except ValueError as error:
         raise ConfigError(f"model.lora.target_modules={config.target_modules!r}: {error}") from error
+    inside = {id(parameter) for parameter in decoder_layers(model).parameters()}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name and id(parameter) not in inside:
+            # The output embedding is read past its module, chunk by chunk, and an adapter there would not be seen.
+            raise ConfigError(
+                f"model.lora.target_modules={config.target_modules!r} puts an adapter on "
+                f"{name.partition('.lora_')[0]}; only linear layers inside the decoder layers can have one"
+            )
 
 
 def merged_weights(

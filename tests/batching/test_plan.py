@@ -35,6 +35,9 @@ def test_packs_two_sequences_by_hand() -> None:
     assert batch.sequence_ids.tolist() == [0, 0, 0, 1, 1]
     assert batch.advantages.tolist() == [0, 1, 2, 0, 1]
     assert batch.old_logprobs is None
+    assert batch.on_policy.all()
+    stale = pack([samples[0], samples[1].replace(on_policy=False)], [1, 0], LossDenominators(5, 2, 8))
+    assert stale.on_policy.tolist() == [False] * 3 + [True] * 2
     parts = batch.split_responses(batch.rollout_logprobs)
     assert {index: part.tolist() for index, part in parts.items()} == {1: [0, -1, -2], 0: [0, -1]}
 
@@ -64,10 +67,11 @@ def test_updates_follow_the_order_of_the_samples() -> None:
     samples = [sample([1], [index]) for index in range(10)]
     updates = plan_updates(samples, 4, 1000, 8)
     assert [sorted(torch.cat([b.targets for b in u.micro_batches]).tolist()) for u in updates] == [
-        [0, 1, 2, 3],
-        [4, 5, 6, 7],
-        [8, 9],
-    ]
+        [0, 1, 2],
+        [3, 4, 5],
+        [6, 7, 8, 9],
+    ], "no update of two leftover samples"
+    assert [len(u.micro_batches[0].sample_indices) for u in plan_updates(samples[:8], 4, 1000, 8)] == [4, 4]
 
 
 def test_refuses_what_cannot_be_trained_on() -> None:

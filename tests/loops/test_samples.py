@@ -100,6 +100,7 @@ def test_a_stale_response_keeps_the_logprobs_it_was_sampled_with(source: str, up
     samples, workers = run(PARTLY_STALE, {"old_logprobs": source}, updates=updates)
     assert old_logprobs(samples) == [[ROLLOUT_LOGPROB] * 2] * 2 + [[TRAINER_LOGPROB] * 2] * 2
     assert workers.calls == [(False, [12, 13])], "only the fresh ones are computed"
+    assert [sample.on_policy for sample in samples] == [False, False, True, True]
 
 
 def test_kl_in_the_loss_brings_the_reference_and_leaves_the_advantage() -> None:

@@ -24,11 +24,12 @@ class FlatBatches:
         advantages: Sequence[float] | Tensor | None = None,
         mask: Sequence[bool] | Tensor | None = None,
         rollout: Sequence[float] | Tensor | None = None,
+        on_policy: Sequence[bool] | Tensor | None = None,
         old: Sequence[float] | Tensor | None = None,
         reference: Sequence[float] | Tensor | None = None,
         max_response_tokens: float = 10.0,
     ) -> MicroBatch:
-        """One batch of responses of the given lengths; per-token fields are flat. Unset: 0, and mask True."""
+        """One batch of responses of the given lengths; per-token fields are flat. Unset: 0, and masks True."""
         tokens = sum(lengths)
         starts = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
         loss_mask = torch.ones(tokens, dtype=torch.bool) if mask is None else torch.as_tensor(mask)
@@ -48,6 +49,9 @@ class FlatBatches:
             loss_mask=loss_mask,
             advantages=numbers(advantages),
             rollout_logprobs=numbers(rollout),
+            on_policy=torch.ones(tokens, dtype=torch.bool)
+            if on_policy is None
+            else torch.as_tensor(on_policy),
             old_logprobs=None if old is None else numbers(old),
             reference_logprobs=None if reference is None else numbers(reference),
             sample_indices=tuple(range(len(lengths))),

@@ -308,6 +308,23 @@ def test_garbage_at_masked_positions_leaks_nowhere(flat, gradient_of, ratio, gar
     assert dirty.tolist() == gradient_of(lambda h: run(batch, logprobs, h)[0], entropy).tolist()
 
 
+def test_the_rollout_gap_is_measured_on_what_the_old_policy_sampled(flat):
+    # The last two tokens are of an earlier policy: their old logprobs are those of generation, a gap of 0.
+    batch = flat.make(
+        [2, 2],
+        rollout=[-1.0, -1.0, -3.0, -3.0],
+        old=[-1.2, -1.0, -3.0, -3.0],
+        on_policy=[True, True, False, False],
+    )
+    measured = values(policy_loss(outputs(torch.full((4,), -1.0)), batch, clip_config())[1])
+    assert measured["policy/rollout_gap_mean"] == pytest.approx(0.1)
+    assert measured["policy/rollout_gap_max"] == pytest.approx(0.2)
+    stale = flat.make([2], rollout=[-3.0] * 2, old=[-3.0] * 2, on_policy=[False] * 2)
+    measured = values(policy_loss(outputs(torch.full((2,), -1.0)), stale, clip_config())[1])
+    assert not any(name.startswith("policy/rollout") for name in measured), "not 0: nothing was compared"
+    assert measured["policy/ratio_mean"] == pytest.approx(math.exp(2.0))
+
+
 def test_nothing_to_train_gives_zero_and_a_zero_gradient(flat, gradient_of):
     batch = flat.make([3], mask=[False] * 3, advantages=[1.0] * 3, reference=[0.0] * 3)
     logprobs = torch.tensor([-1.0, -2.0, -3.0])
@@ -316,7 +333,7 @@ def test_nothing_to_train_gives_zero_and_a_zero_gradient(flat, gradient_of):
     assert (
         gradient_of(lambda x: policy_loss(outputs(x), batch, EVERYTHING)[0], logprobs).tolist() == [0.0] * 3
     )
-    assert set(values(metrics)) == {"policy/ratio_max", "policy/rollout_gap_max"}  # no mean over nothing
+    assert values(metrics) == {}  # no mean and no maximum over nothing
 
 
 def test_a_batch_without_tokens(flat):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from reasoner_rl.training.attention import VarlenLayout, varlen_sdpa
+from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.training.attention import VARLEN_SDPA, VarlenLayout, choose_attention, varlen_sdpa
 
 H, K, D = 4, 2, 8
 
@@ -49,6 +50,35 @@ def test_padding_stays_under_a_fifth_of_each_bucket() -> None:
     assert layout.unused is not None
     assert len(layout.unused) == places - sum(lengths)
     assert torch.equal(layout.gather[layout.scatter], torch.arange(sum(lengths)))
+
+
+@pytest.mark.parametrize("extra", ["softcap", "s_aux"])
+def test_refuses_models_that_change_the_scores(extra: str) -> None:
+    q, layout = torch.randn(1, 2, 4, 8), VarlenLayout.of(boundaries([4]))
+    with pytest.raises(UserError, match=f"does not know Identity's {extra}"):
+        varlen_sdpa(torch.nn.Identity(), q, q, q, None, varlen_layout=layout, **{extra: 2.0})
+    varlen_sdpa(torch.nn.Identity(), q, q, q, None, varlen_layout=layout, **{extra: None})
+
+
+def test_values_may_be_narrower_than_keys() -> None:
+    torch.manual_seed(0)
+    q, v = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 4)
+    actual, _ = varlen_sdpa(
+        torch.nn.Identity(), q, q, v, None, varlen_layout=VarlenLayout.of(boundaries([4, 5]))
+    )
+    for part in (slice(0, 4), slice(4, 9)):
+        expected = scaled_dot_product_attention(q[:, :, part], q[:, :, part], v[:, :, part], is_causal=True)
+        torch.testing.assert_close(actual[:, part], expected.transpose(1, 2))
+
+
+def test_flash_attention_is_for_sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    gpu = torch.device("cuda", 0)
+    assert choose_attention("auto", gpu, torch.float32) == VARLEN_SDPA
+    assert choose_attention("auto", gpu, torch.bfloat16) == "flash_attention_2"
+    assert choose_attention("auto", torch.device("cpu"), torch.bfloat16) == VARLEN_SDPA
+    with pytest.raises(ConfigError, match=r"needs model\.dtype=bfloat16; it is float32"):
+        choose_attention("flash_attention_2", gpu, torch.float32)
 
 
 def test_refuses_to_attend_across_sequences() -> None:

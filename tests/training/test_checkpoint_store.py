@@ -88,9 +88,9 @@ def test_other_files_are_none_of_its_business(tmp_path: Path) -> None:
     assert names(tmp_path) == ["latest", "notes.txt", "step_000001", "step_000005.bak", "step_12"]
 
 
-def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+def test_a_step_that_is_saved_already_is_kept(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
     store.save(1, writes("old"))
     store.save(1, writes("new"))
-    assert (tmp_path / "step_000001" / "inner" / "state").read_text() == "new"
+    assert (tmp_path / "step_000001" / "inner" / "state").read_text() == "old"
     assert names(tmp_path) == ["latest", "step_000001"]

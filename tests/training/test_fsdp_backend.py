@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from torch.multiprocessing.spawn import spawn
+from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
@@ -227,6 +230,67 @@ def test_lora_trains_adapters_only_and_streams_merged_weights(
             torch.testing.assert_close(part, logprobs[index], atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_that_would_not_be_seen_are_refused(target: str, tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(ConfigError, match=rf"puts an adapter on .*{target}; only linear layers inside"):
+        make_backend(tiny_checkpoint("llama-untied"), lora=LoraConfig(target_modules=["q_proj", target]))
+
+
+def test_persistent_buffers_are_streamed_and_exported(tmp_path: Path) -> None:
+    config = Glm4MoeConfig(
+        vocab_size=100, hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=8, n_routed_experts=4, num_experts_per_tok=2,
+        first_k_dense_replace=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    model, bias = Glm4MoeForCausalLM(config), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    dict(model.named_buffers())[name].copy_(bias)
+    model.save_pretrained(tmp_path / "start")
+    backend = make_backend(tmp_path / "start")
+    assert torch.equal(dict(backend.full_weights())[name], bias)
+    backend.export_hf(tmp_path / "final")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
+    assert torch.equal(dict(exported.named_buffers())[name], bias)
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "qwen2-tied"])
+def test_two_ranks_give_the_result_of_one(name: str, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tiny_checkpoint(name)
+    spawn(train_on_one_of_two_ranks, (path, tmp_path), nprocs=2)
+    alone, loss = make_backend(path), partial(policy_loss, config=CLIP_HIGHER)
+    norms = [values(alone.update(plan(1), loss))["train/grad_norm"] for _ in range(2)]
+    for rank in range(2):
+        result = torch.load(tmp_path / f"rank_{rank}.pt")
+        assert result["norms"] == pytest.approx(norms, rel=1e-5)
+        for key, tensor in alone.full_weights():
+            torch.testing.assert_close(result["weights"][key], tensor, atol=1e-6, rtol=0, msg=key)
+        for key, tensor in result["resumed"].items():
+            assert torch.equal(tensor, result["weights"][key]), key
+
+
+def train_on_one_of_two_ranks(rank: int, path: Path, folder: Path) -> None:
+    """Two updates, each rank on half of the micro-batches, with a checkpoint between them to resume from."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    whole, loss = plan(1), partial(policy_loss, config=CLIP_HIGHER)
+    mine = MiniBatch(whole.micro_batches[rank::2], whole.denominators)
+    backend = make_backend(path)
+    norms = [values(backend.update(mine, loss))["train/grad_norm"]]
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    backend.save(folder / "checkpoint")
+    norms.append(values(backend.update(mine, loss))["train/grad_norm"])
+    resumed = make_backend(path)
+    resumed.load(folder / "checkpoint")
+    resumed.update(mine, loss)
+    result = {
+        "norms": norms,
+        "weights": dict(backend.full_weights()),
+        "resumed": dict(resumed.full_weights()),
+    }
+    torch.save(result, folder / f"rank_{rank}.pt")
+    dist.destroy_process_group()
+
+
 def test_frozen_layers_stay(tiny_checkpoint: Checkpoint) -> None:
     backend = make_backend(tiny_checkpoint("llama-untied"), freeze_first_fraction=0.5)
     before = {name: tensor.clone() for name, tensor in backend.full_weights()}
@@ -241,7 +305,9 @@ def test_bfloat16_stays_near_float32(tiny_checkpoint: Checkpoint) -> None:
     backend = make_backend(path, dtype="bfloat16")
     rounded = torch.cat(backend.logprobs(batch.micro_batches))
     assert 1e-5 < float((exact - rounded).abs().max()) < 0.3
-    backend.update(batch, partial(policy_loss, config=CLIP_HIGHER))
+    loss = partial(policy_loss, config=CLIP_HIGHER)
+    norm = values(make_backend(path).update(batch, loss))["train/grad_norm"]
+    assert values(backend.update(batch, loss))["train/grad_norm"] == pytest.approx(norm, rel=0.05)
     assert all(tensor.dtype is torch.float32 for _, tensor in backend.full_weights())
 
 

@@ -10,7 +10,7 @@ from reasoner_rl.advantages.filters import split
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import Generator
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import NothingToLearn, UserError
 from reasoner_rl.loops.generate import generate_groups
 from reasoner_rl.metrics import Metrics, merge, total
 from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
@@ -56,7 +56,8 @@ class GroupCollector:
     def collect(self, step: int, version: int) -> Collected:
         """Return a full batch for ``step``, or what the cap on generation batches allowed.
 
-        Raises UserError, with the counts, if nothing can be trained on or dynamic_sampling.when_exhausted is "fail".
+        Raises NothingToLearn if all groups are all right, and UserError, with the counts, if there is nothing else
+        to train on, or too little and dynamic_sampling.when_exhausted is "fail".
         """
         config, dynamic = self._config, self._config.algorithm.dynamic_sampling
         fresh_enough = [g for g in self.surplus if version - g.policy_version <= dynamic.max_staleness]
@@ -77,10 +78,13 @@ class GroupCollector:
             kept = kept + groups
         if len(kept) < wanted:
             self._accept_shortage(step, len(kept), counts)
-        kept, self.surplus = kept[:wanted], kept[wanted:]
-        if dynamic.max_staleness == 0:
-            self.surplus = []
-        counts |= {"kept": len(kept), "surplus": len(self.surplus)}
+        kept, rest = kept[:wanted], kept[wanted:]
+        self.surplus = rest if dynamic.max_staleness > 0 else []
+        counts |= {
+            "kept": len(kept),
+            "surplus": len(self.surplus),
+            "discarded": len(rest) - len(self.surplus),
+        }
         metrics = merge(
             [
                 {f"groups/{name}": total(count) for name, count in counts.items()},
@@ -109,6 +113,10 @@ class GroupCollector:
         dynamic = self._config.algorithm.dynamic_sampling
         if kept and dynamic.when_exhausted == "train":
             return
+        if dynamic.when_exhausted == "train" and counts["dropped_wrong"] == 0:
+            raise NothingToLearn(
+                f"step {step}: all {counts['generated']} groups generated were all right; nothing is left to learn"
+            )
         raise UserError(
             f"step {step}: {counts['generation_batches']} generation batches "
             f"(algorithm.dynamic_sampling.max_generation_batches) gave {kept} of the "

@@ -15,7 +15,7 @@ from reasoner_rl.distributed.worker import build_engine
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
 from reasoner_rl.loops.generate import generate_groups
-from reasoner_rl.loops.start import begin_run, check_rewards, load_prompts, output_folder, say
+from reasoner_rl.loops.start import begin_run, check_context, check_rewards, load_prompts, output_folder, say
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.summary import write_json
@@ -88,11 +88,13 @@ def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
 
 def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     tokenizer = load_tokenizer(config.model)
+    sampling = config.evaluation.sampling or config.sampling
     held_out = load_held_out(config.evaluation.datasets, config.prompts, tokenizer)
+    for dataset in held_out:
+        check_context(config.model, dataset.prompts, sampling.max_response_tokens)
     check_rewards(config.reward, held_out[0].prompts[0])
     engine = build_engine(config.model, config.engine, tokenizer)
     engine.wake()
-    sampling = config.evaluation.sampling or config.sampling
     with RewardRunner(config.reward, sampling.max_response_tokens) as rewards:
         evaluator = Evaluator(config, held_out, rewards, RolloutRecorder(output, config.logging.rollouts))
         reports = evaluator.evaluate(engine, step=0)

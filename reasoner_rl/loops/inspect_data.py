@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from reasoner_rl.config.recipes import EvalConfig, Recipe, SftConfig
-from reasoner_rl.loops.start import load_prompts, say
-from reasoner_rl.prompts.read import read_problems
-from reasoner_rl.prompts.supervised import supervised_samples
+from reasoner_rl.loops.start import load_examples, load_prompts
 from reasoner_rl.tokenizer import load_tokenizer
 
 
@@ -13,12 +11,7 @@ def inspect_data(config: Recipe) -> None:
     """Read every file the recipe names, and tell what came of it."""
     tokenizer = load_tokenizer(config.model)
     if isinstance(config, SftConfig):
-        problems, read = read_problems(config.data.train)
-        samples, report = supervised_samples(problems, tokenizer, config.data)
-        say(f"{config.data.train.label}: {read}; {report}")
-        first = samples[0]
-        say(f"first prompt: {tokenizer.decode(first.prompt_ids)!r}")
-        say(f"first response: {tokenizer.decode(first.response_ids)!r}")
+        load_examples(config.data, tokenizer)
         return
     rendering = config.prompts if isinstance(config, EvalConfig) else config.data.prompts
     if not isinstance(config, EvalConfig):

@@ -14,18 +14,21 @@ from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.distributed.worker import build_backend
 from reasoner_rl.loops.finish import draw_curves, export_folder
-from reasoner_rl.loops.online import is_due
 from reasoner_rl.loops.resume import checkpoint_to_resume, reading, save_recipe
-from reasoner_rl.loops.start import begin_run, graceful_stop, output_folder, say
-from reasoner_rl.loops.state import DriverState
+from reasoner_rl.loops.start import (
+    begin_run,
+    graceful_stop,
+    load_examples,
+    output_folder,
+    say,
+)
+from reasoner_rl.loops.state import DriverState, is_due
 from reasoner_rl.losses.supervised import supervised_loss
 from reasoner_rl.metrics import merge, values
 from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
 from reasoner_rl.observability.sinks import MetricLogger, open_logger
 from reasoner_rl.observability.summary import write_json
-from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.sampler import PromptSampler
-from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import TrainBackend
 from reasoner_rl.training.checkpoint import CheckpointStore
@@ -99,9 +102,7 @@ def _fine_tune(
     config: SftConfig, output: Path, store: CheckpointStore, newest: tuple[int, Path] | None
 ) -> dict[str, Any] | None:
     tokenizer = load_tokenizer(config.model)
-    problems, read = read_problems(config.data.train)
-    samples, report = supervised_samples(problems, tokenizer, config.data)
-    say(f"{config.data.train.label}: {read}; {report}")
+    samples = load_examples(config.data, tokenizer)
     epochs = config.run.steps * config.examples_per_step / len(samples)
     say(
         f"{config.run.steps} steps of {config.examples_per_step} examples: {epochs:.2f} passes over {len(samples)}"

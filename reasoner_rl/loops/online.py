@@ -16,7 +16,7 @@ from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.distributed.worker import Worker
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import NothingToLearn, UserError
 from reasoner_rl.evaluation.estimators import EvaluationReport
 from reasoner_rl.loops.collect import GroupCollector
 from reasoner_rl.loops.evaluate import Evaluator, load_held_out
@@ -25,13 +25,14 @@ from reasoner_rl.loops.resume import checkpoint_to_resume, reading, save_recipe
 from reasoner_rl.loops.samples import make_samples
 from reasoner_rl.loops.start import (
     begin_run,
+    check_context,
     check_rewards,
     graceful_stop,
     load_prompts,
     output_folder,
     say,
 )
-from reasoner_rl.loops.state import DriverState
+from reasoner_rl.loops.state import DriverState, is_due
 from reasoner_rl.metrics import merge, values
 from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
 from reasoner_rl.observability.recorder import RolloutRecorder
@@ -91,17 +92,22 @@ class OnlineRun:
         state.step = number
 
     def evaluate(self) -> list[EvaluationReport]:
-        """Evaluate the published weights on every held-out set, once for each step."""
-        reports = self.evaluator.evaluate(self.workers, self.state.step)
+        """Evaluate the published weights on every held-out set."""
+        timer = PhaseTimer()
+        with timer("evaluate"):
+            reports = self.evaluator.evaluate(self.workers, self.state.step)
         if reports:
-            self.logger.write(self.state.step, values(merge(report.metrics() for report in reports)))
+            metrics = merge([*(report.metrics() for report in reports), timer.metrics()])
+            self.logger.write(self.state.step, values(metrics))
         self.state.evaluations[str(self.state.step)] = {
             report.dataset: report.to_json() for report in reports
         }
         return reports
 
     def save(self) -> None:
-        """Write a checkpoint of workers and driver."""
+        """Write a checkpoint of workers and driver, if there was a step at all."""
+        if self.state.step == 0:
+            return
         self.state.sampler = self.collector.sampler.state()
         self.state.surplus = self.collector.surplus
 
@@ -125,30 +131,30 @@ class OnlineRun:
         self.workers.publish_weights(state.version)
         if state.step == 0 and config.evaluation.at_start:
             self._count_seconds(self.evaluate)
+        finished = state.step >= config.run.steps
         with graceful_stop() as stop:
-            while state.step < config.run.steps and not stop:
+            while not finished and not stop:
                 try:
                     self._count_seconds(self.step)
-                except UserError:  # nothing was left to learn from; what was learnt is kept
-                    if state.step > 0:
-                        self.save()
-                    raise
-                last = state.step == config.run.steps
-                if is_due(state.step, config.evaluation.every_steps) or (last and config.evaluation.at_end):
-                    self._count_seconds(self.evaluate)
-                if is_due(state.step, config.checkpoint.every_steps) or last or stop:
+                    finished = state.step == config.run.steps
+                except NothingToLearn as reason:
+                    say(f"{reason}; the run ends after step {state.step}")
+                    finished = True
+                except UserError:  # what was learnt is kept
                     self.save()
-        return state.step >= config.run.steps
+                    raise
+                if is_due(state.step, config.evaluation.every_steps) or (
+                    finished and config.evaluation.at_end
+                ):
+                    self._count_seconds(self.evaluate)
+                if is_due(state.step, config.checkpoint.every_steps) or finished or stop:
+                    self.save()
+        return finished
 
     def _count_seconds(self, action: Callable[[], object]) -> None:
         started = time.perf_counter()
         action()
         self.state.seconds += time.perf_counter() - started
-
-
-def is_due(step: int, every: int | None) -> bool:
-    """Whether something that happens every so many steps happens after ``step``."""
-    return every is not None and step % every == 0
 
 
 def train(config: OnlineConfig) -> dict[str, Any] | None:
@@ -171,6 +177,7 @@ def _train(
     tokenizer = load_tokenizer(config.model)
     prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
     held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
+    check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
     check_rewards(config.reward, prompts[0])
     sampler = PromptSampler(len(prompts), config.run.seed, config.data.shuffle)
     resume_step, state = None, DriverState()

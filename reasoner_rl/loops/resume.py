@@ -18,7 +18,10 @@ from reasoner_rl.training.checkpoint import CheckpointStore
 
 _RECIPE = "recipe.yaml"
 # What a checkpoint brings along, so that another value in the recipe would have no effect.
-_FIXED = ("recipe", "run.seed", "data.shuffle", "training.optimizer.")
+_FIXED = (
+    *("recipe", "run.seed", "data.shuffle"),
+    *(f"training.optimizer.{key}" for key in ("lr", "betas", "eps", "weight_decay")),
+)
 
 
 def save_recipe(config: Recipe, folder: Path) -> None:

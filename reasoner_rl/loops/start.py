@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,9 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from reasoner_rl.config.data import DatasetConfig, PromptConfig
+from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
 from reasoner_rl.config.load import dump_recipe
+from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.run import RunConfig
@@ -27,9 +28,11 @@ from reasoner_rl.observability.summary import atomic_writer, write_json
 from reasoner_rl.observability.versions import versions
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import render_prompts
+from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.rewards.loading import check_function, load_function
 from reasoner_rl.seeding import derive_seed
-from reasoner_rl.types import Prompt
+from reasoner_rl.tokenizer import context_length
+from reasoner_rl.types import Prompt, TrainSample
 
 _CONSOLE = Console()
 
@@ -37,6 +40,11 @@ _CONSOLE = Console()
 def say(text: str) -> None:
     """Tell the user something, whole and unstyled."""
     _CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def show(title: str, text: str) -> None:
+    """Show the user a text in a frame."""
+    _CONSOLE.print(Panel(Text(text), title=title, title_align="left"))
 
 
 @contextmanager
@@ -89,10 +97,29 @@ def load_prompts(
     rendered, report = render_prompts(problems, tokenizer, prompts)
     say(f"{dataset.label}: {read}; {report}")
     if show_first:
-        _CONSOLE.print(
-            Panel(Text(rendered[0].text), title="first prompt, as the model reads it", title_align="left")
-        )
+        show("first prompt, as the model reads it", rendered[0].text)
     return rendered
+
+
+def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainSample]:
+    """Read and render worked examples, telling what was dropped and showing the first as the model reads it."""
+    problems, read = read_problems(data.train)
+    samples, report = supervised_samples(problems, tokenizer, data)
+    say(f"{data.train.label}: {read}; {report}")
+    first = torch.cat([samples[0].prompt_ids, samples[0].response_ids])
+    show("first example, as the model reads it", str(tokenizer.decode(first)))
+    return samples
+
+
+def check_context(model: ModelConfig, prompts: Sequence[Prompt], response_tokens: int) -> None:
+    """Raise ConfigError if the longest prompt and response do not fit into the model's context together."""
+    context, longest = context_length(model), max(len(prompt.token_ids) for prompt in prompts)
+    if context is not None and longest + response_tokens > context:
+        raise ConfigError(
+            f"a prompt of {longest} tokens and a response of up to {response_tokens} do not fit into the {context} "
+            f"tokens that {model.path} can read (max_position_embeddings in its config.json): lower "
+            "prompts.max_tokens or sampling.max_response_tokens"
+        )
 
 
 def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:

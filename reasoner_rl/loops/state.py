@@ -46,3 +46,8 @@ def _group(data: dict[str, Any]) -> ScoredGroup:
     )
     rewards = (Reward(**item) for item in data["rewards"])
     return ScoredGroup(Prompt(**prompt), tuple(rollouts), tuple(rewards))
+
+
+def is_due(step: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps happens after ``step``."""
+    return every is not None and step % every == 0

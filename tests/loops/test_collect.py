@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import NothingToLearn, UserError
 from reasoner_rl.loops.collect import GroupCollector
 from reasoner_rl.metrics import values
 from reasoner_rl.observability.measurements import PhaseTimer
@@ -105,6 +105,7 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
         "generation_batches": 2,
         "kept": 4,
         "surplus": 0,
+        "discarded": 0,
         "stale": 0,
         "reused": 0,
     }
@@ -161,8 +162,10 @@ def test_surplus_older_than_allowed_is_dropped() -> None:
 
 def test_no_staleness_means_no_surplus() -> None:
     setting = Setting([MIXED] * 12, wanted=2, at_a_time=3, max_staleness=0)
-    assert setting.step(1)[0] == [0, 1]
+    kept, counts = setting.step(1)
+    assert kept == [0, 1]
     assert setting.surplus == []
+    assert counts["discarded"] == 1
     assert setting.step(2)[0] == [3, 4]
 
 
@@ -195,5 +198,13 @@ def test_at_the_cap_a_run_may_be_told_to_fail() -> None:
 
 def test_nothing_to_train_on_is_an_error_even_when_a_shortage_is_accepted() -> None:
     setting = Setting([WRONG, RIGHT], wanted=1, max_generation_batches=3)
-    with pytest.raises(UserError, match="gave 0 of the 1 groups wanted"):
+    with pytest.raises(UserError, match="gave 0 of the 1 groups wanted") as error:
         setting.step(1)
+    assert not isinstance(error.value, NothingToLearn)
+
+
+def test_when_every_group_is_all_right_nothing_is_left_to_learn() -> None:
+    with pytest.raises(NothingToLearn, match="step 4: all 6 groups generated were all right"):
+        Setting([RIGHT] * 9, wanted=2, max_generation_batches=3).step(4)
+    with pytest.raises(UserError, match="gave 0 of the 2 groups wanted"):
+        Setting([RIGHT] * 9, wanted=2, max_generation_batches=3, when_exhausted="fail").step(4)

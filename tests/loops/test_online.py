@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner_rl.config.load import load_recipe
-from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.errors import ConfigError, NothingToLearn, UserError
 from reasoner_rl.loops.online import OnlineRun, train
 
 Recipe = Callable[..., Path]
@@ -27,7 +27,7 @@ MEASURED = ("time/", "speed/", "memory/")  # these differ from run to run
 STEP_KEYS = {
     "step",
     *(f"groups/{name}" for name in ("generated", "kept", "dropped_right", "dropped_wrong", "surplus")),
-    *(f"groups/{name}" for name in ("reused", "stale", "generation_batches")),
+    *(f"groups/{name}" for name in ("reused", "stale", "discarded", "generation_batches")),
     *(f"response/{name}" for name in ("length_mean", "length_max", "truncated_share")),
     *(f"reward/{name}" for name in ("score", "accuracy", "vowel", "overlong", "overlong_share")),
     *(f"reward/{name}" for name in ("truncated", "timeouts", "crashes")),
@@ -85,6 +85,7 @@ def test_metrics_of_every_step(uninterrupted: Path) -> None:
     evaluations = [row for row in rows if "eval/heldout/accuracy" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     assert [row["step"] for row in evaluations] == [0, 2, 4]
+    assert all(row["time/evaluate"] > 0 for row in evaluations)
     for row in steps:
         assert row.keys() >= STEP_KEYS, STEP_KEYS - row.keys()
         assert row["groups/kept"] == 4
@@ -159,20 +160,82 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
-def test_a_run_that_finds_nothing_to_learn_from_keeps_what_it_has_learnt(
-    write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fail_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[UserError], None]:
+    """A function that makes the third step of every run raise an error."""
     step = OnlineRun.step
 
-    def step_until_all_is_right(run: OnlineRun) -> None:
-        if run.state.step == 2:
-            raise UserError("all right")
-        step(run)
+    def arrange(error: UserError) -> None:
+        def step_until_then(run: OnlineRun) -> None:
+            if run.state.step == 2:
+                raise error
+            step(run)
 
-    monkeypatch.setattr(OnlineRun, "step", step_until_all_is_right)
-    with pytest.raises(UserError, match="all right"):
+        monkeypatch.setattr(OnlineRun, "step", step_until_then)
+
+    return arrange
+
+
+def test_a_run_that_cannot_go_on_keeps_what_it_has_learnt(
+    write_recipe: Recipe, tmp_path: Path, fail_after_two_steps: Callable[[UserError], None]
+) -> None:
+    fail_after_two_steps(UserError("all wrong"))
+    with pytest.raises(UserError, match="all wrong"):
         train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
+
+
+def test_a_run_that_has_learnt_everything_ends_well(
+    write_recipe: Recipe,
+    tmp_path: Path,
+    fail_after_two_steps: Callable[[UserError], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fail_after_two_steps(NothingToLearn("step 3: all right"))
+    summary = train(load_recipe(write_recipe(checkpoint={"every_steps": None})))  # type: ignore[arg-type]
+    assert summary is not None
+    assert summary["steps"] == 2
+    assert list(summary["evaluations"]) == ["0", "2"]
+    assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
+    assert "step 3: all right; the run ends after step 2" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_into_the_models_context_is_told_before_training(write_recipe: Recipe) -> None:
+    recipe = write_recipe(evaluation={}, rollout={"sampling": {"max_response_tokens": 245}})
+    with pytest.raises(
+        ConfigError, match=r"a prompt of 1\d tokens and a response of up to 245 do not fit into the 256"
+    ):
+        train(load_recipe(recipe))  # type: ignore[arg-type]
+
+
+def test_every_term_of_the_loss_at_another_temperature(write_recipe: Recipe, tmp_path: Path) -> None:
+    """Wiring: temperature, reference, entropy gradient and importance weights reach the loss; epochs repeat."""
+    runs = {}
+    for entropy in (0.0, 0.5):
+        loss = {
+            "kl": {"coefficient": 0.1},
+            "entropy_coefficient": entropy,
+            "importance_sampling": {"kind": "truncated"},
+        }
+        recipe = write_recipe(
+            rollout={"responses_per_prompt": 4, "sampling": {"max_response_tokens": 12, "temperature": 0.7}},
+            algorithm={"kind": "dapo", "loss": loss},
+            batch={"prompts_per_step": 4, "prompts_per_update": 4, "epochs": 2},
+            evaluation={},
+        )
+        output = tmp_path / f"entropy_{entropy}"
+        train(load_recipe(recipe, [f"run.output_dir={output}", "run.steps=2"]))  # type: ignore[arg-type]
+        runs[entropy] = read_lines(output / "metrics.jsonl"), weights(output)
+    for rows, _ in runs.values():
+        for row in rows:
+            assert 0 < row["policy/rollout_gap_max"] < 1e-4, "generation and trainer at the same temperature"
+            assert row["policy/importance_weight_mean"] == pytest.approx(1.0, abs=1e-4)
+            assert row["policy/ratio_max"] > 1.001, "the second pass over the batch has a policy that moved"
+        assert rows[1]["policy/kl"] > 0
+    assert any(not torch.equal(t, runs[0.5][1][name]) for name, t in runs[0.0][1].items()), (
+        "entropy's gradient"
+    )
 
 
 @pytest.mark.slow

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Reduction = Literal["mean", "sum", "max", "min"]
+Reduction = Literal["mean", "sum", "max"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One number on its way to a reduction.
 
-    ``total`` is the sum (mean, sum) or the extreme (max, min); ``count`` is the weight of a mean and is
+    ``total`` is the sum (mean, sum) or the extreme (max); ``count`` is the weight of a mean and is
     ignored by the other reductions.
     """
 
@@ -35,12 +35,7 @@ class Metric:
     def __add__(self, other: Metric) -> Metric:
         if self.reduction != other.reduction:
             raise ValueError(f"cannot merge a {self.reduction} with a {other.reduction}")
-        if self.reduction == "max":
-            total = max(self.total, other.total)
-        elif self.reduction == "min":
-            total = min(self.total, other.total)
-        else:
-            total = self.total + other.total
+        total = max(self.total, other.total) if self.reduction == "max" else self.total + other.total
         return Metric(total, self.count + other.count, self.reduction)
 
 
@@ -66,11 +61,6 @@ def total(amount: float) -> Metric:
 def maximum(number: float) -> Metric:
     """The largest seen."""
     return Metric(float(number), 1.0, "max")
-
-
-def minimum(number: float) -> Metric:
-    """The smallest seen."""
-    return Metric(float(number), 1.0, "min")
 
 
 def merge(parts: Iterable[Mapping[str, Metric]]) -> Metrics:

@@ -1,10 +1,10 @@
-"""Loading the tokenizer, which several stages need and none owns."""
+"""The tokenizer and the context length of a checkpoint, which several stages need and none owns."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
@@ -28,6 +28,16 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template)
     return tokenizer
+
+
+def context_length(config: ModelConfig) -> int | None:
+    """Most tokens that the model of ``model.path`` is made for, or None if its configuration does not say."""
+    require_folder("model.path", config.path)
+    try:
+        loaded = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError):
+        return None  # loading the model will say what is wrong
+    return getattr(loaded.get_text_config(), "max_position_embeddings", None)
 
 
 def require_folder(key: str, path: str) -> None:

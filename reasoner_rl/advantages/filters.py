@@ -32,8 +32,3 @@ def split(groups: Sequence[ScoredGroup]) -> Split:
         else:
             parts.kept.append(group)
     return parts
-
-
-def teaches(group: ScoredGroup) -> bool:
-    """Whether the group is neither all right nor all wrong."""
-    return bool(split([group]).kept)

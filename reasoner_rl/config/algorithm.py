@@ -79,6 +79,15 @@ class LossConfig(Section):
         "one update, else recompute.",
     )
 
+    @model_validator(mode="after")
+    def _weights_are_not_all_one(self) -> Self:
+        if self.old_logprobs == "rollout" and self.importance_sampling.kind != "none":
+            raise ValueError(
+                "loss.importance_sampling weighs by trainer / rollout probability, and with "
+                "loss.old_logprobs 'rollout' the two are the same: use old_logprobs 'recompute', or kind 'none'"
+            )
+        return self
+
 
 class DynamicSamplingConfig(Section):
     """DAPO's filter: a group whose responses are all right or all wrong teaches nothing."""

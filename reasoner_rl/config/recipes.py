@@ -70,6 +70,28 @@ class OnlineConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _rollout_logprobs_are_comparable(self) -> Self:
+        """Logprobs of a cut distribution are higher than the trainer's for the same weights."""
+        sampling, loss = self.rollout.sampling, self.algorithm.loss
+        filtered = self.algorithm.dynamic_sampling
+        cuts = {"top_p": 1.0, "top_k": 0, "min_response_tokens": 0}
+        cut = [key for key, neutral in cuts.items() if getattr(sampling, key) != neutral]
+        uses = {
+            "algorithm.loss.old_logprobs must not be 'rollout'": loss.old_logprobs == "rollout",
+            "algorithm.loss.importance_sampling.kind must be 'none'": loss.importance_sampling.kind != "none",
+            "algorithm.dynamic_sampling.max_staleness must be 0": filtered.enabled
+            and filtered.max_staleness > 0,
+        }
+        if cut and any(uses.values()):
+            raise ValueError(
+                f"rollout.sampling.{cut[0]}={getattr(sampling, cut[0])} leaves tokens out in generation, so its "
+                "logprobs cannot stand beside the trainer's: "
+                + "; ".join(rule for rule, broken in uses.items() if broken)
+                + f" (or rollout.sampling.{cut[0]}={cuts[cut[0]]})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_can_be_filled(self) -> Self:
         filtered = self.algorithm.dynamic_sampling
         at_a_time = self.batch.prompts_per_generation or self.batch.prompts_per_step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reasoner_rl.config.base import Section
 
@@ -26,6 +26,13 @@ class SamplingConfig(Section):
     stop: list[str] = Field(
         [], description="Texts that end a response when they appear; kept in the response."
     )
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_texts(cls, stop: list[str]) -> list[str]:
+        if "" in stop:
+            raise ValueError("stop must not hold an empty text, which would end every response at once")
+        return stop
 
     @model_validator(mode="after")
     def _shortest_is_not_longer_than_longest(self) -> Self:

@@ -25,7 +25,6 @@ class RenderReport:
     truncated: int  # rendered, but cut on the left
     dropped: int
     longest: int  # tokens of the longest prompt before it was cut or dropped
-    first_text: str  # of the first rendered prompt, as the model reads it
 
     def __str__(self) -> str:
         parts = [f"{self.rendered:,} prompts rendered", f"longest {self.longest:,} tokens"]
@@ -37,15 +36,13 @@ class RenderReport:
 
 
 class PromptRenderer:
-    """Renders problems with one tokenizer. ``chat_template`` (Jinja) replaces the tokenizer's own.
+    """Renders problems with one tokenizer and its chat template.
 
     Raises ConfigError if a chat template is asked for and there is none.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig, chat_template: str | None = None
-    ) -> None:
-        has_template = chat_template is not None or bool(tokenizer.chat_template)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
+        has_template = bool(tokenizer.chat_template)
         if config.apply_chat_template is True and not has_template:
             raise ConfigError(
                 "apply_chat_template is true, but the tokenizer has no chat template: set "
@@ -53,7 +50,6 @@ class PromptRenderer:
             )
         self._tokenizer = tokenizer
         self._config = config
-        self._chat_template = chat_template
         self._use_template = has_template and config.apply_chat_template is not False
 
     def render(self, problem: Problem) -> Prompt | None:
@@ -105,7 +101,6 @@ class PromptRenderer:
         try:
             ids: Any = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
-                chat_template=self._chat_template,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
@@ -125,13 +120,10 @@ class PromptRenderer:
 
 
 def render_prompts(
-    problems: Sequence[Problem],
-    tokenizer: PreTrainedTokenizerBase,
-    config: PromptConfig,
-    chat_template: str | None = None,
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, config: PromptConfig
 ) -> tuple[list[Prompt], RenderReport]:
     """Render all problems, in order. Raises DataError if no prompt is left."""
-    renderer = PromptRenderer(tokenizer, config, chat_template)
+    renderer = PromptRenderer(tokenizer, config)
     prompts: list[Prompt] = []
     longest = truncated = 0
     for problem in problems:
@@ -147,4 +139,4 @@ def render_prompts(
             f"{config.max_tokens} (the longest has {longest} tokens)"
         )
     dropped = len(problems) - len(prompts)
-    return prompts, RenderReport(len(prompts), truncated, dropped, longest, prompts[0].text)
+    return prompts, RenderReport(len(prompts), truncated, dropped, longest)

@@ -28,11 +28,6 @@ class PromptSampler:
         self._epoch = -1
         self._order: list[int] = []
 
-    @property
-    def epoch(self) -> int:
-        """Finished passes over the prompts."""
-        return self._position // self._size
-
     def take(self, n: int) -> list[int]:
         """Return the next ``n`` indices; more than an epoch holds if need be."""
         taken: list[int] = []

@@ -28,7 +28,6 @@ class SupervisedReport:
     dropped_prompts: int  # too long
     dropped_responses: int  # too long
     longest_response: int  # tokens with EOS, before dropping
-    first_text: str  # prompt and response of the first sample
 
     def __str__(self) -> str:
         return (
@@ -39,10 +38,7 @@ class SupervisedReport:
 
 
 def supervised_samples(
-    problems: Sequence[Problem],
-    tokenizer: PreTrainedTokenizerBase,
-    config: SftDataConfig,
-    chat_template: str | None = None,
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, config: SftDataConfig
 ) -> tuple[list[TrainSample], SupervisedReport]:
     """Return one sample an example: the prompt as in reinforcement learning, and a response, all trained.
 
@@ -50,7 +46,7 @@ def supervised_samples(
     """
     if tokenizer.eos_token_id is None:
         raise ConfigError("the tokenizer has no end-of-sequence token, and every response must end with it")
-    renderer = PromptRenderer(tokenizer, config.prompts, chat_template)
+    renderer = PromptRenderer(tokenizer, config.prompts)
     samples: list[TrainSample] = []
     truncated = dropped_prompts = dropped_responses = longest = 0
     for problem in problems:
@@ -71,10 +67,7 @@ def supervised_samples(
             f"prompts.max_tokens={config.prompts.max_tokens}, {dropped_responses} responses longer "
             f"than max_response_tokens={config.max_response_tokens}"
         )
-    first = torch.cat([samples[0].prompt_ids, samples[0].response_ids]).tolist()
-    text = str(tokenizer.decode(first, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    report = SupervisedReport(len(samples), truncated, dropped_prompts, dropped_responses, longest, text)
-    return samples, report
+    return samples, SupervisedReport(len(samples), truncated, dropped_prompts, dropped_responses, longest)
 
 
 def _response_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: SftDataConfig) -> list[int]:

@@ -2,10 +2,11 @@
 """Time a training step of reasoner_rl, phase by phase, and of TRL's GRPOTrainer on the same work.
 
 The work: a tiny Qwen2 with random weights and the quickstart's tokenizer (or a checkpoint) answers 32 prompts of about
-20 tokens 8 times each, every response exactly 64 tokens long, at temperature 1; a trivial reward; one AdamW update of the whole batch
-with DAPO's loss, without KL, in float32, gradient norm clipped at 1. Neither side computes old logprobs (the ratio is
-exactly 1), logs, saves, or checkpoints activations. TRL is timed with the whole batch at once and in four parts, and
-the faster counts; reasoner_rl takes the micro-batches it is given. Each side runs in a process of its own, one after the other; the first step of each is not counted.
+20 tokens 8 times each, every response exactly 64 tokens long, at temperature 1; a trivial reward; one AdamW update of
+the whole batch with DAPO's loss, without KL, in float32, gradient norm clipped at 1. Neither side computes old
+logprobs (the ratio is exactly 1), logs, saves, or checkpoints activations. TRL is timed with the whole batch at once
+and in four parts, and the faster counts; reasoner_rl takes the micro-batches it is given. Each side runs in a process
+of its own, one after the other; the first step of each is not counted.
 
 Phases:
   generate  prompts to responses and their text
@@ -82,7 +83,10 @@ def odd_share(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any]
 ) -> dict[str, float]:
     """The reward: the share of characters with an odd code. Any two responses differ in it, and it costs nothing."""
-    return {"score": sum(ord(character) % 2 for character in solution_str) / max(1, len(solution_str)), "acc": 0.0}
+    return {
+        "score": sum(ord(character) % 2 for character in solution_str) / max(1, len(solution_str)),
+        "acc": 0.0,
+    }
 
 
 def make_checkpoint(work: Work, folder: Path) -> int:

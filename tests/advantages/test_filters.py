@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from reasoner_rl.advantages.filters import split, teaches
+from reasoner_rl.advantages.filters import split
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,13 @@ from reasoner_rl.advantages.filters import split, teaches
         ([0.0, 0.2, 0.0], True),
     ],
 )
-def test_teaches(scored_group, accuracies, expected):
-    assert teaches(scored_group(accuracies)) is expected
+def test_which_groups_teach(scored_group, accuracies, expected):
+    assert bool(split([scored_group(accuracies)]).kept) is expected
 
 
 def test_the_raw_accuracy_decides_and_not_the_shaped_score(scored_group):
-    assert not teaches(scored_group([-1.0, -1.4, -2.0], accuracies=[0.0, 0.0, 0.0]))
-    assert teaches(scored_group([1.0, 1.0], accuracies=[1.0, 0.0]))
+    assert not split([scored_group([-1.0, -1.4, -2.0], accuracies=[0.0, 0.0, 0.0])]).kept
+    assert split([scored_group([1.0, 1.0], accuracies=[1.0, 0.0])]).kept
 
 
 def test_split_keeps_the_order(scored_group):

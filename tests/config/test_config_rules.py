@@ -58,8 +58,48 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         {"rollout": {"sampling": {"min_response_tokens": 6, "max_response_tokens": 5}}},
-        {"rollout": {"sampling": {"min_response_tokens": 5, "max_response_tokens": 5}}},
+        {
+            "rollout": {"sampling": {"min_response_tokens": 5, "max_response_tokens": 5}},
+            "algorithm": {"kind": "grpo"},
+        },
         "6 exceeds 5",
+    ),
+    (
+        {"rollout": {"sampling": {"top_p": 0.7}}},
+        {
+            "rollout": {"sampling": {"top_p": 0.7}},
+            "algorithm": {"kind": "dapo", "dynamic_sampling": {"max_staleness": 0}},
+        },
+        "top_p=0.7 leaves tokens out in generation, so its logprobs cannot stand beside the trainer's: "
+        "algorithm.dynamic_sampling.max_staleness must be 0 (or rollout.sampling.top_p=1.0)",
+    ),
+    (
+        {
+            "rollout": {"sampling": {"top_k": 5}},
+            "algorithm": {"kind": "grpo", "loss": {"importance_sampling": {"kind": "truncated"}}},
+        },
+        {"rollout": {"sampling": {"top_k": 5}}, "algorithm": {"kind": "grpo"}},
+        "algorithm.loss.importance_sampling.kind must be 'none'",
+    ),
+    (
+        {
+            "algorithm": {
+                "kind": "dapo",
+                "loss": {"old_logprobs": "rollout", "importance_sampling": {"kind": "truncated"}},
+            }
+        },
+        {
+            "algorithm": {
+                "kind": "dapo",
+                "loss": {"old_logprobs": "recompute", "importance_sampling": {"kind": "truncated"}},
+            }
+        },
+        "with loss.old_logprobs 'rollout' the two are the same",
+    ),
+    (
+        {"rollout": {"sampling": {"stop": ["\n\n", ""]}}},
+        {"rollout": {"sampling": {"stop": ["\n\n"]}}},
+        "stop must not hold an empty text",
     ),
     (
         {"evaluation": {"every_steps": 5}},

@@ -49,6 +49,7 @@ def test_overrides_hold_yaml_values(recipe: Path) -> None:
         "training.optimizer.grad_clip=null",
         "training.optimizer.betas=[0.8, 0.9]",
         "rollout.sampling={temperature: 0.5, top_k: 7}",
+        "algorithm.dynamic_sampling.max_staleness=0",
         "run.output_dir=a=b",
         "logging.tensorboard=false",
     )

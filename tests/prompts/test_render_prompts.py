@@ -53,15 +53,6 @@ def test_a_system_message_is_put_before_prompts_that_have_none(
     assert renderer.encode(own) == [BOS, SYSTEM, *w(8), USER, *w(1), ASSISTANT]
 
 
-def test_a_template_of_the_recipe_replaces_the_tokenizers_own(
-    make_tokenizer: MakeTokenizer, chat_template: str
-) -> None:
-    given = "{% for m in messages %}{{ m['content'] }} {% endfor %}w0"
-    for own in (None, chat_template):
-        renderer = PromptRenderer(make_tokenizer(chat_template=own), PromptConfig(), chat_template=given)
-        assert renderer.encode(problem("w1")) == [*w(1, 0)]
-
-
 def test_without_a_template_contents_are_joined_by_newlines(make_tokenizer: MakeTokenizer) -> None:
     renderer = PromptRenderer(make_tokenizer(), PromptConfig(system="w9"))
     assert renderer.encode(problem("w1 w2")) == [BOS, *w(9), NEWLINE, *w(1, 2)]
@@ -124,7 +115,7 @@ def test_all_prompts_in_order_with_a_report(make_tokenizer: MakeTokenizer) -> No
     problems = [problem("w1", uid="a"), problem("w1 w2 w3 w4", uid="b"), problem("w5", uid="c")]
     prompts, report = render_prompts(problems, make_tokenizer(), PromptConfig(max_tokens=3))
     assert [prompt.uid for prompt in prompts] == ["a", "b", "c"]
-    assert report == RenderReport(rendered=3, truncated=1, dropped=0, longest=5, first_text="<s>w1")
+    assert report == RenderReport(rendered=3, truncated=1, dropped=0, longest=5)
     assert str(report) == "3 prompts rendered, longest 5 tokens, 1 cut on the left"
     prompts, report = render_prompts(problems, make_tokenizer(), PromptConfig(max_tokens=3, overlong="drop"))
     assert [prompt.uid for prompt in prompts] == ["a", "c"]

@@ -44,7 +44,7 @@ def test_prompt_and_response_with_a_trained_eos(make_tokenizer: MakeTokenizer, c
     assert sample.loss_mask.tolist() == [True, True, True]
     assert sample.advantages.tolist() == sample.rollout_logprobs.tolist() == [0.0, 0.0, 0.0]
     assert (sample.prompt_ids.dtype, sample.advantages.dtype) == (torch.int64, torch.float32)
-    assert report == SupervisedReport(1, 0, 0, 0, 3, "<s><user>w1<assistant>w2w3</s>")
+    assert report == SupervisedReport(1, 0, 0, 0, 3)
 
 
 def test_the_template_of_the_response(make_tokenizer: MakeTokenizer) -> None:

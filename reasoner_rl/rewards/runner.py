@@ -8,6 +8,7 @@ notice and end.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -70,11 +71,18 @@ class RewardRunner:
         try:
             for _ in range(config.workers):
                 self._workers.append(_Worker(config.functions))
-            for worker in self._workers:
-                worker.wait_until_ready()
+            nothing = _Batch((), len(config.functions))
+            while not all(worker.ready for worker in self._workers):
+                self._advance(nothing)
         except BaseException:
             self.close()
             raise
+
+    def limited_to(self, max_response_tokens: int) -> RewardRunner:
+        """The same processes, for responses of another greatest length; closed together with this one."""
+        other = copy.copy(self)
+        other._max_response_tokens = max_response_tokens
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +96,7 @@ class RewardRunner:
         """End the verifier processes."""
         for worker in self._workers:
             worker.kill()
-        self._workers = []
+        self._workers.clear()
 
     def score(
         self, tasks: Sequence[RewardTask], progress: Callable[[int], None] | None = None
@@ -109,44 +117,60 @@ class RewardRunner:
                     progress(before - batch.unfinished)
         except BaseException:
             # What busy workers still send belongs to this batch and must not reach the next.
-            for worker in [worker for worker in self._workers if worker.assigned]:
+            for worker in [worker for worker in self._workers if worker.busy]:
                 self._replace(worker)
             raise
         return [self._reward(task, results) for task, results in zip(tasks, batch.results, strict=True)]
 
     def _advance(self, batch: _Batch) -> None:
         """Hand out answers, wait for something to happen, and take note of it."""
-        timeout = self._config.timeout_seconds
         for worker in list(self._workers):
-            if not worker.assigned and batch.waiting:
+            if batch.waiting and not worker.busy:
                 if worker.connection.poll():  # an idle process says nothing: it has died since
-                    worker = self._replace(worker)
-                worker.assign(batch.take_chunk(len(self._workers)), batch.tasks, timeout)
-        busy = [worker for worker in self._workers if worker.assigned]
+                    self._replace(worker)
+                else:
+                    chunk = batch.take_chunk(len(self._workers))
+                    worker.assign(chunk, batch.tasks, self._config.timeout_seconds)
+        busy = [worker for worker in self._workers if worker.busy]
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
         heard = wait([worker.connection for worker in busy], patience)
         for worker in busy:
             if worker.connection in heard:
                 self._listen(worker, batch)
             elif time.monotonic() >= worker.deadline and not worker.connection.poll():
-                self._give_up(worker, batch, "timeout", f"took longer than {timeout:g} s")
+                self._overdue(worker, batch)
 
     def _listen(self, worker: _Worker, batch: _Batch) -> None:
         try:
+            if not worker.ready:
+                worker.finish_start()
             while worker.assigned and worker.connection.poll():
-                self._record(worker, batch, worker.connection.recv())
+                self._record(worker, batch, *worker.connection.recv())
         except (EOFError, OSError):
-            self._give_up(worker, batch, "crash", f"ended its process ({worker.kill()})")
+            ending = worker.kill()
+            if not worker.ready:
+                raise ConfigError(f"loading the reward functions ended their process ({ending})") from None
+            self._give_up(worker, batch, "crash", f"ended its process ({ending})")
 
-    def _record(self, worker: _Worker, batch: _Batch, message: FunctionResult | str) -> None:
-        index = worker.assigned[0]
+    def _record(self, worker: _Worker, batch: _Batch, verdict: FunctionResult | str, seconds: float) -> None:
+        """Take a verdict, unless it came too late: the process says so, however late we listen to it."""
+        index, timeout = worker.assigned[0], self._config.timeout_seconds
         function = self._config.functions[len(batch.results[index])]
-        if isinstance(message, str):
-            self._warn(function, "crash", f"raised {message}", kind=message.split(":")[0])
-            message = failed_result("crash", function)
-        if batch.add(index, message):
+        if seconds > timeout:
+            self._warn(function, "timeout", f"took longer than {timeout:g} s", kind="timeout")
+            verdict = failed_result("timeout", function)
+        elif isinstance(verdict, str):
+            self._warn(function, "crash", f"raised {verdict}", kind=verdict.split(":")[0])
+            verdict = failed_result("crash", function)
+        if batch.add(index, verdict):
             worker.assigned.popleft()
-            worker.deadline = time.monotonic() + self._config.timeout_seconds
+            worker.deadline = time.monotonic() + timeout
+
+    def _overdue(self, worker: _Worker, batch: _Batch) -> None:
+        if not worker.ready:
+            worker.kill()
+            raise ConfigError(f"loading the reward functions took longer than {START_SECONDS:g} s")
+        self._give_up(worker, batch, "timeout", f"took longer than {self._config.timeout_seconds:g} s")
 
     def _give_up(self, worker: _Worker, batch: _Batch, status: str, reason: str) -> None:
         """Kill a worker; the answer it was at has failed, the others that it held go back to the queue."""
@@ -158,12 +182,10 @@ class RewardRunner:
         batch.waiting.extendleft(reversed(worker.assigned))
         self._replace(worker)
 
-    def _replace(self, worker: _Worker) -> _Worker:
+    def _replace(self, worker: _Worker) -> None:
+        """Kill a worker and start another; nobody waits for it, for the others must be kept to their deadlines."""
         worker.kill()
-        successor = _Worker(self._config.functions)
-        self._workers[self._workers.index(worker)] = successor
-        successor.wait_until_ready()
-        return successor
+        self._workers[self._workers.index(worker)] = _Worker(self._config.functions)
 
     def _reward(self, task: RewardTask, results: Sequence[FunctionResult]) -> Reward:
         return combine(
@@ -215,7 +237,8 @@ class _Worker:
 
     def __init__(self, functions: Sequence[RewardFunctionConfig]) -> None:
         self.assigned: deque[int] = deque()  # indices; the process is at the first
-        self.deadline = 0.0  # by the monotonic clock, for the first
+        self.ready = False  # the functions are loaded
+        self.deadline = time.monotonic() + START_SECONDS  # for loading them, then for the first answer
         self.connection: Connection[Any, Any]
         self.connection, theirs = Pipe()
         command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
@@ -233,20 +256,20 @@ class _Worker:
         with suppress(OSError):  # if it is dead already, the wait tells
             self.connection.send([(function.fn, function.parameters) for function in functions])
 
-    def wait_until_ready(self) -> None:
-        """Wait until the functions are loaded. Raises ConfigError with the reason if they are not."""
-        try:
-            if not self.connection.poll(START_SECONDS):
-                self.kill()
-                raise ConfigError(f"loading the reward functions took longer than {START_SECONDS:g} s")
-            problem = self.connection.recv()
-        except (EOFError, OSError):
-            raise ConfigError(f"loading the reward functions ended their process ({self.kill()})") from None
+    @property
+    def busy(self) -> bool:
+        """Whether something is to be heard of it: that it has started, or a verdict."""
+        return bool(self.assigned) or not self.ready
+
+    def finish_start(self) -> None:
+        """Note that the functions are loaded. Raises ConfigError with the reason if they are not."""
+        problem = self.connection.recv()
         if problem is not None:
             raise ConfigError(problem)
+        self.ready = True
 
     def assign(self, indices: deque[int], tasks: Sequence[RewardTask], timeout: float) -> None:
-        """Send answers; the process must hold none."""
+        """Send answers; the process must be ready and hold none."""
         answers = [
             (task.data_source, task.response, task.ground_truth, dict(task.extra_info))
             for task in (tasks[index] for index in indices)

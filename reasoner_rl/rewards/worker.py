@@ -2,7 +2,8 @@
 
 It reads from its connection, in order: the functions as (fn, parameters) pairs, then lists of answers. It
 writes None when the functions are loaded (or the reason why not), then for every answer and function, in
-order, a FunctionResult, or the text of the exception that the function raised.
+order, a FunctionResult, or the text of the exception that the function raised, with the seconds that the
+answer has taken so far.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,8 +33,12 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     while True:
         for answer in inbox.get():
+            seconds = 0.0  # without sending, which waits for the other side
             for function, parameters in functions:
-                connection.send(_judge(function, parameters, answer))
+                begun = time.monotonic()
+                verdict = _judge(function, parameters, answer)
+                seconds += time.monotonic() - begun
+                connection.send((verdict, seconds))
 
 
 def _load(

@@ -99,14 +99,15 @@ def outcomes(rewards: list[Reward]) -> list[tuple[str, float, float]]:
 
 
 def gone(pid: int, within: float = 5.0) -> bool:
-    """Whether a process ends (or is a zombie nobody reaped) in time."""
+    """Whether a process ends (or is a zombie nobody reaped) in time, with all its threads."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            threads = list(Path(f"/proc/{pid}/task").iterdir())
         except (FileNotFoundError, ProcessLookupError):
             return True
-        if state == "Z":
+        if state == "Z" and len(threads) == 1:
             return True
         time.sleep(0.02)
     return False
@@ -168,6 +169,46 @@ def test_the_deadline_is_one_answers_and_not_the_chunks(runner_of: RunnerFactory
     rewards = runner.score(tasks_of(*["sleep 0.1"] * 16))
     assert time.monotonic() - start > 1.6  # in chunks of 8, which take longer than the deadline
     assert {reward.status for reward in rewards} == {"ok"}
+
+
+def test_a_verdict_that_was_late_does_not_count_however_late_it_is_read(runner_of: RunnerFactory) -> None:
+    pauses = iter([1.2])
+
+    def slow_reader(_: int) -> None:
+        time.sleep(next(pauses, 0.0))
+
+    rewards = runner_of(timeout=0.5).score(tasks_of("right", "sleep 0.8", "right", "right"), slow_reader)
+    assert [reward.status for reward in rewards] == ["ok", "timeout", "ok", "ok"]
+
+
+def test_a_starting_process_holds_nobody_up(runner_of: RunnerFactory, tmp_path: Path) -> None:
+    runner = runner_of(workers=2, timeout=0.5)
+    with (tmp_path / "plugin.py").open("a") as plugin:
+        plugin.write("\nimport time; time.sleep(3)\n")  # when it is loaded again
+    start = time.monotonic()
+    late, right, *ended = runner.score(tasks_of("sleep 1.5", "right", "exit 1", "exit 1"))
+    assert time.monotonic() - start < 8, "replacements started one after the other, four in all"
+    assert (late.status, right.status, {reward.status for reward in ended}) == ("timeout", "ok", {"crash"})
+
+
+def test_a_function_that_no_longer_loads_ends_the_call(runner_of: RunnerFactory, tmp_path: Path) -> None:
+    runner = runner_of()
+    (tmp_path / "plugin.py").write_text("1 / 0")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="ZeroDivisionError"):
+            runner.score(tasks_of("exit 1", "right"))
+
+
+def test_the_same_processes_serve_responses_of_another_length(runner_of: RunnerFactory) -> None:
+    runner = runner_of(buffer_tokens=20)
+    task = RewardTask("x", "pid", "", response_tokens=90)
+    (short,), (long,) = runner.score([task]), runner.limited_to(1000).score([task])
+    assert (short.components["overlong"], long.components["overlong"]) == (-0.5, 0.0)
+    assert short.extracted == long.extracted
+    other = runner.limited_to(1000)
+    runner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        other.score([task])
 
 
 def test_weights_parameters_and_overlong(runner_of: RunnerFactory, tmp_path: Path) -> None:

@@ -58,17 +58,28 @@ def read_result(returned: object) -> FunctionResult:
         raise ValueError(f"'acc' must be a bool or lie in 0 to 1; it is {accuracy}")
     prediction = returned.get("pred")
     components = {
-        str(name): _finite(repr(name), value)
+        str(name): number
         for name, value in returned.items()
-        if name not in ("score", "acc", "pred") and isinstance(value, SupportsFloat)
+        if name not in ("score", "acc", "pred") and (number := _number_or_none(value)) is not None
     }
     return FunctionResult(score, accuracy, None if prediction is None else str(prediction), components)
+
+
+def _number_or_none(value: object) -> float | None:
+    """An entry beside the verdict, if it is a finite number: whatever else it is, the verdict stands."""
+    try:
+        return _finite("", value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _finite(name: str, value: object) -> float:
     if not isinstance(value, SupportsFloat):
         raise TypeError(f"{name} must be a number; it is {value!r} of type {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite; it is {number}")
     return number

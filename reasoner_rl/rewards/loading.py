@@ -9,6 +9,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -63,10 +64,11 @@ def load_function(fn: str) -> RewardFunction:
 def check_function(
     config: RewardFunctionConfig, function: RewardFunction, sample: Mapping[str, Any] = MADE_UP_SAMPLE
 ) -> FunctionResult:
-    """Call ``function`` once, in this process, so that a mistake in it shows before a run starts.
+    """Call ``function`` in this process, so that a mistake in it shows before a run starts.
 
-    ``sample``: the four arguments of `EXPECTED_CALL`; a row of the data if the function needs a real one.
-    Raises ConfigError saying what was expected and what came instead.
+    ``sample``: the four arguments of `EXPECTED_CALL`; a row of the data if the function needs a real one. It is
+    called once more with an empty response, which many functions judge in another way; there it may raise, which
+    counts as a wrong answer. Raises ConfigError saying what was expected and what came instead.
     """
     try:
         inspect.signature(function).bind(**sample, **config.parameters)
@@ -83,12 +85,11 @@ def check_function(
         raise ConfigError(
             f"reward function {config.fn!r} raised on a test call: {describe(error)}"
         ) from error
-    try:
-        return read_result(returned)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"reward function {config.fn!r} must return {EXPECTED_RETURN}; it returned {returned!r}: {error}"
-        ) from error
+    result = _read(config, returned)
+    with suppress(Exception, SystemExit):
+        returned = function(**{**sample, "solution_str": ""}, **config.parameters)
+    _read(config, returned)
+    return result
 
 
 def describe(error: BaseException) -> str:
@@ -96,6 +97,15 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def _read(config: RewardFunctionConfig, returned: object) -> FunctionResult:
+    try:
+        return read_result(returned)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"reward function {config.fn!r} must return {EXPECTED_RETURN}; it returned {returned!r}: {error}"
+        ) from error
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -87,6 +87,10 @@ def test_what_is_wrong_with_a_name_is_said(
             {"score": 1, "pred": None, "n": 2, "ok": True, "note": "x"},
             FunctionResult(1.0, 1.0, None, {"n": 2.0, "ok": 1.0}),
         ),
+        (
+            {"score": 1, "nan": math.nan, "array": numpy.ones(2), "huge": 10**400, "n": 3},
+            FunctionResult(1.0, 1.0, None, {"n": 3.0}),
+        ),
     ],
 )
 def test_what_a_function_may_return(returned: object, result: FunctionResult) -> None:
@@ -99,10 +103,11 @@ def test_what_a_function_may_return(returned: object, result: FunctionResult) ->
         (None, "the score must be a number; it is None of type NoneType"),
         ("1.0", "the score must be a number; it is '1.0' of type str"),
         (math.nan, "the score must be finite; it is nan"),
+        (10**400, "the score must be finite; it is inf"),
+        ({"score": numpy.ones(2)}, "must return a number, or a dict with 'score'"),
         ({"reward": 1.0}, "returned a dict without 'score'; its keys are ['reward']"),
         ({"score": "1"}, "'score' must be a number"),
         ({"score": 1, "acc": 2}, "'acc' must be a bool or lie in 0 to 1; it is 2.0"),
-        ({"score": 1, "n": math.inf}, "'n' must be finite; it is inf"),
     ],
 )
 def test_what_a_function_may_not_return(returned: object, said: str) -> None:
@@ -130,6 +135,18 @@ def test_check_passes_the_sample_and_the_parameters() -> None:
         check_function(config(), needs_its_row)
     row = {"data_source": "x", "solution_str": "", "ground_truth": "", "extra_info": {"level": 3}}
     assert check_function(config(), needs_its_row, row).score == 3.0
+
+
+def test_a_wrong_answer_is_tried_too_but_may_raise() -> None:
+    def fn(solution_str: str, **_: Any) -> object:
+        return 1.0 if solution_str else "bad"
+
+    def needs_an_answer(solution_str: str, **_: Any) -> float:
+        return float(solution_str[0] == "6")
+
+    with pytest.raises(ConfigError, match="it returned 'bad'"):
+        check_function(config(), fn)
+    assert check_function(config(), needs_an_answer).score == 1.0
 
 
 def _three_arguments(data_source: str, solution_str: str, ground_truth: str) -> float:

@@ -12,10 +12,13 @@ from typing import Any
 
 from reward_fns.extraction import last_boxed
 
-_SPACES = re.compile(r"\\(?:[ ,;:]|quad\b|qquad\b)|~")
+_MINUS = re.compile("[\N{HYPHEN}-\N{EN DASH}\N{FULLWIDTH HYPHEN-MINUS}](?=[0-9.$\\\\])|\N{MINUS SIGN}")
+_MARKUP = "*` \t\n"
+# An even number of backslashes before it are line breaks of a matrix, of which the last one starts no command.
+_SPACES = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:[ ,;:]|quad\b|qquad\b)|~")
 _INVISIBLE = re.compile(r'\\!|\\(?:left|right|displaystyle)(?![A-Za-z])|"')
 _MATH = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
-_MATH_DELIMITER = re.compile(r"\\[()\[\]]|\$")
+_MATH_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]|\$")
 _EQUALS = re.compile(r"(?<![<>!])=")
 _LIST_MARK = re.compile(r"[,;]|\band\b|\bor\b")
 _STYLED = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|operatorname)\s*\{([^{}]*)\}")
@@ -25,15 +28,25 @@ _ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _SLASH = re.compile(r"(-?)([0-9]+)/([0-9]+)")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|°|\\?%")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=[A-Za-z]{2})", re.IGNORECASE)
+_GROUPS_OF_THREE = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
+_JOINING_SPACE = re.compile(" (?![0-9])|(?<![0-9]) ")
 _NUMBER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.([0-9]*))?")
 
-_UNIT_WORDS = (
+NUMBER_WORDS = (
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    "(?:twen|thir|for|fif|six|seven|eigh|nine)ty|(?:dozen|hundred|thousand|million|billion|trillion)s?|half|halves|"
+    "(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?"
+)
+# Beside a formula these say more than prose does.
+_NOT_PROSE = re.compile(rf"[0-9\\^+/<>=√π²³½¼¾]|\b(?:{NUMBER_WORDS}|plus|minus|pi)\b", re.IGNORECASE)
+UNIT_WORDS = (
     "square|sq|cubic|units?|inch(?:es)?|ft|feet|foot|miles?|mm|cm|km|met(?:er|re)s?|mph|kg|gm|grams?|pounds?|"
+    "lbs?|oz|ml|"
     "seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?|cents?|percent|degrees?|points?|digits?|ways?|"
     "integers?|multiples|edges|students|people|tickets|meals"
 )
 _POWER = r"(?:\s*\^\s*\{?[23]\}?)?"
-_UNITS = re.compile(rf"(?<=[0-9}}])(?:\s*(?:{_UNIT_WORDS})\b{_POWER})+\.?")
+_UNITS = re.compile(rf"(?<=[0-9}}])(?:\s*(?:{UNIT_WORDS})\b{_POWER})+\.?")
 # One letter is a unit only if it is set upright; otherwise it is a variable.
 _UPRIGHT_UNIT = re.compile(rf"(?<=[0-9}}])\s*\\(?:text|mathrm|mbox)\s*\{{\s*(?:m|s|g|h|L|th)\s*\}}{_POWER}")
 
@@ -50,37 +63,48 @@ def normalise(answer: str) -> str:
     text = _ARTICLE.sub("", text.strip())
     text = _UNITS.sub("", text)
     text = re.sub(r",?\s*\band\b", ",", text)
-    text = "".join(text.split()).rstrip(".,;")
+    text = _JOINING_SPACE.sub("", " ".join(text.split())).rstrip(".,;")
     text = _plain_number(text)
     return _SLASH.sub(r"\1\\frac{\2}{\3}", text) if _SLASH.fullmatch(text) else text
 
 
 def unwrap(answer: str) -> str:
-    r"""Take an answer out of its mark-up: bold, ``\boxed``, math delimiters, ``x =``, ``\text``; spaces stay.
+    r"""Take an answer out of its mark-up: bold, ``\boxed``, math delimiters, ``x =``, ``\text``.
 
-    Shorthand ``\frac12`` and ``\sqrt3`` become ``\frac{1}{2}`` and ``\sqrt{3}``.
+    Shorthand ``\frac12`` and ``\sqrt3`` become ``\frac{1}{2}`` and ``\sqrt{3}``. Spaces stay, but for those in 1 000.
     """
-    text = answer.replace("−", "-").strip().strip("*` ")
+    text = _bare(_MINUS.sub("-", answer))
     boxed = last_boxed(text)
     text = text if boxed is None else boxed
-    text = _INVISIBLE.sub("", _SPACES.sub(" ", text.replace(r"\$", "").replace("{,}", ",")))
+    text = _INVISIBLE.sub("", _SPACES.sub(r"\1 ", text.replace(r"\$", " ").replace("{,}", ",")))
     text = _right_hand_side(_math_content(text))
     text = _UPRIGHT_UNIT.sub("", text)
     text, changed = _STYLED.subn(r"\1", text)
     while changed:
         text, changed = _STYLED.subn(r"\1", text)
     text = _FRACTION.sub(_braced_fraction, _FRACTION_NAME.sub(r"\\frac", text))
-    return _ROOT.sub(r"\\sqrt{\1}", text).strip()
+    text = _GROUPS_OF_THREE.sub(lambda match: match[0].replace(" ", ""), " ".join(text.split()))
+    return _bare(_ROOT.sub(r"\\sqrt{\1}", text))
+
+
+def _bare(text: str) -> str:
+    """Without bold, backticks and a full stop around it, however they are mixed."""
+    text = text.lstrip(_MARKUP)
+    bare = text.rstrip(_MARKUP + ".,;")
+    return (
+        text[: len(bare) + 1] if bare.endswith("\\") else bare
+    )  # the comma of a command \, is no punctuation
 
 
 def _math_content(text: str) -> str:
     segments = list(_MATH.finditer(text))
     if len(segments) == 1:
         (segment,) = segments
-        outside = text[: segment.start()] + text[segment.end() :]
-        if not re.search(r"\d", outside):
+        before, after = text[: segment.start()].rstrip(), text[segment.end() :]
+        joined = before.endswith(("-", "+")) or after[:1].isalpha()
+        if not joined and not _NOT_PROSE.search(f"{before} {after}"):
             return next(group for group in segment.groups() if group is not None)
-    return _MATH_DELIMITER.sub("", text)
+    return _MATH_DELIMITER.sub(" ", text)
 
 
 def _right_hand_side(text: str) -> str:

@@ -10,10 +10,23 @@ from pathlib import Path
 import pytest
 
 import reward_fns
-from reward_fns import compute_score, custom_template, exact_answer, math_boxed, math_dapo
-from reward_fns.extraction import last_answer_line, last_boxed
+from reward_fns import (
+    answer_or_boxed,
+    compute_score,
+    custom_template,
+    exact_answer,
+    gsm8k,
+    math_boxed,
+    math_dapo,
+)
+from reward_fns.extraction import (
+    last_answer_line,
+    last_answer_or_boxed,
+    last_answer_or_hash_line,
+    last_boxed,
+)
 from reward_fns.normalisation import normalise, same_answer
-from reward_fns.registry import answer_or_boxed, rule_for
+from reward_fns.registry import rule_for
 
 
 @pytest.mark.parametrize(
@@ -27,6 +40,8 @@ from reward_fns.registry import answer_or_boxed, rule_for
         ("The final answer: $x = 5$ indeed", "$x = 5$ indeed"),
         ("Answer: 1\nAnswer: 2", "2"),
         ("Answer: 1\nno, wait\nAnswer: 3\nThat is it.", "3"),
+        ("Answer：42", "42"),
+        ("**Answer**: 42", "42"),
         ("42", None),
         ("Answer 42", None),
         ("Answer:", None),
@@ -65,6 +80,40 @@ def test_last_boxed(text: str, answer: str | None) -> None:
     assert last_boxed(text) == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{1}, so Answer: 2", "2"),
+        (r"Answer: 1, so \boxed{2}", "2"),
+        ("Answer: 1\n" + "x" * 300 + r"\boxed{2}", "2"),
+        (r"\boxed{2}" + "x" * 1000, "2"),
+        (r"Answer: $\boxed{2}$", "2"),
+        (r"Answer: 2 \boxed{", r"2 \boxed{"),
+        ("2", None),
+    ],
+)
+def test_last_answer_or_boxed_is_whichever_comes_later(text: str, answer: str | None) -> None:
+    assert last_answer_or_boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("so\n#### 72", "72"),
+        ("####72", "72"),
+        ("#### 1\nAnswer: 2", "2"),
+        ("Answer: 1\n#### $2", "$2"),
+        ("#### Answer: 72", "72"),
+        ("#### 72\n#### Check", "72"),
+        ("##### 72", None),
+        ("#### Step 2", None),
+        ("#### 72\n" + "x" * 300, None),
+    ],
+)
+def test_last_answer_or_hash_line(text: str, answer: str | None) -> None:
+    assert last_answer_or_hash_line(text) == answer
+
+
 def test_last_boxed_takes_linear_time() -> None:
     assert last_boxed(r"\boxed{" * 100_000 + "1}") == "1"
 
@@ -79,7 +128,16 @@ def test_last_boxed_takes_linear_time() -> None:
         ("-0", "0"),
         ("-7", "-7"),
         ("\N{MINUS SIGN}7", "-7"),
+        ("\N{EN DASH}7", "-7"),
+        ("-$7$", "-7"),
         (".50", "0.5"),
+        ("1 000", "1000"),
+        (r"1\,000\,000.5", "1000000.5"),
+        ("1\N{NARROW NO-BREAK SPACE}000", "1000"),
+        ("3  4", "3 4"),
+        ("1234 567", "1234 567"),
+        ("1 1/2", "1 1/2"),
+        ("5$3", "5 3"),
         ("1,234", "1234"),
         ("1,234,567.80", "1234567.8"),
         ("1{,}234", "1234"),
@@ -91,6 +149,16 @@ def test_last_boxed_takes_linear_time() -> None:
         (r"\[42\]", "42"),
         ("**42**", "42"),
         ("** 42", "42"),
+        ("**42**.", "42"),
+        ("**42.**", "42"),
+        ("`42`.", "42"),
+        ("**`42`.**;", "42"),
+        (r"\boxed{**42**.}", "42"),
+        (r"42\,", "42"),
+        ("the answer is **$42$**.", "42"),
+        ("$5$ hundred", "5hundred"),
+        (r"$2$\pi", r"2\pi"),
+        ("$5$x", "5x"),
         (r"$\boxed{42}$", "42"),
         ("The answer is $42$.", "42"),
         (r"\$18", "18"),
@@ -110,6 +178,8 @@ def test_last_boxed_takes_linear_time() -> None:
         (r"\sqrt3", r"\sqrt{3}"),
         (r"\sqrt[3]{2}", r"\sqrt[3]{2}"),
         (r"\left( 1, 2 \right)", "(1,2)"),
+        (r"1 & 2 \\ 3 & 4 \\[2pt] 5", r"1&2\\3&4\\[2pt]5"),
+        (r"1 \\\ 2", r"1\\2"),
         (r"x \leftarrow y", r"x\leftarrowy"),
         (r"5\text{ cm}", "5"),
         (r"5\ \mathrm{cm}^2", "5"),
@@ -150,6 +220,11 @@ def test_an_integer_of_any_length_is_normalised() -> None:
         (r"\frac12", "1/2", True),
         ("$x=7$", "7", True),
         ("12 cm", r"12\text{ cm}", True),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
+        ("1 000", "1,000", True),
+        ("1 1/2", "11/2", False),
+        ("3 4", "34", False),
+        ("12 34", "1234", False),
         ("12", "1,2", False),
         ("4", "42", False),
         ("-5", "5", False),
@@ -178,8 +253,51 @@ def test_same_answer_is_symmetric(left: str, right: str, equal: bool) -> None:
         ("7 apples", Fraction(7)),
         ("7 km/h.", Fraction(7)),
         ("7 cm^2", Fraction(7)),
+        ("7 cm²", Fraction(7)),
+        (r"7\text{ cm}^{2}", Fraction(7)),
+        ("7cm", Fraction(7)),
+        ("7 m", Fraction(7)),
+        ("7 sq. ft.", Fraction(7)),
+        ("7 apples a day", Fraction(7)),
+        ("7 of Sam's left-over apple(s)", Fraction(7)),
+        ("7 seconds", Fraction(7)),
+        ("7 times", Fraction(7)),
         ("**7**", Fraction(7)),
+        ("**7**.", Fraction(7)),
+        ("`7`.", Fraction(7)),
+        ("\N{EN DASH}7", Fraction(-7)),
+        ("-$7$", Fraction(-7)),
+        ("1 000", Fraction(1000)),
         ("50%", Fraction(50)),
+        (r"50\%", Fraction(50)),
+        (r"50^\circ", Fraction(50)),
+        ("2^3", None),
+        (r"2\pi", None),
+        ("2 pi", None),
+        ("2π", None),
+        (r"2 \times x", None),
+        ("5x", None),
+        ("5 x", None),
+        ("5xy", None),
+        ("5 x^2", None),
+        (r"\frac{1}{2x}", None),
+        ("9√", None),
+        ("3²", None),
+        ("3½", None),
+        ("5!", None),
+        ("5 hundred", None),
+        ("$5$ hundred", None),
+        ("5 Dozen", None),
+        ("5 twenty-fifths", None),
+        ("5 plus three", None),
+        ("5 apples plus some", None),
+        ("5 or more", None),
+        ("5 and a half", None),
+        ("5 thirds", None),
+        ("5 squared", None),
+        ("1 1/2", None),
+        ("3\N{EN DASH}5", None),
+        ("5$3", None),
         ("x = 5", Fraction(5)),
         (r"2\frac{1}{2}", None),
         ("1 2", None),
@@ -247,17 +365,21 @@ def test_math_boxed() -> None:
         ("BytedTsinghua-SIA/DAPO-Math-17k", math_dapo.compute_score),
         ("HuggingFaceH4/aime_2024", math_dapo.compute_score),
         ("AIME2025", math_dapo.compute_score),
-        ("lighteval/MATH", math_boxed.compute_score),
-        ("math500", math_boxed.compute_score),
-        ("zwhe99/DeepMath-103K", math_boxed.compute_score),
-        ("amc23", math_boxed.compute_score),
-        ("openai/gsm8k", exact_answer.compute_score),
+        ("math-ai/aime25", math_dapo.compute_score),
+        ("lighteval/MATH", answer_or_boxed.compute_score),
+        ("math500", answer_or_boxed.compute_score),
+        ("zwhe99/DeepMath-103K", answer_or_boxed.compute_score),
+        ("amc23", answer_or_boxed.compute_score),
+        ("openai/gsm8k", gsm8k.compute_score),
+        ("openai/gsm8k/main", gsm8k.compute_score),
+        ("math-ai/gsm8k", gsm8k.compute_score),
         ("mawps", exact_answer.compute_score),
+        ("mawps/addsub", exact_answer.compute_score),
         ("svamp", exact_answer.compute_score),
         ("asdiv", exact_answer.compute_score),
         ("arithmetic_mod10", exact_answer.compute_score),
-        ("something_else", answer_or_boxed),
-        ("", answer_or_boxed),
+        ("something_else", answer_or_boxed.compute_score),
+        ("", answer_or_boxed.compute_score),
     ],
 )
 def test_rule_of_a_data_source(data_source: str, rule: object) -> None:
@@ -266,11 +388,26 @@ def test_rule_of_a_data_source(data_source: str, rule: object) -> None:
 
 def test_compute_score_dispatches() -> None:
     response = r"\boxed{7}" + "\nAnswer: 8 apples"
-    assert compute_score("math", response, "7")["acc"] is True
+    assert compute_score("math", response, "7")["acc"] is False  # the later of the two counts
+    assert compute_score("math", response, "8apples")["acc"] is True
+    assert compute_score("math", r"Answer: 8, or rather \boxed{7}", "7")["acc"] is True
     assert compute_score("math_dapo", response, "7")["acc"] is False
     assert compute_score("gsm8k", response, "8.0")["acc"] is True
-    assert compute_score("unknown", response, "7")["acc"] is False  # the Answer line goes before the box
+    assert compute_score("mawps/addsub", response, "8.0")["acc"] is True
+    assert compute_score("unknown", response, "7")["acc"] is False
     assert compute_score("unknown", r"\boxed{7}", "7", None, correct_score=3.0)["score"] == 3.0
+
+
+def test_gsm8k_reads_hashes_in_responses_and_ground_truths() -> None:
+    solution = "She has 6*12=72.\n#### 1,072"
+    assert gsm8k.compute_score("gsm8k", solution, "1072") == {"score": 1.0, "acc": True, "pred": "1072"}
+    assert gsm8k.compute_score("gsm8k", "Answer: 1072 eggs", solution)["acc"] is True
+    assert gsm8k.compute_score("gsm8k", "Answer: 72 eggs", solution)["acc"] is False
+    assert gsm8k.compute_score("gsm8k", "It is 1072", solution, wrong_score=0) == {
+        "score": 0,
+        "acc": False,
+        "pred": None,
+    }
 
 
 def test_custom_template_runs_as_it_is() -> None:

@@ -274,6 +274,15 @@ def families(templates: Iterable[str]) -> dict[str, str]:
     return {template: head(template) for template in ordered}
 
 
+def count_near(templates: Sequence[str], seen: frozenset[str]) -> int:
+    """How many of ``templates`` are in ``seen`` or near one that is."""
+    near = set(seen)
+    for left, right in near_pairs(sorted(seen.union(templates))):
+        if left in seen or right in seen:
+            near |= {left, right}
+    return sum(template in near for template in templates)
+
+
 # --- the files -----------------------------------------------------------------------------------------------------
 
 
@@ -425,7 +434,7 @@ def prepare(asdiv: Path, mawps: Path, svamp: Path, out: Path, heldout: int, seed
     asdiv_templates = frozenset(template_of(row["problem"], names) for row in asdiv_rows)
     train, held = split_by_wording(problems, heldout, seed, names, asdiv_templates)
     trained_templates = asdiv_templates | {template_of(row["problem"], names) for row in train}
-    svamp_seen = sum(template_of(row["problem"], names) in trained_templates for row in svamp_rows)
+    svamp_seen = count_near([template_of(row["problem"], names) for row in svamp_rows], trained_templates)
 
     out.mkdir(parents=True, exist_ok=True)
     files = {"asdiv_sft": examples, "mawps_train": train, "mawps_heldout": held, "svamp": svamp_rows}
@@ -433,9 +442,7 @@ def prepare(asdiv: Path, mawps: Path, svamp: Path, out: Path, heldout: int, seed
         write_rows(out / f"{name}.jsonl", rows)
     _report("asdiv", len(asdiv_rows), asdiv_dropped)
     _report("mawps", len(mawps_rows), mawps_dropped)
-    print(
-        f"svamp: {len(svamp_rows)} rows read, {svamp_seen} share a template with asdiv or mawps_train (kept)"
-    )
+    print(f"svamp: {len(svamp_rows)} rows read, {svamp_seen} worded almost like asdiv or mawps_train (kept)")
     for name, rows in files.items():
         print(f"{out / name}.jsonl: {len(rows)} rows")
 

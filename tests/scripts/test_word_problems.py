@@ -195,6 +195,12 @@ def test_a_chain_of_near_templates_is_one_family() -> None:
     assert family_of["x y z"] == "x y z"
 
 
+def test_templates_near_seen_ones_are_counted_but_not_those_near_each_other() -> None:
+    seen = frozenset({"a b c d e f g h i j"})
+    templates = ["a b c d e f g h i k", "a b c d e f g h l k", "x y", "x y", *seen]
+    assert words.count_near(templates, seen) == 2
+
+
 def test_a_problem_worded_almost_like_one_of_asdiv_is_not_held_out() -> None:
     story = "Joan had 3 {} in her bank . Her dad gave her {} {} . How many does she have now ?"
     near = {"problem": story.format("dimes", "thirty-nine", "dimes"), "answer": "42"}
@@ -268,7 +274,9 @@ def test_command_writes_the_four_files(tmp_path: Path, capsys: pytest.CaptureFix
         "mawps_train.jsonl",
         "svamp.jsonl",
     ]
-    assert "1  answer is not an exact short decimal" in capsys.readouterr().out
+    report = capsys.readouterr().out
+    assert "1  answer is not an exact short decimal" in report
+    assert "svamp: 1 rows read, 1 worded almost like asdiv or mawps_train (kept)" in report
 
 
 @pytest.mark.parametrize(

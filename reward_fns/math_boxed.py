@@ -1,4 +1,4 @@
-r"""The rule of MATH and its kin: the last ``\boxed{...}`` equals the ground truth after normalisation."""
+r"""A rule for prompts that ask for a box: the last ``\boxed{...}`` equals the ground truth after normalisation."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ _MARKUP = "*` \t\n"
 # An even number of backslashes before it are line breaks of a matrix, of which the last one starts no command.
 _SPACES = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:[ ,;:]|quad\b|qquad\b)|~")
 _INVISIBLE = re.compile(r'\\!|\\(?:left|right|displaystyle)(?![A-Za-z])|"')
-_MATH = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+# No delimiter within, which also keeps the search linear where \( is repeated without an end.
+_MATH = re.compile(r"\$([^$]+)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]")
 _MATH_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]|\$")
 _EQUALS = re.compile(r"(?<![<>!])=")
 _LIST_MARK = re.compile(r"[,;]|\band\b|\bor\b")

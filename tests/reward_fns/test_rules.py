@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -206,6 +207,13 @@ def test_last_boxed_takes_linear_time() -> None:
 def test_normalise(answer: str, normal: str) -> None:
     assert normalise(answer) == normal
     assert normalise(normal) == normal
+
+
+@pytest.mark.parametrize("repeated", [r"\( ", r"\[ ", "*", "1 ", "1 000 ", "5 cm ", r"\\ ", ".", "a/"])
+def test_normalisation_takes_linear_time(repeated: str) -> None:
+    started = time.process_time()
+    normalise(repeated * 30_000 + "x")
+    assert time.process_time() - started < 2  # 0.1 s; tens of seconds if it were quadratic
 
 
 def test_an_integer_of_any_length_is_normalised() -> None:

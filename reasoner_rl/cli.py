@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from reasoner_rl.config.keys import list_keys
 from reasoner_rl.config.load import dump_recipe, load_recipe
@@ -19,8 +20,21 @@ USER_ERROR = 2
 INTERRUPTED = 130
 WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # caught here because typer itself makes a silent exit of it
+            sys.stderr.write(
+                "interrupted; `train` and `sft`, given again, go on from the newest checkpoint\n"
+            )
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="reasoner-rl",
+    cls=_Commands,
     help="Reinforcement learning for reasoning models.\n\n"
     "Every command takes a RECIPE, the name of a shipped one or a YAML file, and any number of key.path=value "
     "overrides. `reasoner-rl config` lists recipes and keys.",
@@ -67,10 +81,21 @@ def sft(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 @app.command("eval")
 def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Measure accuracy on held-out problems, by an `eval` recipe or by the evaluation of a training recipe."""
+    """Measure accuracy on held-out problems, by an `eval` recipe or by the evaluation of a training recipe.
+
+    For a training recipe, the weights are those in its output_dir/final, once the run has made them;
+    before that, and with an override of model.path, they are those of model.path.
+    """
     config = load_recipe(recipe, overrides or [])
     if isinstance(config, OnlineConfig):
-        config = EvalConfig.of_online(config)
+        final = config.run.output_dir / "final"
+        chosen = {override.partition("=")[0].strip() for override in overrides or []} & {
+            "model",
+            "model.path",
+        }
+        config = EvalConfig.of_online(
+            config, str(final) if final.is_dir() and not chosen else config.model.path
+        )
     if not isinstance(config, EvalConfig):
         raise _wrong_kind("eval", recipe, config, "eval")
     from reasoner_rl.loops.evaluate import evaluate_checkpoint
@@ -138,9 +163,6 @@ def main() -> None:
     except FloatingPointError as error:
         sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
         sys.exit(DIVERGED)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the newest checkpoint\n")
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

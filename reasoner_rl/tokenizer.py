@@ -20,9 +20,12 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     require_folder(key, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise whatever comes of reading them
         reason = str(error).partition("\n")[0]  # transformers goes on with advice for other cases
-        raise ConfigError(f"{key}={path!r}: no tokenizer can be loaded from it: {reason}") from error
+        place = "it" if Path(path).is_dir() else "the hub, and there is no such folder"
+        raise ConfigError(
+            f"{key}={path!r}: no tokenizer can be loaded from {place}: {type(error).__name__}: {reason}"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"{key}={path!r}: the tokenizer has no end-of-sequence token")
     if config.chat_template is not None:
@@ -43,11 +46,7 @@ def context_length(config: ModelConfig) -> int | None:
 def require_folder(key: str, path: str) -> None:
     """Raise ConfigError if ``path`` cannot be a name on the hub and is no folder either."""
     place = Path(path)
-    is_local = (
-        path.startswith((".", "~", "/"))
-        or path.count("/") > 1
-        or (place.parent.name and place.parent.is_dir())
-    )
+    is_local = path.startswith((".", "~", "/")) or path.count("/") > 1
     if place.is_file():
         raise ConfigError(f"{key}={path!r} is a file; it must be the folder of a Hugging Face checkpoint")
     if is_local and not place.is_dir():
@@ -56,6 +55,6 @@ def require_folder(key: str, path: str) -> None:
 
 def _read_template(path: Path) -> str:
     try:
-        return path.read_text()
-    except OSError as error:
-        raise ConfigError(f"model.chat_template={path}: {error.strerror}") from error
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"model.chat_template={path}: cannot be read: {error}") from error

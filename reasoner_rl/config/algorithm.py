@@ -29,8 +29,8 @@ class KlConfig(Section):
     def _has_a_gradient(self) -> Self:
         if self.coefficient > 0 and self.place == "loss" and self.estimator == "k1":
             raise ValueError(
-                "loss.kl.estimator 'k1' has an expected gradient of zero as a loss; use k2 or k3, "
-                "or loss.kl.place 'reward'"
+                "algorithm.loss.kl.estimator 'k1' has an expected gradient of zero as a loss; use k2 or k3, "
+                "or algorithm.loss.kl.place 'reward'"
             )
         return self
 
@@ -83,8 +83,9 @@ class LossConfig(Section):
     def _weights_are_not_all_one(self) -> Self:
         if self.old_logprobs == "rollout" and self.importance_sampling.kind != "none":
             raise ValueError(
-                "loss.importance_sampling weighs by trainer / rollout probability, and with "
-                "loss.old_logprobs 'rollout' the two are the same: use old_logprobs 'recompute', or kind 'none'"
+                "algorithm.loss.importance_sampling weighs by trainer / rollout probability, and with "
+                "algorithm.loss.old_logprobs 'rollout' the two are the same: use old_logprobs 'recompute', or "
+                "importance_sampling.kind 'none'"
             )
         return self
 

@@ -1,11 +1,53 @@
-"""The base of every section of the configuration."""
+"""The base of every section of the configuration, and the types that several sections share."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Section(BaseModel):
     """A frozen group of keys. Unknown keys are errors; every key is documented by its field's description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, given: Any) -> Any:
+        """Refuse what pydantic would take for 1 or 0. (Not by a field validator: a discriminator can have none.)"""
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            field, parts = cls.model_fields.get(name), value if isinstance(value, list) else [value]
+            if field and any(isinstance(part, bool) for part in parts) and _holds_numbers(field.annotation):
+                error = PydanticCustomError("bool_for_number", "must be a number")
+                raise ValidationError.from_exception_data(
+                    cls.__name__, [InitErrorDetails(type=error, loc=(name,), input=value)]
+                )
+        return given
+
+
+def _holds_numbers(annotation: Any) -> bool:
+    """Whether a type is a number or made of numbers, and not of truth values."""
+    parts = get_args(annotation)
+    return annotation in (int, float) or (bool not in parts and any(map(_holds_numbers, parts)))
+
+
+def expand_home(place: Any) -> Any:
+    """Put the home folder in place of a leading `~`, as a shell does only at the beginning of a word."""
+    # Not Path.expanduser, which raises RuntimeError for a user that does not exist.
+    return os.path.expanduser(place) if isinstance(place, str) else place  # noqa: PTH111
+
+
+UserPath = Annotated[Path, BeforeValidator(expand_home)]
+UserPathOrName = Annotated[str, BeforeValidator(expand_home)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, UserPath
 
 DAPO_PROMPT = (
     "Solve the following math problem step by step. The last line of your response should be of the form "
@@ -30,7 +29,7 @@ class ColumnMap(Section):
 class DatasetConfig(Section):
     """One file of problems."""
 
-    path: Path = Field(description="A .parquet or .jsonl file.")
+    path: UserPath = Field(description="A .parquet or .jsonl file.")
     name: str | None = Field(None, description="Name in metrics and reports; the file's stem if unset.")
     format: Literal["auto", "verl", "jsonl"] = Field(
         "auto",
@@ -48,7 +47,10 @@ class DatasetConfig(Section):
     limit: int | None = Field(
         None, ge=1, description="Number of rows used, after de-duplication; all if unset."
     )
-    deduplicate: bool = Field(True, description="Drop rows whose prompt and ground truth were seen before.")
+    deduplicate: bool = Field(
+        True,
+        description="Drop rows whose prompt, ground truth and solution, if one is read, were seen before.",
+    )
 
     @model_validator(mode="after")
     def _template_has_problem(self) -> Self:
@@ -109,6 +111,6 @@ class SftDataConfig(Section):
     def _response_says_something(self) -> Self:
         if "{solution}" not in self.response_template and "{answer}" not in self.response_template:
             raise ValueError(
-                f"response_template must contain {{solution}} or {{answer}}; it is {self.response_template!r}"
+                f"data.response_template must contain {{solution}} or {{answer}}; it is {self.response_template!r}"
             )
         return self

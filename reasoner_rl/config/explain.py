@@ -76,7 +76,7 @@ def _child(tree: Any, key: str) -> tuple[Any] | None:
     """What stands under ``key``, in a tuple of its own as it may be None; None if nothing does."""
     if isinstance(tree, Mapping) and key in tree:
         return (tree[key],)
-    if isinstance(tree, list) and key.isdigit() and int(key) < len(tree):
+    if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
         return (tree[int(key)],)
     return None
 
@@ -123,6 +123,8 @@ def _rule(detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str
             allowed = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", "")))
             near = did_you_mean(str(context.get("tag", detail["input"])), allowed)
             return f"must be {_one_of(allowed)}{'.' if near else ''}{near}"
+        case "string_type" if isinstance(detail["input"], Mapping | list):
+            return "must be text; text that begins with a bracket needs quotes, such as '\"{problem}\"' in a shell"
         case error if error in _NOT_A_SECTION:
             return _must_be_a_section(kind, ".".join(path))
         case _:

@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from reasoner_rl.config.base import expand_home
 from reasoner_rl.config.explain import Layer, explain, show
 from reasoner_rl.config.keys import walk_keys
 from reasoner_rl.config.recipes import RECIPE_KINDS, Recipe
-from reasoner_rl.config.yaml_text import dump_yaml, parse_yaml
+from reasoner_rl.config.yaml_text import dump_yaml, parse_value, parse_yaml
 from reasoner_rl.errors import ConfigError, did_you_mean
 
 RECIPES = Path(str(importlib.resources.files("reasoner_rl"))) / "recipes"
@@ -32,8 +33,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     ``source`` is the name of a shipped recipe or the path of a YAML file. A file may begin with
     `extends: NAME_OR_PATH`, relative to itself: its sections are merged over those of the other; lists are
     replaced, and so is a section that holds the keys of a `kind` when another kind is chosen. ``overrides``
-    read `key.path=value` with a YAML value; an element of a list is `key.0.path=value`, and the index after
-    the last appends.
+    read `key.path=value`, with the value as `parse_value` reads it; an element of a list is `key.0.path=value`, and
+    the index after the last appends.
 
     Raises ConfigError with one line for each problem.
     """
@@ -66,7 +67,7 @@ def _locate(source: str, folder: Path, is_path: bool = False) -> Path:
                 f"(the path of a file ends in .yaml).{did_you_mean(source, shipped)}"
             )
         return shipped[source]
-    path = folder / Path(source).expanduser()
+    path = folder / expand_home(source)
     if not path.is_file():
         siblings = [file.name for file in path.parent.glob("*.y*ml")]
         hint = did_you_mean(path.name, siblings) or did_you_mean(path.stem, shipped)
@@ -108,7 +109,7 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
         names = key.strip().split(".")
         if not separator or not all(names):
             raise ConfigError(f"override {override!r}: must read key.path=value")
-        value = parse_yaml(text, f"override {override!r}")
+        value = parse_value(text, f"override {override!r}")
         for name in reversed(names):
             value = {name: value}
         tree = _merge(tree, value, "", frozenset(), "override")
@@ -157,7 +158,7 @@ def _merge(base: Any, change: Any, path: str, kind_sections: frozenset[str], ori
     """Return ``base`` with ``change`` laid over it; neither is modified."""
     if not isinstance(change, Mapping):
         return change
-    if isinstance(base, list) and change and all(key.isdigit() for key in change):
+    if isinstance(base, list) and change and all(key.isdecimal() for key in change):
         return _merge_elements(base, change, path, kind_sections, origin)
     if not isinstance(base, Mapping):
         base = {}
@@ -174,12 +175,13 @@ def _merge_elements(
     base: list[Any], change: Mapping[str, Any], path: str, kind_sections: frozenset[str], origin: str
 ) -> list[Any]:
     merged = list(base)
-    for index in sorted(map(int, change)):
+    for key in sorted(change, key=int):
+        index = int(key)
         if index > len(merged):
             raise ConfigError(
                 f"{origin}: {path}.{index}: the list has {len(merged)} elements; the largest index is "
                 f"{len(merged)}, which appends"
             )
         old = merged[index] if index < len(merged) else None
-        merged[index : index + 1] = [_merge(old, change[str(index)], f"{path}.0", kind_sections, origin)]
+        merged[index : index + 1] = [_merge(old, change[key], f"{path}.0", kind_sections, origin)]
     return merged

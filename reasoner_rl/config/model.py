@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, UserPath, UserPathOrName
 
 
 class LoraConfig(Section):
@@ -24,8 +23,8 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The policy's checkpoint and how it is held while training."""
 
-    path: str = Field(description="Folder of a Hugging Face checkpoint, or a name on the hub.")
-    tokenizer: str | None = Field(
+    path: UserPathOrName = Field(description="Folder of a Hugging Face checkpoint, or a name on the hub.")
+    tokenizer: UserPathOrName | None = Field(
         None, description="Folder or hub name of the tokenizer; model.path if unset."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -47,7 +46,7 @@ class ModelConfig(Section):
         description="Share of the decoder layers, from the input, that is not trained (with the embeddings).",
     )
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
-    chat_template: Path | None = Field(
+    chat_template: UserPath | None = Field(
         None, description="File with a Jinja chat template that replaces the tokenizer's own."
     )
     trust_remote_code: bool = Field(False, description="Allow code that comes with a checkpoint to run.")

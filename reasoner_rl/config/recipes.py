@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, DapoConfig
 from reasoner_rl.config.base import Section
@@ -15,7 +16,9 @@ from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, RolloutConf
 from reasoner_rl.config.run import (
     CheckpointConfig,
     EvaluationConfig,
+    HeldOutConfig,
     LoggingConfig,
+    RecordConfig,
     RunConfig,
     check_samples_differ,
 )
@@ -50,14 +53,25 @@ class OnlineConfig(Section):
             )
         return self
 
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _evaluation_samples_as_training(cls, given: Any, info: ValidationInfo) -> Any:
+        """Lay the keys of evaluation.sampling over those of training."""
+        sampling = given.get("sampling") if isinstance(given, Mapping) else None
+        if "rollout" not in info.data or not isinstance(sampling, Mapping):  # they break rules of their own
+            return given
+        return {**given, "sampling": {**info.data["rollout"].sampling.model_dump(), **sampling}}
+
+    @property
+    def evaluation_sampling(self) -> SamplingConfig:
+        """How held-out problems are answered."""
+        return self.evaluation.sampling or self.rollout.sampling
+
     @model_validator(mode="after")
     def _overlong_buffer_fits(self) -> Self:
-        buffer, limit = self.reward.overlong.buffer_tokens, self.rollout.sampling.max_response_tokens
-        if buffer >= limit:
-            raise ValueError(
-                "reward.overlong.buffer_tokens must be smaller than rollout.sampling.max_response_tokens: "
-                f"{buffer} is not smaller than {limit}"
-            )
+        _check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
+        if self.evaluation.sampling is not None:
+            _check_overlong(self.reward, self.evaluation.sampling, "evaluation.sampling")
         return self
 
     @model_validator(mode="after")
@@ -136,12 +150,10 @@ class EvalConfig(Section):
     model: ModelConfig = Field(description="The model.")
     prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
     engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
-    sampling: SamplingConfig = Field(
-        SamplingConfig(), description="Sampling, unless evaluation.sampling is set."
-    )
+    sampling: SamplingConfig = Field(SamplingConfig(), description="How problems are answered.")
     reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
-    evaluation: EvaluationConfig = Field(description="Problems and number of samples.")
-    logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
+    evaluation: HeldOutConfig = Field(description="Problems and number of samples.")
+    logging: RecordConfig = Field(RecordConfig(), description="Records.")
 
     @model_validator(mode="after")
     def _something_to_evaluate(self) -> Self:
@@ -151,13 +163,17 @@ class EvalConfig(Section):
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
-        if self.evaluation.sampling is None:
-            check_samples_differ(self.evaluation.samples_per_prompt, self.sampling, "sampling")
+        check_samples_differ(self.evaluation.samples_per_prompt, self.sampling, "sampling")
+        return self
+
+    @model_validator(mode="after")
+    def _overlong_buffer_fits(self) -> Self:
+        _check_overlong(self.reward, self.sampling, "sampling")
         return self
 
     @classmethod
-    def of_online(cls, config: OnlineConfig) -> EvalConfig:
-        """The evaluation that a training recipe describes, on its own, in a folder of its own below the run's.
+    def of_online(cls, config: OnlineConfig, weights: str) -> EvalConfig:
+        """The evaluation that a training recipe describes, of other weights, in a folder of its own below the run's.
 
         Raises ConfigError if the recipe names no problems to evaluate.
         """
@@ -165,13 +181,31 @@ class EvalConfig(Section):
             raise ConfigError("evaluation.datasets is empty: name at least one file of problems")
         return cls(
             run=config.run.model_copy(update={"output_dir": config.run.output_dir / "eval"}),
-            model=config.model,
+            model=config.model.model_copy(update={"path": weights}),
             prompts=config.data.prompts,
             engine=config.rollout.engine,
-            sampling=config.rollout.sampling,
+            sampling=config.evaluation_sampling,
             reward=config.reward,
-            evaluation=config.evaluation,
-            logging=config.logging,
+            evaluation=_shared(HeldOutConfig, config.evaluation),
+            logging=_shared(RecordConfig, config.logging),
+        )
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _shared(base: type[S], section: S) -> S:
+    """The keys of ``section`` that its base class has too."""
+    return base(**{name: getattr(section, name) for name in base.model_fields})
+
+
+def _check_overlong(reward: RewardConfig, sampling: SamplingConfig, key: str) -> None:
+    """Raise ValueError where the punishment would begin before the first token."""
+    buffer, limit = reward.overlong.buffer_tokens, sampling.max_response_tokens
+    if buffer >= limit:
+        raise ValueError(
+            f"reward.overlong.buffer_tokens must be smaller than {key}.max_response_tokens: "
+            f"{buffer} is not smaller than {limit}"
         )
 
 
@@ -185,7 +219,6 @@ def _check_warmup(training: TrainingConfig, run: RunConfig) -> None:
 
 
 Recipe = OnlineConfig | SftConfig | EvalConfig
-RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="recipe")])
 RECIPE_KINDS: dict[str, type[OnlineConfig] | type[SftConfig] | type[EvalConfig]] = {
     "online": OnlineConfig,
     "sft": SftConfig,

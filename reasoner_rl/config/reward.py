@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, UserPathOrName
 
 
 class RewardFunctionConfig(Section):
     """One verifier or other reward function."""
 
-    fn: str = Field(
+    fn: UserPathOrName = Field(
         description="package.module:function or path/to/file.py:function, called as "
         "fn(data_source, solution_str, ground_truth, extra_info, **parameters) -> float | dict."
     )
@@ -35,6 +36,13 @@ class RewardFunctionConfig(Section):
                 "reward function must read package.module:function or path/to/file.py:function; "
                 f"it is {self.fn!r}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _failure_has_a_score(self) -> Self:
+        wrong = self.parameters.get("wrong_score", -1.0)  # also what a function that fails counts as
+        if isinstance(wrong, bool) or not isinstance(wrong, int | float) or not math.isfinite(wrong):
+            raise ValueError(f"parameters.wrong_score must be a finite number; it is {wrong!r}")
         return self
 
 
@@ -64,7 +72,7 @@ class RewardConfig(Section):
     overlong: OverlongConfig = Field(OverlongConfig(), description="Punishment or masking of long responses.")
     workers: int = Field(2, ge=1, description="Verifier processes.")
     timeout_seconds: float = Field(
-        10.0, gt=0, description="Deadline of one answer; past it the answer counts as wrong."
+        10.0, gt=0, le=86400, description="Deadline of one answer; past it the answer counts as wrong."
     )
 
     @model_validator(mode="after")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, UserPath
 from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.rollout import SamplingConfig
 
@@ -15,7 +14,7 @@ from reasoner_rl.config.rollout import SamplingConfig
 class RunConfig(Section):
     """Identity and length of a run."""
 
-    output_dir: Path = Field(description="Folder for everything the run writes.")
+    output_dir: UserPath = Field(description="Folder for everything the run writes.")
     seed: int = Field(0, ge=0, description="Decides sampling, shuffling and initialisation.")
     steps: int = Field(100, ge=0, description="Training steps.")
     resume: Literal["auto", "never"] = Field(
@@ -25,19 +24,11 @@ class RunConfig(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own choice if unset.")
 
 
-class EvaluationConfig(Section):
-    """Accuracy on held-out problems."""
+class HeldOutConfig(Section):
+    """Held-out problems, and how often each is tried."""
 
     datasets: list[DatasetConfig] = Field([], description="Files of held-out problems.")
-    every_steps: int | None = Field(
-        None, ge=1, description="Evaluate every this many steps; never in between if unset."
-    )
-    at_start: bool = Field(True, description="Evaluate before the first step.")
-    at_end: bool = Field(True, description="Evaluate after the last step.")
     samples_per_prompt: int = Field(1, ge=1, description="Responses a problem: k of avg@k, maj@k and pass@k.")
-    sampling: SamplingConfig | None = Field(
-        None, description="Sampling for evaluation; that of training if unset."
-    )
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -48,6 +39,19 @@ class EvaluationConfig(Section):
                 f"evaluation.datasets have the same name {repeated}; give each a name of its own"
             )
         return self
+
+
+class EvaluationConfig(HeldOutConfig):
+    """Accuracy on held-out problems while training."""
+
+    every_steps: int | None = Field(
+        None, ge=1, description="Evaluate every this many steps; never in between if unset."
+    )
+    at_start: bool = Field(True, description="Evaluate before the first step.")
+    at_end: bool = Field(True, description="Evaluate after the last step.")
+    sampling: SamplingConfig | None = Field(
+        None, description="Sampling for evaluation; keys not given are those of rollout.sampling."
+    )
 
     @model_validator(mode="after")
     def _something_to_evaluate(self) -> Self:
@@ -93,16 +97,21 @@ class WandbConfig(Section):
     name: str | None = Field(None, description="Name of the run; the folder's if unset.")
 
 
-class LoggingConfig(Section):
-    """Records of a run; metrics.jsonl is always written."""
+class RecordConfig(Section):
+    """Records for people."""
 
-    tensorboard: bool = Field(True, description="Write TensorBoard events to output_dir/tensorboard.")
-    wandb: WandbConfig | None = Field(None, description="Log to Weights & Biases.")
     rollouts: Literal["all", "first_group", "none"] = Field(
         "all",
         description="Which responses are recorded in output_dir/rollouts: of every group, of one group a "
-        "step, or none.",
+        "step, or none. Evaluations are recorded in full, or not at all with none.",
     )
     progress: bool | Literal["auto"] = Field(
         "auto", description="Progress bars; auto: when standard error is a terminal."
     )
+
+
+class LoggingConfig(RecordConfig):
+    """Records of a run that trains; metrics.jsonl is always written."""
+
+    tensorboard: bool = Field(True, description="Write TensorBoard events to output_dir/tensorboard.")
+    wandb: WandbConfig | None = Field(None, description="Log to Weights & Biases.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from reasoner_rl.config.base import Section
 
@@ -19,6 +19,13 @@ class OptimizerConfig(Section):
     eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
     weight_decay: float = Field(0.1, ge=0, description="Decay of matrices, per step, times lr.")
     grad_clip: float | None = Field(1.0, gt=0, description="Largest global gradient norm; null: not clipped.")
+
+    @field_validator("betas")
+    @classmethod
+    def _means_decay(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("must both be at least 0 and below 1")
+        return betas
 
 
 class ScheduleConfig(Section):
@@ -56,6 +63,11 @@ class TrainingConfig(Section):
 
     backend: BackendConfig = Field(FsdpBackendConfig(), description="What trains: fsdp or megatron.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none",
+        description="What moves to host memory while a GPU generates: nothing, the optimizer's state, or that and the "
+        "weights.",
+    )
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning-rate schedule.")
     logprob_chunk_tokens: int = Field(
         1024,

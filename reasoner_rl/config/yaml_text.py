@@ -1,4 +1,8 @@
-"""YAML as people expect it: `1e-6` is a number, and a key given twice is an error."""
+"""YAML as people expect it: `1e-6` is a number, `010`, `1:30`, `no` and `2024-01-01` are text, no key comes twice.
+
+PyYAML follows YAML 1.1, where these are text, 8, 90, false and a date. The plain words read here are those of YAML
+1.2 without its hexadecimal and octal numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,20 @@ import yaml
 
 from reasoner_rl.errors import ConfigError
 
-_FLOAT_TAG = "tag:yaml.org,2002:float"
-_MERGE_TAG = "tag:yaml.org,2002:merge"
-_TEXT_TAG = "tag:yaml.org,2002:str"
-
-# PyYAML follows YAML 1.1, where a number with an exponent is text unless it has both a point and a sign.
-_EXPONENT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+_TAG = "tag:yaml.org,2002:"
+_MERGE_TAG = f"{_TAG}merge"
+_TEXT_TAG = f"{_TAG}str"
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_PLAIN_WORDS = {
+    "null": re.compile(r"^(?:~|null|Null|NULL|)$"),
+    "bool": re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    "int": re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"),
+    "float": _FLOAT,
+    "merge": re.compile(r"^<<$"),
+}
 
 _ODD_LINE_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
 
@@ -50,9 +62,11 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_representer(str, _Dumper.represent_text)
 
-# In both directions, so that the text '1e6' is written in quotes.
-_Loader.add_implicit_resolver(_FLOAT_TAG, _EXPONENT, list("-+.0123456789"))
-_Dumper.add_implicit_resolver(_FLOAT_TAG, _EXPONENT, list("-+.0123456789"))
+_Loader.yaml_implicit_resolvers = {}
+for _kind, _pattern in _PLAIN_WORDS.items():
+    _Loader.add_implicit_resolver(_TAG + _kind, _pattern, None)
+    # Added to those of YAML 1.1: what either version would not read as text is written in quotes.
+    _Dumper.add_implicit_resolver(_TAG + _kind, _pattern, None)
 
 
 def parse_yaml(text: str, place: str) -> Any:
@@ -62,6 +76,22 @@ def parse_yaml(text: str, place: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{place}{line}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: not valid YAML: {error}") from None
+
+
+def parse_value(text: str, place: str) -> Any:
+    """Return what ``text`` holds where a value alone is given: YAML in brackets or quotes, else the text as it stands.
+
+    As it stands it is a number, true, false or null if it looks like one; a `#` or a `:` in it means nothing.
+    """
+    text = text.strip()
+    if text.startswith(("[", "{", "'", '"')):
+        return parse_yaml(text, place)
+    loader = _Loader("")
+    node = yaml.ScalarNode(loader.resolve(yaml.ScalarNode, text, (True, False)), text)
+    try:
+        return loader.construct_object(node)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{place}: not valid YAML: {error}") from None
 

@@ -12,7 +12,6 @@ from reasoner_rl.config.data import DatasetConfig, PromptConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.group import Generator
 from reasoner_rl.distributed.worker import build_engine
-from reasoner_rl.errors import ConfigError
 from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
 from reasoner_rl.loops.generate import generate_groups
 from reasoner_rl.loops.start import begin_run, check_context, check_rewards, load_prompts, output_folder, say
@@ -35,10 +34,7 @@ class HeldOut:
 def load_held_out(
     datasets: Sequence[DatasetConfig], prompts: PromptConfig, tokenizer: PreTrainedTokenizerBase
 ) -> list[HeldOut]:
-    """Read and render evaluation datasets. Raises ConfigError if two have the same name."""
-    names = [dataset.label for dataset in datasets]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"evaluation.datasets have the names {names}; give each a `name` of its own")
+    """Read and render evaluation datasets."""
     return [HeldOut(dataset.label, load_prompts(dataset, prompts, tokenizer)) for dataset in datasets]
 
 
@@ -53,11 +49,9 @@ class Evaluator:
         recorder: RolloutRecorder,
     ) -> None:
         self._config = config
-        self._sampling = config.evaluation.sampling or (
-            config.sampling if isinstance(config, EvalConfig) else config.rollout.sampling
-        )
+        self._sampling = config.sampling if isinstance(config, EvalConfig) else config.evaluation_sampling
         self._held_out = held_out
-        self._rewards = rewards
+        self._rewards = rewards.limited_to(self._sampling.max_response_tokens)
         self._recorder = recorder
 
     def evaluate(self, generator: Generator, step: int) -> list[EvaluationReport]:
@@ -88,14 +82,20 @@ def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
 
 def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     tokenizer = load_tokenizer(config.model)
-    sampling = config.evaluation.sampling or config.sampling
+    limit = config.sampling.max_response_tokens
     held_out = load_held_out(config.evaluation.datasets, config.prompts, tokenizer)
     for dataset in held_out:
-        check_context(config.model, dataset.prompts, sampling.max_response_tokens)
+        check_context(config.model, dataset.prompts, limit)
     check_rewards(config.reward, held_out[0].prompts[0])
-    engine = build_engine(config.model, config.engine, tokenizer)
-    engine.wake()
-    with RewardRunner(config.reward, sampling.max_response_tokens) as rewards:
+    say(f"weights: {config.model.path}")
+    engine = build_engine(
+        config.model,
+        config.engine,
+        tokenizer,
+        context_tokens=config.prompts.max_tokens + limit,
+        seed=config.run.seed,
+    )
+    with RewardRunner(config.reward, limit) as rewards:
         evaluator = Evaluator(config, held_out, rewards, RolloutRecorder(output, config.logging.rollouts))
         reports = evaluator.evaluate(engine, step=0)
     path = output / "evaluation.json"

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ Row = Mapping[str, Any]
 
 _PARQUET_BATCH_ROWS = 4096
 _LONGEST_VALUE = 80
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class ReadReport:
     """What became of the rows of one file."""
 
     rows: int  # read
-    duplicates: int  # rows dropped: prompt and ground truth were seen before
+    duplicates: int  # rows dropped: prompt, ground truth and solution were seen before
     conflicting: int  # problems that appear with different ground truths; all of them are kept
     kept: int  # problems, after `start` and `limit`
     whole_file: bool  # False: reading ended at `limit`
@@ -90,24 +92,27 @@ def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
 
 
 class _Seen:
-    """Which problems were met: their ground truths by a hash of the prompt."""
+    """Which problems were met: their ground truths and solutions by a hash of the prompt."""
 
     def __init__(self) -> None:
-        self._truths: dict[bytes, tuple[str, ...]] = {}
+        self._answers: dict[bytes, tuple[tuple[str, bytes], ...]] = {}
 
     def before(self, problem: Problem) -> bool:
-        """Note a problem, and tell whether its prompt was met with the same ground truth."""
-        text = repr(problem.messages).encode("utf-8", "surrogatepass")
-        prompt = hashlib.blake2b(text, digest_size=16).digest()
-        truths = self._truths.get(prompt, ())
-        if problem.ground_truth in truths:
+        """Note a problem, and tell whether its prompt was met with the same ground truth and solution."""
+        prompt, answer = _digest(problem.messages), (problem.ground_truth, _digest(problem.solution))
+        answers = self._answers.get(prompt, ())
+        if answer in answers:
             return True
-        self._truths[prompt] = (*truths, problem.ground_truth)
+        self._answers[prompt] = (*answers, answer)
         return False
 
     def conflicting(self) -> int:
         """Number of prompts met with different ground truths."""
-        return sum(len(truths) > 1 for truths in self._truths.values())
+        return sum(len({truth for truth, _ in answers}) > 1 for answers in self._answers.values())
+
+
+def _digest(value: object) -> bytes:
+    return hashlib.blake2b(repr(value).encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,18 @@ class _Place:
         value = self.column(row, name, inside)
         if not isinstance(value, str) or not value.strip():
             raise self.error(inside + name, value, "must be text, and not empty")
+        if _LONE_SURROGATE.search(value):
+            raise self.error(
+                inside + name, value, "must be text that UTF-8 can hold, without lone surrogates"
+            )
         return value
+
+    def extra(self, row: Row) -> dict[str, Any]:
+        """Columns that are passed on to the reward functions, as JSON holds them: checkpoints do too."""
+        try:
+            return {name: _plain(value) for name, value in row.items()}
+        except RecursionError:
+            raise self.error("the row", "...", "is nested too deeply") from None
 
     def truth(self, row: Row, name: str, inside: str = "") -> str:
         """The value of a column that must hold a ground truth: text or a number."""
@@ -186,7 +202,7 @@ def _read_verl_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
         messages=tuple(messages),
         ground_truth=place.truth(place.column(row, "reward_model"), "ground_truth", "reward_model."),
         data_source=place.text(row, "data_source"),
-        extra_info=extra_info,
+        extra_info=place.extra(extra_info),
         solution=place.text(row, solution) if solution else None,
         row=place.number,
     )
@@ -196,15 +212,27 @@ def _read_flat_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
     columns = config.columns
     content = config.template.replace("{problem}", place.text(row, columns.problem))
     used = (columns.problem, columns.answer, columns.data_source, columns.solution)
+    rest = {name: value for name, value in row.items() if name not in used}
     return Problem(
         uid=place.uid,
         messages=({"role": "user", "content": content},),
         ground_truth=place.truth(row, columns.answer),
         data_source=place.text(row, columns.data_source) if columns.data_source else config.path.stem,
-        extra_info={"index": place.number - 1} | {name: row[name] for name in row if name not in used},
+        extra_info={"index": place.number - 1} | place.extra(rest),
         solution=place.text(row, columns.solution) if columns.solution else None,
         row=place.number,
     )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it: dates, decimals, bytes and the like as text, NaN and infinities as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -249,6 +277,8 @@ def _json_row(place: _Place, line: str) -> Row:
         raise DataError(
             f"{place.path}, row {place.number}: not valid JSON: {error.msg} at column {error.colno}"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets
+        raise DataError(f"{place.path}, row {place.number}: cannot be read: {error}") from error
     if not isinstance(row, dict):
         raise place.error("the row", row, "must be a mapping of columns")
     return row

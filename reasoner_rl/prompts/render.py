@@ -16,6 +16,8 @@ from reasoner_rl.types import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MAX_TOKENS = "data.prompts.max_tokens (prompts.max_tokens in an eval recipe)"
+
 
 @dataclass(frozen=True, slots=True)
 class RenderReport:
@@ -45,22 +47,15 @@ class PromptRenderer:
         has_template = bool(tokenizer.chat_template)
         if config.apply_chat_template is True and not has_template:
             raise ConfigError(
-                "apply_chat_template is true, but the tokenizer has no chat template: set "
+                "data.prompts.apply_chat_template is true, but the tokenizer has no chat template: set "
                 "model.chat_template to a file that holds one, or apply_chat_template to false"
             )
         self._tokenizer = tokenizer
         self._config = config
         self._use_template = has_template and config.apply_chat_template is not False
 
-    def render(self, problem: Problem) -> Prompt | None:
-        """Return the prompt, or None if it is too long and to be dropped.
-
-        Raises DataError naming the problem if it is too long and that is an error, or cannot be rendered.
-        """
-        return self.fit(problem, self.encode(problem))
-
     def encode(self, problem: Problem) -> list[int]:
-        """Return the token ids of the whole prompt, however long."""
+        """Return the token ids of the whole prompt, however long. Raises DataError if it cannot be rendered."""
         messages = list(problem.messages)
         if self._config.system is not None and all(message["role"] != "system" for message in messages):
             messages.insert(0, {"role": "system", "content": self._config.system})
@@ -70,15 +65,18 @@ class PromptRenderer:
         return ids
 
     def fit(self, problem: Problem, ids: Sequence[int]) -> Prompt | None:
-        """Make a prompt of what `encode` returned, keeping to the longest length."""
+        """Make a prompt of what `encode` returned; None if it is too long and to be dropped.
+
+        Raises DataError naming the problem if it is too long and that is an error.
+        """
         limit = self._config.max_tokens
         if len(ids) > limit:
             if self._config.overlong == "drop":
                 return None
             if self._config.overlong == "error":
                 raise DataError(
-                    f"problem {problem.uid}: the prompt has {len(ids)} tokens, and prompts.max_tokens is "
-                    f"{limit}; raise it, or set prompts.overlong to truncate_left or drop"
+                    f"problem {problem.uid}: the prompt has {len(ids)} tokens, and {MAX_TOKENS} is {limit}; raise "
+                    "it, or set overlong beside it to truncate_left or drop"
                 )
             ids = ids[-limit:]
         return Prompt(
@@ -105,8 +103,9 @@ class PromptRenderer:
                 tokenize=True,
                 return_dict=False,
             )
-        except jinja2.TemplateError as error:
-            raise DataError(f"problem {uid}: the chat template refuses it: {error}") from error
+        except Exception as error:  # a template is a program: it can raise anything
+            reason = error if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+            raise DataError(f"problem {uid}: the chat template refuses it: {reason}") from error
         return list(ids)
 
     def _encode_plain(self, messages: list[Message]) -> list[int]:
@@ -135,8 +134,8 @@ def render_prompts(
             truncated += len(ids) > len(prompt.token_ids)
     if not prompts:
         raise DataError(
-            f"no prompt is left of {len(problems)}: all are longer than prompts.max_tokens="
-            f"{config.max_tokens} (the longest has {longest} tokens)"
+            f"no prompt is left of {len(problems)}: all are longer than {config.max_tokens} tokens, {MAX_TOKENS} "
+            f"(the longest has {longest})"
         )
     dropped = len(problems) - len(prompts)
     return prompts, RenderReport(len(prompts), truncated, dropped, longest)

@@ -48,7 +48,7 @@ class PromptSampler:
             if state[name] != own:
                 raise ConfigError(
                     f"the saved order of prompts has {name} {state[name]}, and this run has {name} {own}; "
-                    "go on with the same prompts, run.seed and shuffle, or start a new run"
+                    "go on with the same prompts, run.seed and data.shuffle, or start a new run"
                 )
         self._position = state["position"]
 

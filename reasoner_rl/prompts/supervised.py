@@ -64,8 +64,8 @@ def supervised_samples(
     if not samples:
         raise DataError(
             f"no example is left of {len(problems)}: {dropped_prompts} prompts are longer than "
-            f"prompts.max_tokens={config.prompts.max_tokens}, {dropped_responses} responses longer "
-            f"than max_response_tokens={config.max_response_tokens}"
+            f"data.prompts.max_tokens={config.prompts.max_tokens}, {dropped_responses} responses longer "
+            f"than data.max_response_tokens={config.max_response_tokens}"
         )
     return samples, SupervisedReport(len(samples), truncated, dropped_prompts, dropped_responses, longest)
 
@@ -73,8 +73,8 @@ def supervised_samples(
 def _response_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: SftDataConfig) -> list[int]:
     if problem.solution is None and "{solution}" in config.response_template:
         raise DataError(
-            f"problem {problem.uid} (row {problem.row}) has no solution, and response_template wants "
-            "one: set train.columns.solution to the column that holds it"
+            f"problem {problem.uid} (row {problem.row}) has no solution, and data.response_template wants "
+            "one: set data.train.columns.solution to the column that holds it"
         )
     parts = {"{solution}": problem.solution or "", "{answer}": problem.ground_truth}
     # In one pass: a solution may itself contain the text {answer}.

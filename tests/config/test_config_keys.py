@@ -9,7 +9,7 @@ from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.keys import KeyDoc, list_keys
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, SftConfig
-from reasoner_rl.config.run import EvaluationConfig, RunConfig
+from reasoner_rl.config.run import HeldOutConfig, RunConfig
 from reasoner_rl.errors import ConfigError
 
 
@@ -63,12 +63,25 @@ def test_every_key_of_a_configuration_is_listed_and_described(kind: str) -> None
     made: dict[str, BaseModel] = {
         "online": OnlineConfig(run=run, model=model, data={"train": train}),
         "sft": SftConfig(run=run, model=model, data={"train": train}),
-        "eval": EvalConfig(run=run, model=model, evaluation=EvaluationConfig(datasets=[train])),
+        "eval": EvalConfig(run=run, model=model, evaluation=HeldOutConfig(datasets=[train])),
     }
     keys = docs(kind)
     plain = {path.replace("[dapo]", "").replace("[fsdp]", "").replace("[hf]", "") for path in keys}
     assert _leaves(made[kind].model_dump(), "") <= plain
     assert all(key.description for key in keys.values())
+
+
+def test_an_evaluation_has_no_keys_that_do_nothing() -> None:
+    keys = docs("eval")
+    assert {"evaluation.samples_per_prompt", "evaluation.datasets", "logging.rollouts"} <= keys.keys()
+    assert not {"evaluation.every_steps", "evaluation.at_start", "evaluation.at_end"} & keys.keys()
+    assert not {"evaluation.sampling", "logging.tensorboard", "logging.wandb"} & keys.keys()
+
+
+def test_paths_keep_their_type() -> None:
+    keys = docs("online")
+    assert (keys["data.train.path"].type, keys["model.path"].type) == ("path", "text")
+    assert keys["model.chat_template"].type == "path | null"
 
 
 def test_an_unknown_kind_of_recipe() -> None:

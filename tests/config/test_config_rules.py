@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
+from reasoner_rl.config.rollout import SamplingConfig
 
 COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"path": "m"}}
 PROMPTS: dict[str, Any] = {"data": {"train": {"path": "a.jsonl"}}}
@@ -39,7 +40,7 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"algorithm": {"kind": "grpo", "loss": {"kl": {"estimator": "k1"}}}},
         {"algorithm": {"kind": "grpo", "loss": {"kl": {"estimator": "k1", "place": "reward"}}}},
-        "'k1' has an expected gradient of zero as a loss",
+        "algorithm.loss.kl.estimator 'k1' has an expected gradient of zero as a loss",
     ),
     (
         {"batch": {"prompts_per_step": 9, "prompts_per_update": 2}},
@@ -94,7 +95,7 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
                 "loss": {"old_logprobs": "recompute", "importance_sampling": {"kind": "truncated"}},
             }
         },
-        "with loss.old_logprobs 'rollout' the two are the same",
+        "with algorithm.loss.old_logprobs 'rollout' the two are the same",
     ),
     (
         {"rollout": {"sampling": {"stop": ["\n\n", ""]}}},
@@ -115,6 +116,32 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"evaluation": {"samples_per_prompt": 2, "sampling": {"temperature": 0}}},
         {"evaluation": {"samples_per_prompt": 1, "sampling": {"temperature": 0}}},
         "samples_per_prompt must be 1 where evaluation.sampling.temperature is 0",
+    ),
+    (
+        {
+            "reward": {"overlong": {"buffer_tokens": 64}},
+            "evaluation": {"sampling": {"max_response_tokens": 64}},
+        },
+        {
+            "reward": {"overlong": {"buffer_tokens": 63}},
+            "evaluation": {"sampling": {"max_response_tokens": 64}},
+        },
+        "smaller than evaluation.sampling.max_response_tokens: 64 is not smaller than 64",
+    ),
+    (
+        {"training": {"optimizer": {"betas": [0.9, 1.0]}}},
+        {"training": {"optimizer": {"betas": [0.0, 0.99]}}},
+        "must both be at least 0 and below 1",
+    ),
+    (
+        {"reward": {"timeout_seconds": 1e10}},
+        {"reward": {"timeout_seconds": 86400}},
+        "less than or equal to 86400",
+    ),
+    (
+        {"reward": {"functions": [{"fn": "a:f", "parameters": {"wrong_score": "bad"}}]}},
+        {"reward": {"functions": [{"fn": "a:f", "parameters": {"wrong_score": 0}}]}},
+        "parameters.wrong_score must be a finite number; it is 'bad'",
     ),
     (
         {"reward": {"functions": [{"fn": "a:f"}, {"fn": "b:f"}]}},
@@ -175,6 +202,27 @@ def test_rules_of_evaluation() -> None:
     assert "must be 1 where sampling.temperature is 0" in refusal(
         EvalConfig, {"evaluation": evaluation, "sampling": {"temperature": 0}}
     )
-    EvalConfig.model_validate(
-        COMMON | {"evaluation": evaluation | {"sampling": {}}, "sampling": {"temperature": 0}}
+    assert "smaller than sampling.max_response_tokens: 8 is not smaller than 8" in refusal(
+        EvalConfig,
+        {
+            "evaluation": {"datasets": [HELD_OUT]},
+            "sampling": {"max_response_tokens": 8},
+            "reward": {"overlong": {"buffer_tokens": 8}},
+        },
     )
+    EvalConfig.model_validate(
+        COMMON | {"evaluation": {"datasets": [HELD_OUT]}, "sampling": {"temperature": 0}}
+    )
+
+
+def test_keys_of_evaluation_are_laid_over_those_of_training() -> None:
+    training = {"temperature": 0.9, "max_response_tokens": 64, "stop": ["#"]}
+    config = OnlineConfig.model_validate(
+        COMMON
+        | PROMPTS
+        | {"rollout": {"sampling": training}, "evaluation": {"sampling": {"top_p": 0.7, "stop": []}}}
+    )
+    expected = SamplingConfig(temperature=0.9, top_p=0.7, max_response_tokens=64)
+    assert config.evaluation_sampling == config.evaluation.sampling == expected
+    config = OnlineConfig.model_validate(COMMON | PROMPTS | {"rollout": {"sampling": training}})
+    assert config.evaluation_sampling == config.rollout.sampling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from reasoner_rl.config import load
 from reasoner_rl.config.load import RECIPES, dump_recipe, load_recipe, shipped_recipes
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
-from reasoner_rl.config.yaml_text import dump_yaml, parse_yaml
+from reasoner_rl.config.yaml_text import dump_yaml, parse_value, parse_yaml
 from reasoner_rl.errors import ConfigError
 
 MINIMAL = "recipe: online\nrun: {output_dir: out}\nmodel: {path: m}\ndata: {train: {path: a.jsonl}}\n"
@@ -75,11 +76,42 @@ def test_overrides_hold_yaml_values(recipe: Path) -> None:
 )
 def test_numbers_with_exponents_are_numbers(text: str, number: float) -> None:
     assert parse_yaml(text, "here") == number
+    assert parse_value(text, "here") == number
 
 
-@pytest.mark.parametrize("text", ["1e", "e6", "1e-6x", "12-e4", "."])
-def test_what_only_resembles_a_number_is_text(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["1e", "e6", "1e-6x", "12-e4", ".", "010", "0x10", "1:30", "1:30.5", "no", "on", "2024-01-01", "="],
+)
+def test_what_only_resembles_a_value_is_text(text: str) -> None:
     assert parse_yaml(text, "here") == text
+    assert parse_value(text, "here") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" 7 ", 7),
+        ("-0", 0),
+        ("1_000", 1000),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        (".inf", math.inf),
+        ("[1, a]", [1, "a"]),
+        ("{a: 010}", {"a": "010"}),
+        ("'1'", "1"),
+    ],
+)
+def test_values_of_overrides(text: str, value: object) -> None:
+    found = parse_value(text, "here")
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["my model #1", "a: b", "- x", "*x", "&y", "!z", "%", "@", "a\nb", "<<x"])
+def test_text_of_an_override_stands_as_it_is(recipe: Path, text: str) -> None:
+    assert online(recipe, f"model.path={text}").model.path == text
 
 
 @settings(deadline=None)
@@ -87,6 +119,7 @@ def test_what_only_resembles_a_number_is_text(text: str) -> None:
     st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs"]))
     | st.floats(allow_nan=False)
     | st.integers()
+    | st.from_regex(r"[-+]?[0-9._:eExob]+", fullmatch=True)
 )
 def test_every_scalar_survives_a_round_trip(value: object) -> None:
     assert parse_yaml(dump_yaml({"key": value}), "here") == {"key": value}
@@ -97,6 +130,33 @@ def test_every_scalar_survives_a_round_trip(value: object) -> None:
 )
 def test_text_that_looks_like_something_else_survives_a_round_trip(text: str) -> None:
     assert parse_yaml(dump_yaml([text]), "here") == [text]
+
+
+def test_leading_zeros_are_not_octal(recipe: Path) -> None:
+    assert online(recipe, "run.seed=010").run.seed == 10
+
+
+def test_a_number_of_thousands_of_digits_is_refused(recipe: Path) -> None:
+    assert error(recipe, f"run.seed={'9' * 5000}").startswith("override 'run.seed=9999")
+
+
+def test_a_tilde_is_the_home_folder(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = online(
+        recipe,
+        "run.output_dir=~/run",
+        "model={path: ~/model, tokenizer: ~/tokenizer, chat_template: ~/chat.jinja}",
+        "data.train.path=~/a.jsonl",
+        "reward.functions=[{fn: '~/mine.py:f'}]",
+    )
+    assert config.run.output_dir == Path("/home/me/run")
+    assert (config.model.path, config.model.tokenizer) == ("/home/me/model", "/home/me/tokenizer")
+    assert config.model.chat_template == Path("/home/me/chat.jinja")
+    assert config.data.train.path == Path("/home/me/a.jsonl")
+    assert config.reward.functions[0].fn == "/home/me/mine.py:f"
+    assert "recipe file /home/me/r.yaml does not exist" in error("~/r.yaml")
+    assert "recipe file ~nobody-at-all/r.yaml does not exist" in error("~nobody-at-all/r.yaml")
+    assert online(recipe, "model.path=~nobody-at-all/m").model.path == "~nobody-at-all/m"
 
 
 def test_of_two_overrides_of_one_key_the_later_counts(recipe: Path) -> None:
@@ -115,6 +175,7 @@ def test_elements_of_lists_are_overridden_by_index(recipe: Path) -> None:
     assert second.fn == "a.b:c"
     assert config.training.optimizer.betas == (0.9, 0.95)
     assert online(recipe, "evaluation.datasets.0.path=e.jsonl").evaluation.datasets[0].label == "e"
+    assert online(recipe, "evaluation.datasets.00.path=e.jsonl").evaluation.datasets[0].label == "e"
 
 
 def test_an_index_can_follow_a_list_given_before(recipe: Path) -> None:
@@ -278,7 +339,24 @@ def test_unknown_kinds_list_the_allowed_ones(recipe: Path) -> None:
             'override: data.prompts.apply_chat_template = "maybe": must be a valid boolean, unable to interpret input, '
             "or must be 'auto'",
         ),
-        ("data.train.prompt_template={problem}", '{"problem": null}: must be a valid string'),
+        (
+            "data.train.prompt_template={problem}",
+            """{"problem": null}: must be text; text that begins with a bracket needs quotes, such as '"{problem}"'""",
+        ),
+        ("run.seed=1:30", 'override: run.seed = "1:30": must be a valid integer'),
+        ("training.optimizer.lr=true", "override: training.optimizer.lr = true: must be a number"),
+        ("run.seed=false", "override: run.seed = false: must be a number"),
+        ("training.optimizer.betas=[true, 0.9]", "betas = [true, 0.9]: must be a number"),
+        ("training.optimizer.lr=.inf", "lr = Infinity: must be a finite number"),
+        ("rollout.sampling.temperature=.nan", "temperature = NaN: must be a finite number"),
+        (
+            "reward.functions.0.weight=.nan",
+            "override: reward.functions.0.weight = NaN: must be a finite number",
+        ),
+        ("evaluation.datasets.²=x", "override: evaluation.datasets = "),
+        ("evaluation.sampling={temperature: -1}", "override: evaluation.sampling.temperature = -1: must be"),
+        ("rollout.sampling={temperature: -1}", "override: rollout.sampling.temperature = -1: must be"),
+        ("reward.functions.0.parameters.wrong_score=bad", "parameters.wrong_score must be a finite number"),
     ],
 )
 def test_bad_values_name_key_value_and_rule(recipe: Path, override: str, message: str) -> None:
@@ -362,7 +440,9 @@ def test_an_override_that_is_not_yaml(recipe: Path) -> None:
             "reward.functions=[{fn: 'a.py:b', parameters: {x: 1.5, y: [a, '1e3']}}]",
             "data.prompts.system='a: b\n'",
         ],
-        ["training.optimizer.lr=3e-7", "logging.wandb={}", "algorithm.loss.dual_clip=.inf"],
+        ["training.optimizer.lr=3e-7", "logging.wandb={}", "data.prompts.system=no"],
+        ["evaluation.sampling.top_p=0.7", "model.path=010", "run.output_dir=2024-01-01"],
+        ["reward.functions.0.parameters={x: .inf, y: '+.5', z: '0o7'}"],
     ],
 )
 def test_a_dumped_recipe_reads_back_equal(recipe: Path, overrides: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,8 +12,14 @@ from typing import Any
 import pytest
 
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.loops.evaluate import evaluate_checkpoint
+from reasoner_rl.loops.evaluate import Evaluator, evaluate_checkpoint, load_held_out
+from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.types import Rollout
 
 
 @pytest.fixture
@@ -85,9 +92,46 @@ def test_the_evaluation_of_a_training_recipe_keeps_to_a_folder_of_its_own(
 ) -> None:
     run = {**tiny_run["run"], "output_dir": tmp_path / "run"}
     online = OnlineConfig.model_validate({**tiny_run, "run": run})
-    config = EvalConfig.of_online(online)
+    config = EvalConfig.of_online(online, "weights")
+    assert config.model.path == "weights"
     assert config.run.output_dir == tmp_path / "run" / "eval"
     assert config.sampling == online.rollout.sampling
     empty = OnlineConfig.model_validate({**tiny_run, "run": run, "evaluation": {}})
     with pytest.raises(ConfigError, match=r"evaluation\.datasets is empty"):
-        EvalConfig.of_online(empty)
+        EvalConfig.of_online(empty, "weights")
+
+
+def test_evaluation_in_training_has_its_own_sampling_and_length(
+    tiny_run: dict[str, Any], tmp_path: Path
+) -> None:
+    """12 response tokens in training, punished from 8 on; 24 in evaluation, so punished from 20 on."""
+    online = OnlineConfig.model_validate(
+        {
+            **tiny_run,
+            "run": {**tiny_run["run"], "output_dir": tmp_path / "run"},
+            "evaluation": {**tiny_run["evaluation"], "sampling": {"max_response_tokens": 24}},
+        }
+    )
+    tokenizer = load_tokenizer(online.model)
+    held_out = load_held_out(online.evaluation.datasets, online.data.prompts, tokenizer)
+    with RewardRunner(online.reward, online.rollout.sampling.max_response_tokens) as rewards:
+        evaluator = Evaluator(online, held_out, rewards, RolloutRecorder(tmp_path / "run", "all"))
+        evaluator.evaluate(Repeater(20 * ("a",) + 2 * ("b",)), step=0)
+    lines = (tmp_path / "run" / "evaluations" / "step_000000_heldout.jsonl").read_text().splitlines()
+    assert {json.loads(line)["components"]["overlong"] for line in lines} == {-0.5}
+
+
+class Repeater:
+    """Gives the same response to every prompt."""
+
+    def __init__(self, tokens: tuple[str, ...]) -> None:
+        self._rollout = Rollout(tuple(map(ord, tokens)), (-1.0,) * len(tokens), "stop", 0, "".join(tokens))
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Rollout]]:
+        assert sampling.max_response_tokens == 24
+        return [[self._rollout] * request.samples for request in requests]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import os
 from collections.abc import Sequence
@@ -171,6 +173,45 @@ def test_a_long_parquet_is_read_across_batches(tmp_path: Path) -> None:
     assert (problems[-1].uid, problems[-1].extra_info["index"]) == ("long/4999", 4999)
 
 
+def test_different_solutions_of_one_problem_are_all_kept(tmp_path: Path) -> None:
+    rows = [{"problem": "p", "answer": "1", "work": work} for work in ("a", "b", "a", "c")]
+    file = jsonl(tmp_path, rows)
+    problems, report = read_problems(DatasetConfig(path=file, columns=ColumnMap(solution="work")))
+    assert [problem.solution for problem in problems] == ["a", "b", "c"]
+    assert (report.duplicates, report.conflicting) == (1, 0)
+    assert len(read_problems(DatasetConfig(path=file))[0]) == 1
+
+
+def test_extra_columns_become_what_json_can_hold(tmp_path: Path) -> None:
+    extra = {
+        "day": datetime.date(2024, 2, 3),
+        "when": datetime.datetime(2024, 2, 3, 4, 5),
+        "price": decimal.Decimal("1.50"),
+        "raw": b"xy",
+        "nan": float("nan"),
+        "nested": {"list": [1, float("inf"), decimal.Decimal(2)], "flag": True, "none": None},
+    }
+    expected = {
+        "day": "2024-02-03",
+        "when": "2024-02-03 04:05:00",
+        "price": "1.50",
+        "raw": "b'xy'",
+        "nan": None,
+        "nested": {"list": [1.0, None, "2"], "flag": True, "none": None},
+    }
+    extra["nested"]["list"] = [1.0, float("inf")]  # type: ignore[index]
+    expected["nested"]["list"] = [1.0, None]  # type: ignore[index]
+    for name, row in (
+        ("verl", verl_row() | {"extra_info": extra}),
+        ("flat", {"problem": "p", "answer": 1} | extra),
+    ):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / f"{name}.parquet")
+        (problem,), _ = read_problems(DatasetConfig(path=tmp_path / f"{name}.parquet"))
+        found = {key: value for key, value in problem.extra_info.items() if key != "index"}
+        assert found == expected
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
 # --- mistakes
 
 
@@ -204,6 +245,7 @@ MALFORMED: list[tuple[Any, str]] = [
     (change(data_source=None), "data_source must be text, and not empty; it is None"),
     (change(extra_info=[1]), "extra_info must be a mapping; it is [1]"),
     ([1], "the row must be a mapping of columns; it is [1]"),
+    (verl_row(content="a\ud800"), "prompt.0.content must be text that UTF-8 can hold"),
 ]
 
 
@@ -250,6 +292,17 @@ def test_lines_that_are_not_json(tmp_path: Path) -> None:
     assert f"{file}, row 2: not valid JSON" in read_error(file)
     file.write_bytes(b'{"problem": "\xff"}\n')
     assert "cannot be read" in read_error(file)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["9" * 5000, "[" * 100_000 + "]" * 100_000, "[" * 900 + "]" * 900],
+    ids=["digits", "nested", "deep"],
+)
+def test_rows_that_no_reader_takes_are_named(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "set.jsonl"
+    file.write_text('{"problem": "p", "answer": "a"}\n{"problem": "q", "answer": "b", "x": ' + value + "}\n")
+    assert read_error(file).startswith(f"{file}, row 2: ")
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

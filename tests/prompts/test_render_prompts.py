@@ -11,6 +11,7 @@ from reasoner_rl.config.data import PromptConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.prompts.render import PromptRenderer, RenderReport, render_prompts
+from reasoner_rl.types import Prompt
 
 MakeTokenizer = Callable[..., Any]
 BOS, EOS, USER, SYSTEM, ASSISTANT, NEWLINE = 0, 1, 3, 4, 5, 6
@@ -26,11 +27,15 @@ def problem(*contents: str, uid: str = "set/0", roles: tuple[str, ...] = ("user"
     return Problem(uid, messages, "42", "source", {"index": 3})
 
 
+def render(renderer: PromptRenderer, problem: Problem) -> Prompt | None:
+    return renderer.fit(problem, renderer.encode(problem))
+
+
 def test_a_chat_prompt_has_one_bos_and_ends_with_the_generation_prompt(
     make_tokenizer: MakeTokenizer, chat_template: str
 ) -> None:
     tokenizer = make_tokenizer(chat_template=chat_template)
-    prompt = PromptRenderer(tokenizer, PromptConfig()).render(problem("w1 w2"))
+    prompt = render(PromptRenderer(tokenizer, PromptConfig()), problem("w1 w2"))
     assert prompt is not None
     assert prompt.token_ids == (BOS, USER, *w(1, 2), ASSISTANT)
     assert prompt.text == tokenizer.decode(list(prompt.token_ids))
@@ -91,7 +96,7 @@ def test_an_eos_in_the_text_itself_stays(make_tokenizer: MakeTokenizer) -> None:
 
 def test_a_long_prompt_loses_its_beginning(make_tokenizer: MakeTokenizer) -> None:
     renderer = PromptRenderer(make_tokenizer(), PromptConfig(max_tokens=3))
-    exact, longer = renderer.render(problem("w1 w2")), renderer.render(problem("w1 w2 w3 w4"))
+    exact, longer = render(renderer, problem("w1 w2")), render(renderer, problem("w1 w2 w3 w4"))
     assert exact is not None
     assert longer is not None
     assert exact.token_ids == (BOS, *w(1, 2))
@@ -101,14 +106,15 @@ def test_a_long_prompt_loses_its_beginning(make_tokenizer: MakeTokenizer) -> Non
 
 def test_long_prompts_can_be_dropped_or_refused(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer()
-    assert (
-        PromptRenderer(tokenizer, PromptConfig(max_tokens=2, overlong="drop")).render(problem("w1 w2"))
-        is None
+    drop, refuse = (
+        PromptRenderer(tokenizer, PromptConfig(max_tokens=2, overlong=overlong))
+        for overlong in ("drop", "error")
     )
+    assert render(drop, problem("w1 w2")) is None
     with pytest.raises(
-        DataError, match=r"problem set/0: the prompt has 3 tokens, and prompts\.max_tokens is 2"
+        DataError, match=r"problem set/0: the prompt has 3 tokens, and data\.prompts\.max_tokens .* is 2"
     ):
-        PromptRenderer(tokenizer, PromptConfig(max_tokens=2, overlong="error")).render(problem("w1 w2"))
+        render(refuse, problem("w1 w2"))
 
 
 def test_all_prompts_in_order_with_a_report(make_tokenizer: MakeTokenizer) -> None:
@@ -124,7 +130,8 @@ def test_all_prompts_in_order_with_a_report(make_tokenizer: MakeTokenizer) -> No
 
 def test_nothing_left_is_an_error(make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(
-        DataError, match=r"no prompt is left of 1: all are longer than prompts\.max_tokens=2 .* has 3"
+        DataError,
+        match=r"no prompt is left of 1: all are longer than 2 tokens, data\.prompts\.max_tokens .* has 3",
     ):
         render_prompts([problem("w1 w2")], make_tokenizer(), PromptConfig(max_tokens=2, overlong="drop"))
 
@@ -132,9 +139,23 @@ def test_nothing_left_is_an_error(make_tokenizer: MakeTokenizer) -> None:
 def test_what_a_template_refuses_is_named(make_tokenizer: MakeTokenizer, chat_template: str) -> None:
     renderer = PromptRenderer(make_tokenizer(chat_template=chat_template), PromptConfig())
     with pytest.raises(DataError, match="problem set/0: the chat template refuses it: no tools"):
-        renderer.render(problem("w1", roles=("tool",)))
+        renderer.encode(problem("w1", roles=("tool",)))
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ messages[0]['content'] + 1 }}", "TypeError: "),
+        ("{{ 1 / 0 }}", "ZeroDivisionError: "),
+        ("{% x", "x"),
+    ],
+)
+def test_a_template_may_raise_anything(template: str, reason: str, make_tokenizer: MakeTokenizer) -> None:
+    renderer = PromptRenderer(make_tokenizer(chat_template=template), PromptConfig())
+    with pytest.raises(DataError, match=f"problem set/0: the chat template refuses it: .*{reason}"):
+        renderer.encode(problem("w1"))
 
 
 def test_a_prompt_without_tokens_is_refused(make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(DataError, match="problem set/0: "):
-        PromptRenderer(make_tokenizer(None), PromptConfig()).render(problem(" "))
+        PromptRenderer(make_tokenizer(None), PromptConfig()).encode(problem(" "))

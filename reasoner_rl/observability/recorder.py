@@ -6,10 +6,10 @@ output_dir/evaluations/step_000010_<dataset>.jsonl  the same lines, without an a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from reasoner_rl.observability.summary import write_jsonl
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
@@ -18,7 +18,7 @@ RolloutMode = Literal["all", "first_group", "none"]
 
 
 class RolloutRecorder:
-    """Writes one file a step; a step that is run again after a resume replaces its file.
+    """Writes one file a step. Files of later steps, which a resumed run will make anew or not reach, go.
 
     Args:
         folder: the run's output_dir.
@@ -41,14 +41,18 @@ class RolloutRecorder:
         kept = slice(1) if self._mode == "first_group" else slice(None)
         path = self._folder / "rollouts" / f"step_{step:06d}.jsonl"
         write_jsonl(path, _lines(step, groups[kept], advantages[kept]))
+        for folder in ("rollouts", "evaluations"):
+            for other in (self._folder / folder).glob("step_*.jsonl"):
+                if other.name > f"step_{step + 1:06d}":
+                    other.unlink()
         return path
 
     def evaluation(self, step: int, dataset: str, groups: Sequence[ScoredGroup]) -> Path | None:
         """Record the responses to one held-out dataset after ``step`` training steps."""
         if self._mode == "none":
             return None
-        name = re.sub(r"[^\w.-]", "_", dataset)
-        path = self._folder / "evaluations" / f"step_{step:06d}_{name}.jsonl"
+        # Quoted, so that no two names share a file, and none is a path.
+        path = self._folder / "evaluations" / f"step_{step:06d}_{quote(dataset, safe=' ')}.jsonl"
         write_jsonl(path, _lines(step, groups, ()))
         return path
 

@@ -53,7 +53,7 @@ def recorded(output: Path, name: str) -> list[list[dict[str, Any]]]:
 def test_the_report_is_what_the_recorded_responses_say(config: EvalConfig, tmp_path: Path) -> None:
     reports = evaluate_checkpoint(config)
     assert [report.dataset for report in reports] == ["heldout", "two of them"]
-    for report, name, problems in zip(reports, ("heldout", "two_of_them"), (5, 2), strict=True):
+    for report, name, problems in zip(reports, ("heldout", "two of them"), (5, 2), strict=True):
         groups = recorded(tmp_path / "run", name)
         lines = [line for group in groups for line in group]
         assert (report.problems, report.samples_per_problem, len(groups)) == (problems, 4, problems)

@@ -73,10 +73,33 @@ def test_none_records_nothing(tmp_path: Path) -> None:
 
 def test_evaluations_are_recorded_in_full_by_dataset(tmp_path: Path) -> None:
     path = RolloutRecorder(tmp_path, "first_group").evaluation(10, "hub/aime 2024", GROUPS)
-    assert path == tmp_path / "evaluations" / "step_000010_hub_aime_2024.jsonl"
+    assert path == tmp_path / "evaluations" / "step_000010_hub%2Faime 2024.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["uid"] for line in lines] == ["p0", "p0", "p1", "p1"]
     assert {line["advantage"] for line in lines} == {None}
+
+
+def test_datasets_of_similar_names_have_files_of_their_own(tmp_path: Path) -> None:
+    recorder = RolloutRecorder(tmp_path, "all")
+    names = ["a b", "a/b", "a_b", "a%2Fb", "../a", "ä"]
+    assert len({recorder.evaluation(0, name, GROUPS) for name in names}) == len(names)
+    assert len(list((tmp_path / "evaluations").iterdir())) == len(names)
+
+
+def test_what_an_interrupted_run_recorded_of_later_steps_goes(tmp_path: Path) -> None:
+    recorder = RolloutRecorder(tmp_path, "all")
+    for step in (2, 3, 4, 10):
+        recorder.rollouts(step, GROUPS)
+        recorder.evaluation(step, "aime", GROUPS)
+    recorder.evaluation(2, "aime", GROUPS)  # of weights that are those of step 2 still
+    assert recorder.rollouts(3, GROUPS) is not None
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jsonl"))
+    assert left == [
+        "evaluations/step_000002_aime.jsonl",
+        "evaluations/step_000003_aime.jsonl",
+        "rollouts/step_000002.jsonl",
+        "rollouts/step_000003.jsonl",
+    ]
 
 
 def test_a_failure_leaves_the_previous_file_and_nothing_half_written(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -21,15 +23,28 @@ INTERRUPTED = 130
 WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
 
+@contextmanager
+def exit_statuses() -> Iterator[None]:
+    """Users' mistakes become one message and exit status 2, divergence 1, an interruption 130."""
+    try:
+        yield
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(USER_ERROR)
+    except FloatingPointError as error:
+        sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
+        sys.exit(DIVERGED)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
+        )
+        sys.exit(INTERRUPTED)
+
+
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with exit_statuses():  # around the commands and not around typer, which makes a silent exit of Ctrl-C
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # caught here because typer itself makes a silent exit of it
-            sys.stderr.write(
-                "interrupted; `train` and `sft`, given again, go on from the newest checkpoint\n"
-            )
-            raise typer.Exit(INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -154,15 +169,8 @@ def _print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def main() -> None:
-    """Entry point: users' mistakes become one message and exit status 2, divergence 1, an interruption 130."""
-    try:
-        app(standalone_mode=True)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(USER_ERROR)
-    except FloatingPointError as error:
-        sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
-        sys.exit(DIVERGED)
+    """Entry point."""
+    app()
 
 
 if __name__ == "__main__":

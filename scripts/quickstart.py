@@ -11,24 +11,42 @@ import argparse
 import json
 import runpy
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from reasoner_rl.cli import exit_statuses
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.config.recipes import OnlineConfig, SftConfig
+from reasoner_rl.observability.summary import write_json
+
 ROOT = Path(__file__).resolve().parent.parent
+WARM_START = {"run.output_dir": "warm_start", "model.path": "base", "data.train.path": "data/sft.jsonl"}
+DAPO = {
+    "run.output_dir": "rl",
+    "model.path": "warm_start/final",
+    "data.train.path": "data/train.jsonl",
+    "evaluation.datasets.0.path": "data/heldout.jsonl",
+}
+RESULTS = ("accuracy_before", "accuracy_after", "response_tokens_before", "response_tokens_after", "steps")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The file's content, or nothing."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a file that is whole or absent."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n")
-    partial.replace(path)
+def load_recipes(folder: Path, seed: int, overrides: list[str]) -> tuple[SftConfig, OnlineConfig]:
+    """The shipped recipes, pointed at this run's folder and seed. Raises ConfigError for a mistake in ``overrides``."""
+
+    def placed(paths: dict[str, str]) -> list[str]:
+        return [f"run.seed={seed}", *(f"{key}={folder / path}" for key, path in paths.items())]
+
+    warm_start = load_recipe("quickstart_sft", placed(WARM_START))
+    dapo = load_recipe("quickstart", placed(DAPO) + overrides)
+    assert isinstance(warm_start, SftConfig)
+    assert isinstance(dapo, OnlineConfig)
+    return warm_start, dapo
 
 
 def make_room(folder: Path, settings: dict[str, Any]) -> None:
@@ -76,65 +94,35 @@ class Quickstart:
             main = runpy.run_path(str(ROOT / script))["main"]
             main(["--out", str(self.folder / out), "--seed", seed])
 
-    def overrides(self, part: str) -> list[str]:
-        """Overrides that point a shipped recipe at this run's folder and seed."""
-        paths = {
-            "warm_start": {
-                "run.output_dir": "warm_start",
-                "model.path": "base",
-                "data.train.path": "data/sft.jsonl",
-            },
-            "rl": {
-                "run.output_dir": "rl",
-                "model.path": "warm_start/final",
-                "data.train.path": "data/train.jsonl",
-                "evaluation.datasets.0.path": "data/heldout.jsonl",
-            },
-        }[part]
-        return [f"run.seed={self.settings['seed']}"] + [
-            f"{key}={self.folder / path}" for key, path in paths.items()
-        ]
-
-    def warm_start(self) -> None:
+    def warm_start(self, config: SftConfig) -> None:
         """Supervised fine-tuning."""
-        from reasoner_rl.config.load import load_recipe
-        from reasoner_rl.config.recipes import SftConfig
         from reasoner_rl.loops.offline import fine_tune
 
-        config = load_recipe("quickstart_sft", self.overrides("warm_start"))
-        assert isinstance(config, SftConfig)
         if fine_tune(config) is None:
             raise KeyboardInterrupt
 
-    def reinforce(self) -> None:
+    def reinforce(self, config: OnlineConfig) -> None:
         """DAPO."""
-        from reasoner_rl.config.load import load_recipe
-        from reasoner_rl.config.recipes import OnlineConfig
         from reasoner_rl.loops.online import train
 
-        config = load_recipe("quickstart", self.overrides("rl") + self.settings["overrides"])
-        assert isinstance(config, OnlineConfig)
         if train(config) is None:
             raise KeyboardInterrupt
 
-    def summarise(self) -> dict[str, Any]:
+    def summarise(self, rl_folder: Path) -> dict[str, Any]:
         """Write summary.json and the curves' pictures beside it."""
-        rl = read_json(self.folder / "rl" / "summary.json")
+        rl = read_json(rl_folder / "summary.json")
         seconds_rl = max(self.seconds["DAPO"], rl["seconds_rl"])
         total = sum(self.seconds.values()) - self.seconds["DAPO"] + seconds_rl
         summary = {
-            "accuracy_before": rl["accuracy_before"],
-            "accuracy_after": rl["accuracy_after"],
-            "response_tokens_before": rl["response_tokens_before"],
-            "response_tokens_after": rl["response_tokens_after"],
-            "steps": rl["steps"],
+            **{name: rl.get(name) for name in RESULTS},  # accuracies are null where nothing was evaluated
             "seconds_total": round(total, 1),
             "seconds_rl": round(seconds_rl, 1),
             "seconds": self.seconds,
             "seeds": {"data": self.settings["seed"], "model": self.settings["seed"], "run": rl["seed"]},
         }
         shutil.copy(self.folder / "warm_start" / "curves.png", self.folder / "warm_start_curves.png")
-        shutil.copy(self.folder / "rl" / "curves.png", self.folder / "learning_curves.png")
+        if (rl_folder / "curves.png").exists():  # not of a run of no steps that evaluated nothing
+            shutil.copy(rl_folder / "curves.png", self.folder / "learning_curves.png")
         write_json(self.folder / "summary.json", summary)
         return summary
 
@@ -157,20 +145,27 @@ def main() -> None:
         help="changes to the DAPO recipe, such as run.steps=80",
     )
     options = parser.parse_args()
-    settings = {"seed": options.seed, "overrides": options.overrides}
-    make_room(options.out, settings)
-    quickstart = Quickstart(options.out, settings)
-    try:
-        quickstart.phase("problems and model", quickstart.prepare)
-        quickstart.phase("warm start", quickstart.warm_start)
-        quickstart.phase("DAPO", quickstart.reinforce)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
-    summary = quickstart.summarise()
+    with exit_statuses():
+        run_phases(options.out, options.seed, options.overrides)
+
+
+def run_phases(folder: Path, seed: int, overrides: list[str]) -> None:
+    """Do what is not done yet, and say what came of it."""
+    warm_start, dapo = load_recipes(folder, seed, overrides)  # first: a mistake must not show after minutes
+    settings = {"seed": seed, "overrides": overrides}
+    make_room(folder, settings)
+    quickstart = Quickstart(folder, settings)
+    quickstart.phase("problems and model", quickstart.prepare)
+    quickstart.phase("warm start", lambda: quickstart.warm_start(warm_start))
+    quickstart.phase("DAPO", lambda: quickstart.reinforce(dapo))
+    summary = quickstart.summarise(dapo.run.output_dir)
+    if summary["accuracy_after"] is not None:
+        print(
+            f"\nheld-out accuracy {summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}, response length "
+            f"{summary['response_tokens_before']:.1f} -> {summary['response_tokens_after']:.1f} tokens"
+        )
     print(
-        f"\nheld-out accuracy {summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}, "
-        f"response length {summary['response_tokens_before']:.1f} -> {summary['response_tokens_after']:.1f} tokens, "
-        f"{summary['steps']} steps, {summary['seconds_total']:.0f} s\n{options.out}/summary.json, learning_curves.png"
+        f"{summary['steps']} steps, {summary['seconds_total']:.0f} s\n{folder}/summary.json, learning_curves.png"
     )
 
 

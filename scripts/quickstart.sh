@@ -2,8 +2,20 @@
 # The main job on a laptop: builds a tiny model, teaches it to add by SFT, then lets DAPO find out that reasoning pays.
 # Makes its own virtual environment. Takes about four minutes on two CPU cores after installation; downloads only packages.
 #
-#   bash scripts/quickstart.sh [--seed N] [key.path=value ...]     results in runs/quickstart
+#   bash scripts/quickstart.sh [--seed N] [--out FOLDER] [key.path=value ...]     results in runs/quickstart
+#   bash scripts/quickstart.sh --help
+#
+#   --seed N         decides problems, weights and sampling; 0 unless given
+#   --out FOLDER     where results go
+#   key.path=value   changes to the DAPO recipe, such as run.steps=80
+
 set -euo pipefail
+
+if [[ ${1-} == -h || ${1-} == --help ]]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit 0
+fi
+
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=scripts/env.sh
 source "$root/scripts/env.sh"

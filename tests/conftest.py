@@ -44,7 +44,7 @@ def tiny_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Callable[[str], Path]:
-    """A function from a name such as ``qwen2-tied`` to the folder of a tiny random checkpoint with tokenizer."""
+    """A function from a name such as ``qwen2-tied`` or ``llama-wide-untied`` to a tiny random checkpoint's folder."""
     folder = tmp_path_factory.mktemp("checkpoints")
     shape = {
         "vocab_size": len(tiny_tokenizer),
@@ -65,14 +65,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
         if path.exists():
             return path
         tied = {"tie_word_embeddings": name.endswith("-tied")}
+        sizes = (
+            {**shape, "hidden_size": 128} if "-wide-" in name else shape
+        )  # vLLM wants heads of 32 on a CPU
         torch.manual_seed(0)
         family = name.partition("-")[0]
         if family == "qwen2":
-            model: Any = Qwen2ForCausalLM(Qwen2Config(**shape, **tied))
+            model: Any = Qwen2ForCausalLM(Qwen2Config(**sizes, **tied))
         elif family == "qwen3":
             model = Qwen3ForCausalLM(Qwen3Config(**shape, **tied, head_dim=8))
         elif family == "llama":
-            model = LlamaForCausalLM(LlamaConfig(**shape, **tied))
+            model = LlamaForCausalLM(LlamaConfig(**sizes, **tied))
         else:
             raise ValueError(name)
         # Zero-initialised biases and all-one norms would hide a mistake in exactly those tensors.

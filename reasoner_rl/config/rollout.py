@@ -61,8 +61,16 @@ class VllmEngineConfig(Section):
     dtype: Literal["float32", "bfloat16"] | None = Field(
         None, description="Number format; model.dtype if unset."
     )
+    max_batch_sequences: int = Field(256, ge=1, description="Responses that are decoded side by side.")
+    max_batched_tokens: int = Field(8192, ge=1, description="Most tokens that vLLM reads in one pass.")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share one copy of the model.")
     gpu_memory_utilization: float = Field(0.6, gt=0, lt=1, description="Share of the GPU that vLLM may take.")
+    enforce_eager: bool = Field(
+        False, description="No CUDA graphs: starts faster, decodes slower. Always so on a CPU."
+    )
+    sleep_level: Literal[1, 2] = Field(
+        2, description="While training on a GPU: 2 drops vLLM's weights, 1 keeps a copy in host memory."
+    )
 
 
 EngineConfig = Annotated[HfEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
@@ -73,4 +81,14 @@ class RolloutConfig(Section):
 
     engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
     responses_per_prompt: int = Field(16, ge=1, description="Size of a group.")
+    sync_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="Largest mean gap of that text's logprobs, in nats; 1e-3 in float32 and 0.1 in bfloat16 if unset.",
+    )
+    sync_check: Literal["logprobs", "tensors", "none"] = Field(
+        "logprobs",
+        description="How it is proved after every weight sync that generation has the trained weights. logprobs: both "
+        "engines score a fixed text. tensors: every tensor is compared to the bit, at the cost of another sync.",
+    )
     sampling: SamplingConfig = Field(SamplingConfig(), description="Sampling for training.")

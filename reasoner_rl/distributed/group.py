@@ -38,8 +38,8 @@ class WorkerGroup(Generator, Protocol):
         """One optimizer update a mini-batch."""
         ...
 
-    def publish_weights(self, version: int) -> None:
-        """Give the trainer's weights to generation."""
+    def publish_weights(self, version: int) -> Metrics:
+        """Give the trainer's weights to generation. Returns what the phase changes since the last call cost."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -17,10 +17,12 @@ from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, SamplingCon
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.hybrid.proof import SyncProof, proof_token_ids
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
 from reasoner_rl.rollout.hf_engine import build_hf_engine
+from reasoner_rl.rollout.vllm_engine import build_vllm_engine
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import TrainBackend
 from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
@@ -44,9 +46,21 @@ class Worker:
             entropy_gradient=loss.entropy_coefficient > 0,
             with_reference=loss.kl.coefficient > 0,
         )
-        self._engine = HybridEngine(
-            backend, build_engine(config.model, config.rollout.engine, self.tokenizer)
+        sampling, engine = config.rollout.sampling, config.rollout.engine
+        proof_ids = proof_token_ids(self.tokenizer)
+        rollout = build_engine(
+            config.model,
+            engine,
+            self.tokenizer,
+            context_tokens=max(
+                config.data.prompts.max_tokens + sampling.max_response_tokens, len(proof_ids) + 1
+            ),
+            seed=config.run.seed,
         )
+        exact = {config.model.dtype, engine.dtype or config.model.dtype} == {"float32"}
+        tolerance = config.rollout.sync_tolerance or (1e-3 if exact else 0.1)
+        proof = SyncProof(config.rollout.sync_check, proof_ids, tolerance)
+        self._engine = HybridEngine(backend, rollout, proof, config.training.offload)
 
     def generate(
         self,
@@ -73,9 +87,9 @@ class Worker:
         self._engine.begin_training()
         return self._engine.update(mini_batches, self._loss)
 
-    def publish_weights(self, version: int) -> None:
-        """Give the trainer's weights to generation; begins the generate phase."""
-        self._engine.publish(version)
+    def publish_weights(self, version: int) -> Metrics:
+        """Give the trainer's weights to generation; begins the generate phase. Returns what that cost."""
+        return self._engine.publish(version)
 
     def save(self, folder: Path) -> None:
         """Write the trainer's state into an existing folder."""
@@ -122,9 +136,18 @@ def build_backend(
 
 
 def build_engine(
-    model: ModelConfig, engine: EngineConfig, tokenizer: PreTrainedTokenizerBase
+    model: ModelConfig,
+    engine: EngineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_tokens: int,
+    seed: int,
 ) -> RolloutEngine:
-    """The rollout engine that the recipe names, with the weights of ``model.path``."""
-    if not isinstance(engine, HfEngineConfig):
-        raise ConfigError(f"rollout.engine.kind={engine.kind!r} is not built yet in this version; use 'hf'")
-    return build_hf_engine(model, engine, tokenizer, default_device())
+    """The rollout engine that the recipe names, with the weights of ``model.path``.
+
+    context_tokens: longest prompt and response together.
+    """
+    device = default_device()
+    if isinstance(engine, HfEngineConfig):
+        return build_hf_engine(model, engine, tokenizer, device)
+    return build_vllm_engine(model, engine, tokenizer, device, context_tokens=context_tokens, seed=seed)

@@ -2,7 +2,15 @@
 
     generate phase --begin_training()--> train phase --publish(version)--> generate phase
 
-Every phase change is made here and nowhere else. Generating while training, or training while generating, raises.
+Every phase change is made here and nowhere else, in this order:
+
+    begin_training   rollout.sleep -> backend.reload
+    publish          score the proof's text (trainer) -> backend.offload_optimizer -> rollout.wake_weights
+                     -> rollout.load_weights, tensor by tensor -> backend.offload_weights -> rollout.wake_cache
+                     -> score the proof's text (rollout) and compare
+
+so the device holds one whole copy of the weights, one rank's shards and one whole tensor at most, and the key-value
+cache only once the trainer has made room. Generating while training, or training while generating, raises.
 """
 
 from __future__ import annotations
@@ -13,35 +21,82 @@ from typing import Literal
 from torch import Tensor
 
 from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.hybrid.meter import SwitchMeter
+from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
 from reasoner_rl.training.backend import LossFunction, TrainBackend
 from reasoner_rl.types import MicroBatch, MiniBatch, Rollout
 
 Phase = Literal["train", "generate"]
+Offload = Literal["none", "optimizer", "all"]
 
 
 class HybridEngine:
-    """Owns both engines. Starts in the train phase: nothing can be generated before weights were published."""
+    """Owns both engines. Starts in the train phase: nothing can be generated before weights were published.
 
-    def __init__(self, backend: TrainBackend, rollout: RolloutEngine) -> None:
+    Args:
+        offload: what the trainer moves to host memory while the rollout engine generates.
+    """
+
+    def __init__(
+        self, backend: TrainBackend, rollout: RolloutEngine, proof: SyncProof, offload: Offload = "none"
+    ) -> None:
         self.backend = backend
         self.rollout = rollout
+        self.proof = proof
+        self.offload: Offload = offload
         self.phase: Phase = "train"
+        self._meter = SwitchMeter()
         rollout.sleep()
 
     def begin_training(self) -> None:
-        """Put the rollout engine to sleep; does nothing in the train phase."""
-        if self.phase == "generate":
+        """Put the rollout engine to sleep and bring the trainer back; does nothing in the train phase."""
+        if self.phase == "train":
+            return
+        with self._meter.change("switch"):
             self.rollout.sleep()
-            self.phase = "train"
+            if self.offload != "none":
+                self.backend.reload()
+        self.phase = "train"
 
-    def publish(self, version: int) -> None:
-        """Wake the rollout engine and give it the trainer's weights, as policy ``version``."""
+    def publish(self, version: int) -> Metrics:
+        """Wake the rollout engine, give it the trainer's weights as policy ``version``, and prove that it has them.
+
+        Returns what this phase change and the one before it cost. Raises WeightSyncError, naming the tensors that
+        differ, if they do.
+        """
         self.begin_training()
-        self.rollout.wake()
-        self.rollout.load_weights(self.backend.full_weights(), version)
+        meter = self._meter
+        with meter.change("sync"):
+            with meter.part("sync_check"):
+                expected = self.proof.expected(self.backend)
+            with meter.part("sync_offload"):
+                if self.offload != "none":
+                    self.backend.offload_optimizer()
+            with meter.part("sync_wake"):
+                self.rollout.wake_weights()
+            with meter.part("sync_load"):
+                self.rollout.load_weights(meter.counted(self.backend.full_weights()), version)
+            with meter.part("sync_check"):
+                self.proof.compare_tensors(self.backend, self.rollout)
+            with meter.part("sync_offload"):
+                if self.offload == "all":
+                    self.backend.offload_weights()
+            with meter.part("sync_wake"):
+                self.rollout.wake_cache()
+            with meter.part("sync_check"):
+                self._compare_scores(expected)
         self.phase = "generate"
+        return merge([meter.take(), self.proof.metrics()])
+
+    def _compare_scores(self, expected: Sequence[float]) -> None:
+        try:
+            self.proof.compare_scores(expected, self.rollout)
+        except WeightSyncError as error:
+            if self.offload == "all":
+                self.backend.reload()
+            raise self.proof.named(error, self.backend, self.rollout) from None
 
     def generate(
         self,

@@ -75,12 +75,12 @@ class OnlineRun:
                 trained = self.workers.update(mini_batches * config.batch.epochs)
             state.version += 1
             with timer("sync"):
-                self.workers.publish_weights(state.version)
+                synced = self.workers.publish_weights(state.version)
         tokens = {
             "generate": collected.generated_tokens,
             "update": config.batch.epochs * sum(sample.tokens for sample in samples),
         }
-        metrics = merge([collected.metrics, trained, timer.metrics(tokens), memory_metrics()])
+        metrics = merge([synced, collected.metrics, trained, timer.metrics(tokens), memory_metrics()])
         self.logger.write(number, values(metrics))
         group_size = config.rollout.responses_per_prompt
         advantages = [float(sample.advantages[0]) for sample in samples]

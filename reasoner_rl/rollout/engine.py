@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.types import Rollout
+
+# asleep: holds as little device memory as it can. weights: has room for weights and none to generate. ready: generates.
+EngineState = Literal["asleep", "weights", "ready"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,13 @@ class GenerationRequest:
 class RolloutEngine(Protocol):
     """Generates responses with a copy of the policy's weights.
 
-    An engine is awake or asleep. Asleep it holds as little device memory as it can, and `generate` raises
-    RuntimeError; it wakes with `wake`, after which weights must be loaded before generating if sleeping lost them.
+        ready --sleep--> asleep --wake_weights--> weights --load_weights--> weights --wake_cache--> ready
+
+    A new engine is ready, with the weights of the checkpoint it was built from. A call in the wrong state raises
+    RuntimeError. Sleeping may lose the weights, so they are loaded between waking and generating.
     """
+
+    state: EngineState
 
     @property
     def policy_version(self) -> int:
@@ -45,14 +52,42 @@ class RolloutEngine(Protocol):
         """
         ...
 
-    def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take over full tensors under their Hugging Face names. Raises ValueError naming what does not fit."""
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the logprob, at temperature 1, of every token of ``token_ids`` [n] but the first: [n - 1]."""
         ...
 
     def sleep(self) -> None:
         """Give memory back to training."""
         ...
 
-    def wake(self) -> None:
-        """Get ready to load weights and generate."""
+    def wake_weights(self) -> None:
+        """Take back the memory of the weights."""
         ...
+
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take over full tensors under their Hugging Face names. Raises ValueError naming what does not fit."""
+        ...
+
+    def wake_cache(self) -> None:
+        """Take back the rest of the memory, and get ready to generate."""
+        ...
+
+    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+        """Return the names of the tensors that are not, to the bit, what the engine holds in its number format.
+
+        For finding out what went wrong; the engine's weights are undefined afterwards.
+        """
+        ...
+
+
+def require_state(engine: RolloutEngine, call: str, *states: EngineState) -> None:
+    """Raise RuntimeError unless the engine is in one of ``states``."""
+    if engine.state not in states:
+        raise RuntimeError(f"{call} needs an engine that is {' or '.join(states)}; it is {engine.state}")
+
+
+def end_of_sequence_ids(generation_config: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a response: the tokenizer's, and those that the model's generation config names."""
+    named = getattr(generation_config, "eos_token_id", None)
+    ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
+    return sorted(ids - {None})

@@ -19,7 +19,12 @@ from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.rollout.attention import DECODE_ATTENTION
 from reasoner_rl.rollout.decoding import Decoded, Pending, decode_batch
-from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.engine import (
+    EngineState,
+    GenerationRequest,
+    end_of_sequence_ids,
+    require_state,
+)
 from reasoner_rl.tokenizer import require_folder
 from reasoner_rl.types import Rollout
 
@@ -44,11 +49,13 @@ class HfRolloutEngine:
         model.set_attn_implementation(DECODE_ATTENTION)
         self._model: nn.Module = model.to(device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
-        self._eos_ids = torch.tensor(_end_of_sequence_ids(model, tokenizer), dtype=torch.int64, device=device)
+        self._eos_ids = torch.tensor(
+            end_of_sequence_ids(getattr(model, "generation_config", None), tokenizer), device=device
+        )
         self._max_batch_sequences = max_batch_sequences
         self._device = device
         self._policy_version = 0
-        self._asleep = False
+        self.state: EngineState = "ready"
         self._weights_complete = True
 
     @property
@@ -63,8 +70,8 @@ class HfRolloutEngine:
         sampling: SamplingConfig,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Rollout]]:
-        """See `RolloutEngine.generate`. Raises ValueError for an empty prompt, RuntimeError while asleep."""
-        self._must_be_awake("generate")
+        """See `RolloutEngine.generate`. Raises ValueError for an empty prompt, RuntimeError unless ready."""
+        require_state(self, "generate", "ready")
         if not self._weights_complete:
             raise RuntimeError("generate needs complete weights; the last load_weights failed")
         rollouts: dict[tuple[int, int], Rollout] = {}
@@ -102,7 +109,7 @@ class HfRolloutEngine:
                 generate until a load succeeds.
             RuntimeError: the engine is asleep.
         """
-        self._must_be_awake("load_weights")
+        require_state(self, "load_weights", "weights", "ready")
         self._weights_complete = False
         targets = self._model.state_dict(keep_vars=True)
         loaded: set[int] = set()
@@ -123,21 +130,38 @@ class HfRolloutEngine:
         self._policy_version = version
         self._weights_complete = True
 
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """See `RolloutEngine.score`."""
+        require_state(self, "score", "ready")
+        ids = torch.tensor([list(token_ids)], device=self._device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        chosen: list[float] = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        return chosen
+
     def sleep(self) -> None:
         """Move the weights off the GPU. On a CPU there is nothing to give back: caches die with each `generate`."""
-        self._asleep = True
+        self.state = "asleep"
         self._model.to("cpu")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def wake(self) -> None:
+    def wake_weights(self) -> None:
         """Bring the weights back; they are those from before `sleep`."""
+        require_state(self, "wake_weights", "asleep")
         self._model.to(self._device)
-        self._asleep = False
+        self.state = "weights"
 
-    def _must_be_awake(self, call: str) -> None:
-        if self._asleep:
-            raise RuntimeError(f"{call} needs an engine that is awake; call wake first")
+    def wake_cache(self) -> None:
+        """Get ready to generate; a cache is made anew by each `generate`."""
+        require_state(self, "wake_cache", "weights")
+        self.state = "ready"
+
+    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+        """See `RolloutEngine.differing`."""
+        require_state(self, "differing", "weights", "ready")
+        held = self._model.state_dict()
+        return [name for name, tensor in tensors if not torch.equal(held[name], tensor.to(held[name]))]
 
 
 def build_hf_engine(
@@ -168,12 +192,6 @@ def _check_architecture(model: Any) -> None:
             f"rollout.engine.kind: hf generates with full and sliding-window attention layers; "
             f"{name} has {', '.join(unfit)}. Use vllm."
         )
-
-
-def _end_of_sequence_ids(model: Any, tokenizer: Any) -> list[int]:
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
-    return sorted(ids - {None})
 
 
 def _batches(requests: Sequence[GenerationRequest], largest: int) -> list[list[Pending]]:

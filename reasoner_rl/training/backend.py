@@ -25,10 +25,17 @@ class TrainBackend(Protocol):
         """Where micro-batches must be."""
         ...
 
-    def logprobs(self, micro_batches: Sequence[MicroBatch], *, reference: bool = False) -> list[Tensor]:
+    def logprobs(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        reference: bool = False,
+        temperature: float | None = None,
+    ) -> list[Tensor]:
         """Return each micro-batch's response logprobs [N] float32, without gradient.
 
-        ``reference``: by the frozen reference policy instead of the present one.
+        ``reference``: by the frozen reference policy instead of the present one. ``temperature``: another than that of
+        the sampling.
         """
         ...
 
@@ -41,6 +48,18 @@ class TrainBackend(Protocol):
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Stream full tensors under their Hugging Face names. Collective: every rank must exhaust it."""
+        ...
+
+    def offload_optimizer(self) -> None:
+        """Move the optimizer's state to host memory. On a CPU there is nothing to move."""
+        ...
+
+    def offload_weights(self) -> None:
+        """Move the weights to host memory."""
+        ...
+
+    def reload(self) -> None:
+        """Bring back what was moved to host memory."""
         ...
 
     def save(self, folder: Path) -> None:

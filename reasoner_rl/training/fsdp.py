@@ -99,13 +99,20 @@ class FsdpBackend:
         return policy
 
     @torch.no_grad()
-    def logprobs(self, micro_batches: Sequence[MicroBatch], *, reference: bool = False) -> list[Tensor]:
+    def logprobs(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        reference: bool = False,
+        temperature: float | None = None,
+    ) -> list[Tensor]:
         """See TrainBackend. Raises RuntimeError if the reference policy was not asked for at construction."""
         policy = self._reference if reference else self._policy
         if policy is None:
             raise RuntimeError("this backend was built without a reference policy")
         policy.eval()
-        return [policy(batch.to(self.device), self._temperature).logprobs.cpu() for batch in micro_batches]
+        chosen = self._temperature if temperature is None else temperature
+        return [policy(batch.to(self.device), chosen).logprobs.cpu() for batch in micro_batches]
 
     def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
         """See TrainBackend."""
@@ -152,6 +159,33 @@ class FsdpBackend:
         ]  # persistent ones, as of a router
         yield from merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
 
+    def offload_optimizer(self) -> None:
+        """See TrainBackend. Gradients are gone already: `update` drops them."""
+        self._move_optimizer(torch.device("cpu"))
+
+    def offload_weights(self) -> None:
+        """See TrainBackend."""
+        self._move_weights(torch.device("cpu"))
+
+    def reload(self) -> None:
+        """See TrainBackend."""
+        self._move_weights(self.device)
+        self._move_optimizer(self.device)
+
+    def _move_optimizer(self, device: torch.device) -> None:
+        for state in self._optimizer.state.values():
+            for name, value in state.items():
+                # AdamW keeps its step count on the CPU unless it is fused on the GPU; it stays where it is.
+                if isinstance(value, Tensor) and value.ndim > 0:
+                    state[name] = value.to(device)
+        _release(self.device)
+
+    def _move_weights(self, device: torch.device) -> None:
+        for policy in (self._policy, self._reference):
+            if policy is not None:
+                policy.to(device)
+        _release(self.device)
+
     def save(self, folder: Path) -> None:
         """See TrainBackend."""
         model, optimizer = get_state_dict(self._policy, self._optimizer)
@@ -190,6 +224,11 @@ class FsdpBackend:
             shell.generation_config = self._policy.model.generation_config
             shell.save_pretrained(folder, state_dict=weights)
         dist.barrier()
+
+
+def _release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _whole(tensor: Tensor) -> Tensor:

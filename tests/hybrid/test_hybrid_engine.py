@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError
 from reasoner_rl.metrics import Metrics, mean, values
 from reasoner_rl.rollout.engine import GenerationRequest
 from reasoner_rl.types import Rollout
@@ -30,9 +31,20 @@ class FakeBackend:
         self.calls.append("full_weights")
         yield "w", torch.tensor([2.0])
 
-    def logprobs(self, micro_batches: Sequence[Any], *, reference: bool = False) -> list[Tensor]:
-        self.calls.append(f"logprobs reference={reference}")
-        return [torch.tensor([-1.0])]
+    def logprobs(
+        self, micro_batches: Sequence[Any], *, reference: bool = False, temperature: float | None = None
+    ) -> list[Tensor]:
+        self.calls.append(f"logprobs reference={reference} temperature={temperature}")
+        return [torch.tensor([-1.0, -2.0])]
+
+    def offload_optimizer(self) -> None:
+        self.calls.append("offload_optimizer")
+
+    def offload_weights(self) -> None:
+        self.calls.append("offload_weights")
+
+    def reload(self) -> None:
+        self.calls.append("reload")
 
     def update(self, mini_batch: Any, loss: Any) -> Metrics:
         self.calls.append(f"update {mini_batch}")
@@ -45,6 +57,8 @@ class FakeRollout:
     def __init__(self, calls: list[str]) -> None:
         self.calls = calls
         self.weights: dict[str, float] = {}
+        self.scores = [-1.0, -2.0]
+        self.wrong: list[str] = []
 
     def generate(
         self,
@@ -62,8 +76,20 @@ class FakeRollout:
     def sleep(self) -> None:
         self.calls.append("sleep")
 
-    def wake(self) -> None:
-        self.calls.append("wake")
+    def wake_weights(self) -> None:
+        self.calls.append("wake_weights")
+
+    def wake_cache(self) -> None:
+        self.calls.append("wake_cache")
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        self.calls.append(f"score {list(token_ids)}")
+        return self.scores
+
+    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+        self.calls.append("differing")
+        dict(tensors)
+        return self.wrong
 
 
 @pytest.fixture
@@ -73,8 +99,13 @@ def calls() -> list[str]:
 
 @pytest.fixture
 def engine(calls: list[str]) -> Any:
-    engine: Any = HybridEngine(FakeBackend(calls), FakeRollout(calls))  # type: ignore[arg-type]
-    return engine
+    return hybrid(calls, check="none")
+
+
+def hybrid(calls: list[str], *, check: Any = "logprobs", offload: Any = "none") -> Any:
+    proof = SyncProof(check, [7, 8, 9], tolerance=0.01)
+    backend: Any = FakeBackend(calls)
+    return HybridEngine(backend, FakeRollout(calls), proof, offload)
 
 
 def test_a_new_engine_trains_and_the_rollout_engine_sleeps(engine: Any, calls: list[str]) -> None:
@@ -87,7 +118,7 @@ def test_a_new_engine_trains_and_the_rollout_engine_sleeps(engine: Any, calls: l
 def test_publishing_wakes_then_streams_the_weights(engine: Any, calls: list[str]) -> None:
     calls.clear()
     engine.publish(3)
-    assert calls == ["wake", "load_weights 3", "full_weights"]
+    assert calls == ["wake_weights", "load_weights 3", "full_weights", "wake_cache"]
     assert engine.rollout.weights == {"w": 2.0}
     assert engine.phase == "generate"
 
@@ -96,7 +127,7 @@ def test_publishing_twice_puts_the_rollout_engine_to_sleep_between(engine: Any, 
     engine.publish(1)
     calls.clear()
     engine.publish(2)
-    assert calls == ["sleep", "wake", "load_weights 2", "full_weights"]
+    assert calls == ["sleep", "wake_weights", "load_weights 2", "full_weights", "wake_cache"]
 
 
 def test_training_begins_by_putting_the_rollout_engine_to_sleep_once(engine: Any, calls: list[str]) -> None:
@@ -113,20 +144,90 @@ def test_a_whole_step(engine: Any, calls: list[str]) -> None:
     calls.clear()
     assert engine.generate([REQUEST, REQUEST], SAMPLING) == [[ROLLOUT], [ROLLOUT]]
     engine.begin_training()
-    assert engine.logprobs([], reference=True)[0].tolist() == [-1.0]
+    assert engine.logprobs([], reference=True)[0].tolist() == [-1.0, -2.0]
     metrics = engine.update(["first", "second"], None)
     assert values(metrics) == {"train/loss": 2.5}, "metrics of all updates are merged"
     engine.publish(1)
     assert calls == [
         "generate",
         "sleep",
-        "logprobs reference=True",
+        "logprobs reference=True temperature=None",
         "update first",
         "update second",
-        "wake",
+        "wake_weights",
         "load_weights 1",
         "full_weights",
+        "wake_cache",
     ]
+
+
+EXPECT = "logprobs reference=False temperature=1.0"  # by the trainer, before anything is offloaded
+
+
+@pytest.mark.parametrize(
+    ("offload", "to_generate", "to_train"),
+    [
+        ("none", [], []),
+        ("optimizer", ["offload_optimizer"], ["reload"]),
+        ("all", ["offload_optimizer", "offload_weights"], ["reload"]),
+    ],
+)
+def test_the_order_of_a_phase_change(
+    offload: str, to_generate: list[str], to_train: list[str], calls: list[str]
+) -> None:
+    engine = hybrid(calls, offload=offload)
+    calls.clear()
+    engine.publish(1)
+    first, second = to_generate[:1], to_generate[1:]
+    assert calls == [
+        *(EXPECT, *first, "wake_weights", "load_weights 1", "full_weights", *second),
+        *("wake_cache", "score [7, 8, 9]"),
+    ]
+    calls.clear()
+    engine.begin_training()
+    assert calls == ["sleep", *to_train]
+
+
+def test_what_a_phase_change_costs_is_measured(calls: list[str]) -> None:
+    engine = hybrid(calls)
+    first = values(engine.publish(1))
+    assert first["sync/gib"] == 4 / 2**30, "one float32"
+    assert first["sync/proof_gap"] == 0
+    assert first["memory/sync_host_before_gib"] > 0.01
+    parts = sum(first[f"time/sync_{part}"] for part in ("check", "offload", "wake", "load"))
+    assert 0 < parts <= first["time/sync"]
+    assert "time/switch" not in first, "there was nothing to switch back from"
+    engine.begin_training()
+    second = values(engine.publish(2))
+    assert second["time/switch"] > 0
+    assert second["sync/gib"] == first["sync/gib"], "measured anew"
+
+
+@pytest.mark.parametrize("scores", [[-1.0, -2.1], [-1.0, float("nan")]])
+@pytest.mark.parametrize(
+    ("wrong", "reason"), [(["w"], "these tensors differ: w$"), ([], "no tensor differs, so the")]
+)
+def test_a_sync_that_went_wrong_stops_the_run(
+    calls: list[str], scores: list[float], wrong: list[str], reason: str
+) -> None:
+    engine = hybrid(calls, offload="all")
+    engine.rollout.scores, engine.rollout.wrong = scores, wrong
+    with pytest.raises(WeightSyncError, match=rf"differ by .* nats on average.*{reason}"):
+        engine.publish(1)
+    assert calls[-3:] == ["reload", "differing", "full_weights"], "the names need the trainer's weights back"
+    with pytest.raises(RuntimeError, match="generate phase"):
+        engine.generate([REQUEST], SAMPLING)
+
+
+def test_every_tensor_can_be_compared_instead(calls: list[str]) -> None:
+    engine = hybrid(calls, check="tensors", offload="all")
+    calls.clear()
+    engine.publish(1)
+    assert [call for call in calls if "score" in call or "logprobs" in call] == []
+    assert calls.index("differing") < calls.index("offload_weights")
+    engine.rollout.wrong = [f"layer.{n}" for n in range(12)]
+    with pytest.raises(WeightSyncError, match=r"these tensors differ: layer\.0, .*layer\.9 and 2 more"):
+        engine.publish(2)
 
 
 @pytest.mark.parametrize("call", ["logprobs", "update"])

@@ -201,6 +201,29 @@ def test_a_run_that_has_learnt_everything_ends_well(
     assert "step 3: all right; the run ends after step 2" in capsys.readouterr().out
 
 
+def test_a_run_that_generates_with_vllm(
+    write_recipe: Recipe, tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    recipe = write_recipe(
+        model={"path": str(tiny_checkpoint("qwen2-wide-tied"))},
+        rollout={
+            "engine": {"kind": "vllm", "max_batch_sequences": 16},
+            "responses_per_prompt": 4,
+            "sampling": {"max_response_tokens": 12},
+        },
+    )
+    assert train(load_recipe(recipe)) is not None  # type: ignore[arg-type]
+    steps = [row for row in read_lines(tmp_path / "run" / "metrics.jsonl") if "train/lr" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    for row in steps:
+        assert row["policy/rollout_gap_max"] < 1e-4
+        assert row["sync/proof_gap"] < 1e-4
+        assert row["sync/gib"] > 0
+    start = load_file(tiny_checkpoint("qwen2-wide-tied") / "model.safetensors")
+    assert any(not torch.equal(tensor, start[name]) for name, tensor in weights(tmp_path / "run").items())
+
+
 def test_what_does_not_fit_into_the_models_context_is_told_before_training(write_recipe: Recipe) -> None:
     recipe = write_recipe(evaluation={}, rollout={"sampling": {"max_response_tokens": 245}})
     with pytest.raises(

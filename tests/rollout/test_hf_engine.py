@@ -333,7 +333,8 @@ def test_wrong_weights_are_named_and_stop_generation(engine: Any, tiny_checkpoin
         assert problem in str(caught.value)
     assert rollout_engine.policy_version == 0
     rollout_engine.sleep()
-    rollout_engine.wake()
+    rollout_engine.wake_weights()
+    rollout_engine.wake_cache()
     with pytest.raises(RuntimeError, match="complete weights"):
         rollout_engine.generate(REQUESTS, SamplingConfig())
     rollout_engine.load_weights(weights.items(), version=1)
@@ -345,12 +346,36 @@ def test_asleep_nothing_is_generated_or_loaded(engine: Any) -> None:
     rollout_engine = engine()
     before = rollout_engine.generate(REQUESTS, sampling)
     rollout_engine.sleep()
-    with pytest.raises(RuntimeError, match="generate needs an engine that is awake"):
+    with pytest.raises(RuntimeError, match="generate needs an engine that is ready; it is asleep"):
         rollout_engine.generate(REQUESTS, sampling)
-    with pytest.raises(RuntimeError, match="load_weights needs an engine that is awake"):
+    with pytest.raises(
+        RuntimeError, match="load_weights needs an engine that is weights or ready; it is asleep"
+    ):
         rollout_engine.load_weights([], version=1)
-    rollout_engine.wake()
+    rollout_engine.wake_weights()
+    with pytest.raises(RuntimeError, match="generate needs an engine that is ready; it is weights"):
+        rollout_engine.generate(REQUESTS, sampling)
+    rollout_engine.wake_cache()
+    with pytest.raises(RuntimeError, match="wake_weights needs an engine that is asleep; it is ready"):
+        rollout_engine.wake_weights()
     assert rollout_engine.generate(REQUESTS, sampling) == before
+
+
+def test_scores_of_a_text_are_those_of_the_plain_model(engine: Any, tiny_checkpoint: Checkpoint) -> None:
+    ids = [5, 9, 30, 31, 7, 7, 60]
+    expected = plain_logprobs(
+        AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied")), ids[:1], ids[1:], 1.0
+    )
+    torch.testing.assert_close(torch.tensor(engine("qwen2-tied").score(ids)), expected, atol=1e-5, rtol=0)
+
+
+def test_the_tensors_that_differ_are_named(engine: Any, tiny_checkpoint: Checkpoint) -> None:
+    rollout_engine = engine("qwen2-tied")
+    weights = dict(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied")).named_parameters())
+    assert rollout_engine.differing(weights.items()) == []
+    with torch.no_grad():
+        weights["model.layers.1.self_attn.k_proj.weight"][3, 2] += 1e-6
+    assert rollout_engine.differing(weights.items()) == ["model.layers.1.self_attn.k_proj.weight"]
 
 
 def test_build_reads_the_checkpoint_in_the_right_format(

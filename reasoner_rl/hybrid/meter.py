@@ -1,0 +1,76 @@
+"""What a phase change costs: seconds, bytes moved, memory before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from reasoner_rl.metrics import Metrics, maximum, mean, merge, total
+from reasoner_rl.observability.measurements import PhaseTimer
+
+GIB = 2**30
+
+
+class SwitchMeter:
+    """Collects the measurements of phase changes until they are taken.
+
+    A change named ``sync`` with a part named ``load`` gives ``time/sync``, ``time/sync_load`` and
+    ``memory/sync_{host,device}_{before,after}_gib``; bytes counted in it give ``sync/gib`` and
+    ``speed/sync_gib_per_second``.
+    """
+
+    def __init__(self) -> None:
+        self._timer = PhaseTimer()
+        self._metrics: Metrics = {}
+        self._bytes = 0
+
+    @contextmanager
+    def change(self, name: str) -> Iterator[None]:
+        """Measure the block as one phase change."""
+        before = _memory_gib()
+        with self._timer(name):
+            yield
+        for place, gib in before.items():
+            self._metrics[f"memory/{name}_{place}_before_gib"] = maximum(gib)
+        for place, gib in _memory_gib().items():
+            self._metrics[f"memory/{name}_{place}_after_gib"] = maximum(gib)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure the block as a part of a change."""
+        with self._timer(name):
+            yield
+
+    def counted(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Pass tensors on, counting their bytes."""
+        for name, tensor in tensors:
+            self._bytes += tensor.numel() * tensor.element_size()
+            yield name, tensor
+
+    def take(self) -> Metrics:
+        """Return everything measured since the last call."""
+        timed = self._timer.metrics()
+        moved = self._bytes / GIB
+        seconds = timed["time/sync_load"].total if "time/sync_load" in timed else 0.0
+        taken = merge(
+            [
+                self._metrics,
+                timed,
+                {"sync/gib": total(moved), "speed/sync_gib_per_second": mean(moved, seconds)},
+            ]
+        )
+        self._timer.reset()
+        self._metrics, self._bytes = {}, 0
+        return taken
+
+
+def _memory_gib() -> dict[str, float]:
+    """Resident memory of this process, and what PyTorch's allocator holds of the GPU."""
+    measured = {"host": psutil.Process().memory_info().rss / GIB}
+    if torch.cuda.is_available():
+        measured["device"] = torch.cuda.memory_reserved() / GIB
+    return measured

@@ -1,0 +1,105 @@
+"""Proof, after every weight sync, that generation uses the trained weights: a wrong sync is a silent one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.metrics import Metrics, maximum
+from reasoner_rl.rollout.engine import RolloutEngine
+from reasoner_rl.training.backend import TrainBackend
+from reasoner_rl.types import MicroBatch, TrainSample
+
+SyncCheck = Literal["logprobs", "tensors", "none"]
+
+# Sums, and words that every tokenizer knows: any weight that is wrong moves some of their logprobs.
+TEXT = "The quick brown fox jumps over the lazy dog. Compute 3+5-7 and 12*11: 3+5=8, 8-7=1, 12*11=132. Answer: 132"
+NAMED = 10  # tensors named in an error
+
+
+class WeightSyncError(RuntimeError):
+    """The rollout engine does not have the trainer's weights."""
+
+
+class SyncProof:
+    """Compares the two engines.
+
+    Args:
+        check: "logprobs": both score a fixed text, a forward pass of some dozen tokens. "tensors": every tensor is
+            compared to the bit. "none": nothing is.
+        token_ids: the fixed text, at least two tokens.
+        tolerance: largest mean gap of the text's logprobs, in nats.
+    """
+
+    def __init__(self, check: SyncCheck, token_ids: Sequence[int], tolerance: float) -> None:
+        self._check, self._token_ids, self._tolerance = check, list(token_ids), tolerance
+        self._gap: float | None = None
+
+    def expected(self, backend: TrainBackend) -> list[float]:
+        """The fixed text's logprobs by the trainer. Collective: every rank must call it."""
+        if self._check != "logprobs":
+            return []
+        [logprobs] = backend.logprobs([_as_micro_batch(self._token_ids)], temperature=1.0)
+        scores: list[float] = logprobs.tolist()
+        return scores
+
+    def compare_scores(self, expected: Sequence[float], rollout: RolloutEngine) -> None:
+        """Raise WeightSyncError unless the rollout engine gives the fixed text the ``expected`` logprobs."""
+        if self._check != "logprobs":
+            return
+        scored = rollout.score(self._token_ids)
+        self._gap = fmean(abs(a - b) for a, b in zip(scored, expected, strict=True))
+        if not self._gap <= self._tolerance:  # NaN is no agreement either
+            raise WeightSyncError(
+                f"after the weight sync the logprobs of a fixed text differ by {self._gap:.3g} nats on average between "
+                f"trainer and rollout engine; at most {self._tolerance:g} is rounding (rollout.sync_tolerance)"
+            )
+
+    def compare_tensors(self, backend: TrainBackend, rollout: RolloutEngine) -> None:
+        """Raise WeightSyncError naming the tensors that differ, if tensors are to be compared. Collective."""
+        if self._check == "tensors" and (names := rollout.differing(backend.full_weights())):
+            raise WeightSyncError(f"after the weight sync these tensors differ: {_listed(names)}")
+
+    def named(self, error: WeightSyncError, backend: TrainBackend, rollout: RolloutEngine) -> WeightSyncError:
+        """The error with the names of the tensors that differ, found by a second sync. Collective."""
+        names = rollout.differing(backend.full_weights())
+        reason = (
+            f"these tensors differ: {_listed(names)}"
+            if names
+            else "no tensor differs, so the two engines compute differently with the same weights"
+        )
+        return WeightSyncError(f"{error}; {reason}")
+
+    def metrics(self) -> Metrics:
+        """``sync/proof_gap``, the mean gap in nats, if it was measured."""
+        return {} if self._gap is None else {"sync/proof_gap": maximum(self._gap)}
+
+
+def proof_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The fixed text in a model's tokens."""
+    ids: list[int] = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _as_micro_batch(token_ids: Sequence[int]) -> MicroBatch:
+    """The first token as the prompt, all others as the response."""
+    response = torch.tensor(token_ids[1:], dtype=torch.int64)
+    sample = TrainSample(
+        prompt_ids=torch.tensor(token_ids[:1], dtype=torch.int64),
+        response_ids=response,
+        loss_mask=torch.ones(len(response), dtype=torch.bool),
+        advantages=torch.zeros(len(response)),
+        rollout_logprobs=torch.zeros(len(response)),
+    )
+    [micro_batch] = plan_mini_batch([sample], len(token_ids), len(response)).micro_batches
+    return micro_batch

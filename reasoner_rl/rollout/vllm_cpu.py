@@ -1,0 +1,72 @@
+"""What vLLM needs before it can generate on a CPU beside a trainer whose weights it takes over. CPU only.
+
+Two of vLLM's private names are used, and checked: a version that renamed them is refused with their names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from reasoner_rl.errors import UserError
+
+# Read by vLLM when it is imported. The key-value cache is in GiB; threads are left to PyTorch, because vLLM's binding
+# would take the trainer's cores away for good.
+_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+_LINEAR_LAYERS = ("vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm")
+_SHARED_MEMORY = ("vllm.distributed.device_communicators.cpu_communicator", "_CPUSHMDistributed")
+
+
+def set_environment() -> None:
+    """Give vLLM's variables the values that suit one process; what the user has set stays. Before the first import."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def adapt() -> None:
+    """Make `load_weights` work on a CPU, and jobs on one machine keep out of each other's shared memory.
+
+    Raises UserError if vLLM no longer has the private names that this replaces.
+    """
+    layers, _ = _require(*_LINEAR_LAYERS)
+    layers.dispatch_cpu_unquantized_gemm = _plain_linear  # type: ignore[attr-defined]
+    _, shared_memory = _require(*_SHARED_MEMORY, "make_group_name")
+    if not hasattr(shared_memory, "reasoner_rl_original"):
+        shared_memory.reasoner_rl_original = staticmethod(shared_memory.make_group_name)
+        shared_memory.make_group_name = staticmethod(_group_name_of_this_job)
+
+
+def _plain_linear(layer: Any, remove_weight: bool) -> None:
+    """vLLM repacks linear weights and empties the originals; a weight loaded later would go nowhere, or be stale."""
+    del remove_weight
+    layer.cpu_linear = torch.nn.functional.linear
+
+
+def _group_name_of_this_job(communicator: Any) -> str:
+    """With ranks started from outside every job would get the same name in /dev/shm."""
+    _, shared_memory = _require(*_SHARED_MEMORY)
+    return f"job{os.environ.get('MASTER_PORT', '0')}-{shared_memory.reasoner_rl_original(communicator).lstrip('/')}"
+
+
+def _require(module: str, name: str, attribute: str | None = None) -> tuple[ModuleType, Any]:
+    loaded: Any = None
+    try:
+        loaded = importlib.import_module(module)
+        found = getattr(loaded, name)
+        if attribute is not None:
+            getattr(found, attribute)
+    except (ImportError, AttributeError) as error:
+        version = getattr(importlib.import_module("vllm"), "__version__", "unknown")
+        place = ".".join(part for part in (module, name, attribute) if part)
+        raise UserError(
+            f"rollout.engine.kind=vllm on a CPU replaces {place}, which vLLM {version} does not have; "
+            "docs/architecture.md lists the versions that were tested"
+        ) from error
+    return loaded, found

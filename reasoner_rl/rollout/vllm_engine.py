@@ -1,0 +1,263 @@
+"""vLLM in this process, as a rollout engine whose weights the trainer replaces after every step.
+
+With vllm_cpu, the only module that imports vLLM. One vLLM request a response, each with a seed of its own, so a
+response does not depend on what is generated beside it; the prompt is computed once, by prefix caching.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
+from reasoner_rl.errors import ConfigError, MissingExtraError
+from reasoner_rl.rollout import vllm_cpu
+from reasoner_rl.rollout.engine import (
+    EngineState,
+    GenerationRequest,
+    end_of_sequence_ids,
+    require_state,
+)
+from reasoner_rl.seeding import derive_seed
+from reasoner_rl.tokenizer import context_length, require_folder
+from reasoner_rl.types import FinishReason, Rollout
+
+_SEEDS = 2**63  # vLLM holds seeds in signed 64 bits
+
+
+class VllmRolloutEngine:
+    """Implements `RolloutEngine` on a `vllm.LLM` in this process.
+
+    Args:
+        llm: with logprobs_mode "processed_logprobs" and every worker in this process.
+        eos_ids: tokens that end a response.
+        sleep_level: 1 keeps the weights in host memory while asleep, 2 drops them; None: it cannot sleep (CPU).
+    """
+
+    def __init__(self, llm: Any, tokenizer: Any, eos_ids: Sequence[int], sleep_level: int | None) -> None:
+        self._llm, self._engine = llm, llm.llm_engine
+        self._params: Any = importlib.import_module("vllm").SamplingParams
+        self._tokenizer = tokenizer
+        self._eos_ids = list(eos_ids)
+        self._sleep_level = sleep_level
+        self._policy_version = 0
+        self.state: EngineState = "ready"
+
+    @property
+    def policy_version(self) -> int:
+        """Version passed to the last `load_weights`."""
+        return self._policy_version
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """See `RolloutEngine.generate`. If interrupted, all its requests are aborted."""
+        require_state(self, "generate", "ready")
+        samples = [(request, sample) for request in requests for sample in range(request.samples)]
+        names = self._llm.enqueue(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in samples],
+            [
+                self._sampling_params(sampling, derive_seed(request.seed, sample) % _SEEDS)
+                for request, sample in samples
+            ],
+            use_tqdm=False,
+        )
+        outputs: list[Any] = []
+        try:
+            while self._engine.has_unfinished_requests():
+                finished = [output for output in self._engine.step() if output.finished]
+                outputs += finished
+                if finished and progress is not None:
+                    progress(len(finished))
+        except BaseException:
+            self._engine.abort_request(names, internal=True)
+            raise
+        outputs.sort(key=lambda output: int(output.request_id))  # as they were enqueued
+        rollouts = iter([self._to_rollout(output.outputs[0]) for output in outputs])
+        return [[next(rollouts) for _ in range(request.samples)] for request in requests]
+
+    def _sampling_params(self, sampling: SamplingConfig, seed: int) -> Any:
+        return self._params(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_response_tokens,
+            min_tokens=sampling.min_response_tokens,
+            stop=sampling.stop or None,
+            include_stop_str_in_output=True,
+            stop_token_ids=self._eos_ids,
+            seed=seed,
+            logprobs=0,  # of the sampled token alone
+            detokenize=bool(sampling.stop),  # vLLM finds stop strings in the text
+        )
+
+    def _to_rollout(self, output: Any) -> Rollout:
+        token_ids = tuple(output.token_ids)
+        logprobs = tuple(
+            position[token].logprob for position, token in zip(output.logprobs, token_ids, strict=True)
+        )
+        reason: FinishReason = "length" if output.finish_reason == "length" else "stop"
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return Rollout(token_ids, logprobs, reason, self._policy_version, text)
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """See `RolloutEngine.score`."""
+        require_state(self, "score", "ready")
+        params = self._params(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        [output] = self._llm.generate([{"prompt_token_ids": list(token_ids)}], params, use_tqdm=False)
+        pairs = zip(output.prompt_logprobs[1:], token_ids[1:], strict=True)
+        return [position[token].logprob for position, token in pairs]
+
+    def wake_weights(self) -> None:
+        """See `RolloutEngine.wake_weights`."""
+        require_state(self, "wake_weights", "asleep")
+        if self._sleep_level is not None:
+            self._llm.wake_up(tags=["weights"])
+        self.state = "weights"
+
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `RolloutEngine.load_weights`. Of tensors that vLLM fuses, it is not noticed if some are missing."""
+        require_state(self, "load_weights", "weights", "ready")
+
+        def load(model: nn.Module) -> list[str]:
+            loaded = model.load_weights(tensors)  # type: ignore[operator]
+            return sorted({name for name, _ in model.named_parameters()} - set(loaded or ()))
+
+        try:
+            [missing] = self._llm.apply_model(load)
+        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
+            reason = str(error).partition(". The available")[0]  # vLLM goes on to list them all
+            raise ValueError(f"the weights do not fit the rollout model: {reason}") from error
+        if missing:
+            raise ValueError(f"the weights do not fit the rollout model: {', '.join(missing)} got none")
+        self._forget_prefixes()
+        self._policy_version = version
+
+    def wake_cache(self) -> None:
+        """See `RolloutEngine.wake_cache`."""
+        require_state(self, "wake_cache", "weights")
+        if self._sleep_level is not None:
+            self._llm.wake_up(tags=["kv_cache"])
+        self.state = "ready"
+
+    def sleep(self) -> None:
+        """See `RolloutEngine.sleep`."""
+        if self._sleep_level is not None and self.state != "asleep":
+            self._llm.sleep(level=self._sleep_level)
+        self.state = "asleep"
+
+    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+        """See `RolloutEngine.differing`.
+
+        vLLM fuses and pads tensors in ways that differ between models, so each is loaded by vLLM's own loader; one
+        that changes anything was different. Holds a copy of the weights in host memory meanwhile.
+        """
+        require_state(self, "differing", "weights", "ready")
+
+        def compare(model: nn.Module) -> list[str]:
+            parameters = dict(model.named_parameters())
+            before = {name: _copy_to_host(parameter) for name, parameter in parameters.items()}
+            changed = []
+            for name, tensor in tensors:
+                touched = model.load_weights([(name, tensor)])  # type: ignore[operator]
+                after = {part: _copy_to_host(parameters[part]) for part in touched}
+                if any(not torch.equal(after[part], before[part]) for part in touched):
+                    changed.append(name)
+                before |= after
+            return changed
+
+        [changed] = self._llm.apply_model(compare)
+        self._forget_prefixes()
+        return changed
+
+    def _forget_prefixes(self) -> None:
+        """Keys and values of prompts under the old weights must not be used again."""
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
+
+
+def build_vllm_engine(
+    model_config: ModelConfig,
+    config: VllmEngineConfig,
+    tokenizer: Any,
+    device: torch.device,
+    *,
+    context_tokens: int,
+    seed: int,
+) -> VllmRolloutEngine:
+    """Start vLLM in this process with the checkpoint that training starts from.
+
+    context_tokens: longest prompt and response together.
+
+    Raises MissingExtraError if vLLM is not installed, and ConfigError if it refuses the model.
+    """
+    require_folder("model.path", model_config.path)
+    on_cpu = device.type == "cpu"
+    llm_class = _import_llm(on_cpu)
+    options: dict[str, Any] = {
+        "model": model_config.path,
+        "tokenizer": model_config.tokenizer or model_config.path,
+        "trust_remote_code": model_config.trust_remote_code,
+        "dtype": config.dtype or model_config.dtype,
+        "max_model_len": min(context_tokens, context_length(model_config) or context_tokens),
+        "max_num_seqs": config.max_batch_sequences,
+        "tensor_parallel_size": config.tensor_parallel,
+        "distributed_executor_backend": "external_launcher" if config.tensor_parallel > 1 else "uni",
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "enforce_eager": config.enforce_eager or on_cpu,
+        "disable_log_stats": True,
+        "seed": seed,
+    }
+    if on_cpu:
+        # Whole prompts only: vLLM cannot rewind a CPU generator, which a prompt cut in two needs.
+        options |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(context_tokens, config.max_batched_tokens),
+        }
+    else:
+        options |= {
+            "enable_sleep_mode": True,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "max_num_batched_tokens": config.max_batched_tokens,
+        }
+    try:
+        llm = llm_class(**options)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise ConfigError(f"model.path={model_config.path!r}: vLLM refuses it: {error}") from error
+    try:
+        generation = GenerationConfig.from_pretrained(model_config.path)
+    except OSError:
+        generation = None
+    eos_ids = end_of_sequence_ids(generation, tokenizer)
+    return VllmRolloutEngine(llm, tokenizer, eos_ids, None if on_cpu else config.sleep_level)
+
+
+def _import_llm(on_cpu: bool) -> Any:
+    if importlib.util.find_spec("vllm") is None:
+        extra = "vllm-cpu" if on_cpu else "vllm"
+        raise MissingExtraError(extra, extra, "rollout.engine.kind=vllm")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine's core in this process too
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if on_cpu:
+        vllm_cpu.set_environment()
+    llm_class: Any = importlib.import_module("vllm").LLM
+    if on_cpu:
+        vllm_cpu.adapt()
+    return llm_class
+
+
+def _copy_to_host(parameter: Tensor) -> Tensor:
+    return parameter.detach().to("cpu", copy=True)

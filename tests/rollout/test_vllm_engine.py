@@ -1,0 +1,307 @@
+"""The vLLM engine on a CPU: against a plain model, under new weights, and beside an FSDP trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.config.algorithm import LossConfig
+from reasoner_rl.config.model import LoraConfig, ModelConfig
+from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
+from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, TrainingConfig
+from reasoner_rl.errors import UserError
+from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError, proof_token_ids
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.metrics import values
+from reasoner_rl.rollout import vllm_cpu
+from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
+from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.types import Rollout, TrainSample
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+CPU = torch.device("cpu")
+MODELS = ["qwen2-wide-tied", "qwen2-wide-untied", "llama-wide-tied", "llama-wide-untied"]
+PROMPTS = [[5, 9, 30, 31], [7], [40, 41, 42, 43, 44, 45, 46], [12, 80, 3]]
+REQUESTS = [GenerationRequest(tuple(prompt), 3, seed=index) for index, prompt in enumerate(PROMPTS)]
+Checkpoint = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> Callable[..., VllmRolloutEngine]:
+    """A function from a model's name to an engine with that checkpoint's weights; one start a model."""
+    started: dict[tuple[str, str], VllmRolloutEngine] = {}
+
+    def start(name: str = "qwen2-wide-tied", dtype: Any = "float32") -> VllmRolloutEngine:
+        path = tiny_checkpoint(name)
+        if (name, dtype) not in started:
+            single_process_group()  # as beside a trainer
+            config = VllmEngineConfig(max_batch_sequences=16, max_batched_tokens=512, dtype=dtype)
+            started[name, dtype] = build_vllm_engine(
+                ModelConfig(path=str(path)), config, tiny_tokenizer, CPU, context_tokens=96, seed=0
+            )
+        started[name, dtype].state = "ready"
+        started[name, dtype].load_weights(plain(path).named_parameters(), version=0)
+        return started[name, dtype]
+
+    return start
+
+
+def plain(path: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def flat(groups: Sequence[Sequence[Rollout]]) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group]
+
+
+@torch.no_grad()
+def plain_logprobs(
+    model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float = 1.0
+) -> Tensor:
+    logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor([list(response)]).T)[:, 0]
+
+
+def largest_gap(model: Any, groups: Sequence[Sequence[Rollout]], temperature: float) -> float:
+    """Between an engine's logprobs and a plain model's, in nats."""
+    return max(
+        float(
+            (torch.tensor(r.logprobs) - plain_logprobs(model, prompt, r.token_ids, temperature)).abs().max()
+        )
+        for prompt, group in zip(PROMPTS, groups, strict=True)
+        for r in group
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logprobs_are_the_models_before_and_after_new_weights(
+    name: str, engine: Any, tiny_checkpoint: Checkpoint
+) -> None:
+    vllm, model = engine(name), plain(tiny_checkpoint(name))
+    before = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=10))
+    assert largest_gap(model, before, 1.0) < 1e-5
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    vllm.load_weights(model.named_parameters(), version=7)
+    after = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=10, temperature=0.7))
+    assert largest_gap(model, after, 0.7) < 1e-4
+    assert {rollout.policy_version for rollout in flat(after)} == {vllm.policy_version} == {7}
+    assert [r.token_ids for r in flat(after)] != [r.token_ids for r in flat(before)]
+    ids = [5, 9, 30, 31, 7, 7, 60]
+    torch.testing.assert_close(
+        torch.tensor(vllm.score(ids)), plain_logprobs(model, ids[:1], ids[1:]), atol=1e-4, rtol=0
+    )
+
+
+def test_a_response_depends_on_its_own_seed_alone(engine: Any) -> None:
+    vllm, sampling = engine(), SamplingConfig(max_response_tokens=12)
+
+    def draw(requests: Sequence[GenerationRequest]) -> list[list[tuple[int, ...]]]:
+        return [[rollout.token_ids for rollout in group] for group in vllm.generate(requests, sampling)]
+
+    together = draw(REQUESTS)
+    assert draw(REQUESTS) == together
+    assert draw(REQUESTS[2:3]) == together[2:3]
+    assert draw(REQUESTS[::-1]) == together[::-1]
+    assert len(set(together[2])) == 3, "responses to one prompt differ"
+    assert draw([GenerationRequest(REQUESTS[2].prompt_ids, 3, seed=99)]) != together[2:3]
+
+
+def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
+    vllm = engine()
+    limited = flat(vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=5, min_response_tokens=5)))
+    assert {(len(r.token_ids), r.finish_reason) for r in limited} == {(5, "length")}
+    many = [GenerationRequest((5, 9), 200, seed=3)]
+    stopped = [
+        r
+        for r in flat(vllm.generate(many, SamplingConfig(max_response_tokens=40)))
+        if r.finish_reason == "stop"
+    ]
+    assert stopped
+    for rollout in stopped:
+        assert rollout.token_ids[-1] == tiny_tokenizer.eos_token_id, (
+            "the end is part of the response, and trained"
+        )
+        assert tiny_tokenizer.eos_token_id not in rollout.token_ids[:-1]
+        assert rollout.text == tiny_tokenizer.decode(rollout.token_ids[:-1])
+    greedy = flat(vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=8, temperature=0)))
+    assert all(len({greedy[i + j].token_ids for j in range(3)}) == 1 for i in range(0, len(greedy), 3))
+    stop = tiny_tokenizer.decode(greedy[0].token_ids[2:4])
+    [[ended, *_], *_] = vllm.generate(
+        REQUESTS, SamplingConfig(max_response_tokens=8, temperature=0, stop=[stop])
+    )
+    assert ended.token_ids == greedy[0].token_ids[: len(ended.token_ids)]
+    assert ended.text.endswith(stop)
+    assert ended.finish_reason == "stop"
+
+
+def test_progress_and_interruption(engine: Any) -> None:
+    vllm, seen = engine(), []
+    vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=4), seen.append)
+    assert sum(seen) == 12
+
+    def interrupt(finished: int) -> None:
+        raise KeyboardInterrupt
+
+    many = [GenerationRequest((5, 9), 40, seed=3)]
+    with pytest.raises(KeyboardInterrupt):
+        vllm.generate(many, SamplingConfig(max_response_tokens=20), interrupt)
+    assert not vllm._engine.has_unfinished_requests()
+    assert vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=4))
+
+
+def test_states(engine: Any) -> None:
+    vllm, sampling = engine(), SamplingConfig(max_response_tokens=4)
+    before = vllm.generate(REQUESTS, sampling)
+    vllm.sleep()
+    for call, arguments in (
+        ("generate", (REQUESTS, sampling)),
+        ("score", ([1, 2],)),
+        ("load_weights", ([], 1)),
+    ):
+        with pytest.raises(RuntimeError, match=f"{call} needs an engine that is .*; it is asleep"):
+            getattr(vllm, call)(*arguments)
+    vllm.wake_weights()
+    with pytest.raises(RuntimeError, match="generate needs an engine that is ready; it is weights"):
+        vllm.generate(REQUESTS, sampling)
+    vllm.wake_cache()
+    assert vllm.generate(REQUESTS, sampling) == before
+
+
+def test_tensors_that_differ_are_named_though_vllm_fuses_them(
+    engine: Any, tiny_checkpoint: Checkpoint
+) -> None:
+    vllm = engine("llama-wide-untied")
+    weights = dict(plain(tiny_checkpoint("llama-wide-untied")).named_parameters())
+    assert vllm.differing(weights.items()) == []
+    wrong = {
+        "model.layers.0.self_attn.k_proj.weight",
+        "model.layers.1.mlp.up_proj.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    }
+    with torch.no_grad():
+        for name in wrong:
+            weights[name].flatten()[3] += 1e-6
+    assert set(vllm.differing(weights.items())) == wrong
+
+
+def test_weights_that_do_not_fit_are_named(engine: Any, tiny_checkpoint: Checkpoint) -> None:
+    vllm, weights = engine(), dict(plain(tiny_checkpoint("qwen2-wide-tied")).named_parameters())
+    short = {name: tensor for name, tensor in weights.items() if name != "model.norm.weight"}
+    with pytest.raises(ValueError, match=r"do not fit the rollout model: model\.norm\.weight got none"):
+        vllm.load_weights(short.items(), version=1)
+    with pytest.raises(ValueError, match=r"do not fit the rollout model: .*surplus"):
+        vllm.load_weights([*weights.items(), ("model.surplus.weight", torch.zeros(1))], version=1)
+
+
+def test_a_vllm_that_renamed_what_is_replaced_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm.model_executor.layers.utils as layers
+
+    monkeypatch.delattr(layers, "dispatch_cpu_unquantized_gemm")
+    with pytest.raises(
+        UserError, match=r"replaces .*dispatch_cpu_unquantized_gemm, which vLLM [0-9.]+ does not have"
+    ):
+        vllm_cpu.adapt()
+
+
+# --- beside a trainer ----------------------------------------------------------------------------------------------
+
+
+def hybrid(
+    vllm: VllmRolloutEngine, path: Path, tokenizer: Any, *, check: Any = "logprobs", **model: Any
+) -> HybridEngine:
+    backend = FsdpBackend(
+        ModelConfig(path=str(path), **model),
+        TrainingConfig(optimizer=OptimizerConfig(lr=1e-2)),
+        FsdpBackendConfig(),
+        temperature=0.7,
+        total_updates=10,
+        updates_per_step=1,
+    )
+    return HybridEngine(backend, vllm, SyncProof(check, proof_token_ids(tokenizer), tolerance=1e-3))
+
+
+def as_samples(groups: Sequence[Sequence[Rollout]]) -> list[TrainSample]:
+    return [
+        TrainSample(
+            prompt_ids=torch.tensor(prompt),
+            response_ids=torch.tensor(rollout.token_ids),
+            loss_mask=torch.ones(len(rollout.token_ids), dtype=torch.bool),
+            advantages=torch.full((len(rollout.token_ids),), (-1.0) ** index),
+            rollout_logprobs=torch.tensor(rollout.logprobs),
+        )
+        for prompt, group in zip(PROMPTS, groups, strict=True)
+        for index, rollout in enumerate(group)
+    ]
+
+
+@pytest.mark.parametrize("name", [*MODELS, "qwen2-wide-tied with LoRA"])
+def test_trainer_and_vllm_agree_before_and_after_updates(
+    name: str, engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any
+) -> None:
+    name, _, lora = name.partition(" with ")
+    vllm = engine(name)
+    both = hybrid(
+        vllm, tiny_checkpoint(name), tiny_tokenizer, lora=LoraConfig(rank=4, alpha=8) if lora else None
+    )
+    loss = partial(policy_loss, config=LossConfig())
+    generated = []
+    for version in range(3):
+        synced = values(both.publish(version))
+        assert synced["sync/proof_gap"] < 1e-4
+        generated.append(both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7)))
+        both.begin_training()
+        batch = plan_mini_batch(as_samples(generated[-1]), 100, 12)
+        gaps = [
+            (computed - micro.rollout_logprobs).abs().max()
+            for micro, computed in zip(batch.micro_batches, both.logprobs(batch.micro_batches), strict=True)
+        ]
+        assert float(max(gaps)) < 1e-4
+        both.update([batch], loss)
+    assert generated[0] != generated[2], "the policy moved"
+
+
+def test_a_corrupted_sync_is_caught_and_the_tensor_named(
+    engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, wrong = tiny_checkpoint("llama-wide-untied"), "model.layers.1.self_attn.v_proj.weight"
+    both = hybrid(engine("llama-wide-untied"), path, tiny_tokenizer)
+    both.publish(1)
+    load = both.rollout.load_weights
+
+    def corrupt(tensors: Any, version: int) -> None:
+        load(((name, tensor.flip(0) if name == wrong else tensor) for name, tensor in tensors), version)
+
+    monkeypatch.setattr(both.rollout, "load_weights", corrupt)
+    with pytest.raises(
+        WeightSyncError, match=rf"differ by .* nats on average.*these tensors differ: {wrong}$"
+    ):
+        both.publish(2)
+
+
+def test_float32_master_weights_and_bfloat16_generation(
+    engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any
+) -> None:
+    both = hybrid(
+        engine("qwen2-wide-untied", "bfloat16"),
+        tiny_checkpoint("qwen2-wide-untied"),
+        tiny_tokenizer,
+        check="tensors",
+    )
+    both.publish(1)  # compares every tensor after rounding
+    [group, *_] = both.generate(REQUESTS, SamplingConfig(max_response_tokens=8))
+    assert all(len(rollout.token_ids) >= 1 for rollout in group)

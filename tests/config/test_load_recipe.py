@@ -482,6 +482,15 @@ def test_loading_imports_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "gspo"])
+def test_the_recipes_of_one_model_differ_in_the_algorithm_alone(kind: str) -> None:
+    config = online(f"{kind}_qwen2.5_1.5b")
+    assert config.algorithm.kind == kind
+    assert config.run.output_dir == Path(f"runs/{kind}_qwen2.5_1.5b")
+    same = config.model_copy(update={"run": None, "algorithm": None})
+    assert same == online("grpo_qwen2.5_1.5b").model_copy(update={"run": None, "algorithm": None})
+
+
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_recipes_load(file: Path) -> None:
     assert shipped_recipes()[file.stem] == file

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
 
 REQUIRED: dict[str, Any] = {
@@ -38,6 +39,22 @@ def test_the_dapo_run() -> None:
     assert rows["updates a step"] == "16"
     assert rows["updates in all"] == "3,200 (160 of them warm-up)"
     assert rows["micro-batch"] == "16,384 tokens; a longer sequence stands alone"
+
+
+def test_the_shipped_recipe_is_the_dapo_run() -> None:
+    config = load_recipe("dapo_qwen2.5_32b")
+    assert isinstance(config, OnlineConfig)
+    numbers = step_arithmetic(config)
+    assert (numbers.responses_per_step, numbers.updates_per_step, numbers.warmup_updates) == (8192, 16, 160)
+    assert numbers.max_generated_responses_per_step == 245760
+    assert (numbers.max_prompt_tokens, numbers.max_response_tokens) == (2048, 20480)
+    assert config.reward.overlong.buffer_tokens == 4096
+    loss, optimizer = config.algorithm.loss, config.training.optimizer
+    assert (loss.clip_low, loss.clip_high, loss.dual_clip, loss.kl.coefficient) == (0.2, 0.28, 10.0, 0.0)
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.grad_clip) == (1e-6, 0.1, 1.0)
+    held_out = config.evaluation_sampling
+    assert (held_out.temperature, held_out.top_p, held_out.max_response_tokens) == (1.0, 0.7, 20480)
+    assert (config.evaluation.samples_per_prompt, config.evaluation.every_steps) == (32, 5)
 
 
 def test_epochs_and_a_generation_that_is_not_the_step() -> None:

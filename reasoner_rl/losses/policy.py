@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reasoner_rl.config.algorithm import LossConfig
+from reasoner_rl.config.algorithm import ImportanceSamplingConfig, LossConfig
 from reasoner_rl.losses.kl import kl_estimate
 from reasoner_rl.losses.reduce import aggregate, sequence_means
 from reasoner_rl.metrics import Metrics, maximum, mean
@@ -31,8 +31,8 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
     old = _old_logprobs(logprobs, batch, config)
     ratio = importance_ratio(logprobs, old, batch, config)
     losses = clipped_surrogate(ratio, batch.advantages, config)
-    if config.importance_sampling.kind == "truncated":
-        losses = losses * _rollout_weights(old, batch).clamp(max=config.importance_sampling.cap)
+    if config.importance_sampling.kind != "none":
+        losses = losses * mismatch_weights(old, batch.rollout_logprobs, config.importance_sampling)
     if config.kl.place == "loss" and config.kl.coefficient > 0:
         if batch.reference_logprobs is None:
             raise ValueError("loss.kl.coefficient > 0 needs reference logprobs, and the batch has none")
@@ -82,12 +82,18 @@ def _old_logprobs(logprobs: Tensor, batch: MicroBatch, config: LossConfig) -> Te
     return logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
 
 
-def _rollout_weights(old: Tensor, batch: MicroBatch) -> Tensor:
-    """Old / rollout probability [N]: truncated, it corrects for the sampler not having been the old policy.
+def mismatch_weights(
+    old_logprobs: Tensor, rollout_logprobs: Tensor, config: ImportanceSamplingConfig
+) -> Tensor:
+    """Return old / rollout probability [N], which corrects for the sampler not having been the old policy.
 
-    Source: https://fengyao.notion.site/off-policy-rl
+    Truncated at the cap (https://fengyao.notion.site/off-policy-rl), the weight's variance is bounded. Masked outside
+    floor to cap (IcePop, arXiv 2510.18855), a token about which the two engines disagree is not trained on at all.
     """
-    return _bounded_exp(old - batch.rollout_logprobs)
+    weights = _bounded_exp(old_logprobs - rollout_logprobs)
+    if config.kind == "masked":
+        return torch.where((weights >= config.floor) & (weights <= config.cap), weights, 0.0)
+    return weights.clamp(max=config.cap)
 
 
 def _bounded_exp(log_ratio: Tensor) -> Tensor:
@@ -130,9 +136,13 @@ def _observe_rollout(logprobs: Tensor, old: Tensor, batch: MicroBatch, config: L
         "rollout_gap_share": gap > _NOTICEABLE_GAP,
         "rollout_kl": kl_estimate(batch.rollout_logprobs, trainer, "k3"),
     }
-    if config.importance_sampling.kind == "truncated":
-        weights, cap = _rollout_weights(old, batch), config.importance_sampling.cap
-        means |= {"importance_weight_mean": weights.clamp(max=cap), "importance_weight_capped": weights > cap}
+    correction = config.importance_sampling
+    if correction.kind != "none":
+        weights = _bounded_exp(old - batch.rollout_logprobs)
+        means["importance_weight_mean"] = mismatch_weights(old, batch.rollout_logprobs, correction)
+        means["importance_weight_above"] = weights > correction.cap
+        if correction.kind == "masked":
+            means["importance_weight_below"] = weights < correction.floor
     return means, {"rollout_gap_max": gap}
 
 

@@ -189,9 +189,28 @@ def test_truncated_importance_sampling(flat, gradient_of):
     loss, metrics = policy_loss(outputs(logprobs), batch, config)
     assert loss.item() == pytest.approx(-(0.5 + 2.0) / 2)  # weights 0.3 / 0.6, and 0.9 / 0.1 capped
     assert metrics["policy/importance_weight_mean"].value() == pytest.approx(1.25)
-    assert metrics["policy/importance_weight_capped"].value() == 0.5
+    assert metrics["policy/importance_weight_above"].value() == 0.5
+    assert "policy/importance_weight_below" not in metrics
     gradient = gradient_of(lambda x: policy_loss(outputs(x), batch, config)[0], logprobs)
     assert gradient.tolist() == pytest.approx([-0.25, -1.0])
+
+
+def test_masked_importance_sampling_leaves_out_what_the_engines_disagree_on(flat, gradient_of):
+    trainer, rollout = [0.3, 0.9, 0.1, 0.5], [0.6, 0.1, 0.25, 0.4]  # weights 0.5, 9, 0.4 and 1.25
+    batch = flat.make(
+        [4],
+        advantages=[1.0, 1.0, 1.0, -1.0],
+        old=[math.log(p) for p in trainer],
+        rollout=[math.log(p) for p in rollout],
+    )
+    config = clip_config(importance_sampling=ImportanceSamplingConfig(kind="masked", cap=2.0, floor=0.45))
+    loss, metrics = policy_loss(outputs(batch.old_logprobs), batch, config)
+    assert loss.item() == pytest.approx((-0.5 + 1.25) / 4), "masked tokens still count in the denominator"
+    assert metrics["policy/importance_weight_above"].value() == 0.25
+    assert metrics["policy/importance_weight_below"].value() == 0.25
+    assert metrics["policy/importance_weight_mean"].value() == pytest.approx((0.5 + 1.25) / 4)
+    gradient = gradient_of(lambda x: policy_loss(outputs(x), batch, config)[0], batch.old_logprobs)
+    assert gradient.tolist() == pytest.approx([-0.125, 0.0, 0.0, 0.3125])
 
 
 def test_importance_weights_have_no_gradient_on_policy(flat, gradient_of):

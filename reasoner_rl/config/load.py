@@ -6,6 +6,7 @@ files joined by `extends` -> overrides -> one tree -> pydantic models
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from reasoner_rl.config.yaml_text import dump_yaml, parse_value, parse_yaml
 from reasoner_rl.errors import ConfigError, did_you_mean
 
 RECIPES = Path(str(importlib.resources.files("reasoner_rl"))) / "recipes"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes of an argument become that are not UTF-8
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -105,6 +108,8 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
     """Join all overrides into one tree; of two with the same key the later one counts."""
     tree: dict[str, Any] = {}
     for override in overrides:
+        if _SURROGATE.search(override):
+            raise ConfigError(f"override {override!r}: must be UTF-8")
         key, separator, text = override.partition("=")
         names = key.strip().split(".")
         if not separator or not all(names):

@@ -166,8 +166,9 @@ class _Place:
     def truth(self, row: Row, name: str, inside: str = "") -> str:
         """The value of a column that must hold a ground truth: text or a number."""
         value = self.column(row, name, inside)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number and not (isinstance(value, str) and value.strip()):
+        if isinstance(value, str):
+            return self.text(row, name, inside)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.error(inside + name, value, "must be text, not empty, or a finite number")
         return str(value)
 

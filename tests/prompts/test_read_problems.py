@@ -246,6 +246,7 @@ MALFORMED: list[tuple[Any, str]] = [
     (change(extra_info=[1]), "extra_info must be a mapping; it is [1]"),
     ([1], "the row must be a mapping of columns; it is [1]"),
     (verl_row(content="a\ud800"), "prompt.0.content must be text that UTF-8 can hold"),
+    (verl_row(truth="\ud800"), "reward_model.ground_truth must be text that UTF-8 can hold"),
 ]
 
 

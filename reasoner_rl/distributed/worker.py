@@ -46,15 +46,16 @@ class Worker:
             entropy_gradient=loss.entropy_coefficient > 0,
             with_reference=loss.kl.coefficient > 0,
         )
-        sampling, engine = config.rollout.sampling, config.rollout.engine
+        engine = config.rollout.engine
+        longest = max(
+            sampling.max_response_tokens for sampling in (config.rollout.sampling, config.evaluation_sampling)
+        )
         proof_ids = proof_token_ids(self.tokenizer)
         rollout = build_engine(
             config.model,
             engine,
             self.tokenizer,
-            context_tokens=max(
-                config.data.prompts.max_tokens + sampling.max_response_tokens, len(proof_ids) + 1
-            ),
+            context_tokens=max(config.data.prompts.max_tokens + longest, len(proof_ids) + 1),
             seed=config.run.seed,
         )
         exact = {config.model.dtype, engine.dtype or config.model.dtype} == {"float32"}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write empty wheels named torchvision, torchaudio and torchcodec, for an environment with vLLM and a CPU build of torch.
+"""Write empty wheels named torchvision, torchaudio and torchcodec, for vLLM beside a CPU build of torch.
 
     python scripts/cpu_stand_ins.py FOLDER && pip install --no-deps FOLDER/*.whl
 

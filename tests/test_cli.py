@@ -210,7 +210,9 @@ def test_an_interruption_says_how_to_go_on(
     monkeypatch.setattr("reasoner_rl.loops.online.train", interrupted)
     outcome = reasoner_rl("train", str(recipe))
     assert outcome.status == 130
-    assert outcome.err == "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
+    assert (
+        outcome.err == "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
+    )
 
 
 def test_a_run_that_diverges_says_so(recipe: Path, reasoner_rl: Callable[..., Outcome]) -> None:

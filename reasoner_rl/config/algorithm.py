@@ -40,9 +40,9 @@ class ImportanceSamplingConfig(Section):
 
     kind: Literal["none", "truncated", "masked"] = Field(
         "none",
-        description="Multiply each token's loss by its weight, trainer / rollout probability, without gradient. truncated: "
-        "by min(weight, cap) (https://fengyao.notion.site/off-policy-rl). masked: by 0 where the weight is outside floor "
-        "to cap (IcePop, arXiv 2510.18855).",
+        description="Multiply each token's loss by its weight, trainer / rollout probability, without gradient. "
+        "truncated: by min(weight, cap) (https://fengyao.notion.site/off-policy-rl). masked: by 0 where the weight is "
+        "outside floor to cap (IcePop, arXiv 2510.18855).",
     )
     cap: float = Field(2.0, ge=1, description="Largest weight.")
     floor: float = Field(0.5, ge=0, le=1, description="Smallest weight that masked keeps.")

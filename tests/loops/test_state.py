@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
+
+from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.loops.state import DriverState
+from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
@@ -42,6 +50,23 @@ def test_everything_comes_back_exactly(tmp_path: Path) -> None:
     again = PromptSampler(7, seed=1, shuffle=True)
     again.restore(loaded.sampler)
     assert again.take(20) == sampler.take(20)
+
+
+def test_columns_that_json_does_not_know_come_back_too(tmp_path: Path) -> None:
+    row = {
+        "problem": "p",
+        "answer": 1,
+        "day": date(2024, 2, 3),
+        "price": Decimal("1.5"),
+        "x": float("nan"),
+        "raw": b"x",
+    }
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+    [problem], _ = read_problems(DatasetConfig(path=tmp_path / "a.parquet"))
+    prompt = dataclasses.replace(GROUP.prompt, extra_info=problem.extra_info)
+    state = DriverState(surplus=[dataclasses.replace(GROUP, prompt=prompt)])
+    state.save(tmp_path)
+    assert DriverState.load(tmp_path) == state
 
 
 def test_a_new_state_comes_back_too(tmp_path: Path) -> None:

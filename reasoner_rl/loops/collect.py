@@ -25,6 +25,7 @@ class Collected:
     """The groups to train on, in prompt order, and what it took to find them."""
 
     groups: list[ScoredGroup]
+    dropped: list[ScoredGroup]  # by the filter
     metrics: Metrics  # accuracy, reward and lengths are of all generated responses, kept or not
     generated_tokens: int
 
@@ -63,7 +64,7 @@ class GroupCollector:
         fresh_enough = [g for g in self.surplus if version - g.policy_version <= dynamic.max_staleness]
         counts = {"stale": len(self.surplus) - len(fresh_enough), "reused": len(fresh_enough)}
         counts |= {"generated": 0, "dropped_right": 0, "dropped_wrong": 0, "generation_batches": 0}
-        kept, generated = fresh_enough, list[ScoredGroup]()
+        kept, generated, dropped = fresh_enough, list[ScoredGroup](), list[ScoredGroup]()
         wanted = config.batch.prompts_per_step
         cap = dynamic.max_generation_batches if dynamic.enabled else math.inf
         while len(kept) < wanted and counts["generation_batches"] < cap:
@@ -75,6 +76,7 @@ class GroupCollector:
                 groups, right, wrong = split(groups)
                 counts["dropped_right"] += len(right)
                 counts["dropped_wrong"] += len(wrong)
+                dropped += [*right, *wrong]
             kept = kept + groups
         if len(kept) < wanted:
             self._accept_shortage(step, len(kept), counts)
@@ -93,7 +95,7 @@ class GroupCollector:
             ]
         )
         tokens = sum(len(rollout.token_ids) for group in generated for rollout in group.rollouts)
-        return Collected(kept, metrics, tokens)
+        return Collected(kept, dropped, metrics, tokens)
 
     def _generate(self, step: int, batch: int) -> list[ScoredGroup]:
         config = self._config

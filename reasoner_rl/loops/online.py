@@ -88,6 +88,7 @@ class OnlineRun:
             number,
             collected.groups,
             [advantages[start : start + group_size] for start in range(0, len(samples), group_size)],
+            collected.dropped,
         )
         state.step = number
 

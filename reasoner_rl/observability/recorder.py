@@ -1,7 +1,8 @@
-"""Every response that a run trained on or was evaluated with, for people to read.
+"""Every response of a run, for people to read.
 
-output_dir/rollouts/step_000012.jsonl              one line a response
-output_dir/evaluations/step_000010_<dataset>.jsonl  the same lines, without an advantage
+output_dir/rollouts/step_000012.jsonl               one line a response that was trained on
+output_dir/rollouts/step_000012_dropped.jsonl       those of groups that the filter dropped; the advantage is null
+output_dir/evaluations/step_000010_<dataset>.jsonl  likewise
 """
 
 from __future__ import annotations
@@ -30,17 +31,24 @@ class RolloutRecorder:
         self._mode = mode
 
     def rollouts(
-        self, step: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]] = ()
+        self,
+        step: int,
+        groups: Sequence[ScoredGroup],
+        advantages: Sequence[Sequence[float]] = (),
+        dropped: Sequence[ScoredGroup] = (),
     ) -> Path | None:
         """Record the groups of a training step and return the file, or None if nothing is to be recorded.
 
-        ``advantages`` is [groups][G], or empty where there are none; a recorded advantage is then null.
+        ``advantages`` is [groups][G], or empty where there are none; a recorded advantage is then null. ``dropped``
+        groups have a file of their own, in mode "all".
         """
         if self._mode == "none":
             return None
         kept = slice(1) if self._mode == "first_group" else slice(None)
         path = self._folder / "rollouts" / f"step_{step:06d}.jsonl"
         write_jsonl(path, _lines(step, groups[kept], advantages[kept]))
+        if dropped and self._mode == "all":
+            write_jsonl(path.with_name(f"{path.stem}_dropped.jsonl"), _lines(step, dropped, ()))
         for folder in ("rollouts", "evaluations"):
             for other in (self._folder / folder).glob("step_*.jsonl"):
                 if other.name > f"step_{step + 1:06d}":

@@ -95,15 +95,22 @@ def test_metrics_of_every_step(uninterrupted: Path) -> None:
     assert [row["train/lr"] for row in steps] == pytest.approx([0.001 * factor for factor in expected])
 
 
+def _groups_of_four(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [lines[start : start + 4] for start in range(0, len(lines), 4)]
+
+
 def test_every_response_is_recorded_with_its_advantage(uninterrupted: Path) -> None:
     for step in (1, 2, 3, 4):
         lines = read_lines(uninterrupted / "rollouts" / f"step_{step:06d}.jsonl")
         assert len(lines) == 16
-        for group in (lines[start : start + 4] for start in range(0, 16, 4)):
+        for group in _groups_of_four(lines):
             assert len({line["uid"] for line in group}) == 1
             assert 0 < sum(line["accuracy"] for line in group) < 4, "the filter kept what teaches nothing"
             assert sum(line["advantage"] for line in group) == pytest.approx(0, abs=1e-5)
             assert len({line["response"] for line in group}) > 1
+        dropped = uninterrupted / "rollouts" / f"step_{step:06d}_dropped.jsonl"
+        for group in _groups_of_four(read_lines(dropped) if dropped.exists() else []):
+            assert sum(line["accuracy"] for line in group) in (0, 4)
         for line in lines:
             overlong = max(-1.0, min(0.0, -(line["tokens"] - 8) / 4))
             vowel = 1.0 if any(letter in "aeiou" for letter in line["response"]) else -1.0
@@ -112,6 +119,7 @@ def test_every_response_is_recorded_with_its_advantage(uninterrupted: Path) -> N
 
 
 def test_the_rest_of_what_a_run_leaves_behind(uninterrupted: Path) -> None:
+    assert list((uninterrupted / "rollouts").glob("step_*_dropped.jsonl"))
     summary = json.loads((uninterrupted / "summary.json").read_text())
     evaluated = read_lines(uninterrupted / "evaluations" / "step_000004_heldout.jsonl")
     assert len(evaluated) == 5

@@ -55,6 +55,7 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
         "policy_version": 4,
     }
     assert lines[1]["mean_logprob"] is None
+    assert [found.name for found in path.parent.iterdir()] == [path.name], "nothing was dropped"
     assert (lines[1]["status"], lines[1]["trained"], lines[1]["tokens"]) == ("timeout", False, 0)
 
 
@@ -111,3 +112,13 @@ def test_a_failure_leaves_the_previous_file_and_nothing_half_written(tmp_path: P
         recorder.rollouts(3, GROUPS, [[0.5, -0.5]])
     assert path.read_text() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_dropped_groups_have_a_file_of_their_own(tmp_path: Path) -> None:
+    RolloutRecorder(tmp_path, "all").rollouts(3, GROUPS[:1], [[0.5, -0.5]], dropped=GROUPS[1:])
+    text = (tmp_path / "rollouts" / "step_000003_dropped.jsonl").read_text(encoding="utf-8")
+    assert [(line["uid"], line["advantage"]) for line in map(json.loads, text.splitlines())] == [
+        ("p1", None)
+    ] * 2
+    RolloutRecorder(tmp_path, "first_group").rollouts(4, GROUPS[:1], [[0.5, -0.5]], dropped=GROUPS[1:])
+    assert not (tmp_path / "rollouts" / "step_000004_dropped.jsonl").exists()

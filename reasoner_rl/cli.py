@@ -103,14 +103,7 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """
     config = load_recipe(recipe, overrides or [])
     if isinstance(config, OnlineConfig):
-        final = config.run.output_dir / "final"
-        chosen = {override.partition("=")[0].strip() for override in overrides or []} & {
-            "model",
-            "model.path",
-        }
-        config = EvalConfig.of_online(
-            config, str(final) if final.is_dir() and not chosen else config.model.path
-        )
+        config = EvalConfig.of_online(config, _weights(config, overrides or []))
     if not isinstance(config, EvalConfig):
         raise _wrong_kind("eval", recipe, config, "eval")
     from reasoner_rl.loops.evaluate import evaluate_checkpoint
@@ -150,6 +143,13 @@ def config(
         sys.stdout.write(dump_recipe(load_recipe(recipe, overrides or [])))
     else:
         sys.stdout.writelines(f"{name}\n" for name in shipped_recipes())
+
+
+def _weights(config: OnlineConfig, overrides: list[str]) -> str:
+    """What a training recipe's evaluation is of: what the run has made, unless a model is chosen or it made none."""
+    final = config.run.output_dir / "final"
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    return config.model.path if keys & {"model", "model.path"} or not final.is_dir() else str(final)
 
 
 def _wrong_kind(command: str, recipe: str, config: Recipe, wanted: str) -> ConfigError:

@@ -78,7 +78,10 @@ def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
             whole_file = False
             break
         count += 1
-        problem = read_row(_Place(config.path, label, number), row)
+        try:
+            problem = read_row(_Place(config.path, label, number), row)
+        except RecursionError:
+            raise DataError(f"{config.path}, row {number}: brackets are nested too deeply") from None
         if seen.before(problem) and config.deduplicate:
             continue
         unique += 1
@@ -156,13 +159,6 @@ class _Place:
             )
         return value
 
-    def extra(self, row: Row) -> dict[str, Any]:
-        """Columns that are passed on to the reward functions, as JSON holds them: checkpoints do too."""
-        try:
-            return {name: _plain(value) for name, value in row.items()}
-        except RecursionError:
-            raise self.error("the row", "...", "is nested too deeply") from None
-
     def truth(self, row: Row, name: str, inside: str = "") -> str:
         """The value of a column that must hold a ground truth: text or a number."""
         value = self.column(row, name, inside)
@@ -203,7 +199,7 @@ def _read_verl_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
         messages=tuple(messages),
         ground_truth=place.truth(place.column(row, "reward_model"), "ground_truth", "reward_model."),
         data_source=place.text(row, "data_source"),
-        extra_info=place.extra(extra_info),
+        extra_info=_plain(extra_info),
         solution=place.text(row, solution) if solution else None,
         row=place.number,
     )
@@ -219,14 +215,14 @@ def _read_flat_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
         messages=({"role": "user", "content": content},),
         ground_truth=place.truth(row, columns.answer),
         data_source=place.text(row, columns.data_source) if columns.data_source else config.path.stem,
-        extra_info={"index": place.number - 1} | place.extra(rest),
+        extra_info={"index": place.number - 1} | _plain(rest),
         solution=place.text(row, columns.solution) if columns.solution else None,
         row=place.number,
     )
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it: dates, decimals, bytes and the like as text, NaN and infinities as null."""
+    """A value as JSON holds it, for checkpoints: dates, decimals, bytes as text, NaN and infinities as null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

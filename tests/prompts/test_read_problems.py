@@ -304,6 +304,8 @@ def test_rows_that_no_reader_takes_are_named(tmp_path: Path, value: str) -> None
     file = tmp_path / "set.jsonl"
     file.write_text('{"problem": "p", "answer": "a"}\n{"problem": "q", "answer": "b", "x": ' + value + "}\n")
     assert read_error(file).startswith(f"{file}, row 2: ")
+    file.write_text('{"problem": "p", "answer": "a"}\n{"problem": ' + value + ', "answer": "b"}\n')
+    assert read_error(file).startswith(f"{file}, row 2: ")
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

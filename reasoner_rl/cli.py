@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -121,6 +122,22 @@ def data(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Show versions, devices, memory and ports, what was tested together, and what to install for which feature.
+
+    The exit status is 1 if something is wrong; a package that is merely missing is not.
+    """
+    from reasoner_rl.doctor import examine
+
+    findings = examine()
+    _print_table(
+        ["", "found", "verdict", "advice"], [[f.name, f.value, f.verdict, f.advice] for f in findings]
+    )
+    if any(finding.verdict == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def config(
     recipe: Annotated[
         str | None, typer.Argument(metavar="[RECIPE]", help="Recipe to resolve; none lists them.")
@@ -161,7 +178,7 @@ def _wrong_kind(command: str, recipe: str, config: Recipe, wanted: str) -> Confi
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:
     table = Table(*columns, show_lines=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # [dev] in a text is no markup
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_OF_FILES)

@@ -72,7 +72,7 @@ def test_every_part_is_a_stage_or_shared_or_composes() -> None:
     parts = {
         path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    composing = {"loops", "hybrid", "distributed", "cli"}
+    composing = {"loops", "hybrid", "distributed", "cli", "doctor"}
     assert parts == set(STAGES) | SHARED | composing | {"__init__"}
 
 

@@ -41,10 +41,15 @@ class SyncProof:
         self._gap: float | None = None
 
     def expected(self, backend: TrainBackend) -> list[float]:
-        """The fixed text's logprobs by the trainer. Collective: every rank must call it."""
+        """The fixed text's logprobs by the trainer. Collective: every rank must call it.
+
+        Raises FloatingPointError if they are NaN: then it is training that went wrong, not the sync.
+        """
         if self._check != "logprobs":
             return []
         [logprobs] = backend.logprobs([_as_micro_batch(self._token_ids)], temperature=1.0)
+        if logprobs.isnan().any():
+            raise FloatingPointError("the model's probabilities are NaN: its weights or activations overflow")
         scores: list[float] = logprobs.tolist()
         return scores
 

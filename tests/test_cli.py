@@ -117,7 +117,7 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
     outcome = reasoner_rl("config", "--keys", kind)
     assert outcome.status == 0
     assert "run.output_dir" in outcome.out
-    assert ("algorithm.loss.clip_high" in outcome.out) == (kind == "online")
+    assert ("algorithm[dapo].loss.clip_high" in outcome.out) == (kind == "online")
 
 
 @pytest.mark.parametrize(

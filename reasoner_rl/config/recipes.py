@@ -12,7 +12,13 @@ from reasoner_rl.config.base import Section
 from reasoner_rl.config.data import PromptConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.reward import RewardConfig
-from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, RolloutConfig, SamplingConfig
+from reasoner_rl.config.rollout import (
+    EngineConfig,
+    HfEngineConfig,
+    RolloutConfig,
+    SamplingConfig,
+    VllmEngineConfig,
+)
 from reasoner_rl.config.run import (
     CheckpointConfig,
     EvaluationConfig,
@@ -103,6 +109,23 @@ class OnlineConfig(Section):
                 + "; ".join(rule for rule, broken in uses.items() if broken)
                 + f" (or rollout.sampling.{cut[0]}={cuts[cut[0]]})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_shared(self) -> Self:
+        engine, model = self.rollout.engine, self.model
+        if not isinstance(engine, VllmEngineConfig) or not engine.share_weights:
+            return self
+        wanted = {
+            "rollout.engine.tensor_parallel must be 1": engine.tensor_parallel == 1,
+            "model.dtype must be 'float32', the format of the trainer's weights": model.dtype == "float32",
+            "rollout.engine.dtype must be unset or 'float32'": engine.dtype in (None, "float32"),
+            "model.lora must be unset": model.lora is None,
+            "training.backend.kind must be 'fsdp'": self.training.backend.kind == "fsdp",
+            "training.offload must be 'none'": self.training.offload == "none",
+        }
+        if broken := [rule for rule, holds in wanted.items() if not holds]:
+            raise ValueError(f"rollout.engine.share_weights: {'; '.join(broken)}")
         return self
 
     @model_validator(mode="after")

@@ -68,6 +68,12 @@ class VllmEngineConfig(Section):
     enforce_eager: bool = Field(
         False, description="No CUDA graphs: starts faster, decodes slower. Always so on a CPU."
     )
+    share_weights: bool = Field(
+        False,
+        description="Train vLLM's own weights in place, so that there is one copy and a sync moves nothing. For one "
+        "process, tensor_parallel 1, float32 on both sides, and training of all weights with fsdp. vLLM then does not "
+        "sleep while training.",
+    )
     sleep_level: Literal[1, 2] = Field(
         2, description="While training on a GPU: 2 drops vLLM's weights, 1 keeps a copy in host memory."
     )

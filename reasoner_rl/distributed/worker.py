@@ -13,7 +13,7 @@ from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, SamplingConfig
+from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.hybrid.engine import HybridEngine
@@ -22,7 +22,7 @@ from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
 from reasoner_rl.rollout.hf_engine import build_hf_engine
-from reasoner_rl.rollout.vllm_engine import build_vllm_engine
+from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import TrainBackend
 from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
@@ -61,7 +61,12 @@ class Worker:
         exact = {config.model.dtype, engine.dtype or config.model.dtype} == {"float32"}
         tolerance = config.rollout.sync_tolerance or (1e-3 if exact else 0.1)
         proof = SyncProof(config.rollout.sync_check, proof_ids, tolerance)
-        self._engine = HybridEngine(backend, rollout, proof, config.training.offload)
+        shared = isinstance(engine, VllmEngineConfig) and engine.share_weights
+        if shared:
+            assert isinstance(backend, FsdpBackend)
+            assert isinstance(rollout, VllmRolloutEngine)
+            backend.train_in(rollout.storage(backend.parameter_shapes()))
+        self._engine = HybridEngine(backend, rollout, proof, config.training.offload, shared=shared)
 
     def generate(
         self,

@@ -6,8 +6,8 @@ Every phase change is made here and nowhere else, in this order:
 
     begin_training   rollout.sleep -> backend.reload
     publish          score the proof's text (trainer) -> backend.offload_optimizer -> rollout.wake_weights
-                     -> rollout.load_weights, tensor by tensor -> backend.offload_weights -> rollout.wake_cache
-                     -> score the proof's text (rollout) and compare
+                     -> rollout.load_weights, tensor by tensor (rollout.adopt, where storage is shared)
+                     -> backend.offload_weights -> rollout.wake_cache -> score the proof's text (rollout), compare
 
 so the device holds one whole copy of the weights, one rank's shards and one whole tensor at most, and the key-value
 cache only once the trainer has made room. Generating while training, or training while generating, raises.
@@ -37,15 +37,23 @@ class HybridEngine:
 
     Args:
         offload: what the trainer moves to host memory while the rollout engine generates.
+        shared: both engines use the same storage, so a sync moves nothing.
     """
 
     def __init__(
-        self, backend: TrainBackend, rollout: RolloutEngine, proof: SyncProof, offload: Offload = "none"
+        self,
+        backend: TrainBackend,
+        rollout: RolloutEngine,
+        proof: SyncProof,
+        offload: Offload = "none",
+        *,
+        shared: bool = False,
     ) -> None:
         self.backend = backend
         self.rollout = rollout
         self.proof = proof
         self.offload: Offload = offload
+        self.shared = shared
         self.phase: Phase = "train"
         self._meter = SwitchMeter()
         rollout.sleep()
@@ -77,7 +85,10 @@ class HybridEngine:
             with meter.part("sync_wake"):
                 self.rollout.wake_weights()
             with meter.part("sync_load"):
-                self.rollout.load_weights(meter.counted(self.backend.full_weights()), version)
+                if self.shared:
+                    self.rollout.adopt(version)
+                else:
+                    self.rollout.load_weights(meter.counted(self.backend.full_weights()), version)
             with meter.part("sync_check"):
                 self.proof.compare_tensors(self.backend, self.rollout)
             with meter.part("sync_offload"):

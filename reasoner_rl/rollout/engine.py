@@ -68,6 +68,10 @@ class RolloutEngine(Protocol):
         """Take over full tensors under their Hugging Face names. Raises ValueError naming what does not fit."""
         ...
 
+    def adopt(self, version: int) -> None:
+        """Generate as policy ``version``: the weights were changed in place, by a trainer that shares their storage."""
+        ...
+
     def wake_cache(self) -> None:
         """Take back the rest of the memory, and get ready to generate."""
         ...

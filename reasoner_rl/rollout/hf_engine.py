@@ -152,6 +152,11 @@ class HfRolloutEngine:
         self._model.to(self._device)
         self.state = "weights"
 
+    def adopt(self, version: int) -> None:
+        """See `RolloutEngine.adopt`."""
+        require_state(self, "adopt", "weights", "ready")
+        self._policy_version = version
+
     def wake_cache(self) -> None:
         """Get ready to generate; a cache is made anew by each `generate`."""
         require_state(self, "wake_cache", "weights")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from reasoner_rl.rollout.engine import (
     end_of_sequence_ids,
     require_state,
 )
+from reasoner_rl.rollout.vllm_views import hugging_face_views
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import context_length, require_folder
 from reasoner_rl.types import FinishReason, Rollout
@@ -39,7 +40,8 @@ class VllmRolloutEngine:
     Args:
         llm: with logprobs_mode "processed_logprobs" and every worker in this process.
         eos_ids: tokens that end a response.
-        sleep_level: 1 keeps the weights in host memory while asleep, 2 drops them; None: it cannot sleep (CPU).
+        sleep_level: 1 keeps the weights in host memory while asleep, 2 drops them; None: sleeping gives nothing back
+            (on a CPU, or when a trainer uses the same weights).
     """
 
     def __init__(self, llm: Any, tokenizer: Any, eos_ids: Sequence[int], sleep_level: int | None) -> None:
@@ -141,8 +143,26 @@ class VllmRolloutEngine:
             raise ValueError(f"the weights do not fit the rollout model: {reason}") from error
         if missing:
             raise ValueError(f"the weights do not fit the rollout model: {', '.join(missing)} got none")
+        self.adopt(version)
+
+    def adopt(self, version: int) -> None:
+        """See `RolloutEngine.adopt`."""
+        require_state(self, "adopt", "weights", "ready")
         self._forget_prefixes()
         self._policy_version = version
+
+    def storage(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+        """The engine's own weights under Hugging Face names, for a trainer to train in place.
+
+        shapes: of every tensor of the trainer. Raises ConfigError if the two do not hold the same tensors.
+        """
+
+        def views(model: nn.Module) -> dict[str, Tensor]:
+            fused: Any = getattr(model, "packed_modules_mapping", {})
+            return hugging_face_views({n: p.data for n, p in model.named_parameters()}, fused, shapes)
+
+        [found] = self._llm.apply_model(views)
+        return dict(found)
 
     def wake_cache(self) -> None:
         """See `RolloutEngine.wake_cache`."""
@@ -228,7 +248,7 @@ def build_vllm_engine(
         }
     else:
         options |= {
-            "enable_sleep_mode": True,
+            "enable_sleep_mode": not config.share_weights,
             "gpu_memory_utilization": config.gpu_memory_utilization,
             "max_num_batched_tokens": config.max_batched_tokens,
         }
@@ -241,7 +261,8 @@ def build_vllm_engine(
     except OSError:
         generation = None
     eos_ids = end_of_sequence_ids(generation, tokenizer)
-    return VllmRolloutEngine(llm, tokenizer, eos_ids, None if on_cpu else config.sleep_level)
+    can_sleep = not on_cpu and not config.share_weights
+    return VllmRolloutEngine(llm, tokenizer, eos_ids, config.sleep_level if can_sleep else None)
 
 
 def _import_llm(on_cpu: bool) -> Any:

@@ -8,7 +8,7 @@ and the loss is multiplied by the number of ranks to undo that.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import LossFunction
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule
@@ -158,6 +159,26 @@ class FsdpBackend:
             name for name, _ in model.named_buffers() if name in state
         ]  # persistent ones, as of a router
         yield from merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
+
+    def parameter_shapes(self) -> dict[str, torch.Size]:
+        """Shape of every whole parameter, by its Hugging Face name."""
+        return {name: parameter.shape for name, parameter in self._policy.model.named_parameters()}
+
+    @torch.no_grad()
+    def train_in(self, storage: Mapping[str, Tensor]) -> None:
+        """Keep the parameters in ``storage`` from now on: float32 tensors by Hugging Face name that others read too.
+
+        To be called before the first pass, which is when FSDP looks at where its shards are. Raises ConfigError on more
+        than one rank, where a shard is not the whole.
+        """
+        if self._world_size > 1:
+            raise ConfigError(
+                f"rollout.engine.share_weights is for one process, and this run has {self._world_size}"
+            )
+        for name, parameter in self._policy.model.named_parameters():
+            assert isinstance(parameter, DTensor)
+            storage[name].copy_(parameter.to_local())
+            parameter._local_tensor = storage[name]
 
     def offload_optimizer(self) -> None:
         """See TrainBackend. Gradients are gone already: `update` drops them."""

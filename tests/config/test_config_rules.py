@@ -103,6 +103,22 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "stop must not hold an empty text",
     ),
     (
+        {"rollout": {"engine": {"kind": "vllm", "share_weights": True}}, "model": {"path": "m", "lora": {}}},
+        {
+            "rollout": {"engine": {"kind": "vllm", "share_weights": True}},
+            "model": {"path": "m", "dtype": "float32"},
+        },
+        "rollout.engine.share_weights: model.lora must be unset",
+    ),
+    (
+        {
+            "rollout": {"engine": {"kind": "vllm", "share_weights": True, "tensor_parallel": 2}},
+            "training": {"offload": "all"},
+        },
+        {"rollout": {"engine": {"kind": "vllm", "tensor_parallel": 2}}, "training": {"offload": "all"}},
+        "rollout.engine.share_weights: rollout.engine.tensor_parallel must be 1; training.offload must be 'none'",
+    ),
+    (
         {"evaluation": {"every_steps": 5}},
         {"evaluation": {"every_steps": 5, "datasets": [HELD_OUT]}},
         "evaluation.every_steps is 5, but evaluation.datasets is empty",

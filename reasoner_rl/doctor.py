@@ -8,11 +8,12 @@ import platform
 import shutil
 import socket
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 import psutil  # type: ignore[import-untyped]
+
+from reasoner_rl.observability.versions import installed_version
 
 GIB = 2**30
 Verdict = Literal["ok", "missing", "untested", "problem"]
@@ -68,14 +69,14 @@ def examine() -> list[Finding]:
 
 
 def _required(name: str) -> Finding:
-    version = _installed(name)
+    version = installed_version(name)
     if version is None:
         return Finding(name, "not installed", "problem", f"pip install {name}")
     return _compared(name, version)
 
 
 def _optional(name: str, purpose: str, extra: str) -> Finding:
-    version = _installed(name)
+    version = installed_version(name)
     if version is None:
         return Finding(name, "not installed", "missing", f"for {purpose}: pip install 'reasoner_rl[{extra}]'")
     return _compared(name, version)
@@ -86,13 +87,6 @@ def _compared(name: str, version: str) -> Finding:
     if tested == version.partition("+")[0]:
         return Finding(name, version, "ok")
     return Finding(name, version, "untested", f"tested with {tested}" if tested else "not tested yet")
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _devices() -> list[Finding]:
@@ -121,7 +115,7 @@ def _companions() -> list[Finding]:
         except Exception as error:  # whatever a package raises that was built for another torch
             reason = str(error).partition("\n")[0]
             advice = f"{reason}; `import transformers` fails with it: pip uninstall {name}"
-            broken.append(Finding(name, _installed(name) or "unknown", "problem", advice))
+            broken.append(Finding(name, installed_version(name) or "unknown", "problem", advice))
     return broken
 
 

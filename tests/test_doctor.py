@@ -20,9 +20,11 @@ def findings() -> dict[str, Finding]:
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
-    real = doctor._installed
+    real = doctor.installed_version
     named = {name.replace("_", "-"): version for name, version in versions.items()}
-    monkeypatch.setattr(doctor, "_installed", lambda name: named[name] if name in named else real(name))
+    monkeypatch.setattr(
+        doctor, "installed_version", lambda name: named[name] if name in named else real(name)
+    )
 
 
 def test_versions_are_compared_with_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:

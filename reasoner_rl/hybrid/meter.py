@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
 from reasoner_rl.metrics import Metrics, maximum, mean, merge, total
-from reasoner_rl.observability.measurements import PhaseTimer
-
-GIB = 2**30
+from reasoner_rl.observability.measurements import GIB, PhaseTimer, resident_gib
 
 
 class SwitchMeter:
@@ -39,11 +36,9 @@ class SwitchMeter:
         for place, gib in _memory_gib().items():
             self._metrics[f"memory/{name}_{place}_after_gib"] = maximum(gib)
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self, name: str) -> AbstractContextManager[None]:
         """Measure the block as a part of a change."""
-        with self._timer(name):
-            yield
+        return self._timer(name)
 
     def counted(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Pass tensors on, counting their bytes."""
@@ -70,7 +65,7 @@ class SwitchMeter:
 
 def _memory_gib() -> dict[str, float]:
     """Resident memory of this process, and what PyTorch's allocator holds of the GPU."""
-    measured = {"host": psutil.Process().memory_info().rss / GIB}
+    measured = {"host": resident_gib()}
     if torch.cuda.is_available():
         measured["device"] = torch.cuda.memory_reserved() / GIB
     return measured

@@ -84,8 +84,7 @@ def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     tokenizer = load_tokenizer(config.model)
     limit = config.sampling.max_response_tokens
     held_out = load_held_out(config.evaluation.datasets, config.prompts, tokenizer)
-    for dataset in held_out:
-        check_context(config.model, dataset.prompts, limit)
+    check_context(config.model, (prompt for dataset in held_out for prompt in dataset.prompts), limit)
     check_rewards(config.reward, held_out[0].prompts[0])
     say(f"weights: {config.model.path}")
     engine = build_engine(

@@ -15,13 +15,7 @@ from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.distributed.worker import build_backend
 from reasoner_rl.loops.finish import draw_curves, export_folder
 from reasoner_rl.loops.resume import checkpoint_to_resume, reading, save_recipe
-from reasoner_rl.loops.start import (
-    begin_run,
-    graceful_stop,
-    load_examples,
-    output_folder,
-    say,
-)
+from reasoner_rl.loops.start import begin_run, graceful_stop, load_examples, output_folder, say
 from reasoner_rl.loops.state import DriverState, is_due
 from reasoner_rl.losses.supervised import supervised_loss
 from reasoner_rl.metrics import merge, values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.summary import atomic_writer, write_json
 from reasoner_rl.observability.versions import versions
 from reasoner_rl.prompts.read import read_problems
-from reasoner_rl.prompts.render import render_prompts
+from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
 from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.rewards.loading import check_function, load_function
 from reasoner_rl.seeding import derive_seed
@@ -111,14 +111,14 @@ def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> li
     return samples
 
 
-def check_context(model: ModelConfig, prompts: Sequence[Prompt], response_tokens: int) -> None:
+def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens: int) -> None:
     """Raise ConfigError if the longest prompt and response do not fit into the model's context together."""
     context, longest = context_length(model), max(len(prompt.token_ids) for prompt in prompts)
     if context is not None and longest + response_tokens > context:
         raise ConfigError(
             f"a prompt of {longest} tokens and a response of up to {response_tokens} do not fit into the {context} "
-            f"tokens that {model.path} can read (max_position_embeddings in its config.json): lower "
-            "prompts.max_tokens or sampling.max_response_tokens"
+            f"tokens that {model.path} can read (max_position_embeddings in its config.json): lower {MAX_TOKENS} or "
+            "sampling.max_response_tokens"
         )
 
 

@@ -39,6 +39,11 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     }
 
 
+def resident_gib() -> float:
+    """Host memory of this process now, in GiB."""
+    return float(psutil.Process().memory_info().rss / GIB)
+
+
 def memory_metrics() -> Metrics:
     """Memory in GiB: host resident now and at its peak, device at the peak of torch's allocator.
 
@@ -47,7 +52,7 @@ def memory_metrics() -> Metrics:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_bytes = peak if sys.platform == "darwin" else peak * 1024
     measured = {
-        "memory/host_gib": maximum(psutil.Process().memory_info().rss / GIB),
+        "memory/host_gib": maximum(resident_gib()),
         "memory/host_peak_gib": maximum(peak_bytes / GIB),
     }
     if torch.cuda.is_available():

@@ -35,15 +35,16 @@ def versions() -> dict[str, str]:
         "cpu_count": str(os.cpu_count()),
     }
     for name in PACKAGES:
-        if (version := _installed(name)) is not None:
+        if (version := installed_version(name)) is not None:
             found[name] = version
-    cuda = [version for name in CUDA_RUNTIMES if (version := _installed(name)) is not None]
+    cuda = [version for name in CUDA_RUNTIMES if (version := installed_version(name)) is not None]
     if cuda:
         found["cuda"] = cuda[0]
     return found
 
 
-def _installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """The version in a package's installed metadata, without importing it; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

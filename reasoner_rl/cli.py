@@ -16,17 +16,18 @@ from typer.core import TyperGroup
 from reasoner_rl.config.keys import list_keys
 from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, Recipe, SftConfig
-from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.errors import ConfigError, UserError, WorkerError
 
 DIVERGED = 1
 USER_ERROR = 2
+WORKERS_FAILED = 3
 INTERRUPTED = 130
 WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
 
 @contextmanager
 def exit_statuses() -> Iterator[None]:
-    """Users' mistakes become one message and exit status 2, divergence 1, an interruption 130."""
+    """Users' mistakes become one message and exit status 2, divergence 1, failed workers 3, an interruption 130."""
     try:
         yield
     except UserError as error:
@@ -35,6 +36,11 @@ def exit_statuses() -> Iterator[None]:
     except FloatingPointError as error:
         sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
         sys.exit(DIVERGED)
+    except WorkerError as error:
+        sys.stderr.write(
+            f"error: {error}\nThe same command goes on from the newest checkpoint, if there is one\n"
+        )
+        sys.exit(WORKERS_FAILED)
     except KeyboardInterrupt:
         sys.stderr.write(
             "interrupted; the same command goes on from the newest checkpoint, if there is one\n"

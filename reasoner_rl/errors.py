@@ -31,6 +31,10 @@ class MissingExtraError(UserError):
         )
 
 
+class WorkerError(RuntimeError):
+    """A worker process failed, died or hung; the text names its rank and machine. Checkpoints are whole."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

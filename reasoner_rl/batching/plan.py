@@ -1,4 +1,4 @@
-"""From samples to optimizer updates: mini-batches, then micro-batches under a token budget.
+"""From samples to optimizer updates: mini-batches, their division among ranks, micro-batches under a token budget.
 
 The denominators of a mini-batch are counted here, before it is cut, so that the sum of the losses of its
 micro-batches, on however many ranks, is the loss of the whole.
@@ -6,40 +6,94 @@ micro-batches, on however many ranks, is the loss of the whole.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from reasoner_rl.batching.balance import balance
 from reasoner_rl.types import LossDenominators, MicroBatch, MiniBatch, TrainSample
+
+IDLE = -1  # sample index of a sequence that only keeps a rank in step with the others
 
 
 def plan_updates(
-    samples: Sequence[TrainSample], samples_per_update: int, micro_batch_tokens: int, max_response_tokens: int
-) -> list[MiniBatch]:
-    """Cut a step's samples, in order, into mini-batches of ``samples_per_update``.
+    samples: Sequence[TrainSample],
+    samples_per_update: int,
+    micro_batch_tokens: int,
+    max_response_tokens: int,
+    shards: int = 1,
+) -> list[list[MiniBatch]]:
+    """Cut a step's samples, in order, into mini-batches of ``samples_per_update``, and each of them into shards.
 
     Where that leaves a rest, all are made a little smaller instead: an optimizer step on a few leftover samples
-    would move the weights as far as any other.
+    would move the weights as far as any other. Returns [shards][updates].
     """
     updates = -(-len(samples) // samples_per_update)
     bounds = [len(samples) * update // updates for update in range(updates + 1)]
-    return [
-        plan_mini_batch(samples[start:end], micro_batch_tokens, max_response_tokens)
+    planned = [
+        plan_shards(samples[start:end], micro_batch_tokens, max_response_tokens, shards)
         for start, end in pairwise(bounds)
     ]
+    return [[update[shard] for update in planned] for shard in range(shards)]
 
 
 def plan_mini_batch(
     samples: Sequence[TrainSample], micro_batch_tokens: int, max_response_tokens: int
 ) -> MiniBatch:
     """Make one optimizer update of all ``samples``. Raises ValueError if there are none."""
+    [planned] = plan_shards(samples, micro_batch_tokens, max_response_tokens, 1)
+    return planned
+
+
+def plan_shards(
+    samples: Sequence[TrainSample], micro_batch_tokens: int, max_response_tokens: int, shards: int
+) -> list[MiniBatch]:
+    """Make one optimizer update of all ``samples``, a part of it for each of ``shards`` data-parallel ranks.
+
+    Every rank gets about as many tokens, and as many micro-batches: passes are collective, so none may stop early.
+    Raises ValueError if there are no samples.
+    """
     if not samples:
         raise ValueError("a mini-batch needs at least one sample")
     denominators = count_denominators(samples, max_response_tokens)
-    cuts = cut_by_tokens([sample.tokens for sample in samples], micro_batch_tokens)
-    return MiniBatch(tuple(pack(samples, cut, denominators) for cut in cuts), denominators)
+    lengths = [sample.tokens for sample in samples]
+    cuts = [
+        [
+            [share[place] for place in cut]
+            for cut in cut_by_tokens([lengths[index] for index in share], micro_batch_tokens)
+        ]
+        for share in balance(lengths, shards)
+    ]
+    passes = max(map(len, cuts))
+    planned = []
+    for shard in cuts:
+        packed = [pack(samples, cut, denominators) for cut in _cut_further(shard, passes)]
+        while len(packed) < passes:
+            packed.append(_idle_micro_batch(samples, denominators))
+        planned.append(MiniBatch(tuple(packed), denominators))
+    return planned
+
+
+def _cut_further(cuts: list[list[int]], wanted: int) -> list[list[int]]:
+    """Halve the cut with the most sequences until there are ``wanted``, or none has two sequences left."""
+    cuts = list(cuts)
+    while len(cuts) < wanted and cuts:
+        largest = max(cuts, key=len)
+        if len(largest) < 2:
+            break
+        cuts.remove(largest)
+        cuts += [largest[::2], largest[1::2]]
+    return cuts
+
+
+def _idle_micro_batch(samples: Sequence[TrainSample], denominators: LossDenominators) -> MicroBatch:
+    """What a rank reads while the others have work left: the shortest sample, of which nothing is trained."""
+    shortest = min(range(len(samples)), key=lambda index: samples[index].tokens)
+    masked = samples[shortest].replace(loss_mask=torch.zeros_like(samples[shortest].loss_mask))
+    return dataclasses.replace(pack([masked], [0], denominators), sample_indices=(IDLE,))
 
 
 def count_denominators(samples: Sequence[TrainSample], max_response_tokens: int) -> LossDenominators:

@@ -98,7 +98,9 @@ class DynamicSamplingConfig(Section):
     enabled: bool = Field(
         True, description="Drop groups with accuracy all 0 or all 1 and generate until the batch is full."
     )
-    max_generation_batches: int = Field(10, ge=1, description="Give up filling the batch after this many.")
+    max_generation_batches: int = Field(
+        10, ge=1, description="Give up filling the batch after this many times batch.prompts_per_generation."
+    )
     when_exhausted: Literal["train", "fail"] = Field(
         "train", description="At the cap: train on the groups at hand, or stop with the counts."
     )
@@ -213,7 +215,8 @@ class BatchConfig(Section):
     prompts_per_generation: int | None = Field(
         None,
         ge=1,
-        description="Prompts generated at a time; prompts_per_step if unset. DAPO: three times that.",
+        description="Prompts in the works at a time. Above prompts_per_step (DAPO: three times) it is how many groups "
+        "are generated and kept while the batch is filled; prompts_per_step if unset.",
     )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")
     micro_batch_tokens: int = Field(

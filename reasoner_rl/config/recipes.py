@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, DapoConfig
 from reasoner_rl.config.base import Section
+from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
 from reasoner_rl.config.data import PromptConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.reward import RewardConfig
@@ -28,7 +29,7 @@ from reasoner_rl.config.run import (
     RunConfig,
     check_samples_differ,
 )
-from reasoner_rl.config.training import TrainingConfig
+from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 
 
@@ -46,6 +47,9 @@ class OnlineConfig(Section):
     )
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
     training: TrainingConfig = Field(TrainingConfig(), description="The optimizer and its backend.")
+    cluster: ClusterConfig = Field(
+        LocalClusterConfig(), description="The processes: local (one) or ray (many)."
+    )
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out accuracy.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
     logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
@@ -112,11 +116,23 @@ class OnlineConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _ranks_can_be_divided(self) -> Self:
+        _check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
+        backend, ranks = self.training.backend, self.cluster.ranks
+        if isinstance(backend, FsdpBackendConfig) and ranks % (backend.shard_ranks or ranks):
+            raise ValueError(
+                f"training.backend.shard_ranks must divide the number of workers: {backend.shard_ranks} does not "
+                f"divide {ranks}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_can_be_shared(self) -> Self:
         engine, model = self.rollout.engine, self.model
         if not isinstance(engine, VllmEngineConfig) or not engine.share_weights:
             return self
         wanted = {
+            "cluster must have one worker": self.cluster.ranks == 1,
             "rollout.engine.tensor_parallel must be 1": engine.tensor_parallel == 1,
             "model.dtype must be 'float32', the format of the trainer's weights": model.dtype == "float32",
             "rollout.engine.dtype must be unset or 'float32'": engine.dtype in (None, "float32"),
@@ -175,6 +191,9 @@ class EvalConfig(Section):
     engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
     sampling: SamplingConfig = Field(SamplingConfig(), description="How problems are answered.")
     reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
+    cluster: ClusterConfig = Field(
+        LocalClusterConfig(), description="The processes: local (one) or ray (many)."
+    )
     evaluation: HeldOutConfig = Field(description="Problems and number of samples.")
     logging: RecordConfig = Field(RecordConfig(), description="Records.")
 
@@ -182,6 +201,11 @@ class EvalConfig(Section):
     def _something_to_evaluate(self) -> Self:
         if not self.evaluation.datasets:
             raise ValueError("evaluation.datasets must name at least one file of problems; it is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_can_be_divided(self) -> Self:
+        _check_tensor_parallel(self.engine, self.cluster, "engine")
         return self
 
     @model_validator(mode="after")
@@ -209,6 +233,7 @@ class EvalConfig(Section):
             engine=config.rollout.engine,
             sampling=config.evaluation_sampling,
             reward=config.reward,
+            cluster=config.cluster,
             evaluation=_shared(HeldOutConfig, config.evaluation),
             logging=_shared(RecordConfig, config.logging),
         )
@@ -220,6 +245,24 @@ S = TypeVar("S", bound=Section)
 def _shared(base: type[S], section: S) -> S:
     """The keys of ``section`` that its base class has too."""
     return base(**{name: getattr(section, name) for name in base.model_fields})
+
+
+def _check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str) -> None:
+    """Raise ValueError where workers on different machines would have to share a copy of the model."""
+    if not isinstance(engine, VllmEngineConfig):
+        return
+    size = engine.tensor_parallel
+    if not isinstance(cluster, RayClusterConfig):
+        if size > 1:
+            raise ValueError(
+                f"{key}.tensor_parallel={size} needs several workers: set cluster.kind to ray and "
+                f"cluster.workers_per_node to a multiple of {size}"
+            )
+    elif cluster.workers_per_node % size:
+        raise ValueError(
+            f"{key}.tensor_parallel must divide cluster.workers_per_node, so that a copy of the model stays on one "
+            f"machine: {size} does not divide {cluster.workers_per_node}"
+        )
 
 
 def _check_overlong(reward: RewardConfig, sampling: SamplingConfig, key: str) -> None:

@@ -45,6 +45,12 @@ class FsdpBackendConfig(Section):
         description="Free gathered weights between forward and backward; auto: when there is more than "
         "one rank.",
     )
+    shard_ranks: int | None = Field(
+        None,
+        ge=1,
+        description="Workers that share one copy of weights, gradients and optimizer; copies are kept equal (HSDP). On "
+        "several machines, best cluster.workers_per_node. All workers if unset.",
+    )
 
 
 class MegatronBackendConfig(Section):

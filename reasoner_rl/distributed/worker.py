@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.proof import SyncProof, proof_token_ids
 from reasoner_rl.losses.policy import policy_loss
-from reasoner_rl.metrics import Metrics
-from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
+from reasoner_rl.metrics import Metrics, merge
+from reasoner_rl.observability.measurements import memory_metrics
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, RolloutEngine, Turn
 from reasoner_rl.rollout.hf_engine import build_hf_engine
 from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
+from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import TrainBackend
 from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
-from reasoner_rl.types import MiniBatch, Rollout, TrainSample
+from reasoner_rl.types import MiniBatch
 
 
-class Worker:
+class GenerationWorker:
+    """Only generates, with the weights of the recipe's checkpoint: for evaluation."""
+
+    def __init__(self, config: EvalConfig) -> None:
+        self._generator: Generator = build_engine(
+            config.model,
+            config.engine,
+            load_tokenizer(config.model),
+            context_tokens=config.prompts.max_tokens + config.sampling.max_response_tokens,
+            seed=config.run.seed,
+        )
+
+    def turn(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> Turn:
+        """Take on requests, and generate until one is finished or the turn is over."""
+        if requests:
+            self._generator.submit(requests, sampling)
+        return self._generator.advance()
+
+    def abort(self) -> None:
+        """Drop everything that is in the works."""
+        self._generator.abort()
+
+
+class Worker(GenerationWorker):
     """A hybrid engine, built from the recipe, that generates, updates and saves."""
 
     def __init__(self, config: OnlineConfig) -> None:
+        torch.manual_seed(derive_seed(config.run.seed, "torch"))  # new adapters are the same on all ranks
         loss, arithmetic = config.algorithm.loss, step_arithmetic(config)
-        self._config = config
         self._loss = partial(policy_loss, config=loss)
         self.tokenizer = load_tokenizer(config.model)
         backend = build_backend(
@@ -67,31 +93,21 @@ class Worker:
             assert isinstance(rollout, VllmRolloutEngine)
             backend.train_in(rollout.storage(backend.parameter_shapes()))
         self._engine = HybridEngine(backend, rollout, proof, config.training.offload, shared=shared)
+        self._generator = self._engine
 
-    def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Responses to each request, in order, by the published weights."""
-        return self._engine.generate(requests, sampling, progress)
-
-    def logprobs(self, samples: Sequence[TrainSample], *, reference: bool = False) -> list[Tensor]:
-        """Response logprobs [R] of each sample, in order, by the trainer; ends the generate phase."""
+    def logprobs(self, batch: MiniBatch, reference: bool) -> dict[int, Tensor]:
+        """Response logprobs [R] by sample index, by the trainer; ends the generate phase."""
         self._engine.begin_training()
-        limit = self._config.rollout.sampling.max_response_tokens
-        batch = plan_mini_batch(samples, self._config.batch.micro_batch_tokens, limit)
         by_index: dict[int, Tensor] = {}
         outputs = self._engine.logprobs(batch.micro_batches, reference=reference)
         for micro_batch, values in zip(batch.micro_batches, outputs, strict=True):
             by_index.update(micro_batch.split_responses(values))
-        return [by_index[index] for index in range(len(samples))]
+        return by_index
 
     def update(self, mini_batches: Sequence[MiniBatch]) -> Metrics:
         """One optimizer update a mini-batch; ends the generate phase."""
         self._engine.begin_training()
-        return self._engine.update(mini_batches, self._loss)
+        return merge([self._engine.update(mini_batches, self._loss), memory_metrics()])
 
     def publish_weights(self, version: int) -> Metrics:
         """Give the trainer's weights to generation; begins the generate phase. Returns what that cost."""
@@ -107,9 +123,15 @@ class Worker:
         self._engine.backend.load(folder)
 
     def export(self, folder: Path) -> None:
-        """Write weights and tokenizer as a Hugging Face checkpoint."""
+        """Write weights and tokenizer as a Hugging Face checkpoint; rank 0 writes."""
         self._engine.backend.export_hf(folder)
-        self.tokenizer.save_pretrained(folder)
+        if dist.get_rank() == 0:
+            self.tokenizer.save_pretrained(folder)
+
+
+def build_worker(config: OnlineConfig | EvalConfig) -> GenerationWorker:
+    """The worker of a recipe. In a process group of several ranks, all of them must call it together."""
+    return GenerationWorker(config) if isinstance(config, EvalConfig) else Worker(config)
 
 
 def build_backend(

@@ -15,24 +15,24 @@ cache only once the trainer has made room. Generating while training, or trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.meter import SwitchMeter
-from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError
+from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError, any_rank
 from reasoner_rl.metrics import Metrics, merge
-from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, RolloutEngine, Turn
 from reasoner_rl.training.backend import LossFunction, TrainBackend
-from reasoner_rl.types import MicroBatch, MiniBatch, Rollout
+from reasoner_rl.types import MicroBatch, MiniBatch
 
 Phase = Literal["train", "generate"]
 Offload = Literal["none", "optimizer", "all"]
 
 
-class HybridEngine:
+class HybridEngine(Generator):
     """Owns both engines. Starts in the train phase: nothing can be generated before weights were published.
 
     Args:
@@ -102,22 +102,33 @@ class HybridEngine:
         return merge([meter.take(), self.proof.metrics()])
 
     def _compare_scores(self, expected: Sequence[float]) -> None:
+        """Every rank looks at its own copy; if any is wrong, all take part in finding out what differs."""
+        wrong: WeightSyncError | None = None
         try:
             self.proof.compare_scores(expected, self.rollout)
         except WeightSyncError as error:
-            if self.offload == "all":
-                self.backend.reload()
-            raise self.proof.named(error, self.backend, self.rollout) from None
+            wrong = error
+        if not any_rank(wrong is not None):
+            return
+        if self.offload == "all":
+            self.backend.reload()
+        names = self.proof.differing(self.backend, self.rollout)
+        if wrong is not None:
+            raise WeightSyncError(f"{wrong}; {names}")
 
-    def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Generate with the published weights."""
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
+        """Generate with the published weights: see `Generator.submit`."""
         self._require("generate")
-        return self.rollout.generate(requests, sampling, progress)
+        self.rollout.submit(requests, sampling)
+
+    def advance(self) -> Turn:
+        """See `Generator.advance`."""
+        self._require("generate")
+        return self.rollout.advance()
+
+    def abort(self) -> None:
+        """See `Generator.abort`."""
+        self.rollout.abort()
 
     def logprobs(self, micro_batches: Sequence[MicroBatch], *, reference: bool = False) -> list[Tensor]:
         """Logprobs by the trainer's present weights, or by the reference policy's."""

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.batching.plan import plan_mini_batch
@@ -70,19 +71,24 @@ class SyncProof:
         if self._check == "tensors" and (names := rollout.differing(backend.full_weights())):
             raise WeightSyncError(f"after the weight sync these tensors differ: {_listed(names)}")
 
-    def named(self, error: WeightSyncError, backend: TrainBackend, rollout: RolloutEngine) -> WeightSyncError:
-        """The error with the names of the tensors that differ, found by a second sync. Collective."""
-        names = rollout.differing(backend.full_weights())
-        reason = (
-            f"these tensors differ: {_listed(names)}"
-            if names
-            else "no tensor differs, so the two engines compute differently with the same weights"
-        )
-        return WeightSyncError(f"{error}; {reason}")
+    def differing(self, backend: TrainBackend, rollout: RolloutEngine) -> str:
+        """Say which tensors differ, found by a second sync. Collective."""
+        if names := rollout.differing(backend.full_weights()):
+            return f"these tensors differ: {_listed(names)}"
+        return "no tensor differs, so the two engines compute differently with the same weights"
 
     def metrics(self) -> Metrics:
         """``sync/proof_gap``, the mean gap in nats, if it was measured."""
         return {} if self._gap is None else {"sync/proof_gap": maximum(self._gap)}
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` holds on any rank. Collective."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return flag
+    flags: list[bool] = [False] * dist.get_world_size()
+    dist.all_gather_object(flags, flag)
+    return any(flags)
 
 
 def proof_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reasoner_rl.advantages.filters import split
+from reasoner_rl.advantages.filters import Split, split
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.distributed.group import Generator
 from reasoner_rl.errors import NothingToLearn, UserError
-from reasoner_rl.loops.generate import generate_groups
+from reasoner_rl.loops.filling import Filling
+from reasoner_rl.loops.generate import score_groups
 from reasoner_rl.metrics import Metrics, merge, total
 from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
+from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.rewards.metrics import reward_metrics
 from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, Turn
+from reasoner_rl.seeding import derive_seed
 from reasoner_rl.types import Prompt, ScoredGroup
 
 
@@ -31,9 +33,8 @@ class Collected:
 
 
 class GroupCollector:
-    """Generates and scores groups until a step's batch is full.
+    """Generates and scores groups until a step's batch is full; see `Filling` for which groups make it.
 
-    Groups are taken in prompt order, whatever time their responses took, so short answers are not favoured.
     Surplus groups open the next step's batch unless they have become too old.
     """
 
@@ -55,38 +56,33 @@ class GroupCollector:
         self.surplus: list[ScoredGroup] = []
 
     def collect(self, step: int, version: int) -> Collected:
-        """Return a full batch for ``step``, or what the cap on generation batches allowed.
+        """Return a full batch for ``step``, or what the cap on generated prompts allowed.
 
         Raises NothingToLearn if all groups are all right, and UserError, with the counts, if there is nothing else
         to train on, or too little and dynamic_sampling.when_exhausted is "fail".
         """
-        config, dynamic = self._config, self._config.algorithm.dynamic_sampling
+        dynamic = self._config.algorithm.dynamic_sampling
         fresh_enough = [g for g in self.surplus if version - g.policy_version <= dynamic.max_staleness]
-        counts = {"stale": len(self.surplus) - len(fresh_enough), "reused": len(fresh_enough)}
-        counts |= {"generated": 0, "dropped_right": 0, "dropped_wrong": 0, "generation_batches": 0}
-        kept, generated, dropped = fresh_enough, list[ScoredGroup](), list[ScoredGroup]()
-        wanted = config.batch.prompts_per_step
-        cap = dynamic.max_generation_batches if dynamic.enabled else math.inf
-        while len(kept) < wanted and counts["generation_batches"] < cap:
-            groups = self._generate(step, counts["generation_batches"])
-            counts["generation_batches"] += 1
-            counts["generated"] += len(groups)
-            generated += groups
-            if dynamic.enabled:
-                groups, right, wrong = split(groups)
-                counts["dropped_right"] += len(right)
-                counts["dropped_wrong"] += len(wrong)
-                dropped += [*right, *wrong]
-            kept = kept + groups
-        if len(kept) < wanted:
+        filling = Filling(self._config, fresh_enough)
+        self._fill(step, filling)
+        kept, generated = filling.kept(), filling.generated()
+        filtered = split(generated) if dynamic.enabled else Split(generated, [], [])
+        counts = {
+            "generated": len(generated),
+            "dropped_right": len(filtered.all_right),
+            "dropped_wrong": len(filtered.all_wrong),
+        }
+        if len(kept) < filling.wanted:
             self._accept_shortage(step, len(kept), counts)
-        kept, rest = kept[:wanted], kept[wanted:]
-        self.surplus = rest if dynamic.max_staleness > 0 else []
+        kept, rest = kept[: filling.wanted], kept[filling.wanted :]
         counts |= {
             "kept": len(kept),
-            "surplus": len(self.surplus),
-            "discarded": len(rest) - len(self.surplus),
+            "stale": len(self.surplus) - len(fresh_enough),
+            "reused": len(fresh_enough),
+            "surplus": len(rest),
+            "aborted": len(filling.launched) - len(generated),
         }
+        self.surplus = rest
         metrics = merge(
             [
                 {f"groups/{name}": total(count) for name, count in counts.items()},
@@ -95,34 +91,61 @@ class GroupCollector:
             ]
         )
         tokens = sum(len(rollout.token_ids) for group in generated for rollout in group.rollouts)
-        return Collected(kept, dropped, metrics, tokens)
+        return Collected(kept, [*filtered.all_right, *filtered.all_wrong], metrics, tokens)
 
-    def _generate(self, step: int, batch: int) -> list[ScoredGroup]:
-        config = self._config
-        indices = self.sampler.take(step_arithmetic(config).prompts_per_generation)
-        return generate_groups(
-            [self._prompts[index] for index in indices],
-            self._generator,
-            self._rewards,
-            config.rollout.sampling,
-            config.rollout.responses_per_prompt,
-            seed_parts=(config.run.seed, "train", step, batch),
-            timer=self._timer,
-            progress=config.logging.progress,
-        )
+    def _fill(self, step: int, filling: Filling) -> None:
+        """Launch prompts and judge what is finished until the batch is full, or the cap is reached."""
+        before, config = self.sampler.state(), self._config
+        responses = step_arithmetic(config).responses_per_step
+        with progress_bar(config.logging.progress, "generating", responses) as advance:
+            try:
+                while not filling.done:
+                    self._launch(step, filling)
+                    with self._timer("generate"):
+                        turn = self._generator.advance()
+                    advance(turn.responses)
+                    self._judge(filling, turn)
+            except BaseException:
+                self._generator.abort()
+                raise
+        if len(filling.launched) > len(filling.generated()):
+            self._generator.abort()
+        self.sampler.restore(before)
+        self.sampler.take(filling.used)  # what did not count comes again
+
+    def _launch(self, step: int, filling: Filling) -> None:
+        """Start as many prompts as the batch needs. A response's randomness is its prompt's place in the step."""
+        config, requests = self._config, []
+        for index in self.sampler.take(filling.to_launch()):
+            prompt, place = self._prompts[index], len(filling.launched)
+            seed = derive_seed(config.run.seed, "train", step, place, prompt.uid)
+            requests.append(
+                GenerationRequest(prompt.token_ids, config.rollout.responses_per_prompt, seed, place)
+            )
+            filling.launched.append(prompt)
+        if requests:
+            self._generator.submit(requests, config.rollout.sampling)
+
+    def _judge(self, filling: Filling, turn: Turn) -> None:
+        places = [place for place, _ in turn.finished]
+        prompts = [filling.launched[place] for place in places]
+        rollouts = [group for _, group in turn.finished]
+        groups = score_groups(prompts, rollouts, self._rewards, timer=self._timer, progress=False)
+        for place, group in zip(places, groups, strict=True):
+            filling.judge(place, group)
 
     def _accept_shortage(self, step: int, kept: int, counts: dict[str, int]) -> None:
-        dynamic = self._config.algorithm.dynamic_sampling
+        dynamic, generated = self._config.algorithm.dynamic_sampling, counts["generated"]
         if kept and dynamic.when_exhausted == "train":
             return
         if dynamic.when_exhausted == "train" and counts["dropped_wrong"] == 0:
             raise NothingToLearn(
-                f"step {step}: all {counts['generated']} groups generated were all right; nothing is left to learn"
+                f"step {step}: all {generated} groups generated were all right; nothing is left to learn"
             )
         raise UserError(
-            f"step {step}: {counts['generation_batches']} generation batches "
-            f"(algorithm.dynamic_sampling.max_generation_batches) gave {kept} of the "
-            f"{self._config.batch.prompts_per_step} groups wanted: of {counts['generated']} generated, "
-            f"{counts['dropped_right']} were all right and {counts['dropped_wrong']} all wrong. "
-            "Use easier or harder problems, more responses a prompt, or a higher cap."
+            f"step {step}: {generated} generated groups (the most that batch.prompts_per_generation and "
+            f"algorithm.dynamic_sampling.max_generation_batches allow) gave {kept} of the "
+            f"{self._config.batch.prompts_per_step} wanted: {counts['dropped_right']} were all right and "
+            f"{counts['dropped_wrong']} all wrong. Use easier or harder problems, more responses a prompt, or a "
+            "higher cap."
         )

@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.config.data import DatasetConfig, PromptConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
-from reasoner_rl.distributed.group import Generator
-from reasoner_rl.distributed.worker import build_engine
+from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
 from reasoner_rl.loops.generate import generate_groups
 from reasoner_rl.loops.start import begin_run, check_context, check_rewards, load_prompts, output_folder, say
@@ -19,6 +18,7 @@ from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.summary import write_json
 from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rollout.engine import Generator
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.types import Prompt
 
@@ -87,16 +87,9 @@ def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     check_context(config.model, (prompt for dataset in held_out for prompt in dataset.prompts), limit)
     check_rewards(config.reward, held_out[0].prompts[0])
     say(f"weights: {config.model.path}")
-    engine = build_engine(
-        config.model,
-        config.engine,
-        tokenizer,
-        context_tokens=config.prompts.max_tokens + limit,
-        seed=config.run.seed,
-    )
-    with RewardRunner(config.reward, limit) as rewards:
+    with RewardRunner(config.reward, limit) as rewards, launch_workers(config, say) as workers:
         evaluator = Evaluator(config, held_out, rewards, RolloutRecorder(output, config.logging.rollouts))
-        reports = evaluator.evaluate(engine, step=0)
+        reports = evaluator.evaluate(workers, step=0)
     path = output / "evaluation.json"
     write_json(
         path, {"model": config.model.path, "seed": config.run.seed, "reports": [r.to_json() for r in reports]}

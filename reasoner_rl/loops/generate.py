@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.distributed.group import Generator
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
-from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.engine import GenerationRequest, Generator
 from reasoner_rl.seeding import derive_seed
-from reasoner_rl.types import Prompt, ScoredGroup
+from reasoner_rl.types import Prompt, Rollout, ScoredGroup
 
 
 def generate_groups(
@@ -37,6 +36,18 @@ def generate_groups(
     responses = len(requests) * samples
     with timer("generate"), progress_bar(progress, "generating", responses) as advance:
         rollouts = generator.generate(requests, sampling, advance)
+    return score_groups(prompts, rollouts, rewards, timer=timer, progress=progress)
+
+
+def score_groups(
+    prompts: Sequence[Prompt],
+    rollouts: Sequence[Sequence[Rollout]],
+    rewards: RewardRunner,
+    *,
+    timer: PhaseTimer,
+    progress: bool | Literal["auto"],
+) -> list[ScoredGroup]:
+    """Score the responses to each prompt; groups come in the order of the prompts."""
     tasks = [
         RewardTask(
             data_source=prompt.data_source,
@@ -49,9 +60,9 @@ def generate_groups(
         for prompt, group in zip(prompts, rollouts, strict=True)
         for rollout in group
     ]
-    with timer("reward"), progress_bar(progress, "scoring", responses) as advance:
-        scored = rewards.score(tasks, advance)
+    with timer("reward"), progress_bar(progress, "scoring", len(tasks)) as advance:
+        scored = iter(rewards.score(tasks, advance))
     return [
-        ScoredGroup(prompt, tuple(group), tuple(scored[index * samples : (index + 1) * samples]))
-        for index, (prompt, group) in enumerate(zip(prompts, rollouts, strict=True))
+        ScoredGroup(prompt, tuple(group), tuple(next(scored) for _ in group))
+        for prompt, group in zip(prompts, rollouts, strict=True)
     ]

@@ -15,7 +15,7 @@ from reasoner_rl.batching.plan import plan_updates
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
-from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.errors import NothingToLearn, UserError
 from reasoner_rl.evaluation.estimators import EvaluationReport
 from reasoner_rl.loops.collect import GroupCollector
@@ -34,7 +34,7 @@ from reasoner_rl.loops.start import (
 )
 from reasoner_rl.loops.state import DriverState, is_due
 from reasoner_rl.metrics import merge, values
-from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
+from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import MetricLogger, open_logger
 from reasoner_rl.prompts.sampler import PromptSampler
@@ -65,14 +65,15 @@ class OnlineRun:
         with timer("step"):
             collected = self.collector.collect(number, state.version)
             samples = make_samples(collected.groups, config, self.workers, state.version, timer)
-            mini_batches = plan_updates(
+            planned = plan_updates(
                 samples,
                 step_arithmetic(config).responses_per_update,
                 config.batch.micro_batch_tokens,
                 config.rollout.sampling.max_response_tokens,
+                self.workers.shards,
             )
             with timer("update"):
-                trained = self.workers.update(mini_batches * config.batch.epochs)
+                trained = self.workers.update([updates * config.batch.epochs for updates in planned])
             state.version += 1
             with timer("sync"):
                 synced = self.workers.publish_weights(state.version)
@@ -80,7 +81,7 @@ class OnlineRun:
             "generate": collected.generated_tokens,
             "update": config.batch.epochs * sum(sample.tokens for sample in samples),
         }
-        metrics = merge([synced, collected.metrics, trained, timer.metrics(tokens), memory_metrics()])
+        metrics = merge([synced, collected.metrics, trained, timer.metrics(tokens)])
         self.logger.write(number, values(metrics))
         group_size = config.rollout.responses_per_prompt
         advantages = [float(sample.advantages[0]) for sample in samples]
@@ -190,8 +191,8 @@ def _train(
     with (
         RewardRunner(config.reward, config.rollout.sampling.max_response_tokens) as rewards,
         open_logger(config.logging, output, total_steps=config.run.steps, resume_step=resume_step) as logger,
+        launch_workers(config, say) as workers,
     ):
-        workers = Worker(config)
         collector = GroupCollector(config, prompts, sampler, workers, rewards, timer)
         evaluator = Evaluator(config, held_out, rewards, recorder)
         run = OnlineRun(config, workers, collector, evaluator, logger, recorder, store, timer, state)
@@ -200,4 +201,4 @@ def _train(
         if not run.run():
             say(f"stopped after step {state.step}; the same command goes on from there")
             return None
-    return finish_run(config, state, workers)
+        return finish_run(config, state, workers)

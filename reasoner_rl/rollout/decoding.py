@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,16 @@ class Pending:
     prompt_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Decoded:
-    """The responses of a batch, in its order. T is the limit on response tokens."""
+    """The responses of a batch of B, in its order. T is the limit on response tokens."""
 
-    token_ids: Tensor  # [B, T] int64
-    logprobs: Tensor  # [B, T] float32
-    lengths: Tensor  # [B] int64; what lies behind is undefined
-    stopped: Tensor  # [B] bool; False: cut off at the limit
+    def __init__(self, batch: int, limit: int, device: torch.device) -> None:
+        self.token_ids = torch.zeros(batch, limit, dtype=torch.int64, device=device)  # [B, T]
+        self.logprobs = torch.zeros(batch, limit, device=device)  # [B, T] float32
+        self.lengths = torch.full((batch,), limit, device=device)  # [B] int64; what lies behind is undefined
+        self.going = torch.ones(
+            batch, dtype=torch.bool, device=device
+        )  # [B]; in the end: cut off at the limit
 
 
 def decode_batch(
@@ -44,34 +46,30 @@ def decode_batch(
     sampling: SamplingConfig,
     eos_ids: Tensor,
     tokenizer: Any,
-    progress: Callable[[int], None],
-) -> Decoded:
-    """Draw the responses of ``batch`` together. ``eos_ids`` [E] int64 is on the model's device.
+    decoded: Decoded,
+) -> Iterator[int]:
+    """Draw the responses of ``batch`` together into ``decoded``; yields, at every step, how many have ended with it.
 
-    Raises FloatingPointError if the model's probabilities are NaN.
+    ``eos_ids`` [E] int64 is on the model's device. Raises FloatingPointError if the model's probabilities are NaN.
     """
     limit, device = sampling.max_response_tokens, eos_ids.device
     decoder = Decoder(model, batch, limit, device)
     streams = UniformStreams([(pending.seed, pending.sample) for pending in batch], device)
     watchers = [StopStringWatcher(tokenizer, sampling.stop) for _ in batch] if sampling.stop else []
-    token_ids = torch.zeros(len(batch), limit, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(len(batch), limit, device=device)
-    lengths = torch.full((len(batch),), limit, device=device)
-    going = torch.ones(len(batch), dtype=torch.bool, device=device)
+    going = decoded.going
     rows = torch.arange(len(batch), device=device)  # which response each of the decoder's rows holds
     for position in range(limit):
         forbidden = eos_ids if position < sampling.min_response_tokens else None
         chosen, chosen_logprobs = choose_tokens(
             decoder.logits, sampling, streams.next_column(position)[rows], forbidden
         )
-        token_ids[rows, position], logprobs[rows, position] = chosen, chosen_logprobs
+        decoded.token_ids[rows, position], decoded.logprobs[rows, position] = chosen, chosen_logprobs
         ended = torch.isin(chosen, eos_ids) & going[rows]
         if watchers:
             ended |= _ended_by_text(watchers, rows, chosen, going)
-        if ended.any():
-            lengths[rows[ended]] = position + 1
-            going[rows[ended]] = False
-            progress(int(ended.sum()))
+        decoded.lengths[rows[ended]] = position + 1
+        going[rows[ended]] = False
+        yield int(ended.sum())
         remaining = int(going.sum())
         if remaining == 0 or position + 1 == limit:
             break
@@ -80,10 +78,9 @@ def decode_batch(
             decoder.keep(kept)
             rows, chosen = rows[kept], chosen[kept]
         decoder.step(chosen)
-    progress(remaining)
-    if logprobs.isnan().any():
+    if decoded.logprobs.isnan().any():
         raise FloatingPointError("the model's probabilities are NaN: its weights or activations overflow")
-    return Decoded(token_ids.cpu(), logprobs.cpu(), lengths.cpu(), ~going.cpu())
+    yield remaining
 
 
 def _ended_by_text(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -13,6 +14,9 @@ from reasoner_rl.types import Rollout
 
 # asleep: holds as little device memory as it can. weights: has room for weights and none to generate. ready: generates.
 EngineState = Literal["asleep", "weights", "ready"]
+TURN_STEPS = (
+    64  # most decoding steps in a turn; bounds how long a caller waits to hear of progress, or to abort
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +26,65 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     samples: int
     seed: int  # response j is drawn from its own random stream (seed, j), whatever else is in the batch
+    number: int = 0  # the caller's name for it, unique among those in the works
 
 
-class RolloutEngine(Protocol):
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a generator has finished since its last turn."""
+
+    finished: list[tuple[int, list[Rollout]]] = field(
+        default_factory=list
+    )  # number of the request, its responses
+    responses: int = 0  # those of requests that are still in the works count too
+
+
+class Generator(Protocol):
+    """Answers prompts in turns, so that the caller can act on what is finished while the rest goes on.
+
+    Rollouts' logprobs are those of the distribution sampled from, after temperature, top-k and top-p.
+    """
+
+    @abstractmethod
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
+        """Take on more work. Whatever is in the works already must have the same ``sampling``.
+
+        Raises ValueError for an empty prompt or another sampling.
+        """
+
+    @abstractmethod
+    def advance(self) -> Turn:
+        """Generate until a request is finished, or for `TURN_STEPS` at most. An empty turn if nothing is to be done."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop everything that is in the works."""
+
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: SamplingConfig,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Rollout]]:
+        """Return the responses of each request, in order; all are aborted if it is interrupted.
+
+        ``progress`` is told how many more responses are finished.
+        """
+        found: dict[int, list[Rollout]] = {}
+        try:
+            self.submit([replace(r, number=number) for number, r in enumerate(requests)], sampling)
+            while len(found) < len(requests):
+                turn = self.advance()
+                found.update(turn.finished)
+                if turn.responses and progress is not None:
+                    progress(turn.responses)
+        except BaseException:
+            self.abort()
+            raise
+        return [found[number] for number in range(len(requests))]
+
+
+class RolloutEngine(Generator, Protocol):
     """Generates responses with a copy of the policy's weights.
 
         ready --sleep--> asleep --wake_weights--> weights --load_weights--> weights --wake_cache--> ready
@@ -38,18 +98,6 @@ class RolloutEngine(Protocol):
     @property
     def policy_version(self) -> int:
         """Version passed to the last `load_weights`."""
-        ...
-
-    def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Return the responses of each request, in order. ``progress`` is told how many more responses are finished.
-
-        A Rollout's logprobs are those of the distribution sampled from, after temperature, top-k and top-p.
-        """
         ...
 
     def score(self, token_ids: Sequence[int]) -> list[float]:

@@ -7,7 +7,9 @@ what the vLLM engine is for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,18 +22,32 @@ from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.rollout.attention import DECODE_ATTENTION
 from reasoner_rl.rollout.decoding import Decoded, Pending, decode_batch
 from reasoner_rl.rollout.engine import (
+    TURN_STEPS,
     EngineState,
     GenerationRequest,
+    Generator,
+    Turn,
     end_of_sequence_ids,
     require_state,
 )
+from reasoner_rl.rollout.works import Works, require_idle
 from reasoner_rl.tokenizer import require_folder
 from reasoner_rl.types import Rollout
 
 _CACHED_LAYERS = {"full_attention", "sliding_attention"}
 
 
-class HfRolloutEngine:
+@dataclass(slots=True)
+class _Batch:
+    """Responses that are being decoded side by side."""
+
+    pending: list[Pending]
+    decoded: Decoded
+    steps: Iterator[int]
+    going: int
+
+
+class HfRolloutEngine(Generator):
     """Generates with its own plain (unsharded) copy of the policy; implements `RolloutEngine`.
 
     Args:
@@ -57,44 +73,72 @@ class HfRolloutEngine:
         self._policy_version = 0
         self.state: EngineState = "ready"
         self._weights_complete = True
+        self._works = Works()
+        self._waiting: list[Pending] = []
+        self._batch: _Batch | None = None
 
     @property
     def policy_version(self) -> int:
         """Version passed to the last `load_weights`."""
         return self._policy_version
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """See `RolloutEngine.generate`. Raises ValueError for an empty prompt, RuntimeError unless ready."""
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
+        """See `Generator.submit`. Raises RuntimeError unless ready."""
         require_state(self, "generate", "ready")
         if not self._weights_complete:
             raise RuntimeError("generate needs complete weights; the last load_weights failed")
-        rollouts: dict[tuple[int, int], Rollout] = {}
-        for batch in _batches(requests, self._max_batch_sequences):
-            decoded = decode_batch(
-                self._model, batch, sampling, self._eos_ids, self._tokenizer, progress or _ignore
-            )
-            places = [(pending.request, pending.sample) for pending in batch]
-            rollouts.update(zip(places, self._to_rollouts(decoded), strict=True))
-        return [
-            [rollouts[index, sample] for sample in range(request.samples)]
-            for index, request in enumerate(requests)
+        self._works.add(requests, sampling)
+        self._waiting += [
+            Pending(request.number, sample, request.seed, request.prompt_ids)
+            for request in requests
+            for sample in range(request.samples)
         ]
+
+    @torch.inference_mode()
+    def advance(self) -> Turn:
+        """See `Generator.advance`. A batch's responses are returned together, when the last of them has ended."""
+        require_state(self, "generate", "ready")
+        if self._batch is None:
+            if not self._waiting:
+                return Turn()
+            self._batch = self._next_batch()
+        batch = self._batch
+        ended = sum(islice(batch.steps, TURN_STEPS))
+        batch.going -= ended
+        if batch.going:
+            return Turn([], ended)
+        for _ in batch.steps:  # to the end, where it is checked that all probabilities were numbers
+            pass
+        for pending, rollout in zip(batch.pending, self._to_rollouts(batch.decoded), strict=True):
+            self._works.record(pending.request, pending.sample, rollout)
+        self._batch = None
+        return Turn(self._works.turn().finished, ended)
+
+    def abort(self) -> None:
+        """See `Generator.abort`."""
+        self._works.clear()
+        self._waiting, self._batch = [], None
+
+    def _next_batch(self) -> _Batch:
+        """One of the batches of about the same size that the waiting responses make, with the longest prompts."""
+        self._waiting.sort(key=lambda pending: -len(pending.prompt_ids))
+        batches = -(-len(self._waiting) // self._max_batch_sequences)
+        size = len(self._waiting) // batches
+        chosen, self._waiting = self._waiting[:size], self._waiting[size:]
+        sampling = self._works.sampling
+        decoded = Decoded(len(chosen), sampling.max_response_tokens, self._device)
+        steps = decode_batch(self._model, chosen, sampling, self._eos_ids, self._tokenizer, decoded)
+        return _Batch(chosen, decoded, steps, going=len(chosen))
 
     def _to_rollouts(self, decoded: Decoded) -> list[Rollout]:
         lengths = decoded.lengths.tolist()
-        token_ids = [row[:length].tolist() for row, length in zip(decoded.token_ids, lengths, strict=True)]
-        logprobs = [row[:length].tolist() for row, length in zip(decoded.logprobs, lengths, strict=True)]
+        token_ids = [row[:n].tolist() for row, n in zip(decoded.token_ids.cpu(), lengths, strict=True)]
+        logprobs = [row[:n].tolist() for row, n in zip(decoded.logprobs.cpu(), lengths, strict=True)]
         texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
         return [
-            Rollout(tuple(ids), tuple(row), "stop" if stopped else "length", self._policy_version, text)
-            for ids, row, stopped, text in zip(
-                token_ids, logprobs, decoded.stopped.tolist(), texts, strict=True
+            Rollout(tuple(ids), tuple(row), "length" if cut_off else "stop", self._policy_version, text)
+            for ids, row, cut_off, text in zip(
+                token_ids, logprobs, decoded.going.tolist(), texts, strict=True
             )
         ]
 
@@ -140,7 +184,8 @@ class HfRolloutEngine:
         return chosen
 
     def sleep(self) -> None:
-        """Move the weights off the GPU. On a CPU there is nothing to give back: caches die with each `generate`."""
+        """Move the weights off the GPU. On a CPU there is nothing to give back: caches die with their batch."""
+        require_idle(self._works)
         self.state = "asleep"
         self._model.to("cpu")
         if self._device.type == "cuda":
@@ -158,7 +203,7 @@ class HfRolloutEngine:
         self._policy_version = version
 
     def wake_cache(self) -> None:
-        """Get ready to generate; a cache is made anew by each `generate`."""
+        """Get ready to generate; a cache is made anew for each batch."""
         require_state(self, "wake_cache", "weights")
         self.state = "ready"
 
@@ -197,24 +242,3 @@ def _check_architecture(model: Any) -> None:
             f"rollout.engine.kind: hf generates with full and sliding-window attention layers; "
             f"{name} has {', '.join(unfit)}. Use vllm."
         )
-
-
-def _batches(requests: Sequence[GenerationRequest], largest: int) -> list[list[Pending]]:
-    """Batches of about the same size, of prompts of about the same length, longest first."""
-    for index, request in enumerate(requests):
-        if not request.prompt_ids:
-            raise ValueError(f"request {index} has an empty prompt; a prompt needs at least one token")
-    by_length = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt_ids))
-    pending = [
-        Pending(index, sample, requests[index].seed, requests[index].prompt_ids)
-        for index in by_length
-        for sample in range(requests[index].samples)
-    ]
-    count = -(-len(pending) // largest)
-    return [
-        pending[len(pending) * batch // count : len(pending) * (batch + 1) // count] for batch in range(count)
-    ]
-
-
-def _ignore(finished: int) -> None:
-    del finished

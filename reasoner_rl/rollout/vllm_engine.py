@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,16 @@ from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
 from reasoner_rl.errors import ConfigError, MissingExtraError
 from reasoner_rl.rollout import vllm_cpu
 from reasoner_rl.rollout.engine import (
+    TURN_STEPS,
     EngineState,
     GenerationRequest,
+    Generator,
+    Turn,
     end_of_sequence_ids,
     require_state,
 )
 from reasoner_rl.rollout.vllm_views import hugging_face_views
+from reasoner_rl.rollout.works import Works, require_idle
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import context_length, require_folder
 from reasoner_rl.types import FinishReason, Rollout
@@ -34,7 +38,7 @@ from reasoner_rl.types import FinishReason, Rollout
 _SEEDS = 2**63  # vLLM holds seeds in signed 64 bits
 
 
-class VllmRolloutEngine:
+class VllmRolloutEngine(Generator):
     """Implements `RolloutEngine` on a `vllm.LLM` in this process.
 
     Args:
@@ -51,6 +55,11 @@ class VllmRolloutEngine:
         self._eos_ids = list(eos_ids)
         self._sleep_level = sleep_level
         self._policy_version = 0
+        self._works = Works()
+        self._places: dict[
+            int, tuple[int, int]
+        ] = {}  # vLLM's count of requests -> ours, and number in the group
+        self._names: dict[int, str] = {}
         self.state: EngineState = "ready"
 
     @property
@@ -58,16 +67,12 @@ class VllmRolloutEngine:
         """Version passed to the last `load_weights`."""
         return self._policy_version
 
-    def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Rollout]]:
-        """See `RolloutEngine.generate`. If interrupted, all its requests are aborted."""
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
+        """See `Generator.submit`."""
         require_state(self, "generate", "ready")
+        self._works.add(requests, sampling)
         samples = [(request, sample) for request in requests for sample in range(request.samples)]
-        names = self._llm.enqueue(
+        names: list[str] = self._llm.enqueue(
             [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in samples],
             [
                 self._sampling_params(sampling, derive_seed(request.seed, sample) % _SEEDS)
@@ -75,19 +80,28 @@ class VllmRolloutEngine:
             ],
             use_tqdm=False,
         )
-        outputs: list[Any] = []
-        try:
-            while self._engine.has_unfinished_requests():
-                finished = [output for output in self._engine.step() if output.finished]
-                outputs += finished
-                if finished and progress is not None:
-                    progress(len(finished))
-        except BaseException:
-            self._engine.abort_request(names, internal=True)
-            raise
-        outputs.sort(key=lambda output: int(output.request_id))  # as they were enqueued
-        rollouts = iter([self._to_rollout(output.outputs[0]) for output in outputs])
-        return [[next(rollouts) for _ in range(request.samples)] for request in requests]
+        for name, (request, sample) in zip(names, samples, strict=True):
+            count = int(name.partition("-")[0])  # newer versions append letters to it
+            self._places[count], self._names[count] = (request.number, sample), name
+
+    def advance(self) -> Turn:
+        """See `Generator.advance`."""
+        require_state(self, "generate", "ready")
+        for _ in range(TURN_STEPS):
+            if not self._works or self._works.any_finished:
+                break
+            for output in self._engine.step():
+                if output.finished:
+                    count = int(output.request_id)
+                    del self._names[count]
+                    self._works.record(*self._places.pop(count), self._to_rollout(output.outputs[0]))
+        return self._works.turn()
+
+    def abort(self) -> None:
+        """See `Generator.abort`."""
+        self._engine.abort_request(list(self._names.values()), internal=True)
+        self._works.clear()
+        self._places, self._names = {}, {}
 
     def _sampling_params(self, sampling: SamplingConfig, seed: int) -> Any:
         return self._params(
@@ -173,6 +187,7 @@ class VllmRolloutEngine:
 
     def sleep(self) -> None:
         """See `RolloutEngine.sleep`."""
+        require_idle(self._works)
         if self._sleep_level is not None and self.state != "asleep":
             self._llm.sleep(level=self._sleep_level)
         self.state = "asleep"

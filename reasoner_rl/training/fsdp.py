@@ -85,10 +85,13 @@ class FsdpBackend:
         self._schedule = build_schedule(self._optimizer, training.schedule, total_updates, updates_per_step)
 
     def _shard(self, policy: Policy, config: FsdpBackendConfig) -> Policy:
-        mesh = init_device_mesh(self.device.type, (self._world_size,))
-        reshard = (
-            self._world_size > 1 if config.reshard_after_forward == "auto" else config.reshard_after_forward
-        )
+        sharing = config.shard_ranks or self._world_size
+        if sharing == self._world_size:
+            mesh = init_device_mesh(self.device.type, (sharing,))
+        else:  # equal copies of the model, each on `sharing` ranks
+            shape = (self._world_size // sharing, sharing)
+            mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("replicate", "shard"))
+        reshard = sharing > 1 if config.reshard_after_forward == "auto" else config.reshard_after_forward
         dtype = _DTYPES[self._model_config.dtype]
         options: dict[str, Any] = {"mesh": mesh}
         if dtype is not torch.float32:
@@ -227,7 +230,10 @@ class FsdpBackend:
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
         )
-        rest = torch.load(folder / f"rank_{dist.get_rank()}.pt")
+        own = folder / f"rank_{dist.get_rank()}.pt"
+        rest = torch.load(
+            own if own.exists() else folder / "rank_0.pt"
+        )  # there are more ranks than there were
         self._schedule.load_state_dict(rest["schedule"])
         torch.set_rng_state(rest["rng"])
         if "device_rng" in rest and self.device.type == "cuda":

@@ -162,29 +162,30 @@ def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
     import torch
 
     from reasoner_rl.batching.plan import plan_updates
-    from reasoner_rl.distributed.worker import Worker
+    from reasoner_rl.distributed.launch import launch_workers
     from reasoner_rl.loops.generate import generate_groups
     from reasoner_rl.loops.samples import make_samples
     from reasoner_rl.metrics import merge, values
-    from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
+    from reasoner_rl.observability.measurements import PhaseTimer
     from reasoner_rl.rewards.runner import RewardRunner
+    from reasoner_rl.tokenizer import load_tokenizer
     from reasoner_rl.types import Prompt
 
     torch.set_num_threads(work.threads)
     torch.manual_seed(work.seed)
-    worker, timer, measured = Worker(config), PhaseTimer(), []
+    tokenizer, timer, measured = load_tokenizer(config.model), PhaseTimer(), []
     prompts = [
-        Prompt(str(index), tuple(worker.tokenizer(text).input_ids), text, "", "")
+        Prompt(str(index), tuple(tokenizer(text).input_ids), text, "", "")
         for index, text in enumerate(work.prompt_texts())
     ]
-    worker.publish_weights(0)
-    with RewardRunner(config.reward, work.tokens) as rewards:
+    with RewardRunner(config.reward, work.tokens) as rewards, launch_workers(config, print) as workers:
+        workers.publish_weights(0)
         for step in range(work.steps + 1):
             timer.reset()
             with timer("total"):
                 groups = generate_groups(
                     prompts[step * work.prompts : (step + 1) * work.prompts],
-                    worker,
+                    workers,
                     rewards,
                     config.rollout.sampling,
                     work.responses,
@@ -192,18 +193,20 @@ def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
                     timer=timer,
                     progress=False,
                 )
-                samples = make_samples(groups, config, worker, step, timer)
-                planned = plan_updates(samples, len(samples), work.micro_batch_tokens, work.tokens)
+                samples = make_samples(groups, config, workers, step, timer)
+                planned = plan_updates(
+                    samples, len(samples), work.micro_batch_tokens, work.tokens, workers.shards
+                )
                 with timer("update"):
-                    trained = worker.update(planned)
+                    trained = workers.update(planned)
                 with timer("sync"):
-                    synced = worker.publish_weights(step + 1)
+                    synced = workers.publish_weights(step + 1)
             check_lengths([rollout.token_ids for group in groups for rollout in group.rollouts], work)
             tokens = {
                 "generate": work.prompts * work.responses * work.tokens,
                 "update": sum(sample.tokens for sample in samples),
             }
-            measured.append(values(merge([synced, trained, timer.metrics(tokens), memory_metrics()])))
+            measured.append(values(merge([synced, trained, timer.metrics(tokens)])))
     return measured[1:]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError
 from reasoner_rl.metrics import Metrics, mean, values
-from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.engine import GenerationRequest, Turn
 from reasoner_rl.types import Rollout
 
 SAMPLING = SamplingConfig(max_response_tokens=4)
@@ -60,14 +60,16 @@ class FakeRollout:
         self.scores = [-1.0, -2.0]
         self.wrong: list[str] = []
 
-    def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Rollout]]:
-        self.calls.append("generate")
-        return [[ROLLOUT] for _ in requests]
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
+        self.calls.append(f"submit {len(requests)}")
+        self.works = list(requests)
+
+    def advance(self) -> Turn:
+        self.calls.append("advance")
+        return Turn([(self.works.pop().number, [ROLLOUT])], 1)
+
+    def abort(self) -> None:
+        self.calls.append("abort")
 
     def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         self.calls.append(f"load_weights {version}")
@@ -152,7 +154,7 @@ def test_a_whole_step(engine: Any, calls: list[str]) -> None:
     assert values(metrics) == {"train/loss": 2.5}, "metrics of all updates are merged"
     engine.publish(1)
     assert calls == [
-        "generate",
+        *("submit 2", "advance", "advance"),
         "sleep",
         "logprobs reference=True temperature=None",
         "update first",
@@ -259,7 +261,7 @@ def test_generating_before_anything_was_published_raises(engine: Any, calls: lis
     engine.begin_training()
     with pytest.raises(RuntimeError, match=r"belongs to the generate phase"):
         engine.generate([REQUEST], SAMPLING)
-    assert "generate" not in calls
+    assert not [call for call in calls if call.startswith("submit")]
 
 
 def test_weights_that_do_not_load_leave_the_engine_unable_to_generate(engine: Any) -> None:

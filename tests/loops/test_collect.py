@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,44 @@ from reasoner_rl.metrics import values
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.rewards.runner import RewardTask
+from reasoner_rl.rollout.engine import Turn
 from reasoner_rl.types import Prompt, Reward, Rollout
 
 RIGHT, WRONG, MIXED = "right", "wrong", "mixed"
 
 
 class FakeGenerator:
-    """Answers every prompt with its index, by the policy version that it is told."""
+    """Answers every prompt with its index, by the policy version that it is told.
+
+    A turn finishes one request: the first in the works, or the one that ``finish`` chooses, given their prompts.
+    """
 
     def __init__(self) -> None:
         self.version = 0
-        self.batches: list[list[int]] = []  # indices of the prompts of each call
+        self.launched: list[int] = []  # indices of the prompts
         self.seeds: list[int] = []
+        self.works: list[Any] = []
+        self.most_in_works = 0
+        self.aborted = 0
+        self.finish: Callable[[list[int]], int] = lambda prompts: 0
 
-    def generate(self, requests: Sequence[Any], sampling: Any, progress: Any = None) -> list[list[Rollout]]:
-        self.batches.append([request.prompt_ids[0] for request in requests])
+    def submit(self, requests: Sequence[Any], sampling: Any) -> None:
+        self.launched += [request.prompt_ids[0] for request in requests]
         self.seeds += [request.seed for request in requests]
-        return [
-            [
-                Rollout((request.prompt_ids[0], sample), (-1.0, -1.0), "stop", self.version, str(sample))
-                for sample in range(request.samples)
-            ]
-            for request in requests
+        self.works += requests
+        self.most_in_works = max(self.most_in_works, len(self.works))
+
+    def advance(self) -> Turn:
+        request = self.works.pop(self.finish([request.prompt_ids[0] for request in self.works]))
+        group = [
+            Rollout((request.prompt_ids[0], sample), (-1.0, -1.0), "stop", self.version, str(sample))
+            for sample in range(request.samples)
         ]
+        return Turn([(request.number, group)], request.samples)
+
+    def abort(self) -> None:
+        self.aborted += len(self.works)
+        self.works.clear()
 
 
 class FakeRewards:
@@ -76,7 +92,8 @@ class Setting:
         self.generator = FakeGenerator()
         rewards: Any = FakeRewards()
         sampler = PromptSampler(len(prompts), 5, shuffle=False)
-        self.collector = GroupCollector(config, prompts, sampler, self.generator, rewards, PhaseTimer())
+        generator: Any = self.generator
+        self.collector = GroupCollector(config, prompts, sampler, generator, rewards, PhaseTimer())
 
     def step(self, step: int, version: int | None = None) -> tuple[list[int], dict[str, float]]:
         """Collect; return the indices of the prompts kept and the counts."""
@@ -94,28 +111,66 @@ class Setting:
 
 
 def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
-    setting = Setting([MIXED, RIGHT, WRONG, WRONG, MIXED, MIXED, RIGHT, MIXED], wanted=4)
+    setting = Setting([MIXED, RIGHT, WRONG, WRONG, MIXED, MIXED, RIGHT, MIXED, MIXED], wanted=4)
     kept, counts = setting.step(1)
     assert kept == [0, 4, 5, 7], "prompt order"
-    assert setting.generator.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert setting.generator.launched == list(range(8)), "one prompt for each that was dropped, and no more"
+    assert setting.generator.most_in_works == 4
     assert counts == {
         "generated": 8,
         "dropped_right": 2,
         "dropped_wrong": 2,
-        "generation_batches": 2,
         "kept": 4,
         "surplus": 0,
-        "discarded": 0,
+        "aborted": 0,
         "stale": 0,
         "reused": 0,
     }
 
 
+def test_a_dropped_group_is_replaced_while_the_others_go_on() -> None:
+    setting = Setting([MIXED, WRONG, MIXED, MIXED], wanted=3)
+    in_works: list[list[int]] = []
+
+    def last(prompts: list[int]) -> int:
+        in_works.append(prompts)
+        return prompts.index(1) if 1 in prompts else len(prompts) - 1
+
+    setting.generator.finish = last
+    assert setting.step(1)[0] == [0, 2, 3]
+    assert in_works[:2] == [[0, 1, 2], [0, 2, 3]], "prompt 3 starts as soon as group 1 is dropped"
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+@pytest.mark.parametrize("at_a_time", [3, 4, 7])
+def test_groups_are_accepted_in_prompt_order_whatever_time_they_take(
+    at_a_time: int, max_staleness: int
+) -> None:
+    """Had the first finished been taken, short answers would be favoured."""
+    fates = [MIXED, RIGHT, MIXED, WRONG, MIXED, MIXED, RIGHT, MIXED, MIXED, MIXED] * 3
+
+    def batches(finish: Callable[[list[int]], int]) -> list[Any]:
+        setting = Setting(fates, wanted=4, at_a_time=at_a_time, max_staleness=max_staleness)
+        setting.generator.finish = finish
+        outcomes = [setting.step(step) for step in (1, 2, 3)]
+        for _, counts in outcomes:
+            counts.pop("aborted")  # how much was begun for nothing does depend on time
+        return [*outcomes, setting.surplus, setting.collector.sampler.state()]
+
+    shuffle = random.Random(0)
+    in_order = batches(lambda prompts: 0)
+    assert in_order[0][0] == [0, 2, 4, 5]
+    assert batches(lambda prompts: len(prompts) - 1) == in_order
+    for _ in range(5):
+        assert batches(lambda prompts: shuffle.randrange(len(prompts))) == in_order
+
+
 def test_accuracy_is_of_everything_generated_and_tokens_are_counted() -> None:
-    setting = Setting([MIXED, RIGHT, WRONG, MIXED], wanted=2, at_a_time=4)
+    setting = Setting([MIXED, RIGHT, WRONG, MIXED], wanted=2)
     collected = setting.collector.collect(1, 0)
     assert values(collected.metrics)["reward/accuracy"] == pytest.approx((1 + 2 + 0 + 1) / 8)
     assert collected.generated_tokens == 4 * 2 * 2
+    assert [group.prompt.uid for group in collected.dropped] == ["p/1", "p/2"]
 
 
 def test_without_the_filter_every_group_is_kept() -> None:
@@ -123,31 +178,35 @@ def test_without_the_filter_every_group_is_kept() -> None:
     assert setting.step(1)[0] == [0, 1]
     kept, counts = setting.step(2)
     assert kept == [2, 3]
-    assert (counts["dropped_right"], counts["dropped_wrong"], counts["generation_batches"]) == (0, 0, 1)
+    assert (counts["dropped_right"], counts["dropped_wrong"], counts["generated"]) == (0, 0, 2)
 
 
-def test_a_small_generation_batch_is_repeated_until_the_step_is_full() -> None:
+def test_no_more_prompts_are_in_the_works_than_asked_for() -> None:
     setting = Setting([MIXED] * 12, wanted=5, at_a_time=2)
     assert setting.step(1)[0] == [0, 1, 2, 3, 4]
-    assert setting.generator.batches == [[0, 1], [2, 3], [4, 5]]
-    assert setting.surplus == [5]
-
-
-def test_a_large_generation_batch_leaves_a_surplus_that_opens_the_next_step() -> None:
-    setting = Setting([MIXED, MIXED, WRONG, MIXED, MIXED, MIXED, RIGHT, MIXED], wanted=3, at_a_time=4)
-    assert setting.step(1)[0] == [0, 1, 3]
+    assert setting.generator.most_in_works == 2
     assert setting.surplus == []
+
+
+def test_what_is_generated_beyond_the_batch_opens_the_next_step() -> None:
+    setting = Setting(
+        [MIXED, WRONG, MIXED, MIXED, MIXED, MIXED, MIXED, MIXED, RIGHT, *[MIXED] * 9], wanted=3, at_a_time=5
+    )
+    assert setting.step(1)[0] == [0, 2, 3]
+    assert setting.surplus == [4, 5]
     kept, counts = setting.step(2)
-    assert (kept, counts["reused"], counts["surplus"]) == ([4, 5, 7], 0, 0)
-    setting = Setting([MIXED] * 10, wanted=3, at_a_time=5)
-    assert setting.step(1)[0] == [0, 1, 2]
-    assert setting.surplus == [3, 4]
+    assert kept == [4, 5, 6], "surplus first, in its order, then what is new"
+    assert (counts["reused"], counts["generated"], counts["surplus"]) == (2, 4, 2)
+    assert setting.surplus == [7, 9]
+
+
+def test_a_surplus_that_is_a_whole_batch_needs_no_generation() -> None:
+    setting = Setting([MIXED] * 10, wanted=2, at_a_time=4)
+    setting.step(1)
     kept, counts = setting.step(2)
-    assert kept == [3, 4, 5], "surplus first, in its order, then what is new"
-    assert (counts["reused"], counts["generated"], counts["surplus"]) == (2, 5, 4)
-    kept, counts = setting.step(3)
-    assert kept == [6, 7, 8]
-    assert counts["generation_batches"] == 0, "nothing has to be generated"
+    assert kept == [2, 3]
+    assert counts["generated"] == 0
+    assert setting.step(3)[0] == [4, 5]
 
 
 def test_surplus_older_than_allowed_is_dropped() -> None:
@@ -160,29 +219,44 @@ def test_surplus_older_than_allowed_is_dropped() -> None:
     assert (counts["stale"], counts["reused"]) == (1, 0)
 
 
-def test_no_staleness_means_no_surplus() -> None:
-    setting = Setting([MIXED] * 12, wanted=2, at_a_time=3, max_staleness=0)
+def test_without_surplus_what_is_not_needed_is_aborted_and_comes_again() -> None:
+    setting = Setting([MIXED, WRONG, *[MIXED] * 10], wanted=2, at_a_time=5, max_staleness=0)
     kept, counts = setting.step(1)
-    assert kept == [0, 1]
+    assert kept == [0, 2]
     assert setting.surplus == []
-    assert counts["discarded"] == 1
-    assert setting.step(2)[0] == [3, 4]
+    assert (counts["generated"], counts["aborted"]) == (3, 3), "of six, group 1's replacement included"
+    assert setting.generator.aborted == 3
+    assert setting.step(2)[0] == [3, 4], "by the new policy"
+
+
+def test_an_interruption_leaves_nothing_in_the_works() -> None:
+    setting = Setting([MIXED] * 4, wanted=4)
+
+    def interrupt(prompts: list[int]) -> int:
+        raise KeyboardInterrupt
+
+    setting.generator.finish = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        setting.step(1)
+    assert setting.generator.aborted == 4
 
 
 def test_every_generation_has_its_own_randomness() -> None:
-    setting = Setting([WRONG, MIXED], wanted=2, at_a_time=2)
+    setting = Setting([WRONG, MIXED], wanted=2)
     setting.step(1)
     setting.step(2)
     seeds = setting.generator.seeds
-    assert len(seeds) == 8
-    assert len(set(seeds)) == 8, "the same prompt in another generation batch or step draws other responses"
+    assert len(seeds) >= 6
+    assert len(set(seeds)) == len(seeds), (
+        "the same prompt again in a step, or in another, draws other responses"
+    )
 
 
 def test_at_the_cap_the_groups_at_hand_are_trained_on() -> None:
     setting = Setting([WRONG, MIXED, WRONG, WRONG], wanted=2, max_generation_batches=2)
     kept, counts = setting.step(1)
     assert kept == [1]
-    assert (counts["kept"], counts["generation_batches"], counts["dropped_wrong"]) == (1, 2, 3)
+    assert (counts["kept"], counts["generated"], counts["dropped_wrong"]) == (1, 4, 3)
 
 
 def test_at_the_cap_a_run_may_be_told_to_fail() -> None:
@@ -190,15 +264,15 @@ def test_at_the_cap_a_run_may_be_told_to_fail() -> None:
     with pytest.raises(UserError) as error:
         setting.step(7)
     assert str(error.value) == (
-        "step 7: 2 generation batches (algorithm.dynamic_sampling.max_generation_batches) gave 1 of the 2 "
-        "groups wanted: of 4 generated, 1 were all right and 2 all wrong. Use easier or harder problems, more "
-        "responses a prompt, or a higher cap."
+        "step 7: 4 generated groups (the most that batch.prompts_per_generation and "
+        "algorithm.dynamic_sampling.max_generation_batches allow) gave 1 of the 2 wanted: 1 were all right and "
+        "2 all wrong. Use easier or harder problems, more responses a prompt, or a higher cap."
     )
 
 
 def test_nothing_to_train_on_is_an_error_even_when_a_shortage_is_accepted() -> None:
     setting = Setting([WRONG, RIGHT], wanted=1, max_generation_batches=3)
-    with pytest.raises(UserError, match="gave 0 of the 1 groups wanted") as error:
+    with pytest.raises(UserError, match="gave 0 of the 1 wanted") as error:
         setting.step(1)
     assert not isinstance(error.value, NothingToLearn)
 
@@ -206,5 +280,5 @@ def test_nothing_to_train_on_is_an_error_even_when_a_shortage_is_accepted() -> N
 def test_when_every_group_is_all_right_nothing_is_left_to_learn() -> None:
     with pytest.raises(NothingToLearn, match="step 4: all 6 groups generated were all right"):
         Setting([RIGHT] * 9, wanted=2, max_generation_batches=3).step(4)
-    with pytest.raises(UserError, match="gave 0 of the 2 groups wanted"):
+    with pytest.raises(UserError, match="gave 0 of the 2 wanted"):
         Setting([RIGHT] * 9, wanted=2, max_generation_batches=3, when_exhausted="fail").step(4)

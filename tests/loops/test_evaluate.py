@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.loops.evaluate import Evaluator, evaluate_checkpoint, load_held_out
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.rewards.runner import RewardRunner
-from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, Turn
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.types import Rollout
 
@@ -121,17 +121,18 @@ def test_evaluation_in_training_has_its_own_sampling_and_length(
     assert {json.loads(line)["components"]["overlong"] for line in lines} == {-0.5}
 
 
-class Repeater:
+class Repeater(Generator):
     """Gives the same response to every prompt."""
 
     def __init__(self, tokens: tuple[str, ...]) -> None:
         self._rollout = Rollout(tuple(map(ord, tokens)), (-1.0,) * len(tokens), "stop", 0, "".join(tokens))
 
-    def generate(
-        self,
-        requests: Sequence[GenerationRequest],
-        sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Rollout]]:
+    def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         assert sampling.max_response_tokens == 24
-        return [[self._rollout] * request.samples for request in requests]
+        self._finished = [(request.number, [self._rollout] * request.samples) for request in requests]
+
+    def advance(self) -> Turn:
+        return Turn(self._finished)
+
+    def abort(self) -> None:
+        pass

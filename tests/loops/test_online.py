@@ -27,7 +27,7 @@ MEASURED = ("time/", "speed/", "memory/")  # these differ from run to run
 STEP_KEYS = {
     "step",
     *(f"groups/{name}" for name in ("generated", "kept", "dropped_right", "dropped_wrong", "surplus")),
-    *(f"groups/{name}" for name in ("reused", "stale", "discarded", "generation_batches")),
+    *(f"groups/{name}" for name in ("reused", "stale", "aborted")),
     *(f"response/{name}" for name in ("length_mean", "length_max", "truncated_share")),
     *(f"reward/{name}" for name in ("score", "accuracy", "vowel", "overlong", "overlong_share")),
     *(f"reward/{name}" for name in ("truncated", "timeouts", "crashes")),
@@ -374,7 +374,7 @@ def test_a_reward_function_that_does_not_fit_is_told_before_the_model_is_loaded(
     def too_late(*arguments: Any) -> None:
         raise AssertionError("the model is being loaded")
 
-    monkeypatch.setattr("reasoner_rl.loops.online.Worker", too_late)
+    monkeypatch.setattr("reasoner_rl.loops.online.launch_workers", too_late)
     (tmp_path / "mine.py").write_text(plugin)
     recipe = write_recipe(reward={"functions": [{"fn": f"{tmp_path}/mine.py:score"}]})
     with pytest.raises(ConfigError, match=message):

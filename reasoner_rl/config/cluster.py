@@ -1,0 +1,74 @@
+"""How many processes a run has, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from reasoner_rl.config.base import Section
+
+
+class DeadlineConfig(Section):
+    """Seconds after which a call to the workers counts as hung: all ranks' stacks are dumped and the run ends."""
+
+    start: float = Field(1800.0, gt=0, description="For the machines to register, and for workers to start.")
+    generate: float = Field(1800.0, gt=0, description="Until a worker reports progress in generation.")
+    train: float = Field(7200.0, gt=0, description="For all updates of a step, or all logprobs.")
+    sync: float = Field(1800.0, gt=0, description="For publishing the weights.")
+    checkpoint: float = Field(3600.0, gt=0, description="For saving, loading or exporting.")
+
+
+class LocalClusterConfig(Section):
+    """One worker, in the process of the driver."""
+
+    kind: Literal["local"] = Field("local", description="Chooses this.")
+
+    @property
+    def ranks(self) -> int:
+        """Number of workers."""
+        return 1
+
+
+class RayClusterConfig(Section):
+    """Workers in processes of their own, on one machine or many, started by Ray. Needs the extra `cluster`."""
+
+    kind: Literal["ray"] = Field("ray", description="Chooses this.")
+    nodes: int = Field(1, ge=1, description="Machines.")
+    workers_per_node: int = Field(1, ge=1, description="Workers a machine: one a GPU; on a CPU, any number.")
+    cpus_per_worker: int = Field(1, ge=1, description="CPU threads of torch in a worker.")
+    address: str | None = Field(
+        None,
+        description="A running Ray cluster: host:port of its head, or auto for the one that this machine belongs to. "
+        "If unset, Ray is started on this machine and stopped with the run.",
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="What a worker needs one of; auto: a GPU if this machine has one."
+    )
+    deadlines: DeadlineConfig = Field(DeadlineConfig(), description="When a call counts as hung.")
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, address: str | None) -> str | None:
+        if address is None or address == "auto":
+            return address
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"must be host:port, such as 10.0.0.1:6379, or auto; it is {address!r}")
+        return address
+
+    @model_validator(mode="after")
+    def _other_machines_are_reached(self) -> Self:
+        if self.nodes > 1 and self.address is None:
+            raise ValueError(
+                f"cluster.address must be set where cluster.nodes is {self.nodes}: Ray must run on all machines first"
+            )
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """Number of workers."""
+        return self.nodes * self.workers_per_node
+
+
+ClusterConfig = Annotated[LocalClusterConfig | RayClusterConfig, Field(discriminator="kind")]

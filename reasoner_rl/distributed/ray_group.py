@@ -1,0 +1,299 @@
+"""Workers in processes of their own, on one machine or many, through Ray and verl's single controller.
+
+The only module that imports ray and verl. verl places one actor a worker (RayResourcePool, RayWorkerGroup), tells each
+its rank and where rank 0 listens, and dispatches calls. Every call has a deadline: a rank that has not answered by
+then writes its stack to ``output_dir/stacks``, and the run ends. So it does when a worker raises or dies.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ray
+import torch
+import torch.distributed as dist
+from ray.exceptions import RayActorError
+from verl.single_controller.base import Worker as VerlWorker
+from verl.single_controller.base.decorator import Dispatch, register
+from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
+
+from reasoner_rl.config.cluster import RayClusterConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.distributed.group import Phase
+from reasoner_rl.distributed.worker import GenerationWorker, build_worker
+from reasoner_rl.errors import UserError, WorkerError
+
+# Of the driver's environment, what begins so is passed on to workers on other machines.
+_PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
+_DUMP_SECONDS = 2.0  # that a hung rank is given to write its stack, after its deadline
+_GRACE_SECONDS = 5.0  # that is waited, after a worker has failed, for the one whose failure made it fail
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong in a worker."""
+
+    kind: str  # "died", "user", "diverged" or "error"
+    message: str
+    stack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker's method returned, or why it did not."""
+
+    value: Any = None
+    failure: Failure | None = None
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call that has not ended at all its ranks."""
+
+    phase: Phase
+    method: str
+    pending: dict[Any, int]  # reference to the answer to come -> rank
+    deadline: float  # on the monotonic clock
+    answers: dict[int, Any] = field(default_factory=dict)
+
+
+class RayWorker(VerlWorker):
+    """An actor that holds a Worker. It starts empty, so that what goes wrong in the making is an answer like others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._worker: GenerationWorker | None = None
+
+    @register(dispatch_mode=Dispatch.ALL_TO_ALL, blocking=False)
+    def call(
+        self, method: str, arguments: tuple[Any, ...], stacks: Path, seconds: float, wanted: bool
+    ) -> Answer:
+        """Call a method of the worker, or ``build``; this process's stack is written if it takes ``seconds``."""
+        stacks.mkdir(parents=True, exist_ok=True)
+        with (stacks / f"rank_{self.rank:04d}.txt").open("w") as file:
+            faulthandler.dump_traceback_later(seconds, file=file)
+            try:
+                value = getattr(self if method == "build" else self._worker, method)(*arguments)
+                return Answer(value if wanted else None)
+            except UserError as error:
+                return Answer(failure=Failure("user", str(error)))
+            except FloatingPointError as error:
+                return Answer(failure=Failure("diverged", str(error)))
+            except Exception as error:
+                message = f"{type(error).__name__}: {error}"
+                return Answer(failure=Failure("error", message, traceback.format_exc()))
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+
+    def build(self, config: OnlineConfig | EvalConfig, folder: Path) -> str:
+        """Join the process group and make the worker; ``folder`` is the driver's. Returns this machine's name."""
+        if not folder.is_dir():
+            raise UserError(
+                f"machine {socket.gethostname()} has no folder {folder}: all must share the file system"
+            )
+        os.chdir(folder)  # paths in the recipe may be relative
+        assert isinstance(config.cluster, RayClusterConfig)
+        torch.set_num_threads(config.cluster.cpus_per_worker)
+        longest = max(config.cluster.deadlines.model_dump().values())
+        # On a GPU the CPU side serves checkpoints and vLLM's exchange of Python objects.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=longest))
+        self._worker = build_worker(config)
+        return socket.gethostname()
+
+
+class RayTransport:
+    """Implements `Transport` with one actor a rank."""
+
+    def __init__(
+        self, config: OnlineConfig | EvalConfig, cluster: RayClusterConfig, tell: Callable[[str], None]
+    ) -> None:
+        self.ranks = cluster.ranks
+        self._config, self._cluster, self._tell = config, cluster, tell
+        self._stacks = config.run.output_dir.absolute() / "stacks"
+        self._nodes = ["an unknown machine"] * self.ranks
+        self._calls: dict[Hashable, _Call] = {}
+        self._tickets = 0
+        self._actors: list[Any] = []
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start or join Ray, wait for its machines, start the workers."""
+        cluster = self._cluster
+        use_gpu = torch.cuda.is_available() if cluster.device == "auto" else cluster.device == "gpu"
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        _init_ray(cluster)
+        _wait_for_machines(cluster, "GPU" if use_gpu else "CPU", self._tell)
+        pool = RayResourcePool(
+            [cluster.workers_per_node] * cluster.nodes, use_gpu=use_gpu, max_colocate_count=1
+        )
+        self._group = RayWorkerGroup(
+            pool,
+            RayClassWithInitArgs(ray.remote(RayWorker)),
+            device_name="cuda" if use_gpu else "cpu",
+            worker_env=_worker_environment(cluster),
+        )
+        self._actors = list(self._group.workers)
+        self._tell(f"starting {self.ranks} workers")
+        self._nodes = self.call("start", "build", [(self._config, Path.cwd())] * self.ranks)
+        machines = ", ".join(f"{self._nodes.count(name)} on {name}" for name in dict.fromkeys(self._nodes))
+        self._tell(f"workers: {machines}")
+
+    def stop(self) -> None:
+        """Stop the workers, and Ray if it was started here."""
+        if not self._stopped:
+            self._stopped = True
+            for actor in self._actors:
+                ray.kill(actor)
+            ray.shutdown()
+
+    def call(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """See `Transport.call`."""
+        self._check_running()
+        seconds, n = getattr(self._cluster.deadlines, phase), self.ranks
+        references = self._group.call(
+            [method] * n, list(arguments), [self._stacks] * n, [seconds] * n, [True] * n
+        )
+        call = _Call(phase, method, dict(zip(references, range(n), strict=True)), time.monotonic() + seconds)
+        while call.pending:
+            self._await([call])
+        return [call.answers[rank] for rank in range(n)]
+
+    def begin(self, phase: Phase, method: str, ranks: Sequence[int], arguments: tuple[Any, ...]) -> Hashable:
+        """See `Transport.begin`."""
+        self._check_running()
+        seconds = getattr(self._cluster.deadlines, phase)
+        pending = {
+            self._actors[rank].call.remote(method, arguments, self._stacks, seconds, rank == ranks[0]): rank
+            for rank in ranks
+        }
+        self._tickets += 1
+        self._calls[self._tickets] = _Call(phase, method, pending, time.monotonic() + seconds)
+        return self._tickets
+
+    def wait(self, tickets: Sequence[Hashable]) -> list[tuple[Hashable, Any]]:
+        """See `Transport.wait`."""
+        self._check_running()
+        while True:
+            self._await([self._calls[ticket] for ticket in tickets])
+            ended = [
+                (ticket, self._calls.pop(ticket)) for ticket in tickets if not self._calls[ticket].pending
+            ]
+            if ended:
+                return [(ticket, call.answers[min(call.answers)]) for ticket, call in ended]
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise WorkerError("the workers were stopped")
+
+    def _await(self, calls: Sequence[_Call]) -> None:
+        """Wait for at least one more answer. Raises what `_fail` raises if it is a failure, or if it does not come."""
+        by_reference = {reference: call for call in calls for reference in call.pending}
+        left = min(call.deadline for call in calls) + _DUMP_SECONDS - time.monotonic()
+        ready, _ = ray.wait(list(by_reference), timeout=max(left, 0.0))
+        if not ready:
+            self._hung(min(calls, key=lambda call: call.deadline))
+        for reference in ready:
+            call = by_reference[reference]
+            rank = call.pending.pop(reference)
+            answer = _get(reference)
+            if answer.failure:
+                self._fail(call, rank, answer.failure)
+            call.answers[rank] = answer.value
+
+    def _fail(self, call: _Call, rank: int, failure: Failure) -> NoReturn:
+        """End the run with the first cause: where a worker dies, those that talk to it fail too."""
+        failures = {rank: failure}
+        ready, _ = (
+            ray.wait(list(call.pending), num_returns=max(len(call.pending), 1), timeout=_GRACE_SECONDS)
+            if call.pending and failure.kind == "error"
+            else ([], [])
+        )
+        for reference in ready:
+            other = _get(reference).failure
+            if other:
+                failures[call.pending[reference]] = other
+        first = next((r for r, f in failures.items() if f.kind == "died"), rank)
+        self._end(call, first, failures[first])
+
+    def _end(self, call: _Call, rank: int, failure: Failure) -> NoReturn:
+        self.stop()
+        if failure.kind == "diverged":
+            raise FloatingPointError(failure.message)
+        if failure.kind == "user" and call.phase == "start":
+            raise UserError(failure.message)
+        what = "died in" if failure.kind == "died" else "failed in"
+        stack = f"\n{failure.stack}" if failure.stack else ""
+        raise WorkerError(
+            f"worker {rank} of {self.ranks}, on {self._nodes[rank]}, {what} {call.method}: {failure.message}{stack}"
+        )
+
+    def _hung(self, call: _Call) -> NoReturn:
+        ranks = sorted(call.pending.values())
+        self.stop()
+        seconds = getattr(self._cluster.deadlines, call.phase)
+        waited = ", ".join(f"{rank} on {self._nodes[rank]}" for rank in ranks)
+        raise WorkerError(
+            f"no answer to {call.method} within {seconds:g} s (cluster.deadlines.{call.phase}) from workers {waited}; "
+            f"what they were doing is in {self._stacks}"
+        )
+
+
+def _get(reference: Any) -> Answer:
+    try:
+        answer: Answer = ray.get(reference)
+        return answer
+    except RayActorError as error:
+        return Answer(failure=Failure("died", " ".join(str(error).split())))
+    except Exception as error:  # an answer that cannot be carried over, for one
+        return Answer(failure=Failure("error", f"{type(error).__name__}: {error}"))
+
+
+def _init_ray(cluster: RayClusterConfig) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    if cluster.address is None:
+        cpus = max(os.cpu_count() or 1, cluster.workers_per_node)
+        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=cluster.address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"cluster.address={cluster.address!r}: no Ray cluster answers: {error}") from error
+
+
+def _wait_for_machines(cluster: RayClusterConfig, kind: str, tell: Callable[[str], None]) -> None:
+    """Return when Ray has enough machines with enough free ``kind`` (GPU or CPU), telling what it has and needs."""
+    per_node, told = cluster.workers_per_node, ""
+    ends = time.monotonic() + cluster.deadlines.start
+    while True:
+        amounts = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
+        machines = sum(amount >= per_node for amount in amounts)
+        free = ray.available_resources().get(kind, 0)
+        if machines >= cluster.nodes and free >= cluster.ranks:
+            return
+        status = (
+            f"Ray has {machines} of {cluster.nodes} machines with {per_node} {kind}s, and {free:g} of "
+            f"{cluster.ranks} {kind}s are free"
+        )
+        if status != told:
+            tell(status)
+            told = status
+        if time.monotonic() > ends or cluster.address is None:
+            raise UserError(
+                f"{status}: check cluster.nodes and cluster.workers_per_node, or start more machines"
+            )
+        time.sleep(1.0)
+
+
+def _worker_environment(cluster: RayClusterConfig) -> dict[str, str]:
+    passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    return passed | {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)}

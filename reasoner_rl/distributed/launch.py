@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,11 +27,14 @@ def launch_workers(config: OnlineConfig | EvalConfig, tell: Callable[[str], None
     for package in ("ray", "verl"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "cluster", "cluster.kind=ray")
+    logging.disable(logging.WARNING)  # that this machine has no GPU, and other things that a recipe decides
     from reasoner_rl.distributed.ray_group import RayTransport
 
     transport = RayTransport(config, config.cluster, tell)
     try:
         transport.start()
+        logging.disable(logging.NOTSET)
         yield WorkerGroup(config, transport)
     finally:
+        logging.disable(logging.NOTSET)
         transport.stop()

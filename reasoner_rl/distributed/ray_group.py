@@ -124,7 +124,7 @@ class RayTransport:
         self._calls: dict[Hashable, _Call] = {}
         self._tickets = 0
         self._actors: list[Any] = []
-        self._stopped = False
+        self._ended: Exception | None = None  # why no more calls can be made
 
     def start(self) -> None:
         """Start or join Ray, wait for its machines, start the workers."""
@@ -150,8 +150,8 @@ class RayTransport:
 
     def stop(self) -> None:
         """Stop the workers, and Ray if it was started here."""
-        if not self._stopped:
-            self._stopped = True
+        if self._ended is None:
+            self._ended = WorkerError("the workers were stopped")
             for actor in self._actors:
                 ray.kill(actor)
             ray.shutdown()
@@ -192,8 +192,8 @@ class RayTransport:
                 return [(ticket, call.answers[min(call.answers)]) for ticket, call in ended]
 
     def _check_running(self) -> None:
-        if self._stopped:
-            raise WorkerError("the workers were stopped")
+        if self._ended is not None:
+            raise self._ended
 
     def _await(self, calls: Sequence[_Call]) -> None:
         """Wait for at least one more answer. Raises what `_fail` raises if it is a failure, or if it does not come."""
@@ -226,26 +226,30 @@ class RayTransport:
         self._end(call, first, failures[first])
 
     def _end(self, call: _Call, rank: int, failure: Failure) -> NoReturn:
-        self.stop()
         if failure.kind == "diverged":
-            raise FloatingPointError(failure.message)
+            self._stop_with(FloatingPointError(failure.message))
         if failure.kind == "user" and call.phase == "start":
-            raise UserError(failure.message)
+            self._stop_with(UserError(failure.message))
         what = "died in" if failure.kind == "died" else "failed in"
         stack = f"\n{failure.stack}" if failure.stack else ""
-        raise WorkerError(
-            f"worker {rank} of {self.ranks}, on {self._nodes[rank]}, {what} {call.method}: {failure.message}{stack}"
-        )
+        where = f"worker {rank} of {self.ranks}, on {self._nodes[rank]},"
+        self._stop_with(WorkerError(f"{where} {what} {call.method}: {failure.message}{stack}"))
 
     def _hung(self, call: _Call) -> NoReturn:
-        ranks = sorted(call.pending.values())
-        self.stop()
         seconds = getattr(self._cluster.deadlines, call.phase)
-        waited = ", ".join(f"{rank} on {self._nodes[rank]}" for rank in ranks)
-        raise WorkerError(
-            f"no answer to {call.method} within {seconds:g} s (cluster.deadlines.{call.phase}) from workers {waited}; "
-            f"what they were doing is in {self._stacks}"
+        waited = ", ".join(f"{rank} on {self._nodes[rank]}" for rank in sorted(call.pending.values()))
+        self._stop_with(
+            WorkerError(
+                f"no answer to {call.method} within {seconds:g} s (cluster.deadlines.{call.phase}) from workers "
+                f"{waited}; what they were doing is in {self._stacks}"
+            )
         )
+
+    def _stop_with(self, error: Exception) -> NoReturn:
+        """Whoever cleans up after the error and calls the workers once more gets the same error, and not another."""
+        self.stop()
+        self._ended = error
+        raise error
 
 
 def _get(reference: Any) -> Answer:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from reasoner_rl.batching.plan import cut_by_tokens, pack, plan_mini_batch, plan_updates
+from reasoner_rl.batching.plan import (
+    IDLE,
+    cut_by_tokens,
+    pack,
+    plan_mini_batch,
+    plan_shards,
+    plan_updates,
+)
 from reasoner_rl.types import LossDenominators, TrainSample
 
 
@@ -65,13 +74,53 @@ def test_cuts_respect_the_budget_and_keep_long_ones_apart() -> None:
 
 def test_updates_follow_the_order_of_the_samples() -> None:
     samples = [sample([1], [index]) for index in range(10)]
-    updates = plan_updates(samples, 4, 1000, 8)
+    [updates] = plan_updates(samples, 4, 1000, 8)
     assert [sorted(torch.cat([b.targets for b in u.micro_batches]).tolist()) for u in updates] == [
         [0, 1, 2],
         [3, 4, 5],
         [6, 7, 8, 9],
     ], "no update of two leftover samples"
-    assert [len(u.micro_batches[0].sample_indices) for u in plan_updates(samples[:8], 4, 1000, 8)] == [4, 4]
+    [updates] = plan_updates(samples[:8], 4, 1000, 8)
+    assert [len(update.micro_batches[0].sample_indices) for update in updates] == [4, 4]
+
+
+def test_every_shard_of_every_update_makes_as_many_passes() -> None:
+    samples = [sample([1], [7] * length) for length in (19, 1, 1, 1, 5, 3, 1, 1)]
+    shards = plan_updates(samples, 4, 20, 32, shards=2)
+    assert [len(shard) for shard in shards] == [2, 2]
+    for update in range(2):
+        parts = [shard[update] for shard in shards]
+        assert len({len(part.micro_batches) for part in parts}) == 1
+        assert parts[0].denominators == parts[1].denominators
+        seen = [
+            i for part in parts for batch in part.micro_batches for i in batch.sample_indices if i != IDLE
+        ]
+        assert sorted(seen) == [0, 1, 2, 3]
+    long, short = (shard[0].micro_batches for shard in shards)
+    assert {sum(len(b.input_ids) for b in long), sum(len(b.input_ids) for b in short)} == {20, 6}
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=25),
+    shards=st.integers(1, 6),
+    budget=st.integers(8, 60),
+)
+def test_shards_hold_every_sample_once_within_the_budget(
+    lengths: list[int], shards: int, budget: int
+) -> None:
+    samples = [sample([1], [index] * length) for index, length in enumerate(lengths)]
+    planned = plan_shards(samples, budget, 32, shards)
+    assert len({len(shard.micro_batches) for shard in planned}) == 1
+    seen: list[int] = []
+    for batch in [batch for shard in planned for batch in shard.micro_batches]:
+        tokens = len(batch.input_ids)
+        assert tokens <= budget or len(batch.sample_indices) == 1
+        if batch.sample_indices == (IDLE,):
+            assert not batch.loss_mask.any(), "an idle rank trains on nothing"
+            assert tokens == min(lengths) + 1, "and reads as little as it can"
+        else:
+            seen += batch.sample_indices
+    assert sorted(seen) == list(range(len(lengths)))
 
 
 def test_refuses_what_cannot_be_trained_on() -> None:

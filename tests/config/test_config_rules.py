@@ -12,6 +12,7 @@ from reasoner_rl.config.rollout import SamplingConfig
 
 COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"path": "m"}}
 PROMPTS: dict[str, Any] = {"data": {"train": {"path": "a.jsonl"}}}
+TWO_WORKERS = {"kind": "ray", "workers_per_node": 2}
 HELD_OUT = {"path": "b.jsonl"}
 
 
@@ -114,9 +115,42 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {
             "rollout": {"engine": {"kind": "vllm", "share_weights": True, "tensor_parallel": 2}},
             "training": {"offload": "all"},
+            "cluster": TWO_WORKERS,
         },
-        {"rollout": {"engine": {"kind": "vllm", "tensor_parallel": 2}}, "training": {"offload": "all"}},
-        "rollout.engine.share_weights: rollout.engine.tensor_parallel must be 1; training.offload must be 'none'",
+        {
+            "rollout": {"engine": {"kind": "vllm", "tensor_parallel": 2}},
+            "training": {"offload": "all"},
+            "cluster": TWO_WORKERS,
+        },
+        "rollout.engine.share_weights: cluster must have one worker; rollout.engine.tensor_parallel must be 1; "
+        "training.offload must be 'none'",
+    ),
+    (
+        {"rollout": {"engine": {"kind": "vllm", "tensor_parallel": 2}}},
+        {"rollout": {"engine": {"kind": "vllm", "tensor_parallel": 1}}},
+        "rollout.engine.tensor_parallel=2 needs several workers: set cluster.kind to ray and "
+        "cluster.workers_per_node to a multiple of 2",
+    ),
+    (
+        {"rollout": {"engine": {"kind": "vllm", "tensor_parallel": 4}}, "cluster": TWO_WORKERS},
+        {"rollout": {"engine": {"kind": "vllm", "tensor_parallel": 2}}, "cluster": TWO_WORKERS},
+        "rollout.engine.tensor_parallel must divide cluster.workers_per_node, so that a copy of the model stays on "
+        "one machine: 4 does not divide 2",
+    ),
+    (
+        {"training": {"backend": {"kind": "fsdp", "shard_ranks": 3}}, "cluster": TWO_WORKERS},
+        {"training": {"backend": {"kind": "fsdp", "shard_ranks": 1}}, "cluster": TWO_WORKERS},
+        "training.backend.shard_ranks must divide the number of workers: 3 does not divide 2",
+    ),
+    (
+        {"cluster": {"kind": "ray", "nodes": 2}},
+        {"cluster": {"kind": "ray", "nodes": 2, "address": "10.0.0.1:6379"}},
+        "cluster.address must be set where cluster.nodes is 2",
+    ),
+    (
+        {"cluster": {"kind": "ray", "address": "10.0.0.1"}},
+        {"cluster": {"kind": "ray", "address": "auto"}},
+        "must be host:port, such as 10.0.0.1:6379, or auto; it is '10.0.0.1'",
     ),
     (
         {"evaluation": {"every_steps": 5}},

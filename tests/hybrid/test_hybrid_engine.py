@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.engine import HybridEngine
@@ -274,3 +277,27 @@ def test_weights_that_do_not_load_leave_the_engine_unable_to_generate(engine: An
         engine.publish(2)
     with pytest.raises(RuntimeError, match="generate phase"):
         engine.generate([REQUEST], SAMPLING)
+
+
+def test_every_rank_helps_to_find_out_what_differs(tmp_path: Path) -> None:
+    """Finding the names is collective: a rank whose own copy is right must not go on alone."""
+    spawn(publish_on_one_of_two_ranks, (tmp_path,), nprocs=2)
+    outcomes = [(tmp_path / f"rank_{rank}").read_text().splitlines() for rank in range(2)]
+    assert outcomes[0] == ["published", "differing", "full_weights"]
+    assert "these tensors differ: w" in outcomes[1][0]
+    assert outcomes[1][1:] == ["differing", "full_weights"]
+
+
+def publish_on_one_of_two_ranks(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    calls: list[str] = []
+    engine = hybrid(calls)
+    if rank == 1:
+        engine.rollout.scores, engine.rollout.wrong = [-1.0, -5.0], ["w"]
+    try:
+        engine.publish(1)
+        outcome = "published"
+    except WeightSyncError as error:
+        outcome = str(error)
+    (folder / f"rank_{rank}").write_text("\n".join([outcome, *calls[-2:]]))
+    dist.destroy_process_group()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
-from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.batching.plan import IDLE, plan_mini_batch, plan_shards
 from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -55,12 +55,13 @@ def make_samples(vocabulary: int, count: int = 6) -> list[TrainSample]:
 def make_backend(path: Path, **changes: Any) -> FsdpBackend:
     single_process_group()
     model = {key: changes.pop(key) for key in list(changes) if key in ModelConfig.model_fields}
+    backend = FsdpBackendConfig(shard_ranks=changes.pop("shard_ranks", None))
     options = {"temperature": 0.7, "total_updates": 10, "updates_per_step": 1, **changes}
     optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.1, grad_clip=0.05, eps=EPS)
     training = TrainingConfig(
         optimizer=optimizer, schedule=ScheduleConfig(kind="cosine", warmup_steps=1), logprob_chunk_tokens=7
     )
-    return FsdpBackend(ModelConfig(path=str(path), **model), training, FsdpBackendConfig(), **options)
+    return FsdpBackend(ModelConfig(path=str(path), **model), training, backend, **options)
 
 
 def plan(tokens: int = 40) -> MiniBatch:
@@ -253,39 +254,63 @@ def test_persistent_buffers_are_streamed_and_exported(tmp_path: Path) -> None:
     assert torch.equal(dict(exported.named_buffers())[name], bias)
 
 
-@pytest.mark.parametrize("name", ["llama-untied", "qwen2-tied"])
-def test_two_ranks_give_the_result_of_one(name: str, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "ranks", "shard_ranks"),
+    [("llama-untied", 2, None), ("qwen2-tied", 2, None), ("qwen2-tied", 2, 1), ("llama-untied", 4, 2)],
+    ids=["sharded", "sharded-tied", "replicated", "hybrid"],
+)
+def test_many_ranks_give_the_result_of_one(
+    name: str, ranks: int, shard_ranks: int | None, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     path = tiny_checkpoint(name)
-    spawn(train_on_one_of_two_ranks, (path, tmp_path), nprocs=2)
+    spawn(train_on_one_of_many_ranks, (path, tmp_path, ranks, shard_ranks), nprocs=ranks)
     alone, loss = make_backend(path), partial(policy_loss, config=CLIP_HIGHER)
     norms = [values(alone.update(plan(1), loss))["train/grad_norm"] for _ in range(2)]
-    for rank in range(2):
+    logprobs = {}
+    for batch in plan(1).micro_batches:
+        logprobs.update(batch.split_responses(alone.logprobs([batch])[0]))
+    for rank in range(ranks):
         result = torch.load(tmp_path / f"rank_{rank}.pt")
         assert result["norms"] == pytest.approx(norms, rel=1e-5)
         for key, tensor in alone.full_weights():
             torch.testing.assert_close(result["weights"][key], tensor, atol=1e-6, rtol=0, msg=key)
         for key, tensor in result["resumed"].items():
             assert torch.equal(tensor, result["weights"][key]), key
+        for index, values_of_one in result["logprobs"].items():
+            torch.testing.assert_close(values_of_one, logprobs[index], atol=1e-5, rtol=0)
+    on_one = make_backend(path)
+    on_one.load(tmp_path / "checkpoint")
+    on_one.update(plan(1), loss)
+    for key, tensor in on_one.full_weights():
+        torch.testing.assert_close(tensor, result["weights"][key], atol=1e-6, rtol=0, msg=key)
 
 
-def train_on_one_of_two_ranks(rank: int, path: Path, folder: Path) -> None:
-    """Two updates, each rank on half of the micro-batches, with a checkpoint between them to resume from."""
+def train_on_one_of_many_ranks(
+    rank: int, path: Path, folder: Path, ranks: int, shard_ranks: int | None
+) -> None:
+    """Two updates, each rank on its share, with a checkpoint between them to resume from."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    whole, loss = plan(1), partial(policy_loss, config=CLIP_HIGHER)
-    mine = MiniBatch(whole.micro_batches[rank::2], whole.denominators)
-    backend = make_backend(path)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    loss = partial(policy_loss, config=CLIP_HIGHER)
+    mine = plan_shards(make_samples(100), 1, 64, ranks)[rank]
+    backend = make_backend(path, shard_ranks=shard_ranks)
     norms = [values(backend.update(mine, loss))["train/grad_norm"]]
-    (folder / "checkpoint").mkdir(exist_ok=True)
+    if rank == 0:
+        (folder / "checkpoint").mkdir()
+    dist.barrier()
     backend.save(folder / "checkpoint")
     norms.append(values(backend.update(mine, loss))["train/grad_norm"])
-    resumed = make_backend(path)
+    resumed = make_backend(path, shard_ranks=shard_ranks)
     resumed.load(folder / "checkpoint")
     resumed.update(mine, loss)
+    logprobs = {}
+    for batch, found in zip(mine.micro_batches, backend.logprobs(mine.micro_batches), strict=True):
+        logprobs.update(batch.split_responses(found))
     result = {
         "norms": norms,
         "weights": dict(backend.full_weights()),
         "resumed": dict(resumed.full_weights()),
+        "logprobs": {index: found for index, found in logprobs.items() if index != IDLE},
     }
     torch.save(result, folder / f"rank_{rank}.pt")
     dist.destroy_process_group()

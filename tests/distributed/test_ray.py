@@ -1,0 +1,177 @@
+"""Real workers in real Ray actors: the same results as one process, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reasoner_rl.config.recipes import EvalConfig
+from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.distributed.launch import launch_workers
+from reasoner_rl.errors import UserError, WorkerError
+from reasoner_rl.rollout.engine import GenerationRequest
+
+pytest.importorskip("ray")
+pytest.importorskip("verl")
+
+Recipe = Callable[..., Path]
+TWO_WORKERS = {"kind": "ray", "workers_per_node": 2, "device": "cpu"}
+DEADLINE = 60  # seconds, for a run to tell of a dead worker; it takes about three
+
+
+def command(recipe: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe), *overrides]
+
+
+def run(recipe: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(recipe, *overrides), capture_output=True, text=True, timeout=300)
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    file = output / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_two_ranks_learn_what_one_process_learns(write_recipe: Recipe, tmp_path: Path) -> None:
+    """The same seed gives the same responses, and losses and weights that differ by rounding only."""
+    for name, cluster in (("one", {"kind": "local"}), ("two", TWO_WORKERS)):
+        finished = run(write_recipe(cluster=cluster), f"run.output_dir={tmp_path / name}")
+        assert finished.returncode == 0, finished.stderr
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert [row["step"] for row in two] == [row["step"] for row in one] == [0, 1, 2, 2, 3, 4, 4]
+    for alone, together in zip(one, two, strict=True):
+        for key in alone:
+            if key.startswith(
+                ("policy/loss", "policy/entropy", "train/", "reward/", "eval/", "groups/", "response/")
+            ):
+                assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-6), (alone["step"], key)
+    trained = load_file(tmp_path / "one" / "final" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "two" / "final" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, trained[name], atol=1e-4, rtol=1e-4, msg=name)
+    responses = [
+        [json.loads(line)["response"] for line in (tmp_path / name / "rollouts" / "step_000001.jsonl").open()]
+        for name in ("one", "two")
+    ]
+    assert responses[0] == responses[1]
+
+
+def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_goes_on(
+    write_recipe: Recipe, tmp_path: Path
+) -> None:
+    deadlines = dict.fromkeys(("generate", "train", "sync", "checkpoint"), 4)
+    batch = {
+        "prompts_per_step": 4,
+        "prompts_per_update": 2,
+        "epochs": 40,
+    }  # so that updates take most of the time
+    recipe = write_recipe(cluster={**TWO_WORKERS, "deadlines": deadlines}, evaluation={}, batch=batch)
+
+    output, workers = interrupted(recipe, tmp_path / "run", signal.SIGSTOP)
+    assert "error: no answer to " in output
+    assert "within 4 s (cluster.deadlines." in output
+    assert f"what they were doing is in {tmp_path / 'run' / 'stacks'}" in output
+    stacks = "".join(path.read_text() for path in (tmp_path / "run" / "stacks").iterdir())
+    assert "Timeout (0:00:04)!" in stacks, (
+        "of the worker that waits for the other, which cannot write any more"
+    )
+    assert 'training/fsdp.py", line' in stacks
+
+    output, workers = interrupted(recipe, tmp_path / "run", signal.SIGKILL)
+    assert "error: worker " in output
+    assert "died in" in output
+    assert f"pid: {workers[1].pid}" in output
+
+    done = int((tmp_path / "run" / "checkpoints" / "latest").read_text().removeprefix("step_"))
+    again = run(recipe, f"run.steps={done + 2}")
+    assert again.returncode == 0, again.stderr
+    assert f"resuming after step {done} from" in again.stdout
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, done + 3))
+
+
+def interrupted(recipe: Path, output: Path, number: signal.Signals) -> tuple[str, list[psutil.Process]]:
+    """Start or go on with a run, send a signal to its last worker after two steps; return what it said at its end."""
+    before = len(rows(output))
+    process = subprocess.Popen(
+        command(recipe, "run.steps=100000"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while len(rows(output)) < before + 2:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        workers = sorted(filter(is_worker, children), key=lambda child: child.pid)
+        assert len(workers) == 2
+        time.sleep(1.0)  # into the updates of the next step
+        workers[1].send_signal(number)
+        sent = time.monotonic()
+        _, errors = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+    assert time.monotonic() - sent < DEADLINE
+    assert process.returncode == 3
+    assert "The same command goes on from the newest checkpoint" in errors
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive, "all workers were stopped"
+    return errors, workers
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "ray::RayWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+@contextmanager
+def evaluation_workers(tiny_run: dict[str, Any], output: Path, **changes: Any) -> Iterator[Any]:
+    """Two workers that only generate, started by this process."""
+    config = EvalConfig.model_validate(
+        {
+            "recipe": "eval",
+            "run": {"output_dir": output},
+            "model": tiny_run["model"],
+            "evaluation": {"datasets": tiny_run["evaluation"]["datasets"]},
+            "reward": tiny_run["reward"],
+            "sampling": {"max_response_tokens": 200},
+            "cluster": TWO_WORKERS,
+            **changes,
+        }
+    )
+    with launch_workers(config, print) as workers:
+        yield workers
+
+
+def test_an_error_in_a_worker_arrives_with_its_rank_machine_and_traceback(
+    tiny_run: dict[str, Any], tmp_path: Path
+) -> None:
+    requests = [GenerationRequest((2, 3, 4), 2, seed=number) for number in range(5)]
+    sampling = SamplingConfig(max_response_tokens=8)
+    with evaluation_workers(tiny_run, tmp_path) as workers:
+        assert [len(group) for group in workers.generate(requests, sampling)] == [2] * 5
+        with pytest.raises(WorkerError) as error:
+            workers.generate([GenerationRequest((), 1, seed=0)], sampling)
+    text = str(error.value)
+    assert text.startswith(
+        f"worker 0 of 2, on {os.uname().nodename}, failed in turn: ValueError: request 0 has an empty"
+    )
+    assert 'rollout/works.py", line' in text, "the worker's own traceback"
+
+
+def test_a_model_that_does_not_load_is_the_users_error(tiny_run: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    tree = {**tiny_run, "model": {"path": str(tmp_path / "empty")}}
+    with pytest.raises(UserError, match=r"model\.path"), evaluation_workers(tree, tmp_path / "out"):
+        pass

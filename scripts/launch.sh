@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# What the scripts that launch a run have in common. To be sourced, by scripts/train_*.sh and scripts/run_*.sh.
+# The environment is that of scripts/env.sh: REASONER_RL_VENV if set, else .venv beside pyproject.toml. Launching does not
+# make it, since machines of a cluster often have no way to a package index.
+
+# shellcheck disable=SC2034 # in the whole file: variables are for the scripts that source it
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${REASONER_RL_VENV:-$root/.venv}
+
+# Set by parse_options, as far as the options were given.
+address='' data='' dry_run='' hosts='' nodes='' port='' rest=() workers=''
+
+# fail MESSAGE: what was asked for is wrong.
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 2
+}
+
+# give_up MESSAGE: a machine failed; the status is that of reasoner-rl for a worker that failed.
+give_up() {
+    printf 'error: %s\n' "$*" >&2
+    exit 3
+}
+
+# parse_options "NAME NAME..." ARGUMENTS...: sets a variable for each option --NAME VALUE or --NAME=VALUE of those named,
+# and dry_run; what follows the options goes to the array rest. Answers --help with the header of the calling script.
+parse_options() {
+    local allowed=" $1 " name
+    shift
+    while [[ ${1-} == -* ]]; do
+        if [[ $1 == --*=* ]]; then set -- "${1%%=*}" "${1#*=}" "${@:2}"; fi
+        name=${1#--}
+        if [[ $1 == -h || $1 == --help ]]; then
+            sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+            exit 0
+        elif [[ $1 == --dry-run ]]; then
+            dry_run=yes
+            shift
+            continue
+        elif [[ $1 != --* || $allowed != *" $name "* ]]; then
+            fail "unknown option $1; --help lists the options"
+        elif [[ -z ${2-} ]]; then
+            fail "$1 needs a value"
+        elif [[ $name == @(nodes|port|workers) && ! $2 =~ ^[1-9][0-9]*$ ]]; then
+            fail "$1 must be a whole number, at least 1; it is '$2'"
+        fi
+        printf -v "$name" '%s' "$2"
+        shift 2
+    done
+    rest=("$@")
+}
+
+# take_recipe: divides rest into recipe and overrides.
+take_recipe() {
+    recipe=${rest[0]-}
+    [[ -n $recipe ]] || fail "RECIPE is missing: the name of a shipped recipe or a YAML file; --help tells more"
+    overrides=("${rest[@]:1}")
+    check_overrides
+}
+
+check_overrides() {
+    local override
+    for override in ${overrides[@]+"${overrides[@]}"}; do
+        [[ $override != -* ]] || fail "$override: options come before RECIPE and before key.path=value"
+        [[ $override == *=* ]] || fail "'$override' must read key.path=value"
+    done
+}
+
+# quote WORDS...: the words as one line that a POSIX shell reads back.
+quote() {
+    local word line=''
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+        line+=" $word"
+    done
+    printf '%s\n' "${line# }"
+}
+
+# count_gpus: GPUs that Ray will find on this machine, or 1 if it has none: a worker on the CPU.
+count_gpus() {
+    local count commas
+    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+        commas=${CUDA_VISIBLE_DEVICES//[^,]/}
+        count=$((${#commas} + 1))
+    else
+        count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || count=1
+    fi
+    printf '%s\n' "$count"
+}
+
+activate() {
+    [[ -f $venv/bin/activate ]] ||
+        fail "$venv is no environment; make it: REASONER_RL_EXTRAS=cluster,vllm source scripts/env.sh"
+    # shellcheck disable=SC1091
+    source "$venv/bin/activate"
+}
+
+# use_token: Ray does what it is told by whoever reaches its port; with a token, by whoever knows that. This makes one for
+# the run, unless RAY_AUTH_MODE=disabled says that none is wanted.
+use_token() {
+    export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
+    export RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
+}
+
+# start_apart COMMAND...: starts it in the background, in a process group of its own, where Ctrl-C in the terminal and its
+# closing do not reach it.
+start_apart() {
+    set -m
+    "$@" &
+    set +m
+}
+
+# drive COMMAND...: runs the driver and returns its status. A signal is passed on, so that the driver saves and ends with
+# status 130, and a second one, so that it ends at once. It runs apart, or Ctrl-C would reach it twice.
+drive() {
+    local status
+    pid='' early='' interrupted=''
+    trap pass_on INT TERM HUP
+    start_apart "$@"
+    pid=$!
+    if [[ -n $early ]]; then kill -TERM "$pid"; fi
+    while true; do
+        interrupted='' status=0
+        wait "$pid" || status=$?
+        [[ -n $interrupted ]] || return "$status" # else it is the signal's number, and the driver goes on
+    done
+}
+
+pass_on() {
+    interrupted=yes
+    if [[ -z $pid ]]; then
+        early=yes
+    else
+        kill -TERM "$pid" 2>/dev/null || true
+    fi
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0" # run instead of sourced, as with --help: print the text above
+fi

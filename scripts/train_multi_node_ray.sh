@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Trains on several machines, on a Ray cluster that is running or on one that is started for the run over ssh.
+#
+#   scripts/train_multi_node_ray.sh --address HOST:PORT [OPTIONS] RECIPE [key.path=value ...]
+#   scripts/train_multi_node_ray.sh --hosts "HOST1 HOST2 ..." [OPTIONS] RECIPE [key.path=value ...]
+#   scripts/train_multi_node_ray.sh --help
+#
+#   RECIPE                name of a shipped recipe, or a YAML file
+#   key.path=value        changes to the recipe; they win over what this script sets
+#   --address HOST:PORT   head of a running Ray cluster that this machine belongs to; auto: find it
+#   --hosts "HOST ..."    start Ray on these machines, and stop it on them when the run ends, however it ends. The first is
+#                         this machine. The others are reached by ssh without a password. Stopping is `ray stop`, which
+#                         ends everything of Ray that belongs to you on these machines.
+#   --nodes N             number of machines, with --address; the recipe's cluster.nodes unless given
+#   --workers N           workers a machine; with --hosts one a GPU of this machine unless given, with --address the recipe's
+#                         cluster.workers_per_node
+#   --port P              of Ray's head, with --hosts; 6379 unless given
+#   --dry-run             print what would be started, and start nothing
+#
+# The repository, its environment, the folder this is called in and the output must be on a file system that all machines
+# share. The driver runs here. It waits until all machines have registered and tells how many there are and how many it
+# needs, for cluster.deadlines.start seconds. Ctrl-C or SIGTERM finishes the step and saves; the same command goes on from
+# the newest checkpoint. The exit status is that of reasoner-rl train, or 3 if Ray does not start on a machine.
+#
+# Newer versions of Ray ask for a token, and with --hosts one is made for the run. Where you start Ray yourself, set
+# RAY_AUTH_MODE for every `ray start` and for this script alike: to token, with the same ~/.ray/auth_token or RAY_AUTH_TOKEN
+# everywhere, or to disabled. Unset, the head asks for a token as soon as there is such a file, and the others bring none.
+
+set -euo pipefail
+
+# shellcheck source=scripts/launch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+parse_options "address hosts nodes port workers" "$@"
+[[ -z $address || -z $hosts ]] || fail "give --address or --hosts, not both"
+[[ -n $address || -n $hosts ]] || fail "give --address HOST:PORT or --hosts \"HOST ...\"; --help tells more"
+[[ -n $hosts || -z $port ]] || fail "--port is for --hosts; --address names its port"
+[[ -z $hosts || -z $nodes ]] || fail "--nodes is for --address; with --hosts every host is one"
+take_recipe
+
+# --address: Ray is running.
+
+if [[ -n $address ]]; then
+    driver=(
+        reasoner-rl train "$recipe" cluster.kind=ray "cluster.address=$address" ${nodes:+"cluster.nodes=$nodes"}
+        ${workers:+"cluster.workers_per_node=$workers"} ${overrides[@]+"${overrides[@]}"}
+    )
+    if [[ -n $dry_run ]]; then
+        quote "${driver[@]}"
+        exit 0
+    fi
+    activate
+    exec "${driver[@]}"
+fi
+
+# --hosts: start Ray, train, stop Ray.
+
+read -ra machines <<<"$hosts"
+[[ ${#machines[@]} -gt 0 ]] || fail "--hosts names no machine"
+first=${machines[0]} others=("${machines[@]:1}") port=${port:-6379}
+settings=(
+    cluster.kind=ray "cluster.nodes=${#machines[@]}" "cluster.workers_per_node=${workers:-$(count_gpus)}"
+    "cluster.address=$first:$port" ${overrides[@]+"${overrides[@]}"}
+)
+check=(reasoner-rl config "$recipe" "${settings[@]}")
+driver=(reasoner-rl train "$recipe" "${settings[@]}")
+remote=(ssh -o BatchMode=yes -o ConnectTimeout=20)
+there="cd $(quote "$root") && . $(quote "$venv/bin/activate")"
+start_head=(ray start --head "--port=$port" --include-dashboard=false --disable-usage-stats)
+if [[ $first =~ ^[0-9.]+$ ]]; then start_head+=("--node-ip-address=$first"); fi
+# The token comes by standard input: arguments can be read by all users of a machine.
+start_other="read -r RAY_AUTH_TOKEN && export RAY_AUTH_TOKEN RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} && $there && \
+ray start --address=$first:$port --disable-usage-stats"
+
+if [[ -n $dry_run ]]; then
+    quote "${check[@]}"
+    quote "${start_head[@]}"
+    for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$start_other"; done
+    quote "${driver[@]}"
+    for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$there && ray stop"; done
+    quote ray stop
+    exit 0
+fi
+
+check_this_machine_is_first() {
+    local own resolved
+    own=" $(hostname) $(hostname -s) $(hostname -f 2>/dev/null || true) $(hostname -I 2>/dev/null || true) "
+    [[ $own != *" $first "* ]] || return 0
+    resolved=$(getent ahostsv4 "$first" | sed 's/ .*//;q') || true
+    [[ -n $resolved && $own == *" $resolved "* ]] ||
+        fail "the first of --hosts must be this machine, $(hostname); it is $first"
+}
+
+check_port_is_free() {
+    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+        fail "something listens on port $port of this machine already: an earlier Ray? Choose another --port, or ray stop"
+    fi
+}
+
+stop_ray() {
+    local host
+    trap '' INT TERM HUP
+    wait # for machines that are still starting
+    for host in ${others[@]+"${others[@]}"}; do
+        "${remote[@]}" "$host" "$there && ray stop" </dev/null >/dev/null ||
+            printf 'error: Ray could not be stopped on %s\n' "$host" >&2 &
+    done
+    ray stop >/dev/null || printf 'error: Ray could not be stopped on this machine\n' >&2
+    wait
+}
+
+activate
+check_this_machine_is_first
+check_port_is_free
+"${check[@]}" >/dev/null # a mistake in the recipe is told before anything is started
+use_token
+
+trap stop_ray EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+start_apart "${start_head[@]}" >/dev/null
+wait $! || give_up "Ray did not start on this machine"
+starting=()
+for host in ${others[@]+"${others[@]}"}; do
+    "${remote[@]}" "$host" "$start_other" <<<"$RAY_AUTH_TOKEN" >/dev/null &
+    starting+=($!)
+done
+for index in ${starting[@]+"${!starting[@]}"}; do
+    wait "${starting[$index]}" || give_up "Ray did not start on ${others[$index]}"
+done
+drive "${driver[@]}"

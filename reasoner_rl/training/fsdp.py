@@ -15,7 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -74,15 +79,25 @@ class FsdpBackend:
         self._model_config, self._training = model, training
         self._temperature, self._entropy_gradient = temperature, entropy_gradient
         self._world_size = dist.get_world_size()
-        self._policy = self._shard(build_policy(model, training.logprob_chunk_tokens, self.device), backend)
+        self._policy = self._build(model, backend)
         self._reference: Policy | None = None
         if with_reference:
-            frozen = build_policy(
-                model.model_copy(update={"lora": None}), training.logprob_chunk_tokens, self.device
-            )
-            self._reference = self._shard(frozen.requires_grad_(False), backend)
+            self._reference = self._build(model.model_copy(update={"lora": None}), backend)
+            self._reference.requires_grad_(False)
         self._optimizer = build_optimizer(self._policy, training.optimizer)
         self._schedule = build_schedule(self._optimizer, training.schedule, total_updates, updates_per_step)
+
+    def _build(self, model: ModelConfig, backend: FsdpBackendConfig) -> Policy:
+        chunk = self._training.logprob_chunk_tokens
+        if self._world_size == 1:
+            return self._shard(build_policy(model, chunk, self.device), backend)
+        # Rank 0 alone reads the checkpoint, and sends every rank its shards: one copy in host memory, not one a rank.
+        whole = build_policy(model, chunk, self.device).state_dict() if dist.get_rank() == 0 else {}
+        policy = self._shard(build_policy(model, chunk, self.device, empty=True), backend)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(policy, whole, options=options)
+        policy.model.tie_weights()
+        return policy.to(self.device)
 
     def _shard(self, policy: Policy, config: FsdpBackendConfig) -> Policy:
         sharing = config.shard_ranks or self._world_size
@@ -242,8 +257,12 @@ class FsdpBackend:
     def export_hf(self, folder: Path) -> None:
         """See TrainBackend. Written by rank 0 in ``model.dtype``; every rank must call it."""
         dtype = _DTYPES[self._model_config.dtype]
-        weights = {name: tensor.to("cpu", dtype) for name, tensor in self.full_weights()}
-        if dist.get_rank() == 0:
+        writes = dist.get_rank() == 0
+        weights = {}
+        for name, tensor in self.full_weights():
+            if writes:
+                weights[name] = tensor.to("cpu", dtype)
+        if writes:
             config = copy.deepcopy(self._policy.model.config)
             config.dtype = dtype
             with torch.device("meta"):

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.errors import ConfigError
@@ -68,16 +69,26 @@ class Policy(nn.Module):
         )
 
 
-def load_causal_lm(config: ModelConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """Load a checkpoint. Raises ConfigError naming model.path if it cannot be read."""
+def load_causal_lm(
+    config: ModelConfig, dtype: torch.dtype, attention: str, *, empty: bool = False
+) -> PreTrainedModel:
+    """Load a checkpoint, or with ``empty`` only its architecture: parameters then have no storage, buffers have.
+
+    Raises ConfigError naming model.path if it cannot be read.
+    """
     _require_checkpoint(config.path)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attention,
+        "trust_remote_code": config.trust_remote_code,
+    }
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            config.path,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=config.trust_remote_code,
-        )
+        if not empty:
+            return AutoModelForCausalLM.from_pretrained(config.path, **options)
+        read = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(read, **options)
+        model.tie_weights()
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path={config.path!r} cannot be loaded: {error}") from error
     return model
@@ -90,13 +101,16 @@ def _require_checkpoint(path: str) -> None:
         raise ConfigError(f"model.path={path!r} holds no config.json, so it is not a Hugging Face checkpoint")
 
 
-def build_policy(config: ModelConfig, chunk_tokens: int, device: torch.device) -> Policy:
+def build_policy(
+    config: ModelConfig, chunk_tokens: int, device: torch.device, *, empty: bool = False
+) -> Policy:
     """Load the model with float32 master weights, frozen and adapted as configured.
 
-    The weights stay where they were read, on the CPU: `fully_shard` moves them to the device layer by layer.
+    The weights stay where they were read, on the CPU: `fully_shard` moves them to the device layer by layer. With
+    ``empty`` they are not read at all: see `load_causal_lm`.
     """
     attention = choose_attention(config.attention, device, getattr(torch, config.dtype))
-    model = load_causal_lm(config, torch.float32, attention)
+    model = load_causal_lm(config, torch.float32, attention, empty=empty)
     freeze_first_layers(model, config.freeze_first_fraction)
     if config.lora is not None:
         add_lora(model, config.lora)

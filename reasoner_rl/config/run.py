@@ -21,7 +21,12 @@ class RunConfig(Section):
         "auto",
         description="auto: go on from the newest checkpoint in output_dir. never: refuse if there is one.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own choice if unset.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of torch in this process; its own choice if unset. Workers that Ray starts have "
+        "cluster.cpus_per_worker.",
+    )
 
 
 class HeldOutConfig(Section):

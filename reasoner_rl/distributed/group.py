@@ -25,7 +25,10 @@ class Transport(Protocol):
     ranks: int
 
     def call(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Call a method of every worker at once, with a tuple of arguments a rank; return the answers by rank."""
+        """Call a method of every worker at once, with a tuple of arguments a rank; return the answers by rank.
+
+        Workers take it up after the calls that were begun before; what those answer is not wanted any more.
+        """
         ...
 
     def begin(self, phase: Phase, method: str, ranks: Sequence[int], arguments: tuple[Any, ...]) -> Hashable:

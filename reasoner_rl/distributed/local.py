@@ -21,6 +21,7 @@ class LocalTransport:
     def call(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `Transport.call`."""
         del phase
+        self._begun.clear()
         return [getattr(self._worker, method)(*arguments[0])]
 
     def begin(self, phase: Phase, method: str, ranks: Sequence[int], arguments: tuple[Any, ...]) -> Hashable:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import ray
 import torch
 import torch.distributed as dist
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from verl.single_controller.base import Worker as VerlWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
@@ -159,6 +159,7 @@ class RayTransport:
     def call(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `Transport.call`."""
         self._check_running()
+        self._calls.clear()
         seconds, n = getattr(self._cluster.deadlines, phase), self.ranks
         references = self._group.call(
             [method] * n, list(arguments), [self._stacks] * n, [seconds] * n, [True] * n
@@ -213,15 +214,11 @@ class RayTransport:
     def _fail(self, call: _Call, rank: int, failure: Failure) -> NoReturn:
         """End the run with the first cause: where a worker dies, those that talk to it fail too."""
         failures = {rank: failure}
-        ready, _ = (
-            ray.wait(list(call.pending), num_returns=max(len(call.pending), 1), timeout=_GRACE_SECONDS)
-            if call.pending and failure.kind == "error"
-            else ([], [])
-        )
-        for reference in ready:
-            other = _get(reference).failure
-            if other:
-                failures[call.pending[reference]] = other
+        if failure.kind == "error" and call.pending:
+            ready, _ = ray.wait(list(call.pending), num_returns=len(call.pending), timeout=_GRACE_SECONDS)
+            for reference in ready:
+                if other := _get(reference).failure:
+                    failures[call.pending[reference]] = other
         first = next((r for r, f in failures.items() if f.kind == "died"), rank)
         self._end(call, first, failures[first])
 
@@ -266,12 +263,17 @@ def _init_ray(cluster: RayClusterConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if cluster.address is None:
         cpus = max(os.cpu_count() or 1, cluster.workers_per_node)
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(
+            "local", num_cpus=cpus, include_dashboard=False, **quiet
+        )  # and not one that runs here already
         return
     try:
         ray.init(address=cluster.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"cluster.address={cluster.address!r}: no Ray cluster answers: {error}") from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise UserError(
+            f"cluster.address={cluster.address!r}: no Ray cluster answers, or it asks for another token than "
+            f"RAY_AUTH_MODE and RAY_AUTH_TOKEN say: {error}"
+        ) from error
 
 
 def _wait_for_machines(cluster: RayClusterConfig, kind: str, tell: Callable[[str], None]) -> None:

@@ -180,6 +180,8 @@ def _train(
     prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
     held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
     check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
+    for problems in held_out:
+        check_context(config.model, problems.prompts, config.evaluation_sampling.max_response_tokens)
     check_rewards(config.reward, prompts[0])
     sampler = PromptSampler(len(prompts), config.run.seed, config.data.shuffle)
     resume_step, state = None, DriverState()

@@ -35,6 +35,7 @@ from reasoner_rl.errors import UserError, WorkerError
 # Of the driver's environment, what begins so is passed on to workers on other machines.
 _PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
 _DUMP_SECONDS = 2.0  # that a hung rank is given to write its stack, after its deadline
+_CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 5.0  # that is waited, after a worker has failed, for the one whose failure made it fail
 
 
@@ -268,8 +269,11 @@ def _init_ray(cluster: RayClusterConfig) -> None:
         )  # and not one that runs here already
         return
     try:
+        if cluster.address != "auto":  # Ray itself would try for minutes
+            host, _, port = cluster.address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
         ray.init(address=cluster.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UserError(
             f"cluster.address={cluster.address!r}: no Ray cluster answers, or it asks for another token than "
             f"RAY_AUTH_MODE and RAY_AUTH_TOKEN say: {error}"

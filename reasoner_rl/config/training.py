@@ -52,13 +52,38 @@ class FsdpBackendConfig(Section):
         "several machines, best cluster.workers_per_node. All workers if unset.",
     )
 
+    def shards(self, ranks: int) -> int:
+        """Into how many shares a batch is divided: one a worker."""
+        return ranks
+
+    def shard_of(self, rank: int, ranks: int) -> int:
+        """Which share a rank trains on."""
+        del ranks
+        return rank
+
 
 class MegatronBackendConfig(Section):
-    """Megatron-core."""
+    """Megatron-core; needs the extra `megatron`. Workers that neither parallelism takes make data-parallel replicas."""
 
     kind: Literal["megatron"] = Field("megatron", description="Chooses this backend.")
-    tensor_parallel: int = Field(1, ge=1, description="Ranks that share each layer.")
-    pipeline_parallel: int = Field(1, ge=1, description="Ranks that share the stack of layers.")
+    tensor_parallel: int = Field(1, ge=1, description="Workers that share each layer, within a machine.")
+    pipeline_parallel: int = Field(1, ge=1, description="Workers that share the stack of layers.")
+    distributed_optimizer: bool = Field(
+        True, description="Divide the optimizer's state among data-parallel replicas (ZeRO-1)."
+    )
+    vocabulary_multiple: int = Field(
+        1,
+        ge=1,
+        description="The vocabulary is padded to a multiple of this for each tensor-parallel worker; 128 suits GPUs.",
+    )
+
+    def shards(self, ranks: int) -> int:
+        """Into how many shares a batch is divided: one a data-parallel replica."""
+        return ranks // (self.tensor_parallel * self.pipeline_parallel)
+
+    def shard_of(self, rank: int, ranks: int) -> int:
+        """Which share a rank trains on. Megatron counts tensor-parallel ranks first, then replicas, then stages."""
+        return rank // self.tensor_parallel % self.shards(ranks)
 
 
 BackendConfig = Annotated[FsdpBackendConfig | MegatronBackendConfig, Field(discriminator="kind")]

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
 from reasoner_rl.batching.plan import plan_shards
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
+from reasoner_rl.config.training import BackendConfig
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, Turn
 from reasoner_rl.types import MiniBatch, TrainSample
 
+T = TypeVar("T")
 Phase = Literal["start", "generate", "train", "sync", "checkpoint"]  # the keys of cluster.deadlines
 
 
@@ -45,7 +47,7 @@ class WorkerGroup(Generator):
 
     Generation: ``tensor_parallel`` neighbouring ranks make a replica, which holds one copy of the model. A replica is
     given as many responses as it can draw side by side, and more when it has finished some, so that none is idle while
-    another has a queue. Training: a batch is divided by length, and every rank trains on its share.
+    another has a queue. Training: a batch is divided by length, and every data-parallel replica trains on its share.
     """
 
     def __init__(self, config: OnlineConfig | EvalConfig, transport: Transport) -> None:
@@ -60,7 +62,17 @@ class WorkerGroup(Generator):
     @property
     def shards(self) -> int:
         """Number of parts that a training batch is to be divided into."""
-        return self._transport.ranks
+        return self._backend.shards(self._transport.ranks)
+
+    @property
+    def _backend(self) -> BackendConfig:
+        assert isinstance(self._config, OnlineConfig)
+        return self._config.training.backend
+
+    def _by_rank(self, by_shard: Sequence[T]) -> list[T]:
+        """What each rank gets of something that was divided into shards."""
+        ranks = self._transport.ranks
+        return [by_shard[self._backend.shard_of(rank, ranks)] for rank in range(ranks)]
 
     def _forget(self) -> None:
         self._queue = deque[GenerationRequest]()
@@ -118,13 +130,16 @@ class WorkerGroup(Generator):
         limit = config.rollout.sampling.max_response_tokens
         planned = plan_shards(samples, config.batch.micro_batch_tokens, limit, self.shards)
         by_index: dict[int, Tensor] = {}
-        for answer in self._transport.call("train", "logprobs", [(shard, reference) for shard in planned]):
+        arguments = [(shard, reference) for shard in self._by_rank(planned)]
+        for answer in self._transport.call("train", "logprobs", arguments):
             by_index.update(answer)
         return [by_index[index] for index in range(len(samples))]
 
     def update(self, planned: Sequence[Sequence[MiniBatch]]) -> Metrics:
         """One optimizer update a mini-batch; ``planned`` is [shards][updates]."""
-        return merge(self._transport.call("train", "update", [(updates,) for updates in planned]))
+        return merge(
+            self._transport.call("train", "update", [(updates,) for updates in self._by_rank(planned)])
+        )
 
     def publish_weights(self, version: int) -> Metrics:
         """Give the trainer's weights to generation. Returns what the phase changes since the last call cost."""

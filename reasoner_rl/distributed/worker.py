@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import MissingExtraError
 from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.proof import SyncProof, proof_token_ids
 from reasoner_rl.losses.policy import policy_loss
@@ -144,23 +145,45 @@ def build_backend(
     entropy_gradient: bool = False,
     with_reference: bool = False,
 ) -> TrainBackend:
-    """The training backend that the recipe names; see FsdpBackend for the arguments."""
-    backend = training.backend
-    if not isinstance(backend, FsdpBackendConfig):
-        raise ConfigError(
-            f"training.backend.kind={backend.kind!r} is not built yet in this version; use 'fsdp'"
-        )
+    """The training backend that the recipe names; see FsdpBackend for the arguments.
+
+    Raises MissingExtraError if it is not installed.
+    """
     single_process_group()
-    return FsdpBackend(
+    backend = training.backend
+    if isinstance(backend, FsdpBackendConfig):
+        return FsdpBackend(
+            model,
+            training,
+            backend,
+            temperature=temperature,
+            total_updates=total_updates,
+            updates_per_step=updates_per_step,
+            entropy_gradient=entropy_gradient,
+            with_reference=with_reference,
+        )
+    for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
+        if not _is_installed(package):
+            raise MissingExtraError(name, "megatron", "training.backend.kind=megatron")
+    from reasoner_rl.training.megatron.backend import MegatronBackend
+
+    return MegatronBackend(
         model,
         training,
         backend,
+        device=default_device(),
         temperature=temperature,
         total_updates=total_updates,
         updates_per_step=updates_per_step,
-        entropy_gradient=entropy_gradient,
         with_reference=with_reference,
     )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
 
 
 def build_engine(

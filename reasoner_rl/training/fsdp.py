@@ -7,7 +7,6 @@ and the loss is multiplied by the number of ranks to undo that.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import LossFunction
+from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule
 from reasoner_rl.training.policy import Policy, build_policy, decoder_layers, merged_weights
 from reasoner_rl.types import MicroBatch, MiniBatch
@@ -256,20 +255,7 @@ class FsdpBackend:
 
     def export_hf(self, folder: Path) -> None:
         """See TrainBackend. Written by rank 0 in ``model.dtype``; every rank must call it."""
-        dtype = _DTYPES[self._model_config.dtype]
-        writes = dist.get_rank() == 0
-        weights = {}
-        for name, tensor in self.full_weights():
-            if writes:
-                weights[name] = tensor.to("cpu", dtype)
-        if writes:
-            config = copy.deepcopy(self._policy.model.config)
-            config.dtype = dtype
-            with torch.device("meta"):
-                shell = AutoModelForCausalLM.from_config(config)
-            shell.generation_config = self._policy.model.generation_config
-            shell.save_pretrained(folder, state_dict=weights)
-        dist.barrier()
+        write_checkpoint(folder, self._model_config, self.full_weights())
 
 
 def _release(device: torch.device) -> None:

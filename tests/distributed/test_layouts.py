@@ -18,6 +18,10 @@ LAYOUTS = {
         *("rollout.engine.kind=vllm", "rollout.engine.tensor_parallel=2"),
         *("cluster.kind=ray", "cluster.workers_per_node=2"),
     ],
+    "vllm and megatron, tensor parallel": [
+        *("rollout.engine.kind=vllm", "training.backend.kind=megatron", "training.backend.tensor_parallel=2"),
+        *("cluster.kind=ray", "cluster.workers_per_node=2"),
+    ],
 }
 
 
@@ -50,6 +54,8 @@ def test_vllm_learns(layout: str, quickstart: Path, tmp_path: Path) -> None:
     if "cluster.kind=ray" in LAYOUTS[layout]:
         pytest.importorskip("ray")
         pytest.importorskip("verl")
+    if "training.backend.kind=megatron" in LAYOUTS[layout]:
+        pytest.importorskip("megatron.core")
     overrides = {
         "run.output_dir": tmp_path / "rl",
         "run.steps": STEPS,

@@ -10,46 +10,21 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from parity import CLIP_HIGHER, EPS, TRAINING, make_samples, plain_loss
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from reasoner_rl.batching.plan import IDLE, plan_mini_batch, plan_shards
-from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.model import LoraConfig, ModelConfig
-from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from reasoner_rl.config.training import FsdpBackendConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
-from reasoner_rl.types import MiniBatch, TokenOutputs, TrainSample
+from reasoner_rl.types import MiniBatch, TokenOutputs
 
-# Large against rounding, so that Adam does not blow noise in a vanishing gradient up to a full step.
-EPS = 1e-3
-CLIP_HIGHER = LossConfig(clip_low=0.2, clip_high=0.28)
 Checkpoint = Callable[[str], Path]
-
-
-def make_samples(vocabulary: int, count: int = 6) -> list[TrainSample]:
-    generator = torch.Generator().manual_seed(1)
-
-    def draw(length: int) -> Tensor:
-        return torch.randint(vocabulary, (length,), generator=generator)
-
-    samples = []
-    for index in range(count):
-        response = 3 + 2 * index
-        samples.append(
-            TrainSample(
-                prompt_ids=draw(4 + index % 3),
-                response_ids=draw(response),
-                loss_mask=torch.arange(response) != 1,
-                advantages=torch.full((response,), (-1.0) ** index * (1 + 0.1 * index)),
-                rollout_logprobs=torch.full((response,), -3.0),
-                old_logprobs=-4.5 + torch.randn(response, generator=generator) * 0.1,
-            )
-        )
-    return samples
 
 
 def make_backend(path: Path, **changes: Any) -> FsdpBackend:
@@ -61,35 +36,11 @@ def make_backend(path: Path, **changes: Any) -> FsdpBackend:
         shard_ranks=min(changes.pop("shard_ranks", dist.get_world_size()), dist.get_world_size())
     )
     options = {"temperature": 0.7, "total_updates": 10, "updates_per_step": 1, **changes}
-    optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.1, grad_clip=0.05, eps=EPS)
-    training = TrainingConfig(
-        optimizer=optimizer, schedule=ScheduleConfig(kind="cosine", warmup_steps=1), logprob_chunk_tokens=7
-    )
-    return FsdpBackend(ModelConfig(path=str(path), **model), training, backend, **options)
+    return FsdpBackend(ModelConfig(path=str(path), **model), TRAINING, backend, **options)
 
 
 def plan(tokens: int = 40) -> MiniBatch:
     return plan_mini_batch(make_samples(100), tokens, 64)
-
-
-def plain_loss(
-    model: Any, samples: list[TrainSample], temperature: float, config: LossConfig
-) -> tuple[Tensor, list[Tensor]]:
-    """DAPO's loss, one sequence at a time, from the model's own logits."""
-    total, tokens, logprobs = torch.zeros(()), 0, []
-    for sample in samples:
-        ids = torch.cat([sample.prompt_ids, sample.response_ids])
-        logits = model(input_ids=ids[None]).logits[0, len(sample.prompt_ids) - 1 : -1] / temperature
-        logp = torch.log_softmax(logits, -1).gather(1, sample.response_ids[:, None])[:, 0]
-        ratio = torch.exp(logp - sample.old_logprobs)
-        adv = sample.advantages
-        clipped = torch.clamp(ratio, 1 - config.clip_low, 1 + config.clip_high)
-        loss = torch.maximum(-adv * ratio, -adv * clipped)
-        loss = torch.where(adv < 0, torch.minimum(loss, -adv * 10.0), loss)
-        total = total + (loss * sample.loss_mask).sum()
-        tokens += int(sample.loss_mask.sum())
-        logprobs.append(logp.detach())
-    return total / tokens, logprobs
 
 
 @pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-tied"])

@@ -1,0 +1,180 @@
+"""Hugging Face checkpoints as Megatron models, and back, through mbridge.
+
+mbridge knows which of Megatron's weights are which of Hugging Face's. What is overridden here is what it gets wrong for
+our purposes: its mapping of tied embeddings is shared between all models of a process, it reads the rotary embedding's
+base where transformers 5 no longer has it, and it builds on TransformerEngine alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mbridge.models.llama import LLaMABridge
+from mbridge.models.qwen2 import Qwen2Bridge
+from mbridge.models.qwen3 import Qwen3Bridge
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.training import MegatronBackendConfig
+from reasoner_rl.errors import ConfigError
+
+BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge}
+_LOCAL_NAMES = {  # of the layers without TransformerEngine, where norms are modules of their own
+    "_OTHER_MAPPING": {"input_layernorm.weight": ["model.layers.{layer_number}.input_layernorm.weight"]},
+    "_MLP_MAPPING": {
+        **Qwen2Bridge._MLP_MAPPING,
+        "pre_mlp_layernorm.weight": ["model.layers.{layer_number}.post_attention_layernorm.weight"],
+    },
+}
+
+
+class _BridgeMixin:
+    """What is overridden on all devices."""
+
+    def _adjust_mapping_for_shared_weights(self: Any) -> None:
+        self._DIRECT_MAPPING = dict(self._DIRECT_MAPPING)  # of this instance alone
+        if self.hf_config.tie_word_embeddings:
+            self._DIRECT_MAPPING["output_layer.weight"] = "model.embed_tokens.weight"
+
+    def _get_gptmodel_args(self: Any) -> dict[str, Any]:
+        return {
+            "vocab_size": self.hf_config.vocab_size,
+            "max_sequence_length": self.hf_config.max_position_embeddings,
+            "position_embedding_type": "rope",
+            "rotary_base": self.hf_config.rope_parameters["rope_theta"],
+        }
+
+
+class _CpuMixin(_BridgeMixin):
+    """What is overridden on a CPU besides."""
+
+    def _get_transformer_layer_spec(self: Any, vp_stage: int | None = None) -> Any:
+        from reasoner_rl.training.megatron.cpu import layer_spec
+
+        self.has_vp_stage = True
+        return layer_spec(self.config, vp_stage)
+
+
+def initialise(config: MegatronBackendConfig, seed: int) -> None:
+    """Divide the ranks of the process group into Megatron's groups, once a process."""
+    if not torch.cuda.is_available():
+        from reasoner_rl.training.megatron.cpu import install
+
+        install()
+    if not parallel_state.model_parallel_is_initialized():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=config.tensor_parallel,
+            pipeline_model_parallel_size=config.pipeline_parallel,
+        )
+        model_parallel_cuda_manual_seed(seed)
+
+
+def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
+    """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity."""
+    hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    base: Any = BRIDGES.get(hf_config.model_type)
+    if base is None:
+        raise ConfigError(
+            f"training.backend.kind=megatron trains {', '.join(BRIDGES)}; {model.path} is of type "
+            f"{hf_config.model_type}. Use fsdp"
+        )
+    on_gpu = torch.cuda.is_available()
+    names = {} if on_gpu else _LOCAL_NAMES
+    made: Any = type(base.__name__, (_BridgeMixin if on_gpu else _CpuMixin, base), names)
+    bridge = made(
+        hf_config,
+        dtype=getattr(torch, model.dtype),
+        make_vocab_size_divisible_by=config.tensor_parallel * config.vocabulary_multiple,
+    )
+    bridge.set_extra_args(
+        sequence_parallel=config.tensor_parallel > 1,
+        finalize_model_grads_func=finalize_model_grads,
+        gradient_accumulation_fusion=False,
+        **({} if on_gpu else _WITHOUT_FUSED_KERNELS),
+        **(_RECOMPUTE if model.gradient_checkpointing else {}),
+    )
+    return bridge
+
+
+_WITHOUT_FUSED_KERNELS = {
+    "masked_softmax_fusion": False,
+    "bias_activation_fusion": False,
+    "bias_dropout_fusion": False,
+    "apply_rope_fusion": False,
+    "persist_layer_norm": False,
+    "use_cpu_initialization": True,
+}
+_RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+def build_model(bridge: Any, path: str, dtype: str) -> list[Any]:
+    """This rank's part of the model, with the checkpoint's weights: a list of one stage."""
+    with contextlib.redirect_stdout(io.StringIO()):  # mbridge prints the number of parameters
+        models: list[Any] = bridge.get_model(
+            path, bf16=dtype == "bfloat16", post_model_creation_callbacks=[_use_exact_rotary_frequencies]
+        )
+    return models
+
+
+def _use_exact_rotary_frequencies(model: Any, *, hf_config: Any, **kwargs: Any) -> None:
+    """Megatron has the constants of Llama 3.1's scaling built in, and knows no other scaling."""
+    kind = hf_config.rope_parameters["rope_type"]
+    if kind == "default":
+        return
+    frequencies, scale = ROPE_INIT_FUNCTIONS[kind](hf_config, "cpu")
+    if scale != 1.0:
+        raise ConfigError(
+            f"model: rope_type {kind!r} scales attention by {scale}, which training.backend.kind=megatron does not do"
+        )
+    model.rotary_pos_emb.inv_freq = frequencies.to(model.rotary_pos_emb.inv_freq.device)
+
+
+def wrap_for_training(bridge: Any, models: list[Any], config: MegatronBackendConfig) -> list[Any]:
+    """Give the parts buffers for gradients that are reduced over the data-parallel ranks."""
+    options = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=config.distributed_optimizer,
+        overlap_grad_reduce=False,
+        bucket_size=None,
+    )
+    return [
+        DistributedDataParallel(config=bridge.config, ddp_config=options, module=model) for model in models
+    ]
+
+
+def stream_weights(bridge: Any, models: list[Any]) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors under Hugging Face names, each once, without padding. Collective."""
+    seen: set[str] = set()
+    for name, tensor in bridge.export_weights(models):
+        if name not in seen:  # tied embeddings are on the first and the last stage
+            seen.add(name)
+            yield name, tensor.detach()
+
+
+def is_spokesman() -> bool:
+    """Whether this rank is the one of its data-parallel replica that reports: first of the last stage."""
+    return (
+        bool(parallel_state.is_pipeline_last_stage()) and parallel_state.get_tensor_model_parallel_rank() == 0
+    )
+
+
+def broadcast_from_last_stage(tensors: list[Tensor]) -> None:
+    """Give every stage the last stage's values, in place. Collective."""
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        source = parallel_state.get_pipeline_model_parallel_last_rank()
+        for tensor in tensors:
+            dist.broadcast(tensor, source, group=parallel_state.get_pipeline_model_parallel_group())

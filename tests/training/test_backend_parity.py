@@ -1,0 +1,213 @@
+"""Every training backend in every layout of ranks against the same plain transformers model in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from parity import (
+    CLIP_HIGHER,
+    MAX_RESPONSE,
+    TEMPERATURE,
+    TOTAL_UPDATES,
+    TRAINING,
+    UPDATES,
+    make_samples,
+    plain_reference,
+)
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+from transformers import AutoModelForCausalLM
+
+from reasoner_rl.batching.plan import IDLE, plan_shards
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig, MegatronBackendConfig
+from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.metrics import merge, values
+
+MODELS = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
+LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
+    "fsdp": (1, FsdpBackendConfig()),
+    "fsdp, 2 ranks": (2, FsdpBackendConfig()),
+    "megatron": (1, MegatronBackendConfig()),
+    # The tiny vocabulary is padded, up to where a rank holds nothing but padding.
+    "megatron, tensor parallel": (2, MegatronBackendConfig(tensor_parallel=2, vocabulary_multiple=128)),
+    "megatron, pipeline": (2, MegatronBackendConfig(pipeline_parallel=2)),
+    "megatron, data parallel": (2, MegatronBackendConfig(distributed_optimizer=False)),
+    "megatron, distributed optimizer": (2, MegatronBackendConfig(distributed_optimizer=True)),
+    "megatron, tensor parallel and pipeline": (
+        4,
+        MegatronBackendConfig(tensor_parallel=2, pipeline_parallel=2, vocabulary_multiple=64),
+    ),
+}
+
+
+def build(path: Path, backend: BackendConfig, **model: Any) -> Any:
+    return build_backend(
+        ModelConfig(path=str(path), **model),
+        TRAINING.model_copy(update={"backend": backend}),
+        temperature=TEMPERATURE,
+        total_updates=TOTAL_UPDATES,
+        with_reference=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_backend_computes_what_plain_transformers_computes(
+    layout: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ranks, backend = LAYOUTS[layout]
+    if backend.kind == "megatron":
+        pytest.importorskip("megatron.core")
+        pytest.importorskip("mbridge")
+    paths = {name: tiny_checkpoint(name) for name in MODELS}
+    spawn(train_all_models, (ranks, backend, paths, tmp_path), nprocs=ranks)
+    for name, path in paths.items():
+        found = [
+            torch.load(tmp_path / name / f"result_{rank}.pt", weights_only=False) for rank in range(ranks)
+        ]
+        compare(found, plain_reference(path), backend)
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / name / "export", dtype=torch.float32)
+        for key, tensor in exported.named_parameters():
+            assert torch.equal(tensor, found[0]["weights"][key]), (name, key)
+
+
+def compare(found: list[dict[str, Any]], expected: Any, backend: BackendConfig) -> None:
+    metrics = [values(merge(parts)) for parts in zip(*(rank["metrics"] for rank in found), strict=True)]
+    assert [m["policy/loss"] for m in metrics] == pytest.approx(expected.losses, rel=1e-5, abs=1e-6)
+    assert [m["train/grad_norm"] for m in metrics] == pytest.approx(expected.norms, rel=1e-5)
+    assert [m["train/lr"] for m in metrics] == pytest.approx(expected.rates)
+    for rank in found:
+        for index, logprobs in rank["logprobs"].items():
+            torch.testing.assert_close(logprobs, expected.logprobs[index], atol=1e-5, rtol=0)
+        for index, logprobs in rank["reference"].items():
+            torch.testing.assert_close(logprobs, expected.logprobs[index], atol=1e-5, rtol=0)
+        assert rank["initial"].keys() == rank["weights"].keys() == expected.weights.keys()
+        for key, tensor in expected.initial.items():
+            assert torch.equal(rank["initial"][key], tensor), f"{key} is not what was loaded, to the bit"
+        for key, tensor in expected.weights.items():
+            torch.testing.assert_close(rank["weights"][key], tensor, atol=2e-6, rtol=0, msg=key)
+            assert torch.equal(rank["resumed"][key], rank["weights"][key]), f"{key} after a resume"
+        for key, gradient in rank["gradients"].items():
+            error = (gradient - expected.gradients[key]).norm() / expected.gradients[key].norm()
+            assert error < 1e-5, key
+    covered = set().union(*(rank["logprobs"] for rank in found))
+    assert covered == set(range(len(expected.logprobs)))
+    divides_gradients = isinstance(backend, MegatronBackendConfig) and backend.distributed_optimizer
+    assert bool(found[0]["gradients"]) == (not divides_gradients)
+
+
+def train_all_models(
+    rank: int, ranks: int, backend: BackendConfig, paths: dict[str, Path], folder: Path
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    shard = backend.shard_of(rank, ranks)
+    mine = plan_shards(make_samples(100), 40, MAX_RESPONSE, backend.shards(ranks))[shard]
+    loss = partial(policy_loss, config=CLIP_HIGHER)
+    for name, path in paths.items():
+        if rank == 0:
+            (folder / name / "checkpoint").mkdir(parents=True)
+            (folder / name / "export").mkdir()
+        dist.barrier()
+        trained = build(path, backend)
+        result = {
+            "initial": copied(trained),
+            "logprobs": by_sample(trained, mine),
+            "gradients": gradients(trained, mine, loss),
+            "metrics": [trained.update(mine, loss)],
+        }
+        trained.save(folder / name / "checkpoint")
+        result["metrics"] += [trained.update(mine, loss) for _ in range(UPDATES - 1)]
+        result |= {"weights": copied(trained), "reference": by_sample(trained, mine, reference=True)}
+        resumed = build(path, backend)
+        resumed.load(folder / name / "checkpoint")
+        for _ in range(UPDATES - 1):
+            resumed.update(mine, loss)
+        result["resumed"] = copied(resumed)
+        trained.export_hf(folder / name / "export")
+        torch.save(result, folder / name / f"result_{rank}.pt")
+    if isinstance(backend, MegatronBackendConfig):
+        refuse_another_layout(path, backend, folder / name / "checkpoint")
+        learn_in_bfloat16(path, backend, mine, loss)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def copied(backend: Any) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in backend.full_weights()}
+
+
+def by_sample(backend: Any, batch: Any, *, reference: bool = False) -> dict[int, Tensor]:
+    found: dict[int, Tensor] = {}
+    outputs = backend.logprobs(batch.micro_batches, reference=reference)
+    for micro_batch, logprobs in zip(batch.micro_batches, outputs, strict=True):
+        found.update(micro_batch.split_responses(logprobs))
+    return {index: logprobs for index, logprobs in found.items() if index != IDLE}
+
+
+def gradients(backend: Any, batch: Any, loss: Any) -> dict[str, Tensor]:
+    """Whole gradients of the first update, which is not made; none where each rank has a part of them only."""
+    caught: dict[str, Tensor] = {}
+
+    class Caught(Exception):
+        pass
+
+    if isinstance(backend._training.backend, FsdpBackendConfig):
+
+        def catch() -> None:
+            for name, parameter in backend._policy.model.named_parameters():
+                caught[name] = parameter.grad.full_tensor()
+            raise Caught
+
+        backend._clip_gradients, original = catch, backend._clip_gradients
+        with pytest.raises(Caught):
+            backend.update(batch, loss)
+        backend._clip_gradients = original
+        backend._optimizer.zero_grad(set_to_none=True)
+        return caught
+    if backend._training.backend.distributed_optimizer:
+        return caught
+
+    def catch_buffers() -> None:
+        kept = {p: p.data for chunk in backend._models for p in chunk.parameters()}
+        for parameter in kept:
+            parameter.data = parameter.main_grad.clone()
+        caught.update({name: tensor.clone() for name, tensor in backend.full_weights()})
+        for parameter, data in kept.items():
+            parameter.data = data
+        raise Caught
+
+    backend._optimizer.prepare_grads, original = catch_buffers, backend._optimizer.prepare_grads
+    with pytest.raises(Caught):
+        backend.update(batch, loss)
+    backend._optimizer.prepare_grads = original
+    return caught
+
+
+def refuse_another_layout(path: Path, backend: MegatronBackendConfig, checkpoint: Path) -> None:
+    other = backend.model_copy(update={"distributed_optimizer": not backend.distributed_optimizer})
+    with pytest.raises(ConfigError, match="cannot be divided anew"):
+        build(path, other).load(checkpoint)
+
+
+def learn_in_bfloat16(path: Path, backend: MegatronBackendConfig, batch: Any, loss: Any) -> None:
+    """Roundings are large; that the same batch is fitted better and better shows that the pieces fit together."""
+    half = build(path, backend, dtype="bfloat16", gradient_checkpointing=True)
+    for tensor in copied(half).values():
+        assert tensor.dtype == torch.bfloat16
+    before = by_sample(half, batch)
+    exact = by_sample(build(path, backend), batch)
+    assert max((before[index] - exact[index]).abs().mean() for index in before) < 0.1
+    for _ in range(UPDATES):
+        half.update(batch, loss)
+    moved = by_sample(half, batch)
+    assert any(not torch.equal(moved[index], before[index]) for index in before)

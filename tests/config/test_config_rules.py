@@ -143,6 +143,29 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "training.backend.shard_ranks must divide the number of workers: 3 does not divide 2",
     ),
     (
+        {"training": {"backend": {"kind": "megatron", "tensor_parallel": 2}}},
+        {"training": {"backend": {"kind": "megatron", "tensor_parallel": 2}}, "cluster": TWO_WORKERS},
+        "training.backend.tensor_parallel x pipeline_parallel must divide the number of workers (cluster.nodes x "
+        "workers_per_node): 2 does not divide 1",
+    ),
+    (
+        {
+            "training": {"backend": {"kind": "megatron", "tensor_parallel": 2}},
+            "cluster": {"kind": "ray", "nodes": 2, "workers_per_node": 1, "address": "auto"},
+        },
+        {
+            "training": {"backend": {"kind": "megatron", "pipeline_parallel": 2}},
+            "cluster": {"kind": "ray", "nodes": 2, "workers_per_node": 1, "address": "auto"},
+        },
+        "training.backend.tensor_parallel must divide cluster.workers_per_node, so that a layer stays on one machine: "
+        "2 does not divide 1",
+    ),
+    (
+        {"training": {"backend": {"kind": "megatron"}, "offload": "all"}, "model": {"path": "m", "lora": {}}},
+        {"training": {"backend": {"kind": "megatron"}, "offload": "optimizer"}},
+        "training.backend.kind=megatron: model.lora must be unset; training.offload must be 'none' or 'optimizer'",
+    ),
+    (
         {"cluster": {"kind": "ray", "nodes": 2}},
         {"cluster": {"kind": "ray", "nodes": 2, "address": "10.0.0.1:6379"}},
         "cluster.address must be set where cluster.nodes is 2",

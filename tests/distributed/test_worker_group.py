@@ -73,7 +73,12 @@ class FakeTransport:
 
 
 def make(
-    ranks: int, *, tensor_parallel: int = 1, capacity: int = 4, order: Sequence[int] = ()
+    ranks: int,
+    *,
+    tensor_parallel: int = 1,
+    capacity: int = 4,
+    order: Sequence[int] = (),
+    backend: dict[str, Any] | None = None,
 ) -> tuple[Any, FakeTransport]:
     config = OnlineConfig.model_validate(
         {
@@ -89,6 +94,7 @@ def make(
                 }
             },
             "batch": {"micro_batch_tokens": 8},
+            "training": {"backend": backend or {"kind": "fsdp"}},
         }
     )
     transport = FakeTransport(ranks, order)
@@ -187,3 +193,14 @@ def test_metrics_of_the_ranks_are_reduced_and_not_averaged_again() -> None:
     for method in ("save", "load", "export"):
         getattr(group, method)(Path("folder"))
         assert transport.calls[-1] == ("checkpoint", method, [(Path("folder"),)] * 3)
+
+
+def test_ranks_of_a_model_parallel_replica_train_on_the_same_share() -> None:
+    """Megatron counts tensor-parallel ranks first, then replicas, then pipeline stages."""
+    megatron = {"kind": "megatron", "tensor_parallel": 2, "pipeline_parallel": 2}
+    group, transport = make(8, backend=megatron)
+    assert group.shards == 2
+    group.update([["first"], ["second"]])
+    [(_, _, arguments)] = transport.calls
+    shares = [updates[0] for (updates,) in arguments]
+    assert shares == ["first", "first", "second", "second", "first", "first", "second", "second"]

@@ -131,7 +131,7 @@ class MegatronBackend:
         yield from parts.stream_weights(self._bridge, self._models)
 
     def offload_optimizer(self) -> None:
-        """See TrainBackend."""
+        """See TrainBackend. In bfloat16 that includes the float32 copies of the weights."""
         self._move_optimizer(torch.device("cpu"))
 
     def offload_weights(self) -> None:
@@ -148,6 +148,9 @@ class MegatronBackend:
                 for name, value in state.items():
                     if isinstance(value, Tensor) and value.ndim > 0:
                         state[name] = value.to(device)
+            if self._model_config.dtype == "bfloat16":  # else what it steps are the weights themselves
+                for parameter in (p for group in inner.param_groups for p in group["params"]):
+                    parameter.data = parameter.data.to(device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -53,7 +53,7 @@ class RayClusterConfig(Section):
         if address is None or address == "auto":
             return address
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or "/" in host or not port.isdigit():
             raise ValueError(f"must be host:port, such as 10.0.0.1:6379, or auto; it is {address!r}")
         return address
 

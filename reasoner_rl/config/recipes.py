@@ -121,8 +121,8 @@ class OnlineConfig(Section):
         backend, ranks = self.training.backend, self.cluster.ranks
         if isinstance(backend, FsdpBackendConfig) and ranks % (backend.shard_ranks or ranks):
             raise ValueError(
-                f"training.backend.shard_ranks must divide the number of workers: {backend.shard_ranks} does not "
-                f"divide {ranks}"
+                "training.backend.shard_ranks must divide the number of workers (cluster.nodes x workers_per_node): "
+                f"{backend.shard_ranks} does not divide {ranks}"
             )
         if isinstance(backend, MegatronBackendConfig):
             _check_megatron(backend, self.model, self.training, self.cluster)

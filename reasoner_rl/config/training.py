@@ -48,8 +48,8 @@ class FsdpBackendConfig(Section):
     shard_ranks: int | None = Field(
         None,
         ge=1,
-        description="Workers that share one copy of weights, gradients and optimizer; copies are kept equal (HSDP). On "
-        "several machines, best cluster.workers_per_node. All workers if unset.",
+        description="Workers that share one copy of weights, gradients and optimizer; copies are kept equal (HSDP). As "
+        "few as hold it, best those of one machine. All workers if unset.",
     )
 
     def shards(self, ranks: int) -> int:

@@ -93,7 +93,7 @@ class WorkerGroup(Generator):
         together = Turn()
         for ticket, turn in self._transport.wait(list(self._running)):
             replica = self._running.pop(ticket)
-            self._load[replica] -= sum(len(rollouts) for _, rollouts in turn.finished)
+            self._load[replica] -= turn.responses
             together = Turn(together.finished + turn.finished, together.responses + turn.responses)
         self._hand_out()  # so that they go on while the caller looks at what they have finished
         return together

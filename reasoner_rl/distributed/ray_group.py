@@ -7,21 +7,25 @@ then writes its stack to ``output_dir/stacks``, and the run ends. So it does whe
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
+import signal
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import placement_group
 from verl.single_controller.base import Worker as VerlWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
@@ -34,7 +38,9 @@ from reasoner_rl.errors import UserError, WorkerError
 
 # Of the driver's environment, what begins so is passed on to workers on other machines.
 _PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
-_DUMP_SECONDS = 2.0  # that a hung rank is given to write its stack, after its deadline
+_DUMP_SECONDS = (
+    10.0  # that a rank is given to take up a call, and to write its stack when its deadline is over
+)
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = 5.0  # that is waited, after a worker has failed, for the one whose failure made it fail
 
@@ -73,35 +79,43 @@ class RayWorker(VerlWorker):
     def __init__(self) -> None:
         super().__init__()
         self._worker: GenerationWorker | None = None
+        self._stacks: TextIO | None = None
 
     @register(dispatch_mode=Dispatch.ALL_TO_ALL, blocking=False)
-    def call(
-        self, method: str, arguments: tuple[Any, ...], stacks: Path, seconds: float, wanted: bool
-    ) -> Answer:
-        """Call a method of the worker, or ``build``; this process's stack is written if it takes ``seconds``."""
-        stacks.mkdir(parents=True, exist_ok=True)
-        with (stacks / f"rank_{self.rank:04d}.txt").open("w") as file:
-            faulthandler.dump_traceback_later(seconds, file=file)
-            try:
-                value = getattr(self if method == "build" else self._worker, method)(*arguments)
-                return Answer(value if wanted else None)
-            except UserError as error:
-                return Answer(failure=Failure("user", str(error)))
-            except FloatingPointError as error:
-                return Answer(failure=Failure("diverged", str(error)))
-            except Exception as error:
-                message = f"{type(error).__name__}: {error}"
-                return Answer(failure=Failure("error", message, traceback.format_exc()))
-            finally:
-                faulthandler.cancel_dump_traceback_later()
+    def call(self, method: str, arguments: tuple[Any, ...], seconds: float, wanted: bool) -> Answer:
+        """Call a method of the worker, or one of those below; the stack is written if it takes ``seconds``."""
+        if self._stacks is not None:
+            faulthandler.dump_traceback_later(seconds, file=self._stacks)
+        try:
+            value = getattr(self if method in ("place", "build") else self._worker, method)(*arguments)
+            return Answer(value if wanted else None)
+        except UserError as error:
+            return Answer(failure=Failure("user", str(error)))
+        except FloatingPointError as error:
+            return Answer(failure=Failure("diverged", str(error)))
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            return Answer(failure=Failure("error", message, traceback.format_exc()))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
-    def build(self, config: OnlineConfig | EvalConfig, folder: Path) -> str:
-        """Join the process group and make the worker; ``folder`` is the driver's. Returns this machine's name."""
-        if not folder.is_dir():
+    def place(self, folder: Path, stacks: Path) -> str:
+        """Go to the driver's ``folder``, since paths in a recipe may be relative. Returns where this process is.
+
+        Raises UserError if the file system is not the driver's, who has made the folder ``stacks``.
+        """
+        machine = socket.gethostname()
+        if not stacks.is_dir():
             raise UserError(
-                f"machine {socket.gethostname()} has no folder {folder}: all must share the file system"
+                f"machine {machine} has no folder {stacks}: all machines must share the file system"
             )
-        os.chdir(folder)  # paths in the recipe may be relative
+        os.chdir(folder)
+        with contextlib.suppress(OSError):  # the run can do without
+            self._stacks = (stacks / f"rank_{self.rank:04d}.txt").open("w")
+        return f"{machine} (process {os.getpid()})"
+
+    def build(self, config: OnlineConfig | EvalConfig) -> None:
+        """Join the process group and make the worker."""
         assert isinstance(config.cluster, RayClusterConfig)
         torch.set_num_threads(config.cluster.cpus_per_worker)
         longest = max(config.cluster.deadlines.model_dump().values())
@@ -109,7 +123,6 @@ class RayWorker(VerlWorker):
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=longest))
         self._worker = build_worker(config)
-        return socket.gethostname()
 
 
 class RayTransport:
@@ -121,7 +134,7 @@ class RayTransport:
         self.ranks = cluster.ranks
         self._config, self._cluster, self._tell = config, cluster, tell
         self._stacks = config.run.output_dir.absolute() / "stacks"
-        self._nodes = ["an unknown machine"] * self.ranks
+        self._places = ["a machine that has not answered yet"] * self.ranks
         self._calls: dict[Hashable, _Call] = {}
         self._tickets = 0
         self._actors: list[Any] = []
@@ -130,24 +143,26 @@ class RayTransport:
     def start(self) -> None:
         """Start or join Ray, wait for its machines, start the workers."""
         cluster = self._cluster
-        use_gpu = torch.cuda.is_available() if cluster.device == "auto" else cluster.device == "gpu"
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._stacks.mkdir(parents=True, exist_ok=True)
         _init_ray(cluster)
-        _wait_for_machines(cluster, "GPU" if use_gpu else "CPU", self._tell)
+        has_gpus = torch.cuda.is_available() or any(node["Resources"].get("GPU") for node in ray.nodes())
+        use_gpu = has_gpus if cluster.device == "auto" else cluster.device == "gpu"
         pool = RayResourcePool(
             [cluster.workers_per_node] * cluster.nodes, use_gpu=use_gpu, max_colocate_count=1
         )
+        pool.pgs = _reserve(cluster, use_gpu, self._tell)
         self._group = RayWorkerGroup(
             pool,
             RayClassWithInitArgs(ray.remote(RayWorker)),
             device_name="cuda" if use_gpu else "cpu",
-            worker_env=_worker_environment(cluster),
+            worker_env=_worker_environment(cluster, use_gpu),
         )
         self._actors = list(self._group.workers)
         self._tell(f"starting {self.ranks} workers")
-        self._nodes = self.call("start", "build", [(self._config, Path.cwd())] * self.ranks)
-        machines = ", ".join(f"{self._nodes.count(name)} on {name}" for name in dict.fromkeys(self._nodes))
-        self._tell(f"workers: {machines}")
+        self._places = self.call("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
+        machines = [place.partition(" ")[0] for place in self._places]
+        self._tell("workers: " + ", ".join(f"{machines.count(m)} on {m}" for m in dict.fromkeys(machines)))
+        self.call("start", "build", [(self._config,)] * self.ranks)
 
     def stop(self) -> None:
         """Stop the workers, and Ray if it was started here."""
@@ -162,9 +177,7 @@ class RayTransport:
         self._check_running()
         self._calls.clear()
         seconds, n = getattr(self._cluster.deadlines, phase), self.ranks
-        references = self._group.call(
-            [method] * n, list(arguments), [self._stacks] * n, [seconds] * n, [True] * n
-        )
+        references = self._group.call([method] * n, list(arguments), [seconds] * n, [True] * n)
         call = _Call(phase, method, dict(zip(references, range(n), strict=True)), time.monotonic() + seconds)
         while call.pending:
             self._await([call])
@@ -175,7 +188,7 @@ class RayTransport:
         self._check_running()
         seconds = getattr(self._cluster.deadlines, phase)
         pending = {
-            self._actors[rank].call.remote(method, arguments, self._stacks, seconds, rank == ranks[0]): rank
+            self._actors[rank].call.remote(method, arguments, seconds, rank == ranks[0]): rank
             for rank in ranks
         }
         self._tickets += 1
@@ -215,7 +228,7 @@ class RayTransport:
     def _fail(self, call: _Call, rank: int, failure: Failure) -> NoReturn:
         """End the run with the first cause: where a worker dies, those that talk to it fail too."""
         failures = {rank: failure}
-        if failure.kind == "error" and call.pending:
+        if failure.kind != "died" and call.pending:
             ready, _ = ray.wait(list(call.pending), num_returns=len(call.pending), timeout=_GRACE_SECONDS)
             for reference in ready:
                 if other := _get(reference).failure:
@@ -226,16 +239,18 @@ class RayTransport:
     def _end(self, call: _Call, rank: int, failure: Failure) -> NoReturn:
         if failure.kind == "diverged":
             self._stop_with(FloatingPointError(failure.message))
-        if failure.kind == "user" and call.phase == "start":
+        if failure.kind == "user" and call.phase in ("start", "checkpoint"):
             self._stop_with(UserError(failure.message))
-        what = "died in" if failure.kind == "died" else "failed in"
+        where = f"worker {rank} of {self.ranks}, on {self._places[rank]},"
+        if failure.kind == "died":
+            logs = "What it said last is in /tmp/ray/session_latest/logs on that machine, in worker-*-PROCESS.err"
+            self._stop_with(WorkerError(f"{where} died in {call.method}: {failure.message}\n{logs}"))
         stack = f"\n{failure.stack}" if failure.stack else ""
-        where = f"worker {rank} of {self.ranks}, on {self._nodes[rank]},"
-        self._stop_with(WorkerError(f"{where} {what} {call.method}: {failure.message}{stack}"))
+        self._stop_with(WorkerError(f"{where} failed in {call.method}: {failure.message}{stack}"))
 
     def _hung(self, call: _Call) -> NoReturn:
         seconds = getattr(self._cluster.deadlines, call.phase)
-        waited = ", ".join(f"{rank} on {self._nodes[rank]}" for rank in sorted(call.pending.values()))
+        waited = ", ".join(f"{rank} on {self._places[rank]}" for rank in sorted(call.pending.values()))
         self._stop_with(
             WorkerError(
                 f"no answer to {call.method} within {seconds:g} s (cluster.deadlines.{call.phase}) from workers "
@@ -262,13 +277,15 @@ def _get(reference: Any) -> Answer:
 
 def _init_ray(cluster: RayClusterConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-    if cluster.address is None:
-        cpus = max(os.cpu_count() or 1, cluster.workers_per_node)
-        ray.init(
-            "local", num_cpus=cpus, include_dashboard=False, **quiet
-        )  # and not one that runs here already
-        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        if cluster.address is None:
+            cpus = max(os.cpu_count() or 1, cluster.workers_per_node)
+            ray.init(
+                "local", num_cpus=cpus, include_dashboard=False, **quiet
+            )  # not one that runs here already
+            return
         if cluster.address != "auto":  # Ray itself would try for minutes
             host, _, port = cluster.address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
@@ -278,32 +295,49 @@ def _init_ray(cluster: RayClusterConfig) -> None:
             f"cluster.address={cluster.address!r}: no Ray cluster answers, or it asks for another token than "
             f"RAY_AUTH_MODE and RAY_AUTH_TOKEN say: {error}"
         ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would leave at once, in the middle of a step
 
 
-def _wait_for_machines(cluster: RayClusterConfig, kind: str, tell: Callable[[str], None]) -> None:
-    """Return when Ray has enough machines with enough free ``kind`` (GPU or CPU), telling what it has and needs."""
-    per_node, told = cluster.workers_per_node, ""
+def _reserve(cluster: RayClusterConfig, use_gpu: bool, tell: Callable[[str], None]) -> list[Any]:
+    """Reserve a GPU (or CPU) a worker, a placement group a machine, telling what there is and what is needed.
+
+    Raises UserError if the machines are not there within the deadline, or at once if Ray was started for this run.
+    """
+    kind, per_node, told = "GPU" if use_gpu else "CPU", cluster.workers_per_node, ""
+    bundle = {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
+    groups = [placement_group([bundle] * per_node, strategy="STRICT_PACK") for _ in range(cluster.nodes)]
+    waiting = [group.ready() for group in groups]
     ends = time.monotonic() + cluster.deadlines.start
     while True:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
+        if not waiting:
+            return groups
         amounts = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
         machines = sum(amount >= per_node for amount in amounts)
-        free = ray.available_resources().get(kind, 0)
-        if machines >= cluster.nodes and free >= cluster.ranks:
-            return
         status = (
-            f"Ray has {machines} of {cluster.nodes} machines with {per_node} {kind}s, and {free:g} of "
-            f"{cluster.ranks} {kind}s are free"
+            f"Ray has {machines} of {cluster.nodes} machines with {per_node} {kind}s each, and reserved them for this "
+            f"run on {cluster.nodes - len(waiting)}; {ray.available_resources().get(kind, 0):g} {kind}s are free in all"
         )
         if status != told:
             tell(status)
             told = status
-        if time.monotonic() > ends or cluster.address is None:
+        if time.monotonic() > ends or (cluster.address is None and machines < cluster.nodes):
             raise UserError(
-                f"{status}: check cluster.nodes and cluster.workers_per_node, or start more machines"
+                f"{status}: check cluster.nodes and cluster.workers_per_node, start more machines, or wait for others' "
+                "runs to end"
             )
-        time.sleep(1.0)
 
 
-def _worker_environment(cluster: RayClusterConfig) -> dict[str, str]:
-    passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    return passed | {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)}
+def _worker_environment(cluster: RayClusterConfig, use_gpu: bool) -> dict[str, str]:
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PASSED_ON)
+        and not name.endswith(("_TOKEN", "_KEY"))  # Ray shows it to all who can log in
+    }
+    hidden = (
+        {} if use_gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    )  # Ray itself hides no GPU from who asked for none
+    return passed | hidden | {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)}

@@ -29,6 +29,7 @@ from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import TrainBackend
+from reasoner_rl.training.checkpoint import reading
 from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
 from reasoner_rl.types import MiniBatch
 
@@ -119,9 +120,10 @@ class Worker(GenerationWorker):
         self._engine.backend.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Restore the trainer's state; weights must be published afterwards."""
+        """Restore the trainer's state; weights must be published afterwards. Raises UserError if it cannot be read."""
         self._engine.begin_training()
-        self._engine.backend.load(folder)
+        with reading(folder):
+            self._engine.backend.load(folder)
 
     def export(self, folder: Path) -> None:
         """Write weights and tokenizer as a Hugging Face checkpoint; rank 0 writes."""

@@ -110,9 +110,12 @@ class HybridEngine(Generator):
             wrong = error
         if not any_rank(wrong is not None):
             return
-        if self.offload == "all":
-            self.backend.reload()
-        names = self.proof.differing(self.backend, self.rollout)
+        try:
+            if self.offload == "all":
+                self.backend.reload()
+            names = self.proof.differing(self.backend, self.rollout)
+        except RuntimeError as error:  # such as a full device
+            names = f"which tensors differ could not be found out: {error}"
         if wrong is not None:
             raise WeightSyncError(f"{wrong}; {names}")
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from reasoner_rl.metrics import Metrics, maximum, mean, merge, total
+from reasoner_rl.metrics import Metrics, maximum, mean, merge
 from reasoner_rl.observability.measurements import GIB, PhaseTimer, resident_gib
 
 
@@ -55,7 +55,7 @@ class SwitchMeter:
             [
                 self._metrics,
                 timed,
-                {"sync/gib": total(moved), "speed/sync_gib_per_second": mean(moved, seconds)},
+                {"sync/gib": maximum(moved), "speed/sync_gib_per_second": mean(moved, seconds)},
             ]
         )
         self._timer.reset()

@@ -105,7 +105,8 @@ class GroupCollector:
                         turn = self._generator.advance()
                     advance(turn.responses)
                     self._judge(filling, turn)
-            except BaseException:
+            except Exception:
+                self.sampler.restore(before)  # what was launched comes again
                 self._generator.abort()
                 raise
         if len(filling.launched) > len(filling.generated()):

@@ -28,7 +28,9 @@ class Filling:
         self._filtered = dynamic.enabled
         self._keeps_surplus = dynamic.max_staleness > 0
         self._at_a_time = arithmetic.prompts_per_generation
-        self._goal = max(self._at_a_time, self.wanted) if dynamic.enabled else self.wanted
+        # What is kept for later steps must be used before it is too old.
+        useful = self.wanted * (1 + dynamic.max_staleness) if self._keeps_surplus else math.inf
+        self._goal = max(min(self._at_a_time, useful), self.wanted) if dynamic.enabled else self.wanted
         self.cap = dynamic.max_generation_batches * self._at_a_time if dynamic.enabled else math.inf
         self.reused = list(reused)
         self.launched: list[Prompt] = []
@@ -43,7 +45,7 @@ class Filling:
         in_works = len(self.launched) - len(self._judged)
         kept = len(self.reused) + sum(teaches for _, teaches in self._judged.values())
         room = min(self._at_a_time - in_works, self._goal - kept - in_works)
-        return max(0, min(room, int(min(self.cap, 2**31)) - len(self.launched)))
+        return int(max(0, min(room, self.cap - len(self.launched))))
 
     def judge(self, place: int, group: ScoredGroup) -> None:
         """Take note of a finished group; ``place`` is that of its prompt among the launched."""

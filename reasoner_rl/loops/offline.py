@@ -14,7 +14,7 @@ from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.distributed.worker import build_backend
 from reasoner_rl.loops.finish import draw_curves, export_folder
-from reasoner_rl.loops.resume import checkpoint_to_resume, reading, save_recipe
+from reasoner_rl.loops.resume import checkpoint_to_resume, save_recipe
 from reasoner_rl.loops.start import begin_run, graceful_stop, load_examples, output_folder, say
 from reasoner_rl.loops.state import DriverState, is_due
 from reasoner_rl.losses.supervised import supervised_loss
@@ -25,7 +25,7 @@ from reasoner_rl.observability.summary import write_json
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import TrainBackend
-from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import TrainSample
 
 

@@ -21,9 +21,10 @@ from reasoner_rl.evaluation.estimators import EvaluationReport
 from reasoner_rl.loops.collect import GroupCollector
 from reasoner_rl.loops.evaluate import Evaluator, load_held_out
 from reasoner_rl.loops.finish import finish_run
-from reasoner_rl.loops.resume import checkpoint_to_resume, reading, save_recipe
+from reasoner_rl.loops.resume import checkpoint_to_resume, save_recipe
 from reasoner_rl.loops.samples import make_samples
 from reasoner_rl.loops.start import (
+    StopRequest,
     begin_run,
     check_context,
     check_rewards,
@@ -40,7 +41,7 @@ from reasoner_rl.observability.sinks import MetricLogger, open_logger
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.training.checkpoint import CheckpointStore, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,33 +125,29 @@ class OnlineRun:
         """Go on from a checkpoint of workers and driver; ``state`` was loaded from it already."""
         self.collector.sampler.restore(self.state.sampler)
         self.collector.surplus = self.state.surplus
-        with reading(folder):
-            self.workers.load(folder)
+        self.workers.load(folder)
 
-    def run(self) -> bool:
+    def run(self, stop: StopRequest) -> bool:
         """Step until the end or a request to stop. Returns whether the end was reached."""
         config, state = self.config, self.state
         self.workers.publish_weights(state.version)
         if state.step == 0 and config.evaluation.at_start:
             self._count_seconds(self.evaluate)
         finished = state.step >= config.run.steps
-        with graceful_stop() as stop:
-            while not finished and not stop:
-                try:
-                    self._count_seconds(self.step)
-                    finished = state.step == config.run.steps
-                except NothingToLearn as reason:
-                    say(f"{reason}; the run ends after step {state.step}")
-                    finished = True
-                except UserError:  # what was learnt is kept
-                    self.save()
-                    raise
-                if is_due(state.step, config.evaluation.every_steps) or (
-                    finished and config.evaluation.at_end
-                ):
-                    self._count_seconds(self.evaluate)
-                if is_due(state.step, config.checkpoint.every_steps) or finished or stop:
-                    self.save()
+        while not finished and not stop:
+            try:
+                self._count_seconds(self.step)
+                finished = state.step == config.run.steps
+            except NothingToLearn as reason:
+                say(f"{reason}; the run ends after step {state.step}")
+                finished = True
+            except UserError:  # what was learnt is kept
+                self.save()
+                raise
+            if is_due(state.step, config.evaluation.every_steps) or (finished and config.evaluation.at_end):
+                self._count_seconds(self.evaluate)
+            if is_due(state.step, config.checkpoint.every_steps) or finished or stop:
+                self.save()
         return finished
 
     def _count_seconds(self, action: Callable[[], object]) -> None:
@@ -193,6 +190,7 @@ def _train(
     with (
         RewardRunner(config.reward, config.rollout.sampling.max_response_tokens) as rewards,
         open_logger(config.logging, output, total_steps=config.run.steps, resume_step=resume_step) as logger,
+        graceful_stop() as stop,
         launch_workers(config, say) as workers,
     ):
         collector = GroupCollector(config, prompts, sampler, workers, rewards, timer)
@@ -200,7 +198,7 @@ def _train(
         run = OnlineRun(config, workers, collector, evaluator, logger, recorder, store, timer, state)
         if newest:
             run.restore(newest[1])
-        if not run.run():
+        if not run.run(stop):
             say(f"stopped after step {state.step}; the same command goes on from there")
             return None
         return finish_run(config, state, workers)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch.distributed.checkpoint.api import CheckpointException
 
 from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.recipes import Recipe
-from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.loops.start import say
-from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.training.checkpoint import CheckpointStore, reading
 
 _RECIPE = "recipe.yaml"
 # What a checkpoint brings along, so that another value in the recipe would have no effect.
@@ -62,35 +60,6 @@ def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, P
     for key in changed:
         say(f"  changed since: {key}: {old.get(key)!r} -> {new.get(key)!r}")
     return newest
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong in the block into a UserError that names the checkpoint."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (
-        OSError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        CheckpointException,
-    ) as error:
-        raise UserError(
-            f"checkpoint {folder} is damaged, or of another model: {_reason(error)}. "
-            "Delete that folder to go on from an older one, or choose another run.output_dir"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Generator(Protocol):
         sampling: SamplingConfig,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Rollout]]:
-        """Return the responses of each request, in order; all are aborted if it is interrupted.
+        """Return the responses of each request, in order; all are aborted if something goes wrong.
 
         ``progress`` is told how many more responses are finished.
         """
@@ -78,7 +78,7 @@ class Generator(Protocol):
                 found.update(turn.finished)
                 if turn.responses and progress is not None:
                     progress(turn.responses)
-        except BaseException:
+        except Exception:  # Ctrl-C ends the process, and must not wait for workers to tidy up
             self.abort()
             raise
         return [found[number] for number in range(len(requests))]

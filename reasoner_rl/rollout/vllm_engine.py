@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -98,7 +99,11 @@ class VllmRolloutEngine(Generator):
         return self._works.turn()
 
     def abort(self) -> None:
-        """See `Generator.abort`."""
+        """See `Generator.abort`.
+
+        vLLM frees the blocks of aborted requests in an order that differs between the ranks of a replica. That is of no
+        effect, because weights are loaded and prefixes forgotten before the next generation.
+        """
         self._engine.abort_request(list(self._names.values()), internal=True)
         self._works.clear()
         self._places, self._names = {}, {}
@@ -152,6 +157,8 @@ class VllmRolloutEngine(Generator):
 
         try:
             [missing] = self._llm.apply_model(load)
+        except (torch.OutOfMemoryError, dist.DistError):
+            raise
         except (KeyError, ValueError, AssertionError, RuntimeError) as error:
             reason = str(error).partition(". The available")[0]  # vLLM goes on to list them all
             raise ValueError(f"the weights do not fit the rollout model: {reason}") from error

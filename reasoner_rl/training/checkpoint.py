@@ -1,12 +1,17 @@
-"""Checkpoints as numbered folders that are either whole or absent."""
+"""Checkpoints as numbered folders that are either whole or absent, and what to say of one that cannot be read."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+from reasoner_rl.errors import UserError, WorkerError
 
 _FOLDER = re.compile(r"step_(\d{6,})")
 
@@ -69,3 +74,32 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong in the block into a UserError that names the checkpoint."""
+    try:
+        yield
+    except (UserError, WorkerError):
+        raise
+    except (
+        OSError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        CheckpointException,
+    ) as error:
+        raise UserError(
+            f"checkpoint {folder} is damaged, or of another model: {_reason(error)}. "
+            "Delete that folder to go on from an older one, or choose another run.output_dir"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -93,10 +93,13 @@ class FsdpBackend:
         # Rank 0 alone reads the checkpoint, and sends every rank its shards: one copy in host memory, not one a rank.
         whole = build_policy(model, chunk, self.device).state_dict() if dist.get_rank() == 0 else {}
         policy = self._shard(build_policy(model, chunk, self.device, empty=True), backend)
+        _give_storage(
+            policy, self.device
+        )  # on the device, or the broadcast would go over the CPU's slow network
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         set_model_state_dict(policy, whole, options=options)
         policy.model.tie_weights()
-        return policy.to(self.device)
+        return policy
 
     def _shard(self, policy: Policy, config: FsdpBackendConfig) -> Policy:
         sharing = config.shard_ranks or self._world_size
@@ -256,6 +259,14 @@ class FsdpBackend:
     def export_hf(self, folder: Path) -> None:
         """See TrainBackend. Written by rank 0 in ``model.dtype``; every rank must call it."""
         write_checkpoint(folder, self._model_config, self.full_weights())
+
+
+def _give_storage(policy: Policy, device: torch.device) -> None:
+    """Allocate parameters that have none; buffers, such as rotary frequencies, keep their values."""
+    buffers = {name: buffer.clone() for name, buffer in policy.named_buffers()}
+    policy.to_empty(device=device)
+    for name, buffer in policy.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def _release(device: torch.device) -> None:

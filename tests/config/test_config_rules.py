@@ -140,7 +140,8 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"training": {"backend": {"kind": "fsdp", "shard_ranks": 3}}, "cluster": TWO_WORKERS},
         {"training": {"backend": {"kind": "fsdp", "shard_ranks": 1}}, "cluster": TWO_WORKERS},
-        "training.backend.shard_ranks must divide the number of workers: 3 does not divide 2",
+        "training.backend.shard_ranks must divide the number of workers (cluster.nodes x workers_per_node): 3 does not "
+        "divide 2",
     ),
     (
         {"training": {"backend": {"kind": "megatron", "tensor_parallel": 2}}},

@@ -68,10 +68,11 @@ def test_two_ranks_learn_what_one_process_learns(write_recipe: Recipe, tmp_path:
     assert responses[0] == responses[1]
 
 
+@pytest.mark.slow
 def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_goes_on(
     write_recipe: Recipe, tmp_path: Path
 ) -> None:
-    deadlines = dict.fromkeys(("generate", "train", "sync", "checkpoint"), 4)
+    deadlines = dict.fromkeys(("generate", "train", "sync", "checkpoint"), 15)
     batch = {
         "prompts_per_step": 4,
         "prompts_per_update": 2,
@@ -81,10 +82,10 @@ def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_goes_on(
 
     output, workers = interrupted(recipe, tmp_path / "run", signal.SIGSTOP)
     assert "error: no answer to " in output
-    assert "within 4 s (cluster.deadlines." in output
+    assert "within 15 s (cluster.deadlines." in output
     assert f"what they were doing is in {tmp_path / 'run' / 'stacks'}" in output
     stacks = "".join(path.read_text() for path in (tmp_path / "run" / "stacks").iterdir())
-    assert "Timeout (0:00:04)!" in stacks, (
+    assert "Timeout (0:00:15)!" in stacks, (
         "of the worker that waits for the other, which cannot write any more"
     )
     assert 'training/fsdp.py", line' in stacks
@@ -92,16 +93,22 @@ def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_goes_on(
     output, workers = interrupted(recipe, tmp_path / "run", signal.SIGKILL)
     assert "error: worker " in output
     assert "died in" in output
-    assert f"pid: {workers[1].pid}" in output
+    assert f"(process {workers[1].pid})" in output
+
+    output, workers = interrupted(recipe, tmp_path / "run", signal.SIGTERM, to_the_driver=True)
+    assert output == "", "a step is finished, and saved, without a word of complaint"
 
     done = int((tmp_path / "run" / "checkpoints" / "latest").read_text().removeprefix("step_"))
+    assert done == rows(tmp_path / "run")[-1]["step"]
     again = run(recipe, f"run.steps={done + 2}")
     assert again.returncode == 0, again.stderr
     assert f"resuming after step {done} from" in again.stdout
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, done + 3))
 
 
-def interrupted(recipe: Path, output: Path, number: signal.Signals) -> tuple[str, list[psutil.Process]]:
+def interrupted(
+    recipe: Path, output: Path, number: signal.Signals, *, to_the_driver: bool = False
+) -> tuple[str, list[psutil.Process]]:
     """Start or go on with a run, send a signal to its last worker after two steps; return what it said at its end."""
     before = len(rows(output))
     process = subprocess.Popen(
@@ -115,14 +122,14 @@ def interrupted(recipe: Path, output: Path, number: signal.Signals) -> tuple[str
         workers = sorted(filter(is_worker, children), key=lambda child: child.pid)
         assert len(workers) == 2
         time.sleep(1.0)  # into the updates of the next step
-        workers[1].send_signal(number)
+        (process if to_the_driver else workers[1]).send_signal(number)
         sent = time.monotonic()
         _, errors = process.communicate(timeout=DEADLINE)
     finally:
         process.kill()
     assert time.monotonic() - sent < DEADLINE
-    assert process.returncode == 3
-    assert "The same command goes on from the newest checkpoint" in errors
+    assert process.returncode == (130 if to_the_driver else 3)
+    assert to_the_driver or "The same command goes on from the newest checkpoint" in errors
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive, "all workers were stopped"
     return errors, workers
@@ -164,9 +171,8 @@ def test_an_error_in_a_worker_arrives_with_its_rank_machine_and_traceback(
         with pytest.raises(WorkerError) as error:
             workers.generate([GenerationRequest((), 1, seed=0)], sampling)
     text = str(error.value)
-    assert text.startswith(
-        f"worker 0 of 2, on {os.uname().nodename}, failed in turn: ValueError: request 0 has an empty"
-    )
+    assert text.startswith(f"worker 0 of 2, on {os.uname().nodename} (process ")
+    assert "failed in turn: ValueError: request 0 has an empty prompt" in text
     assert 'rollout/works.py", line' in text, "the worker's own traceback"
 
 

@@ -34,6 +34,9 @@ class FakeTransport:
         self.running: dict[Hashable, int] = {}
         self.most_in_works = 0
         self.tickets = 0
+        self.partial: dict[
+            int, int
+        ] = {}  # first rank -> responses that its next turn finishes, and no request
 
     def call(self, phase: str, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         assert len(arguments) == self.ranks
@@ -66,6 +69,9 @@ class FakeTransport:
     def wait(self, tickets: Sequence[Hashable]) -> list[tuple[Hashable, Any]]:
         wanted = self.order.pop(0) if self.order else self.running[tickets[0]]
         ticket = next(ticket for ticket in tickets if self.running[ticket] == wanted)
+        if responses := self.partial.pop(wanted, 0):
+            del self.running[ticket]
+            return [(ticket, Turn([], responses))]
         request = self.works[self.running.pop(ticket)].pop(0)
         return [
             (ticket, Turn([(request.number, [rollout(request.number)] * request.samples)], request.samples))
@@ -152,14 +158,36 @@ def test_a_replica_goes_on_while_the_caller_looks_at_what_is_finished() -> None:
     assert group.advance() == Turn(), "nothing is left to do"
 
 
-def test_an_interruption_aborts_everywhere() -> None:
+def test_a_response_that_is_finished_makes_room_though_its_group_is_not() -> None:
+    """A group ends with its longest response; the places of the others must not stay empty until then."""
+    group, transport = make(2, capacity=4)
+    group.submit([GenerationRequest((1,), 4, seed=0, number=number) for number in range(4)], SAMPLING)
+    group.advance()  # begins both replicas' turns
+    [ticket, *_] = list(transport.running)
+    busy = transport.running[ticket]
+    transport.partial[busy] = 4  # four responses of the replica's groups, no group complete
+    transport.order = [busy]
+    before = sum(len(new) for ranks, new in handed_out(transport) if ranks == (busy,))
+    group.advance()
+    after = sum(len(new) for ranks, new in handed_out(transport) if ranks == (busy,))
+    assert after == before + 1
+
+
+def test_an_error_aborts_everywhere_and_ctrl_c_does_not_wait_for_that() -> None:
     group, transport = make(2)
 
-    def interrupt(finished: int) -> None:
-        raise KeyboardInterrupt
+    def fail(error: BaseException) -> Any:
+        def progress(finished: int) -> None:
+            raise error
+
+        return progress
 
     with pytest.raises(KeyboardInterrupt):
-        group.generate(requests(6), SAMPLING, interrupt)
+        group.generate(requests(6), SAMPLING, fail(KeyboardInterrupt()))
+    assert [method for _, method, _ in transport.calls if method == "abort"] == []
+    group, transport = make(2)
+    with pytest.raises(ZeroDivisionError):
+        group.generate(requests(6), SAMPLING, fail(ZeroDivisionError()))
     assert transport.calls[-1] == ("generate", "abort", [(), ()])
     transport.works.clear()
     transport.running.clear()

@@ -210,12 +210,13 @@ def test_a_surplus_that_is_a_whole_batch_needs_no_generation() -> None:
 
 
 def test_surplus_older_than_allowed_is_dropped() -> None:
-    setting = Setting([MIXED] * 12, wanted=1, at_a_time=3, max_staleness=1)
+    setting = Setting([MIXED] * 12, wanted=1, at_a_time=3, max_staleness=2)
     assert setting.step(1)[0] == [0]
-    assert setting.step(2)[0] == [1]
-    assert setting.surplus == [2]
-    kept, counts = setting.step(3)
-    assert kept == [3], "group 2 is two versions old"
+    assert setting.surplus == [1, 2]
+    kept, counts = setting.step(2, version=2)
+    assert (kept, counts["stale"]) == ([1], 0)
+    kept, counts = setting.step(3, version=3)
+    assert kept == [3], "group 2 is three versions old"
     assert (counts["stale"], counts["reused"]) == (1, 0)
 
 
@@ -229,16 +230,24 @@ def test_without_surplus_what_is_not_needed_is_aborted_and_comes_again() -> None
     assert setting.step(2)[0] == [3, 4], "by the new policy"
 
 
-def test_an_interruption_leaves_nothing_in_the_works() -> None:
-    setting = Setting([MIXED] * 4, wanted=4)
+def test_an_error_leaves_nothing_in_the_works_and_no_prompt_is_lost() -> None:
+    setting = Setting([MIXED] * 8, wanted=4)
 
-    def interrupt(prompts: list[int]) -> int:
-        raise KeyboardInterrupt
+    def fail(prompts: list[int]) -> int:
+        raise UserError("the verifier's file is gone")
 
-    setting.generator.finish = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    setting.generator.finish = fail
+    with pytest.raises(UserError):
         setting.step(1)
     assert setting.generator.aborted == 4
+    setting.generator.finish = lambda prompts: 0
+    assert setting.step(1)[0] == [0, 1, 2, 3]
+
+
+def test_no_more_is_generated_than_can_be_used_before_it_is_stale() -> None:
+    setting = Setting([MIXED] * 20, wanted=2, at_a_time=9, max_staleness=1)
+    assert setting.step(1)[0] == [0, 1]
+    assert setting.surplus == [2, 3], "for the one step that may still use them"
 
 
 def test_every_generation_has_its_own_randomness() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError, proof_token_ids
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.rollout import vllm_cpu
-from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.engine import GenerationRequest, Turn
 from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
 from reasoner_rl.types import Rollout, TrainSample
@@ -154,13 +155,51 @@ def test_progress_and_interruption(engine: Any) -> None:
     assert sum(seen) == 12
 
     def interrupt(finished: int) -> None:
-        raise KeyboardInterrupt
+        raise ZeroDivisionError
 
     many = [GenerationRequest((5, 9), 40, seed=3)]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ZeroDivisionError):
         vllm.generate(many, SamplingConfig(max_response_tokens=20), interrupt)
     assert not vllm._engine.has_unfinished_requests()
     assert vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=4))
+
+
+def test_aborted_work_leaves_no_trace(engine: Any) -> None:
+    vllm, sampling = engine(), SamplingConfig(max_response_tokens=60, min_response_tokens=40)
+    expected = vllm.generate(REQUESTS, sampling)
+    numbered = [replace(request, number=number) for number, request in enumerate(REQUESTS)]
+    vllm.submit(numbered, sampling)
+    for _ in range(3):
+        assert not any(output.finished for output in vllm._engine.step())
+    vllm.abort()
+    assert not vllm._engine.has_unfinished_requests()
+    vllm.sleep()
+    vllm.wake_weights()
+    vllm.adopt(3)
+    vllm.wake_cache()
+    vllm.submit(numbered, sampling)
+    found: dict[int, Any] = {}
+    while len(found) < len(numbered):
+        found.update(vllm.advance().finished)
+    tokens = [[rollout.token_ids for rollout in found[number]] for number in range(len(numbered))]
+    assert tokens == [[rollout.token_ids for rollout in group] for group in expected]
+
+
+def test_a_turn_ends_with_the_first_whole_group_or_after_so_many_steps(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm = engine()
+    short, long = (
+        GenerationRequest((5, 9), 2, seed=1, number=7),
+        GenerationRequest((5, 9), 2, seed=2, number=8),
+    )
+    vllm.submit([short, long], SamplingConfig(max_response_tokens=30, min_response_tokens=30))
+    monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.TURN_STEPS", 10)
+    turns = [vllm.advance() for _ in range(2)]
+    assert [turn.finished for turn in turns] == [[], []], "ten tokens each"
+    monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.TURN_STEPS", 1000)
+    assert {number for number, _ in vllm.advance().finished} == {7, 8}
+    assert vllm.advance() == Turn()
 
 
 def test_states(engine: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from parity import CLIP_HIGHER, EPS, TRAINING, make_samples, plain_loss
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
-from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from reasoner_rl.batching.plan import IDLE, plan_mini_batch, plan_shards
 from reasoner_rl.config.model import LoraConfig, ModelConfig
@@ -160,6 +161,15 @@ def test_export_loads_with_transformers_bit_for_bit(
     for key, parameter in loaded.named_parameters():
         assert torch.equal(parameter, exported[key]), key
     assert loaded.config.tie_word_embeddings == name.endswith("-tied")
+
+
+def test_export_keeps_the_settings_of_generation(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Instruction-tuned models end a response with one of several tokens; config.json knows one of them."""
+    shutil.copytree(tiny_checkpoint("qwen2-tied"), tmp_path / "start")
+    GenerationConfig(eos_token_id=[1, 7], temperature=0.6, do_sample=True).save_pretrained(tmp_path / "start")
+    make_backend(tmp_path / "start").export_hf(tmp_path / "final")
+    exported = GenerationConfig.from_pretrained(tmp_path / "final")
+    assert (exported.eos_token_id, exported.temperature) == ([1, 7], 0.6)
 
 
 def test_lora_trains_adapters_only_and_streams_merged_weights(

@@ -176,7 +176,10 @@ def test_mistakes_in_recipes(
         ("train", "reward.timeout_seconds=.inf", ("reward.timeout_seconds", "finite number")),
         ("data", "data.train.path=huge.jsonl", ("huge.jsonl, row 1: cannot be read: Exceeds the limit",)),
         ("data", "data.train.path=surrogate.jsonl", ("surrogate.jsonl, row 1: problem must be text",)),
-        ("train", "training.backend.kind=megatron", ("megatron",)),
+        (
+            *("train", "training.backend={kind: megatron, tensor_parallel: 2}"),
+            ("must divide the number of workers (cluster.nodes x workers_per_node): 2 does not divide 1",),
+        ),
     ],
 )
 def test_mistakes_that_show_when_a_command_starts(

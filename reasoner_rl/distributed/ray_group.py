@@ -38,10 +38,8 @@ from reasoner_rl.errors import UserError, WorkerError
 
 # Of the driver's environment, what begins so is passed on to workers on other machines.
 _PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
-_DUMP_SECONDS = (
-    10.0  # that a rank is given to take up a call, and to write its stack when its deadline is over
-)
-_CONNECT_SECONDS = 10.0
+_DUMP_SECONDS = 10.0  # that a rank has to take up a call, and to write its stack after its deadline
+_CONNECT_SECONDS = 10.0  # for the head of a Ray cluster to answer
 _GRACE_SECONDS = 5.0  # that is waited, after a worker has failed, for the one whose failure made it fail
 
 

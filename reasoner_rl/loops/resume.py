@@ -15,9 +15,9 @@ from reasoner_rl.loops.start import say
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
 
 _RECIPE = "recipe.yaml"
-# What a checkpoint brings along, so that another value in the recipe would have no effect.
+# What a checkpoint brings along, so that another value in the recipe would have no effect, or could not be read.
 _FIXED = (
-    *("recipe", "run.seed", "data.shuffle"),
+    *("recipe", "run.seed", "data.shuffle", "training.backend.kind"),
     *(f"training.optimizer.{key}" for key in ("lr", "betas", "eps", "weight_decay")),
 )
 

@@ -76,7 +76,7 @@ def load_causal_lm(
 
     Raises ConfigError naming model.path if it cannot be read.
     """
-    _require_checkpoint(config.path)
+    require_checkpoint(config.path)
     options: dict[str, Any] = {
         "dtype": dtype,
         "attn_implementation": attention,
@@ -94,7 +94,8 @@ def load_causal_lm(
     return model
 
 
-def _require_checkpoint(path: str) -> None:
+def require_checkpoint(path: str) -> None:
+    """Raise ConfigError if ``path`` is a folder that holds no checkpoint, or is meant to be one and does not exist."""
     require_folder("model.path", path)
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").is_file():

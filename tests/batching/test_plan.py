@@ -100,6 +100,13 @@ def test_every_shard_of_every_update_makes_as_many_passes() -> None:
     assert {sum(len(b.input_ids) for b in long), sum(len(b.input_ids) for b in short)} == {20, 6}
 
 
+def test_a_rank_with_short_sequences_cuts_them_up_rather_than_idle() -> None:
+    samples = [sample([1], [7] * length) for length in (19, 19, *[3] * 10)]
+    shards = plan_shards(samples, 20, 32, 2)
+    assert [len(shard.micro_batches) for shard in shards] == [2, 2]
+    assert all(IDLE not in batch.sample_indices for shard in shards for batch in shard.micro_batches)
+
+
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=25),
     shards=st.integers(1, 6),

@@ -138,6 +138,22 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "one machine: 4 does not divide 2",
     ),
     (
+        {
+            "rollout": {"engine": {"kind": "vllm", "tensor_parallel": 4}},
+            "cluster": TWO_WORKERS | {"nodes": 2, "address": "auto"},
+        },
+        {
+            "rollout": {"engine": {"kind": "vllm", "tensor_parallel": 2}},
+            "cluster": TWO_WORKERS | {"nodes": 2, "address": "auto"},
+        },
+        "one machine: 4 does not divide 2",
+    ),
+    (
+        {"cluster": {"kind": "ray", "address": "ray://10.0.0.1:10001"}},
+        {"cluster": {"kind": "ray", "address": "10.0.0.1:6379"}},
+        "must be host:port, such as 10.0.0.1:6379, or auto; it is 'ray://10.0.0.1:10001'",
+    ),
+    (
         {"training": {"backend": {"kind": "fsdp", "shard_ranks": 3}}, "cluster": TWO_WORKERS},
         {"training": {"backend": {"kind": "fsdp", "shard_ranks": 1}}, "cluster": TWO_WORKERS},
         "training.backend.shard_ranks must divide the number of workers (cluster.nodes x workers_per_node): 3 does not "

@@ -140,6 +140,12 @@ def test_a_slow_replica_does_not_hold_up_the_queue() -> None:
     assert by_rank == {0: 2, 1: 8}
 
 
+def test_a_group_is_not_begun_where_it_does_not_fit() -> None:
+    group, transport = make(2, capacity=5)
+    group.generate(requests(6, samples=4), SAMPLING)
+    assert transport.most_in_works == 4
+
+
 def test_a_group_larger_than_the_capacity_is_drawn_by_one_replica() -> None:
     group, transport = make(2, capacity=4)
     assert [len(answer) for answer in group.generate(requests(3, samples=6), SAMPLING)] == [6, 6, 6]

@@ -181,6 +181,12 @@ def test_without_the_filter_every_group_is_kept() -> None:
     assert (counts["dropped_right"], counts["dropped_wrong"], counts["generated"]) == (0, 0, 2)
 
 
+def test_without_the_filter_no_more_is_generated_than_trained_on() -> None:
+    setting = Setting([MIXED] * 9, wanted=2, at_a_time=7, enabled=False)
+    assert setting.step(1)[0] == [0, 1]
+    assert setting.generator.launched == [0, 1]
+
+
 def test_no_more_prompts_are_in_the_works_than_asked_for() -> None:
     setting = Setting([MIXED] * 12, wanted=5, at_a_time=2)
     assert setting.step(1)[0] == [0, 1, 2, 3, 4]

@@ -31,6 +31,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.training.policy import require_checkpoint
 
 BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge}
 _LOCAL_NAMES = {  # of the layers without TransformerEngine, where norms are modules of their own
@@ -85,7 +86,11 @@ def initialise(config: MegatronBackendConfig, seed: int) -> None:
 
 def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
     """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity."""
-    hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    require_checkpoint(model.path)
+    try:
+        hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path={model.path!r} cannot be loaded: {error}") from error
     base: Any = BRIDGES.get(hf_config.model_type)
     if base is None:
         raise ConfigError(

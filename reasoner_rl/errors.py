@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -29,6 +30,16 @@ class MissingExtraError(UserError):
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed: pip install 'reasoner_rl[{extra}]'"
         )
+
+
+def require_package(module: str, package: str, extra: str, purpose: str) -> None:
+    """Raise MissingExtraError unless ``module``, which ``package`` brings, can be imported."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # of the module that it would be in
+        found = None
+    if found is None:
+        raise MissingExtraError(package, extra, purpose)
 
 
 class WorkerError(RuntimeError):

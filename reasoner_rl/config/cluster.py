@@ -10,7 +10,7 @@ from reasoner_rl.config.base import Section
 
 
 class DeadlineConfig(Section):
-    """Seconds after which a call to the workers counts as hung: all ranks' stacks are dumped and the run ends."""
+    """Seconds after which a call to the workers counts as hung: who has not answered writes its stack, the run ends."""
 
     start: float = Field(1800.0, gt=0, description="For the machines to register, and for workers to start.")
     generate: float = Field(1800.0, gt=0, description="Until a worker reports progress in generation.")

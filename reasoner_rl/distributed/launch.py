@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.distributed.local import LocalTransport
 from reasoner_rl.distributed.worker import build_worker
-from reasoner_rl.errors import MissingExtraError
+from reasoner_rl.errors import require_package
 
 
 @contextmanager
@@ -25,8 +24,7 @@ def launch_workers(config: OnlineConfig | EvalConfig, tell: Callable[[str], None
         yield WorkerGroup(config, LocalTransport(build_worker(config)))
         return
     for package in ("ray", "verl"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "cluster", "cluster.kind=ray")
+        require_package(package, package, "cluster", "cluster.kind=ray")
     logging.disable(logging.WARNING)  # that this machine has no GPU, and other things that a recipe decides
     from reasoner_rl.distributed.ray_group import RayTransport
 

@@ -280,9 +280,8 @@ def _init_ray(cluster: RayClusterConfig) -> None:
     try:
         if cluster.address is None:
             cpus = max(os.cpu_count() or 1, cluster.workers_per_node)
-            ray.init(
-                "local", num_cpus=cpus, include_dashboard=False, **quiet
-            )  # not one that runs here already
+            # "local": not one that runs here already.
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
             return
         if cluster.address != "auto":  # Ray itself would try for minutes
             host, _, port = cluster.address.rpartition(":")
@@ -329,13 +328,12 @@ def _reserve(cluster: RayClusterConfig, use_gpu: bool, tell: Callable[[str], Non
 
 
 def _worker_environment(cluster: RayClusterConfig, use_gpu: bool) -> dict[str, str]:
+    # No secrets: Ray shows the environment to all who can log in.
     passed = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(_PASSED_ON)
-        and not name.endswith(("_TOKEN", "_KEY"))  # Ray shows it to all who can log in
+        if name.startswith(_PASSED_ON) and not name.endswith(("_TOKEN", "_KEY"))
     }
-    hidden = (
-        {} if use_gpu else {"CUDA_VISIBLE_DEVICES": ""}
-    )  # Ray itself hides no GPU from who asked for none
+    # Ray itself hides no GPU from who asked for none.
+    hidden = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": ""}
     return passed | hidden | {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)}

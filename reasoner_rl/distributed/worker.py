@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
-from reasoner_rl.errors import MissingExtraError
+from reasoner_rl.errors import require_package
 from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.proof import SyncProof, proof_token_ids
 from reasoner_rl.losses.policy import policy_loss
@@ -165,8 +164,7 @@ def build_backend(
             with_reference=with_reference,
         )
     for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
-        if not _is_installed(package):
-            raise MissingExtraError(name, "megatron", "training.backend.kind=megatron")
+        require_package(package, name, "megatron", "training.backend.kind=megatron")
     from reasoner_rl.training.megatron.backend import MegatronBackend
 
     return MegatronBackend(
@@ -179,13 +177,6 @@ def build_backend(
         updates_per_step=updates_per_step,
         with_reference=with_reference,
     )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package that it would be in
-        return False
 
 
 def build_engine(

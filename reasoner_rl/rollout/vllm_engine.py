@@ -7,7 +7,6 @@ response does not depend on what is generated beside it; the prompt is computed 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from transformers import GenerationConfig
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
-from reasoner_rl.errors import ConfigError, MissingExtraError
+from reasoner_rl.errors import ConfigError, require_package
 from reasoner_rl.rollout import vllm_cpu
 from reasoner_rl.rollout.engine import (
     TURN_STEPS,
@@ -288,9 +287,8 @@ def build_vllm_engine(
 
 
 def _import_llm(on_cpu: bool) -> Any:
-    if importlib.util.find_spec("vllm") is None:
-        extra = "vllm-cpu" if on_cpu else "vllm"
-        raise MissingExtraError(extra, extra, "rollout.engine.kind=vllm")
+    extra = "vllm-cpu" if on_cpu else "vllm"
+    require_package("vllm", extra, extra, "rollout.engine.kind=vllm")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine's core in this process too
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

@@ -32,7 +32,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import LossFunction
 from reasoner_rl.training.export import write_checkpoint
-from reasoner_rl.training.optimizer import build_optimizer, build_schedule
+from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import Policy, build_policy, decoder_layers, merged_weights
 from reasoner_rl.types import MicroBatch, MiniBatch
 
@@ -93,9 +93,8 @@ class FsdpBackend:
         # Rank 0 alone reads the checkpoint, and sends every rank its shards: one copy in host memory, not one a rank.
         whole = build_policy(model, chunk, self.device).state_dict() if dist.get_rank() == 0 else {}
         policy = self._shard(build_policy(model, chunk, self.device, empty=True), backend)
-        _give_storage(
-            policy, self.device
-        )  # on the device, or the broadcast would go over the CPU's slow network
+        # On the device, or the broadcast would go over the CPU's slow network.
+        _give_storage(policy, self.device)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         set_model_state_dict(policy, whole, options=options)
         policy.model.tie_weights()
@@ -214,11 +213,7 @@ class FsdpBackend:
         self._move_optimizer(self.device)
 
     def _move_optimizer(self, device: torch.device) -> None:
-        for state in self._optimizer.state.values():
-            for name, value in state.items():
-                # AdamW keeps its step count on the CPU unless it is fused on the GPU; it stays where it is.
-                if isinstance(value, Tensor) and value.ndim > 0:
-                    state[name] = value.to(device)
+        move_state(self._optimizer, device)
         _release(self.device)
 
     def _move_weights(self, device: torch.device) -> None:
@@ -248,9 +243,8 @@ class FsdpBackend:
             optim_state_dict=state["optimizer"],
         )
         own = folder / f"rank_{dist.get_rank()}.pt"
-        rest = torch.load(
-            own if own.exists() else folder / "rank_0.pt"
-        )  # there are more ranks than there were
+        # There may be more ranks than there were.
+        rest = torch.load(own if own.exists() else folder / "rank_0.pt")
         self._schedule.load_state_dict(rest["schedule"])
         torch.set_rng_state(rest["rng"])
         if "device_rng" in rest and self.device.type == "cuda":

@@ -34,6 +34,15 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
+def move_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Move an optimizer's running means and squares to another device."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            # AdamW keeps its step count on the CPU unless it is fused on the GPU; it stays where it is.
+            if isinstance(value, torch.Tensor) and value.ndim > 0:
+                state[name] = value.to(device)
+
+
 def learning_rate_factor(
     config: ScheduleConfig, update: int, warmup_updates: int, total_updates: int
 ) -> float:

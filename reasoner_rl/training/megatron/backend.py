@@ -24,7 +24,7 @@ from reasoner_rl.training.backend import LossFunction
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.megatron import model as parts
 from reasoner_rl.training.megatron.schedule import run
-from reasoner_rl.training.optimizer import learning_rate_factor
+from reasoner_rl.training.optimizer import learning_rate_factor, move_state
 from reasoner_rl.types import MicroBatch, MiniBatch
 
 
@@ -144,10 +144,7 @@ class MegatronBackend:
 
     def _move_optimizer(self, device: torch.device) -> None:
         for inner in _inner_optimizers(self._optimizer):
-            for state in inner.state.values():
-                for name, value in state.items():
-                    if isinstance(value, Tensor) and value.ndim > 0:
-                        state[name] = value.to(device)
+            move_state(inner, device)
             if self._model_config.dtype == "bfloat16":  # else what it steps are the weights themselves
                 for parameter in (p for group in inner.param_groups for p in group["params"]):
                     parameter.data = parameter.data.to(device)

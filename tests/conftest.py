@@ -80,6 +80,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
         sizes = (
             {**shape, "hidden_size": 128} if "-wide-" in name else shape
         )  # vLLM wants heads of 32 on a CPU
+        if "-deep-" in name:  # for four pipeline stages
+            sizes = {**sizes, "num_hidden_layers": 4}
         torch.manual_seed(0)
         family = name.partition("-")[0]
         if family == "qwen2":

@@ -125,7 +125,7 @@ class OnlineConfig(Section):
                 f"{backend.shard_ranks} does not divide {ranks}"
             )
         if isinstance(backend, MegatronBackendConfig):
-            _check_megatron(backend, self.model, self.training, self.cluster)
+            _check_megatron(backend, self.model, self.cluster)
         return self
 
     @model_validator(mode="after")
@@ -181,7 +181,7 @@ class SftConfig(Section):
     def _warmup_ends(self) -> Self:
         _check_warmup(self.training, self.run)
         if isinstance(self.training.backend, MegatronBackendConfig):
-            _check_megatron(self.training.backend, self.model, self.training, LocalClusterConfig())
+            _check_megatron(self.training.backend, self.model, LocalClusterConfig())
         return self
 
 
@@ -269,15 +269,18 @@ def _check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: st
         )
 
 
-def _check_megatron(
-    backend: MegatronBackendConfig, model: ModelConfig, training: TrainingConfig, cluster: ClusterConfig
-) -> None:
+def _check_megatron(backend: MegatronBackendConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
     """Raise ValueError where the workers cannot be divided so, or where something is asked for that fsdp alone does."""
-    tensor, size = backend.tensor_parallel, backend.tensor_parallel * backend.pipeline_parallel
+    tensor = backend.tensor_parallel
+    size = tensor * backend.pipeline_parallel * backend.context_parallel
     if cluster.ranks % size:
         raise ValueError(
-            "training.backend.tensor_parallel x pipeline_parallel must divide the number of workers (cluster.nodes x "
-            f"workers_per_node): {size} does not divide {cluster.ranks}"
+            "training.backend.tensor_parallel x pipeline_parallel x context_parallel must divide the number of workers "
+            f"(cluster.nodes x workers_per_node): {size} does not divide {cluster.ranks}"
+        )
+    if backend.virtual_stages > 1 and backend.pipeline_parallel == 1:
+        raise ValueError(
+            f"training.backend.virtual_stages={backend.virtual_stages} needs pipeline_parallel above 1"
         )
     if isinstance(cluster, RayClusterConfig) and cluster.workers_per_node % tensor:
         raise ValueError(
@@ -287,7 +290,6 @@ def _check_megatron(
     wanted = {
         "model.lora must be unset": model.lora is None,
         "model.freeze_first_fraction must be 0": model.freeze_first_fraction == 0,
-        "training.offload must be 'none' or 'optimizer'": training.offload != "all",
     }
     if broken := [rule for rule, holds in wanted.items() if not holds]:
         raise ValueError(f"training.backend.kind=megatron: {'; '.join(broken)}")

@@ -63,13 +63,25 @@ class FsdpBackendConfig(Section):
 
 
 class MegatronBackendConfig(Section):
-    """Megatron-core; needs the extra `megatron`. Workers that neither parallelism takes make data-parallel replicas."""
+    """Megatron-core; needs the extra `megatron`. Workers that no parallelism takes make data-parallel replicas."""
 
     kind: Literal["megatron"] = Field("megatron", description="Chooses this backend.")
     tensor_parallel: int = Field(1, ge=1, description="Workers that share each layer, within a machine.")
     pipeline_parallel: int = Field(1, ge=1, description="Workers that share the stack of layers.")
+    virtual_stages: int = Field(
+        1,
+        ge=1,
+        description="Parts of the stack that each pipeline worker holds; more keep it less idle and communicate more.",
+    )
+    context_parallel: int = Field(
+        1, ge=1, description="Workers that share each sequence: for sequences too long for one."
+    )
     distributed_optimizer: bool = Field(
         True, description="Divide the optimizer's state among data-parallel replicas (ZeRO-1)."
+    )
+    overlap_reduction: bool = Field(
+        False,
+        description="Reduce gradients among replicas while the backward pass still makes the rest of them.",
     )
     vocabulary_multiple: int = Field(
         1,
@@ -79,11 +91,11 @@ class MegatronBackendConfig(Section):
 
     def shards(self, ranks: int) -> int:
         """Into how many shares a batch is divided: one a data-parallel replica."""
-        return ranks // (self.tensor_parallel * self.pipeline_parallel)
+        return ranks // (self.tensor_parallel * self.context_parallel * self.pipeline_parallel)
 
     def shard_of(self, rank: int, ranks: int) -> int:
-        """Which share a rank trains on. Megatron counts tensor-parallel ranks first, then replicas, then stages."""
-        return rank // self.tensor_parallel % self.shards(ranks)
+        """Which share a rank trains on. Megatron counts tensor, then context ranks, then replicas, then stages."""
+        return rank // (self.tensor_parallel * self.context_parallel) % self.shards(ranks)
 
 
 BackendConfig = Annotated[FsdpBackendConfig | MegatronBackendConfig, Field(discriminator="kind")]

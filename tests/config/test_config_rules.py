@@ -162,8 +162,21 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"training": {"backend": {"kind": "megatron", "tensor_parallel": 2}}},
         {"training": {"backend": {"kind": "megatron", "tensor_parallel": 2}}, "cluster": TWO_WORKERS},
-        "training.backend.tensor_parallel x pipeline_parallel must divide the number of workers (cluster.nodes x "
-        "workers_per_node): 2 does not divide 1",
+        "training.backend.tensor_parallel x pipeline_parallel x context_parallel must divide the number of workers "
+        "(cluster.nodes x workers_per_node): 2 does not divide 1",
+    ),
+    (
+        {"training": {"backend": {"kind": "megatron", "context_parallel": 3}}, "cluster": TWO_WORKERS},
+        {"training": {"backend": {"kind": "megatron", "context_parallel": 2}}, "cluster": TWO_WORKERS},
+        "(cluster.nodes x workers_per_node): 3 does not divide 2",
+    ),
+    (
+        {"training": {"backend": {"kind": "megatron", "virtual_stages": 2}}, "cluster": TWO_WORKERS},
+        {
+            "training": {"backend": {"kind": "megatron", "virtual_stages": 2, "pipeline_parallel": 2}},
+            "cluster": TWO_WORKERS,
+        },
+        "training.backend.virtual_stages=2 needs pipeline_parallel above 1",
     ),
     (
         {
@@ -178,9 +191,9 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "2 does not divide 1",
     ),
     (
-        {"training": {"backend": {"kind": "megatron"}, "offload": "all"}, "model": {"path": "m", "lora": {}}},
-        {"training": {"backend": {"kind": "megatron"}, "offload": "optimizer"}},
-        "training.backend.kind=megatron: model.lora must be unset; training.offload must be 'none' or 'optimizer'",
+        {"training": {"backend": {"kind": "megatron"}}, "model": {"path": "m", "lora": {}}},
+        {"training": {"backend": {"kind": "megatron"}, "offload": "all"}},
+        "training.backend.kind=megatron: model.lora must be unset",
     ),
     (
         {"cluster": {"kind": "ray", "nodes": 2}},

@@ -34,6 +34,7 @@ from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
 
 MODELS = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
+DEEP_MODELS = ("qwen2-deep-tied", "qwen2-deep-untied")  # where there are four stages
 LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
     "fsdp": (1, FsdpBackendConfig()),
     "fsdp, 2 ranks": (2, FsdpBackendConfig()),
@@ -41,11 +42,25 @@ LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
     # The tiny vocabulary is padded, up to where a rank holds nothing but padding.
     "megatron, tensor parallel": (2, MegatronBackendConfig(tensor_parallel=2, vocabulary_multiple=128)),
     "megatron, pipeline": (2, MegatronBackendConfig(pipeline_parallel=2)),
+    "megatron, context parallel": (2, MegatronBackendConfig(context_parallel=2)),
     "megatron, data parallel": (2, MegatronBackendConfig(distributed_optimizer=False)),
-    "megatron, distributed optimizer": (2, MegatronBackendConfig(distributed_optimizer=True)),
+    "megatron, distributed optimizer": (
+        2,
+        MegatronBackendConfig(distributed_optimizer=True, overlap_reduction=True),
+    ),
     "megatron, tensor parallel and pipeline": (
         4,
         MegatronBackendConfig(tensor_parallel=2, pipeline_parallel=2, vocabulary_multiple=64),
+    ),
+    "megatron, tensor and context parallel": (
+        4,
+        MegatronBackendConfig(tensor_parallel=2, context_parallel=2, distributed_optimizer=False),
+    ),
+    "megatron, virtual stages and replicas": (
+        4,
+        MegatronBackendConfig(
+            pipeline_parallel=2, virtual_stages=2, distributed_optimizer=False, overlap_reduction=True
+        ),
     ),
 }
 
@@ -69,7 +84,8 @@ def test_a_backend_computes_what_plain_transformers_computes(
     if backend.kind == "megatron":
         pytest.importorskip("megatron.core")
         pytest.importorskip("mbridge")
-    paths = {name: tiny_checkpoint(name) for name in MODELS}
+    deep = isinstance(backend, MegatronBackendConfig) and backend.virtual_stages > 1
+    paths = {name: tiny_checkpoint(name) for name in (DEEP_MODELS if deep else MODELS)}
     spawn(train_all_models, (ranks, backend, paths, tmp_path), nprocs=ranks)
     for name, path in paths.items():
         found = [
@@ -127,6 +143,7 @@ def train_all_models(
             "metrics": [trained.update(mine, loss)],
         }
         trained.save(folder / name / "checkpoint")
+        move_away_and_back(trained)
         result["metrics"] += [trained.update(mine, loss) for _ in range(UPDATES - 1)]
         result |= {"weights": copied(trained), "reference": by_sample(trained, mine, reference=True)}
         resumed = build(path, backend)
@@ -137,6 +154,7 @@ def train_all_models(
         trained.export_hf(folder / name / "export")
         torch.save(result, folder / name / f"result_{rank}.pt")
     if isinstance(backend, MegatronBackendConfig):
+        refuse_what_cannot_be_divided(path, backend)
         refuse_another_layout(path, backend, folder / name / "checkpoint")
         learn_in_bfloat16(path, backend, mine, loss)
     dist.barrier()
@@ -193,6 +211,25 @@ def gradients(backend: Any, batch: Any, loss: Any) -> dict[str, Tensor]:
         backend.update(batch, loss)
     backend._optimizer.prepare_grads = original
     return caught
+
+
+def move_away_and_back(backend: Any) -> None:
+    """On a CPU FSDP has nowhere to move anything; Megatron's weights and gradients really go."""
+    weights = [p for chunk in getattr(backend, "_models", []) for p in chunk.parameters()]
+    backend.offload_optimizer()
+    backend.offload_weights()
+    assert all(p.untyped_storage().nbytes() == p.main_grad.untyped_storage().nbytes() == 0 for p in weights)
+    backend.reload()
+
+
+def refuse_what_cannot_be_divided(path: Path, backend: MegatronBackendConfig) -> None:
+    too_many = {
+        "tensor_parallel": "tensor_parallel must divide the model's num_key_value_heads: 3 does not divide 2",
+        "pipeline_parallel": "pipeline_parallel x virtual_stages must divide the model's num_hidden_layers",
+    }
+    for key, rule in too_many.items():
+        with pytest.raises(ConfigError, match=rule):
+            build(path, backend.model_copy(update={key: 3}))
 
 
 def refuse_another_layout(path: Path, backend: MegatronBackendConfig, checkpoint: Path) -> None:

@@ -23,6 +23,7 @@ from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import LossFunction
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.megatron import model as parts
+from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
 from reasoner_rl.training.megatron.schedule import run
 from reasoner_rl.training.optimizer import learning_rate_factor, move_state
 from reasoner_rl.types import MicroBatch, MiniBatch
@@ -61,6 +62,7 @@ class MegatronBackend:
         self._optimizer = get_megatron_optimizer(
             _optimizer_config(training, backend, model.dtype), self._models
         )
+        self._offloaded, self._offloaded_gradients = Offload(), Offload(keep=False)
 
     @torch.no_grad()
     def logprobs(
@@ -131,15 +133,21 @@ class MegatronBackend:
         yield from parts.stream_weights(self._bridge, self._models)
 
     def offload_optimizer(self) -> None:
-        """See TrainBackend. In bfloat16 that includes the float32 copies of the weights."""
+        """See TrainBackend. In bfloat16 that includes the float32 copies of the weights. Gradients are dropped."""
         self._move_optimizer(torch.device("cpu"))
+        self._offloaded_gradients.move(gradient_buffers(self._models))
+        self._release()
 
     def offload_weights(self) -> None:
-        """Megatron's weights stay where they are; the configuration allows no offload that would call this."""
-        raise NotImplementedError("training.offload=all is for training.backend.kind=fsdp")
+        """See TrainBackend."""
+        chunks = [*self._models, *(self._reference or [])]
+        self._offloaded.move(tensor for chunk in chunks for tensor in chunk.parameters())
+        self._release()
 
     def reload(self) -> None:
         """See TrainBackend."""
+        self._offloaded.bring_back()
+        self._offloaded_gradients.bring_back()
         self._move_optimizer(self.device)
 
     def _move_optimizer(self, device: torch.device) -> None:
@@ -148,6 +156,8 @@ class MegatronBackend:
             if self._model_config.dtype == "bfloat16":  # else what it steps are the weights themselves
                 for parameter in (p for group in inner.param_groups for p in group["params"]):
                     parameter.data = parameter.data.to(device)
+
+    def _release(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -194,6 +204,8 @@ class MegatronBackend:
             "workers": dist.get_world_size(),
             "tensor_parallel": backend.tensor_parallel,
             "pipeline_parallel": backend.pipeline_parallel,
+            "virtual_stages": backend.virtual_stages,
+            "context_parallel": backend.context_parallel,
             "distributed_optimizer": backend.distributed_optimizer,
         }
 

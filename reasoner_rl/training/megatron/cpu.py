@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import megatron.core.tensor_parallel.random as megatron_random
 import torch
 import torch.nn.functional as F
+from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
@@ -22,6 +23,8 @@ from megatron.core.transformer.transformer_block import (
 )
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from reasoner_rl.training.megatron.share import own_tokens, stretches
 
 if torch.cuda.is_available():
     raise RuntimeError(
@@ -85,7 +88,10 @@ def _no_fork(self: Any, name: str | None = None) -> Iterator[None]:
 
 
 class PackedAttention(MegatronModule):
-    """Causal attention within each of several sequences that lie end to end, by PyTorch's own kernel."""
+    """Causal attention within each of several sequences that lie end to end, by PyTorch's own kernel.
+
+    With context parallelism the queries are this rank's, and keys and values are gathered from all ranks.
+    """
 
     def __init__(self, config: Any, *args: Any, softmax_scale: float | None = None, **kwargs: Any) -> None:
         super().__init__(config=config)
@@ -96,13 +102,23 @@ class PackedAttention(MegatronModule):
     ) -> Tensor:
         """Query [T, heads, width], key and value [T, groups, width] -> [T, heads * width]."""
         bounds = packed_seq_params.cu_seqlens_q.tolist()
-        parts = []
-        for start, end in pairwise(bounds):
-            q, k, v = (x[start:end].transpose(0, 1)[None] for x in (query, key, value))
-            attended = F.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=True, scale=self._scale
+        group = parallel_state.get_context_parallel_group()
+        if group.size() > 1:
+            owned = [own_tokens(bounds, rank, group.size()) for rank in range(group.size())]
+            in_order = torch.cat(owned).argsort()
+            key, value = (
+                gather_from_sequence_parallel_region(x, group=group)[in_order] for x in (key, value)
             )
+        parts = []
+        taken = 0
+        for start, first, last in stretches(bounds, group.rank(), group.size()):
+            q = query[taken : taken + last - first].transpose(0, 1)[None]
+            k, v = (x[start:last].transpose(0, 1)[None] for x in (key, value))
+            seen = torch.ones(last - first, last - start, dtype=torch.bool).tril(first - start)
+            mask = {"is_causal": True} if first == start else {"attn_mask": seen}
+            attended = F.scaled_dot_product_attention(q, k, v, enable_gqa=True, scale=self._scale, **mask)
             parts.append(attended[0].transpose(0, 1))
+            taken += last - first
         return torch.cat(parts).flatten(1)
 
 

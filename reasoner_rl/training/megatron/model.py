@@ -80,6 +80,10 @@ def initialise(config: MegatronBackendConfig, seed: int) -> None:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=config.tensor_parallel,
             pipeline_model_parallel_size=config.pipeline_parallel,
+            virtual_pipeline_model_parallel_size=(
+                config.virtual_stages if config.virtual_stages > 1 else None
+            ),
+            context_parallel_size=config.context_parallel,
         )
         model_parallel_cuda_manual_seed(seed)
 
@@ -97,6 +101,7 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
             f"training.backend.kind=megatron trains {', '.join(BRIDGES)}; {model.path} is of type "
             f"{hf_config.model_type}. Use fsdp"
         )
+    _check_layout(hf_config, config)
     on_gpu = torch.cuda.is_available()
     names = {} if on_gpu else _LOCAL_NAMES
     made: Any = type(base.__name__, (_BridgeMixin if on_gpu else _CpuMixin, base), names)
@@ -115,6 +120,20 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
     return bridge
 
 
+def _check_layout(hf_config: Any, config: MegatronBackendConfig) -> None:
+    """Raise ConfigError where the model cannot be divided so."""
+    stages = config.pipeline_parallel * config.virtual_stages
+    parts = {
+        "pipeline_parallel x virtual_stages": (stages, "num_hidden_layers"),
+        "tensor_parallel": (config.tensor_parallel, "num_key_value_heads"),
+    }
+    for keys, (size, name) in parts.items():
+        if (whole := getattr(hf_config, name)) % size:
+            raise ConfigError(
+                f"training.backend.{keys} must divide the model's {name}: {size} does not divide {whole}"
+            )
+
+
 _WITHOUT_FUSED_KERNELS = {
     "masked_softmax_fusion": False,
     "bias_activation_fusion": False,
@@ -127,7 +146,7 @@ _RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "r
 
 
 def build_model(bridge: Any, path: str, dtype: str) -> list[Any]:
-    """This rank's part of the model, with the checkpoint's weights: a list of one stage."""
+    """This rank's part of the model, with the checkpoint's weights: a list of its stages."""
     with contextlib.redirect_stdout(io.StringIO()):  # mbridge prints the number of parameters
         models: list[Any] = bridge.get_model(
             path, bf16=dtype == "bfloat16", post_model_creation_callbacks=[_use_exact_rotary_frequencies]
@@ -153,12 +172,16 @@ def wrap_for_training(bridge: Any, models: list[Any], config: MegatronBackendCon
     options = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=config.distributed_optimizer,
-        overlap_grad_reduce=False,
+        overlap_grad_reduce=config.overlap_reduction,
         bucket_size=None,
     )
-    return [
+    wrapped = [
         DistributedDataParallel(config=bridge.config, ddp_config=options, module=model) for model in models
     ]
+    if config.overlap_reduction:  # not before the last micro-batch of an update
+        silent = [chunk.no_sync for chunk in wrapped]
+        bridge.config.no_sync_func = silent if len(silent) > 1 else silent[0]
+    return wrapped
 
 
 def stream_weights(bridge: Any, models: list[Any]) -> Iterator[tuple[str, Tensor]]:
@@ -173,7 +196,9 @@ def stream_weights(bridge: Any, models: list[Any]) -> Iterator[tuple[str, Tensor
 def is_spokesman() -> bool:
     """Whether this rank is the one of its data-parallel replica that reports: first of the last stage."""
     return (
-        bool(parallel_state.is_pipeline_last_stage()) and parallel_state.get_tensor_model_parallel_rank() == 0
+        bool(parallel_state.is_pipeline_last_stage())
+        and parallel_state.get_tensor_model_parallel_rank() == 0
+        and parallel_state.get_context_parallel_rank() == 0
     )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core import parallel_state
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from reasoner_rl.training.megatron.share import Share, assemble, share_of
 from reasoner_rl.training.megatron.vocab import vocab_parallel_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
 
@@ -34,11 +34,12 @@ def run(
     Without an objective the report is the `TokenOutputs`. Gradients add up over micro-batches and data-parallel ranks.
     """
     outputs_of = partial(_outputs, vocabulary=vocabulary, temperature=temperature, chunk_tokens=chunk_tokens)
+    passed = _fill_up(batches) if len(models) > 1 else batches
     # Megatron takes means over micro-batches and data-parallel ranks, and our losses are sums.
-    scale = len(batches) * parallel_state.get_data_parallel_world_size()
+    scale = len(passed) * parallel_state.get_data_parallel_world_size()
 
-    def finish(logits: Tensor, batch: MicroBatch, non_loss_data: bool = False) -> Any:
-        outputs = outputs_of(logits, batch)
+    def finish(logits: Tensor, batch: MicroBatch, share: Share, non_loss_data: bool = False) -> Any:
+        outputs = outputs_of(logits, batch, share)
         if objective is None:
             return outputs
         value, report = objective(outputs, batch)
@@ -46,52 +47,40 @@ def run(
 
     def step(iterator: Iterator[MicroBatch], model: Any) -> tuple[Tensor, Callable[..., Any]]:
         batch = next(iterator)
-        ids, positions, packed = _pack(batch)
-        return model(ids, positions, None, packed_seq_params=packed), partial(finish, batch=batch)
+        share = share_of(batch)
+        output = model(share.input_ids, share.position_ids, None, packed_seq_params=share.packed)
+        return output, partial(finish, batch=batch, share=share)
 
     reports: list[Any] = get_forward_backward_func()(
         forward_step_func=step,
-        data_iterator=iter(batches),
+        data_iterator=[iter(passed) for _ in models] if len(models) > 1 else iter(passed),
         model=list(models),
-        num_microbatches=len(batches),
-        seq_length=max(len(batch.input_ids) for batch in batches),  # of no effect: lengths vary
+        num_microbatches=len(passed),
+        seq_length=max(len(batch.input_ids) for batch in passed),  # of no effect: lengths vary
         micro_batch_size=1,
         forward_only=objective is None,
         collect_non_loss_data=objective is None,
     )
-    return reports
+    return reports[: len(batches)]
 
 
 def _outputs(
-    logits: Tensor, batch: MicroBatch, *, vocabulary: int, temperature: float, chunk_tokens: int
+    logits: Tensor, batch: MicroBatch, share: Share, *, vocabulary: int, temperature: float, chunk_tokens: int
 ) -> TokenOutputs:
-    return vocab_parallel_logprobs(
-        logits[0].index_select(0, batch.predictors),
-        batch.targets,
+    own = vocab_parallel_logprobs(
+        logits[0].index_select(0, share.predictors),
+        batch.targets[share.predicted],
         parallel_state.get_tensor_model_parallel_group(),
         vocabulary=vocabulary,
         temperature=temperature,
         chunk_tokens=chunk_tokens,
     )
+    return TokenOutputs(*(assemble(values, share, len(batch.targets)) for values in own))
 
 
-def _pack(batch: MicroBatch) -> tuple[Tensor, Tensor, PackedSeqParams]:
-    """Token and position ids [1, T], with one more sequence at the end that makes T a multiple of the ranks.
-
-    Sequence parallelism gives each tensor-parallel rank as many tokens as any other.
-    """
-    padding = -len(batch.input_ids) % parallel_state.get_tensor_model_parallel_world_size()
-    bounds, longest = batch.cu_seqlens, batch.max_seqlen
-    ids, positions = F.pad(batch.input_ids, (0, padding)), batch.position_ids
-    if padding:
-        positions = torch.cat([positions, torch.arange(padding, device=positions.device)])
-        bounds = torch.cat([bounds, bounds[-1:] + padding])
-        longest = max(longest, padding)
-    packed = PackedSeqParams(
-        qkv_format="thd",
-        cu_seqlens_q=bounds,
-        cu_seqlens_kv=bounds,
-        max_seqlen_q=longest,
-        max_seqlen_kv=longest,
-    )
-    return ids[None], positions[None], packed
+def _fill_up(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """Add micro-batches of which nothing is trained: stages that are interleaved want a multiple of their number."""
+    missing = -len(batches) % parallel_state.get_pipeline_model_parallel_world_size()
+    shortest = min(batches, key=lambda batch: len(batch.input_ids))
+    idle = dataclasses.replace(shortest, loss_mask=torch.zeros_like(shortest.loss_mask))
+    return [*batches, *[idle] * missing]

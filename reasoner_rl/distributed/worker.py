@@ -116,7 +116,8 @@ class Worker(GenerationWorker):
 
     def save(self, folder: Path) -> None:
         """Write the trainer's state into an existing folder."""
-        self._engine.backend.save(folder)
+        with self._engine.weights_at_hand() as backend:
+            backend.save(folder)
 
     def load(self, folder: Path) -> None:
         """Restore the trainer's state; weights must be published afterwards. Raises UserError if it cannot be read."""
@@ -126,7 +127,8 @@ class Worker(GenerationWorker):
 
     def export(self, folder: Path) -> None:
         """Write weights and tokenizer as a Hugging Face checkpoint; rank 0 writes."""
-        self._engine.backend.export_hf(folder)
+        with self._engine.weights_at_hand() as backend:
+            backend.export_hf(folder)
         if dist.get_rank() == 0:
             self.tokenizer.save_pretrained(folder)
 

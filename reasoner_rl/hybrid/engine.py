@@ -15,7 +15,8 @@ cache only once the trainer has made room. Generating while training, or trainin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from torch import Tensor
@@ -55,6 +56,7 @@ class HybridEngine(Generator):
         self.offload: Offload = offload
         self.shared = shared
         self.phase: Phase = "train"
+        self._version = 0
         self._meter = SwitchMeter()
         rollout.sleep()
 
@@ -98,8 +100,22 @@ class HybridEngine(Generator):
                 self.rollout.wake_cache()
             with meter.part("sync_check"):
                 self._compare_scores(expected)
-        self.phase = "generate"
+        self.phase, self._version = "generate", version
         return merge([meter.take(), self.proof.metrics()])
+
+    @contextmanager
+    def weights_at_hand(self) -> Iterator[TrainBackend]:
+        """The trainer with its weights on the device, to write them, in whatever phase; the phase stays what it is.
+
+        Where they are in host memory while the rollout engine generates, the two take turns and the weights are
+        published once more: there may be no room for both.
+        """
+        if self.phase == "train" or self.offload != "all":
+            yield self.backend
+            return
+        self.begin_training()
+        yield self.backend
+        self.publish(self._version)
 
     def _compare_scores(self, expected: Sequence[float]) -> None:
         """Every rank looks at its own copy; if any is wrong, all take part in finding out what differs."""

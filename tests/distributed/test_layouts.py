@@ -20,6 +20,7 @@ LAYOUTS = {
     ],
     "vllm and megatron, tensor parallel": [
         *("rollout.engine.kind=vllm", "training.backend.kind=megatron", "training.backend.tensor_parallel=2"),
+        "training.offload=all",
         *("cluster.kind=ray", "cluster.workers_per_node=2"),
     ],
 }

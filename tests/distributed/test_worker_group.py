@@ -230,7 +230,7 @@ def test_metrics_of_the_ranks_are_reduced_and_not_averaged_again() -> None:
 
 
 def test_ranks_of_a_model_parallel_replica_train_on_the_same_share() -> None:
-    """Megatron counts tensor-parallel ranks first, then replicas, then pipeline stages."""
+    """Megatron counts tensor-parallel ranks first, then context ranks, then replicas, then pipeline stages."""
     megatron = {"kind": "megatron", "tensor_parallel": 2, "pipeline_parallel": 2}
     group, transport = make(8, backend=megatron)
     assert group.shards == 2
@@ -238,3 +238,7 @@ def test_ranks_of_a_model_parallel_replica_train_on_the_same_share() -> None:
     [(_, _, arguments)] = transport.calls
     shares = [updates[0] for (updates,) in arguments]
     assert shares == ["first", "first", "second", "second", "first", "first", "second", "second"]
+    group, transport = make(8, backend={"kind": "megatron", "context_parallel": 4})
+    group.update([["first"], ["second"]])
+    [(_, _, arguments)] = transport.calls
+    assert [updates[0] for (updates,) in arguments] == ["first"] * 4 + ["second"] * 4

@@ -197,6 +197,22 @@ def test_the_order_of_a_phase_change(
     assert calls == ["sleep", *to_train]
 
 
+@pytest.mark.parametrize("offload", ["none", "optimizer", "all"])
+def test_weights_that_were_moved_away_come_back_to_be_saved(offload: str, calls: list[str]) -> None:
+    engine = hybrid(calls, check="none", offload=offload)
+    with engine.weights_at_hand():
+        assert calls == ["sleep"], "in the train phase they are there"
+    engine.publish(3)
+    published = calls[1:]
+    calls.clear()
+    with engine.weights_at_hand() as backend:
+        assert backend is engine.backend
+        assert calls == (["sleep", "reload"] if offload == "all" else [])
+        calls.clear()
+    assert calls == (published if offload == "all" else [])
+    assert engine.phase == "generate"
+
+
 def test_shared_storage_moves_nothing(calls: list[str]) -> None:
     backend: Any = FakeBackend(calls)
     engine = HybridEngine(backend, FakeRollout(calls), SyncProof("logprobs", [7, 8, 9], 0.01), shared=True)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from reward_fns.answers.exact import exact_value
 from reward_fns.answers.values import Expression, Number, Operation, Symbol, symbols_of, walk
 
 DIGITS = 50
-MAX_DIGITS = 1200
+MAX_DIGITS = 500
 MAX_BITS = 1_000_000  # of the binary exponent of any value
 MAX_ARGUMENT_BITS = 4_000  # of what is reduced modulo pi, or rounded
 MAX_FACTORIAL = 20_000
@@ -103,22 +103,28 @@ class _Points:
 
     def agree(self, shift: int) -> bool:
         """Whether both values are the same: what differs by rounding only comes closer with more digits."""
-        a, b = self.values(shift, self.digits)
-        if a == b:
-            return True
-        if not (mpmath.isfinite(a) and mpmath.isfinite(b)):
-            return False
-        with mpmath.workdps(2 * self.digits):
-            apart, size = abs(a - b), max(abs(a), abs(b))
-            coarse = mpmath.mpf(10) ** (-self.digits // 3)
-            if size > coarse and apart > coarse * size:
+        before: Any = None
+        for digits in (self.digits, 2 * self.digits, 4 * self.digits):
+            a, b = self.values(shift, digits)
+            if a == b:
+                return True
+            if not (mpmath.isfinite(a) and mpmath.isfinite(b)):
                 return False
-            a, b = self.values(shift, 2 * self.digits)
-            closer = abs(a - b)
-            return bool(
-                closer <= apart * mpmath.mpf(10) ** (-self.digits * 3 // 4)
-                or closer <= max(abs(a), abs(b)) * mpmath.mpf(10) ** (-self.digits * 3 // 2)
-            )
+            with mpmath.workdps(digits):
+                apart, size, coarse = abs(a - b), max(abs(a), abs(b)), _power_of_ten(-self.digits // 8)
+                if size > coarse and apart > coarse * size:
+                    return False
+                if before is not None and apart <= size * _power_of_ten(-self.digits * 3 // 2):
+                    return True
+                # Zero under a root comes closer too, but slowly.
+                if before is not None and apart > before * coarse:
+                    return False
+            before = apart
+        return True
+
+
+def _power_of_ten(exponent: int) -> Any:
+    return mpmath.mpf(10) ** exponent
 
 
 def _digits(expression: Expression) -> int:

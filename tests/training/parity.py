@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
 from reasoner_rl.training.optimizer import learning_rate_factor
 from reasoner_rl.types import TrainSample
+
+LossOf = Callable[[Any, list[TrainSample]], tuple[Tensor, list[Tensor]]]
 
 # Large against rounding, so that Adam does not blow noise in a vanishing gradient up to a full step.
 EPS = 1e-3
@@ -74,7 +77,7 @@ class Reference:
     """Three updates of the plain model."""
 
     initial: dict[str, Tensor]
-    logprobs: list[Tensor]  # before the first
+    logprobs: list[Tensor]  # before the first; of a critic its values
     gradients: dict[str, Tensor]  # of the first, before clipping
     losses: list[float]
     norms: list[float]
@@ -82,9 +85,19 @@ class Reference:
     weights: dict[str, Tensor]  # after the last
 
 
-def plain_reference(path: Path) -> Reference:
+def load_policy(path: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def policy_loss_of(model: Any, samples: list[TrainSample]) -> tuple[Tensor, list[Tensor]]:
+    return plain_loss(model, samples, TEMPERATURE, CLIP_HIGHER)
+
+
+def plain_reference(
+    path: Path, load: Callable[[Path], Any] = load_policy, loss_of: LossOf = policy_loss_of
+) -> Reference:
     """Train the checkpoint with plain PyTorch; norms and biases do not decay."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model = load(path)
     config, samples = TRAINING.optimizer, make_samples(100)
     initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.AdamW(
@@ -97,7 +110,7 @@ def plain_reference(path: Path) -> Reference:
     found = Reference(initial, [], {}, [], [], [], {})
     for update in range(UPDATES):
         optimizer.zero_grad()
-        loss, logprobs = plain_loss(model, samples, TEMPERATURE, CLIP_HIGHER)
+        loss, logprobs = loss_of(model, samples)
         loss.backward()
         if update == 0:
             found.logprobs = logprobs

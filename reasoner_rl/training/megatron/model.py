@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.training.backend import Head
+from reasoner_rl.training.megatron.value import add_head, drop_output_layer
 from reasoner_rl.training.policy import require_checkpoint
 
 BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge}
@@ -88,13 +90,15 @@ def initialise(config: MegatronBackendConfig, seed: int) -> None:
         model_parallel_cuda_manual_seed(seed)
 
 
-def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
+def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head = "policy") -> Any:
     """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity."""
     require_checkpoint(model.path)
     try:
         hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path={model.path!r} cannot be loaded: {error}") from error
+    if head == "value":  # there is no output embedding that could be the input's
+        hf_config.tie_word_embeddings = False
     base: Any = BRIDGES.get(hf_config.model_type)
     if base is None:
         raise ConfigError(
@@ -145,12 +149,17 @@ _WITHOUT_FUSED_KERNELS = {
 _RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def build_model(bridge: Any, path: str, dtype: str) -> list[Any]:
+def build_model(bridge: Any, path: str, dtype: str, head: Head = "policy") -> list[Any]:
     """This rank's part of the model, with the checkpoint's weights: a list of its stages."""
+    callbacks: list[Callable[..., None]] = [_use_exact_rotary_frequencies]
+    if head == "value":
+        callbacks.append(drop_output_layer)
     with contextlib.redirect_stdout(io.StringIO()):  # mbridge prints the number of parameters
         models: list[Any] = bridge.get_model(
-            path, bf16=dtype == "bfloat16", post_model_creation_callbacks=[_use_exact_rotary_frequencies]
+            path, bf16=dtype == "bfloat16", post_model_creation_callbacks=callbacks
         )
+    if head == "value":
+        add_head(bridge, models, path)
     return models
 
 

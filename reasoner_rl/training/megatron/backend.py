@@ -194,6 +194,7 @@ class MegatronBackend:
             "workers": dist.get_world_size(),
             "tensor_parallel": backend.tensor_parallel,
             "pipeline_parallel": backend.pipeline_parallel,
+            "expert_parallel": backend.expert_parallel,
             "distributed_optimizer": backend.distributed_optimizer,
         }
 

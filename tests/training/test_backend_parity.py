@@ -35,7 +35,7 @@ from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
 
 DENSE = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
-EXPERTS = ("qwen3_moe-untied", "qwen3_moe-raw-tied")
+EXPERTS, RAW = "qwen3_moe-untied", "qwen3_moe-raw-tied"  # raw: the router's weights do not add up to 1
 LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
     "fsdp": (1, FsdpBackendConfig()),
     "fsdp, 2 ranks": (2, FsdpBackendConfig()),
@@ -53,7 +53,7 @@ LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
     "megatron, experts": (4, MegatronBackendConfig(expert_parallel=2)),
     "megatron, tensor parallel and experts": (
         4,
-        MegatronBackendConfig(tensor_parallel=2, expert_parallel=2, distributed_optimizer=False),
+        MegatronBackendConfig(tensor_parallel=2, expert_parallel=4, distributed_optimizer=False),
     ),
 }
 
@@ -77,8 +77,7 @@ def test_a_backend_computes_what_plain_transformers_computes(
     if backend.kind == "megatron":
         pytest.importorskip("megatron.core")
         pytest.importorskip("mbridge")
-    divides_experts = isinstance(backend, MegatronBackendConfig) and backend.expert_parallel > 1
-    paths = {name: tiny_checkpoint(name) for name in (EXPERTS if divides_experts else DENSE + EXPERTS)}
+    paths = {name: tiny_checkpoint(name) for name in models_of(ranks, backend)}
     spawn(train_all_models, (ranks, backend, paths, tmp_path), nprocs=ranks)
     for name, path in paths.items():
         found = [
@@ -88,6 +87,12 @@ def test_a_backend_computes_what_plain_transformers_computes(
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / name / "export", dtype=torch.float32)
         for key, tensor in as_saved(exported, dict(exported.named_parameters())).items():
             assert torch.equal(tensor, found[0]["weights"][key]), (name, key)
+
+
+def models_of(ranks: int, backend: BackendConfig) -> tuple[str, ...]:
+    if isinstance(backend, MegatronBackendConfig) and backend.expert_parallel > 1:
+        return (EXPERTS,)
+    return (*DENSE, EXPERTS, RAW) if ranks == 1 else (*DENSE, EXPERTS)
 
 
 def compare(found: list[dict[str, Any]], expected: Any, backend: BackendConfig) -> None:

@@ -55,5 +55,4 @@ def options(hf_config: Any, config: MegatronBackendConfig, path: str) -> dict[st
         "moe_router_dtype": "fp32",
         "moe_router_pre_softmax": not normalised,
         "moe_router_load_balancing_type": "none",
-        "moe_aux_loss_coeff": 0.0,
     }

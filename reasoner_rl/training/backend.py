@@ -67,7 +67,7 @@ class TrainBackend(Protocol):
         ...
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Stream full tensors under their Hugging Face names. Collective: every rank must exhaust it."""
+        """Stream full tensors under the names of a Hugging Face checkpoint. Collective: every rank must exhaust it."""
         ...
 
     def offload_optimizer(self) -> None:

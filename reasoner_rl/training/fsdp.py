@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head
 from reasoner_rl.training.export import write_checkpoint
@@ -197,7 +198,8 @@ class FsdpBackend:
         names += [
             name for name, _ in model.named_buffers() if name in state
         ]  # persistent ones, as of a router
-        yield from merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
+        whole = merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
+        yield from as_in_checkpoints(model.config, whole)
 
     def parameter_shapes(self) -> dict[str, torch.Size]:
         """Shape of every whole parameter, by its Hugging Face name."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -99,7 +101,7 @@ def plain_reference(
     """Train the checkpoint with plain PyTorch; norms and biases do not decay."""
     model = load(path)
     config, samples = TRAINING.optimizer, make_samples(100)
-    initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    initial = load_file(path / "model.safetensors")
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -114,7 +116,7 @@ def plain_reference(
         loss.backward()
         if update == 0:
             found.logprobs = logprobs
-            found.gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+            found.gradients = as_saved(model, {name: p.grad.clone() for name, p in model.named_parameters()})
         rate = config.lr * learning_rate_factor(TRAINING.schedule, update, 1, TOTAL_UPDATES)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -122,5 +124,11 @@ def plain_reference(
         found.norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)))
         found.rates.append(rate)
         optimizer.step()
-    found.weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    found.weights = as_saved(model, {name: p.detach() for name, p in model.named_parameters()})
     return found
+
+
+def as_saved(model: Any, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of a checkpoint, by transformers' own conversion: it fuses experts in memory alone."""
+    saved: dict[str, Tensor] = revert_weight_conversion(model, named)
+    return saved

@@ -224,6 +224,7 @@ class MegatronBackend:
             "pipeline_parallel": backend.pipeline_parallel,
             "virtual_stages": backend.virtual_stages,
             "context_parallel": backend.context_parallel,
+            "expert_parallel": backend.expert_parallel,
             "distributed_optimizer": backend.distributed_optimizer,
             "head": self._head,
         }

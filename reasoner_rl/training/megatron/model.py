@@ -17,6 +17,7 @@ import torch.distributed as dist
 from mbridge.models.llama import LLaMABridge
 from mbridge.models.qwen2 import Qwen2Bridge
 from mbridge.models.qwen3 import Qwen3Bridge
+from mbridge.models.qwen3moe import Qwen3MoEBridge
 from megatron.core import parallel_state
 from megatron.core.distributed import (
     DistributedDataParallel,
@@ -32,17 +33,11 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.training.backend import Head
+from reasoner_rl.training.megatron import moe
 from reasoner_rl.training.megatron.value import add_head, drop_output_layer
 from reasoner_rl.training.policy import require_checkpoint
 
-BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge}
-_LOCAL_NAMES = {  # of the layers without TransformerEngine, where norms are modules of their own
-    "_OTHER_MAPPING": {"input_layernorm.weight": ["model.layers.{layer_number}.input_layernorm.weight"]},
-    "_MLP_MAPPING": {
-        **Qwen2Bridge._MLP_MAPPING,
-        "pre_mlp_layernorm.weight": ["model.layers.{layer_number}.post_attention_layernorm.weight"],
-    },
-}
+BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge, "qwen3_moe": Qwen3MoEBridge}
 
 
 class _BridgeMixin:
@@ -86,6 +81,7 @@ def initialise(config: MegatronBackendConfig, seed: int) -> None:
                 config.virtual_stages if config.virtual_stages > 1 else None
             ),
             context_parallel_size=config.context_parallel,
+            **moe.sizes(config),
         )
         model_parallel_cuda_manual_seed(seed)
 
@@ -107,7 +103,7 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head =
         )
     _check_layout(hf_config, config)
     on_gpu = torch.cuda.is_available()
-    names = {} if on_gpu else _LOCAL_NAMES
+    names = {} if on_gpu else _local_names(base)
     made: Any = type(base.__name__, (_BridgeMixin if on_gpu else _CpuMixin, base), names)
     bridge = made(
         hf_config,
@@ -118,6 +114,7 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head =
         sequence_parallel=config.tensor_parallel > 1,
         finalize_model_grads_func=finalize_model_grads,
         gradient_accumulation_fusion=False,
+        **moe.options(hf_config, config, model.path),
         **({} if on_gpu else _WITHOUT_FUSED_KERNELS),
         **(_RECOMPUTE if model.gradient_checkpointing else {}),
     )
@@ -136,6 +133,17 @@ def _check_layout(hf_config: Any, config: MegatronBackendConfig) -> None:
             raise ConfigError(
                 f"training.backend.{keys} must divide the model's {name}: {size} does not divide {whole}"
             )
+
+
+def _local_names(base: Any) -> dict[str, Any]:
+    """Names in the layers without TransformerEngine, where norms are modules of their own."""
+    return {
+        "_OTHER_MAPPING": {"input_layernorm.weight": ["model.layers.{layer_number}.input_layernorm.weight"]},
+        "_MLP_MAPPING": {
+            **base._MLP_MAPPING,
+            "pre_mlp_layernorm.weight": ["model.layers.{layer_number}.post_attention_layernorm.weight"],
+        },
+    }
 
 
 _WITHOUT_FUSED_KERNELS = {

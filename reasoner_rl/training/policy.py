@@ -122,7 +122,11 @@ def build_policy(
 
 
 def prepare(model: PreTrainedModel, config: ModelConfig) -> None:
-    """Freeze, adapt and checkpoint activations as configured, in place."""
+    """Freeze, adapt and checkpoint activations as configured, in place. All embeddings train."""
+    embeddings: Any = model.get_input_embeddings()
+    # transformers leaves the row of config.pad_token_id out. Here there is no padding, and that token is often one that
+    # ends a response.
+    embeddings.padding_idx = None
     freeze_first_layers(model, config.freeze_first_fraction)
     if config.lora is not None:
         add_lora(model, config.lora)

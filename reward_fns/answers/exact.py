@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from reward_fns.answers.values import Expression, Number, Operation
 
-MAX_BITS = 20_000  # of a numerator or denominator
-MAX_FACTORIAL = 1000
+MAX_BITS = 60_000  # of a numerator or denominator
+MAX_FACTORIAL = 3000
 
 
 class _NotRational(ArithmeticError):

@@ -18,7 +18,7 @@ from reward_fns.answers.exact import exact_value
 from reward_fns.answers.values import Expression, Number, Operation, Symbol, symbols_of, walk
 
 DIGITS = 50
-MAX_DIGITS = 500
+MAX_DIGITS = 3000
 MAX_BITS = 1_000_000  # of the binary exponent of any value
 MAX_ARGUMENT_BITS = 4_000  # of what is reduced modulo pi, or rounded
 MAX_FACTORIAL = 20_000
@@ -77,18 +77,21 @@ class _Points:
         self._names = sorted(symbols_of(left) | symbols_of(right))
         self._whole = _wants_whole_numbers(left) or _wants_whole_numbers(right)
         self.digits = DIGITS + max(_digits(left), _digits(right))
-        if self.digits > MAX_DIGITS:
-            raise Undecided("too many digits")
+        self._reach = 0  # digits between 1 and the largest or smallest number on the way
 
     def values(self, shift: int, digits: int) -> tuple[Any, Any]:
         """Both values at a point; None for one that is undefined there."""
         with mpmath.workdps(digits):
             evaluator = _Evaluator(_point(self._names, shift, self._whole))
             left, right = (evaluator.value_or_none(expression) for expression in self._pair)
+        self._reach = max(self._reach, evaluator.reach)
         return left, right
 
     def defined(self) -> list[int]:
-        """The points where both have a value. Raises Undecided where only one has, or where there are too few."""
+        """The points where both have a value. Raises Undecided where only one has, or where there are too few.
+
+        `digits` grow until the smallest part of a value is seen beside the largest: 10^{300} + 1 is not 10^{300}.
+        """
         found = []
         for shift in range(len(_POINTS) if self._names else 1):
             values = self.values(shift, self.digits)
@@ -99,6 +102,9 @@ class _Points:
             found.append(shift)
         if len(found) < (2 if self._names else 1):
             raise Undecided("undefined almost everywhere")
+        self.digits += self._reach
+        if self.digits > MAX_DIGITS:
+            raise Undecided("too many digits")
         return found
 
     def agree(self, shift: int) -> bool:
@@ -161,6 +167,7 @@ def _wants_whole_numbers(expression: Expression) -> bool:
 class _Evaluator:
     def __init__(self, point: Mapping[str, Any]) -> None:
         self._point = point
+        self.reach = 0  # decimal digits between 1 and the largest or smallest value so far
 
     def value_or_none(self, expression: Expression) -> Any:
         """The value, or None where the expression is undefined."""
@@ -173,6 +180,10 @@ class _Evaluator:
         return None if mpmath.isnan(value) else value
 
     def value(self, expression: Expression) -> Any:
+        """The value. Raises ZeroDivisionError or ValueError where there is none, Undecided where it is too large."""
+        return self._bounded(self._value(expression))
+
+    def _value(self, expression: Expression) -> Any:
         if isinstance(expression, Number):
             return mpmath.mpf(expression.value.numerator) / expression.value.denominator
         if isinstance(expression, Symbol):
@@ -187,13 +198,15 @@ class _Evaluator:
         function = _FUNCTIONS.get(expression.name)
         if function is None:
             raise Undecided(expression.name)
-        return _bounded(function(*(self.value(argument) for argument in expression.arguments)))
+        return function(*(self.value(argument) for argument in expression.arguments))
 
-
-def _bounded(value: Any) -> Any:
-    if mpmath.isfinite(value) and value != 0 and abs(mpmath.mag(value)) > MAX_BITS:
-        raise Undecided("a value of too large a magnitude")
-    return value
+    def _bounded(self, value: Any) -> Any:
+        if mpmath.isfinite(value) and value != 0:
+            bits = abs(mpmath.mag(value))
+            if bits > MAX_BITS:
+                raise Undecided("a value of too large a magnitude")
+            self.reach = max(self.reach, math.ceil(bits * 0.302))
+        return value
 
 
 def _small(value: Any, bits: int = MAX_ARGUMENT_BITS) -> Any:

@@ -257,6 +257,25 @@ def test_towers_are_the_same_if_they_are_written_the_same() -> None:
     assert not same_answer("9^{9^{9^9}}", "9^{9^{9^8}}")
 
 
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("1999^{1999}", "1999^{1999}+1"),
+        (r"\pi", r"\pi+10^{-100}"),
+        (r"\pi", r"\pi+e^{-300}"),
+        (r"10^{300}\pi", r"10^{300}\pi+1"),
+        ("2000!", "2000!+1"),
+        ("x", "x+10^{-200}"),
+        ("10^{9999}+x", "10^{9999}"),
+    ],
+)
+def test_what_is_small_beside_something_large_is_seen(left: str, right: str) -> None:
+    assert same_answer(left, left)
+    assert not same_answer(left, right)
+    assert not same_answer(right, left)
+    assert same_answer(right, f"({right})+2-2") or "9999" in right
+
+
 def test_what_is_too_long_to_be_read_is_compared_as_text() -> None:
     long = "1 + " * MAX_CHARACTERS + "1"
     assert same_answer(long, "  " + long)

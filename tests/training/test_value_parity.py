@@ -72,6 +72,7 @@ def load_critic(path: Path) -> Any:
     model = AutoModelForTokenClassification.from_pretrained(path, dtype=torch.float32)
     assert not model.score.bias.any()
     model.score.bias = None
+    model.get_input_embeddings().padding_idx = None
     return model.eval()
 
 

@@ -29,7 +29,7 @@ from reasoner_rl.observability.versions import versions
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
 from reasoner_rl.prompts.supervised import supervised_samples
-from reasoner_rl.rewards.contract import Answer
+from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import context_length
@@ -128,12 +128,9 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
 
     Raises ConfigError naming the function and what is wrong with it.
     """
-    dry_run(
-        rewards,
-        Answer(
-            prompt.data_source, f"Answer: {prompt.ground_truth}", prompt.ground_truth, dict(prompt.extra_info)
-        ),
-    )
+    response = f"Answer: {prompt.ground_truth}"
+    extra_info = {RESPONSE_TOKENS: len(response), **prompt.extra_info}
+    dry_run(rewards, Answer(prompt.data_source, response, prompt.ground_truth, extra_info))
 
 
 class StopRequest:

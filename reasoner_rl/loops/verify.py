@@ -18,8 +18,8 @@ from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
 from reasoner_rl.errors import ConfigError, DataError, did_you_mean, require_package
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.summary import write_jsonl
-from reasoner_rl.rewards.contract import Answer
 from reasoner_rl.rewards.process import dry_run
+from reasoner_rl.rewards.queueing import answer_of
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
 from reasoner_rl.types import Reward
 
@@ -137,9 +137,9 @@ def verify(
         raise DataError(f"{path}: the file holds no rows")
     if out is not None:
         _prepare(out)
-    first = next((row for row in rows if row.task.response), rows[0]).task
+    sample = answer_of(next((row for row in rows if row.task.response), rows[0]).task)
     for config in configs:
-        dry_run(config, Answer(first.data_source, first.response, first.ground_truth, first.extra_info))
+        dry_run(config, sample)
     report = Report(rows, [_score(config, [row.task for row in rows]) for config in configs])
     if out is not None:
         write_jsonl(out, _scored_rows(report))
@@ -242,7 +242,14 @@ def _task(place: str, content: Mapping[str, Any]) -> RewardTask:
     extra_info = content.get("extra_info")
     if not isinstance(extra_info, dict | None):
         raise _error(place, "extra_info", extra_info, "must be an object")
-    return RewardTask(source or "", response, str(truth), extra_info or {})
+    tokens = content.get("tokens")  # of the record of a run
+    return RewardTask(
+        source or "",
+        response,
+        str(truth),
+        extra_info or {},
+        response_tokens=tokens if isinstance(tokens, int) else 0,
+    )
 
 
 def _first(place: str, content: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, Any]:

@@ -22,6 +22,7 @@ EXPECTED_RETURN = (
 )
 # What a returned dict's "status" may say that is counted; the others ("correct", "wrong") are told by "acc".
 COUNTED_STATUSES = ("timeout", "crash", "unparsed")
+RESPONSE_TOKENS = "response_tokens"  # the key of extra_info for the response's length
 LONGEST_SHOWN = 400  # characters of a wrong return value
 
 

@@ -31,7 +31,9 @@ from reasoner_rl.rewards.contract import (
     takes_batches,
 )
 
-MADE_UP_SAMPLE = Answer("math_dapo", "6 times 7 is 42.\nAnswer: 42", "42", {"index": 0})
+MADE_UP_SAMPLE = Answer(
+    "math_dapo", "6 times 7 is 42.\nAnswer: 42", "42", {"index": 0, "response_tokens": 12}
+)
 LONGEST_MESSAGE = 2000  # characters of an exception's text that are passed on
 
 

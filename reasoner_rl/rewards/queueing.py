@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from reasoner_rl.rewards.contract import Answer, FunctionResult
+from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer, FunctionResult
 
 MAX_CHUNK = 16  # jobs sent at once; more would leave other workers idle at the end
 
@@ -21,8 +21,14 @@ class RewardTask:
     response: str  # what the verifiers read
     ground_truth: str
     extra_info: Mapping[str, Any] = field(default_factory=dict)
-    response_tokens: int = 0
+    response_tokens: int = 0  # functions find it in extra_info, unless the row has a key of that name
     truncated: bool = False  # cut off at the token limit
+
+
+def answer_of(task: RewardTask) -> Answer:
+    """What a function is told of a task: the length of the response too, if it is known."""
+    counted = {RESPONSE_TOKENS: task.response_tokens} if task.response_tokens else {}
+    return Answer(task.data_source, task.response, task.ground_truth, {**counted, **task.extra_info})
 
 
 class Job(NamedTuple):
@@ -77,7 +83,7 @@ class Batch:
     def _gather(self, tasks: Sequence[RewardTask], deduplicate: bool) -> None:
         known: dict[object, int] = {}
         for task in tasks:
-            answer = Answer(task.data_source, task.response, task.ground_truth, dict(task.extra_info))
+            answer = answer_of(task)
             # Two that pickle alike are alike, whatever extra_info holds; two that are alike and do not are
             # judged twice.
             key = (*answer[:3], pickle.dumps(answer.extra_info)) if deduplicate else len(known)

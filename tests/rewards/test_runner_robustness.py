@@ -213,7 +213,7 @@ def test_answers_alike_in_everything_are_judged_once(tmp_path: Path) -> None:
     functions = [RewardFunctionConfig(fn=f"{tmp_path}/plugin.py:f")]
     tasks = [
         RewardTask("a", "x", "1"),
-        RewardTask("a", "x", "1", {}, response_tokens=7),  # the functions are not told the length
+        RewardTask("a", "x", "1", {}, truncated=True),  # which functions are not told
         RewardTask("a", "x", "2"),
         RewardTask("a", "y", "1"),
         RewardTask("b", "x", "1"),

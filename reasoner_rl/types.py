@@ -1,6 +1,6 @@
 """The typed records that pass from stage to stage, one a stage, in the order the data flows.
 
-    Prompt -> Rollout -> Reward -> ScoredGroup -> TrainSample -> MicroBatch -> TokenOutputs
+    Prompt -> Rollout -> Reward -> ScoredGroup -> TrainSample -> MicroBatch -> TokenOutputs | ValueOutputs
 
 Tokens are never decoded and encoded again on the way: what was sampled is what is trained on. Everything about a
 response is indexed by response token, so that no stage after generation knows about padding.
@@ -82,6 +82,8 @@ class TrainSample:
     on_policy: bool = True  # False: sampled by an earlier policy, so old_logprobs are those of generation
     old_logprobs: Tensor | None = None  # [R] float32, by the trainer before the first update of the batch
     reference_logprobs: Tensor | None = None  # [R] float32, by the frozen reference policy
+    returns: Tensor | None = None  # [R] float32, what a critic is to say of the state before each token
+    old_values: Tensor | None = None  # [R] float32, what it said before the first update of the batch
 
     @property
     def tokens(self) -> int:
@@ -123,6 +125,8 @@ class MicroBatch:
     on_policy: Tensor  # [N] bool; False: old_logprobs are those of generation by an earlier policy
     old_logprobs: Tensor | None  # [N] float32
     reference_logprobs: Tensor | None  # [N] float32
+    returns: Tensor | None  # [N] float32
+    old_values: Tensor | None  # [N] float32
     sample_indices: tuple[int, ...]  # [S]: where each sequence stood in the list that was cut
     denominators: LossDenominators
 
@@ -159,3 +163,9 @@ class TokenOutputs(NamedTuple):
 
     logprobs: Tensor  # [N] float32, with gradient in training
     entropy: Tensor  # [N] float32, with gradient if the loss asks for it
+
+
+class ValueOutputs(NamedTuple):
+    """What the critic says of a micro-batch. A tuple, so that FSDP finds the tensor in it."""
+
+    values: Tensor  # [N] float32: of the state before response token n, read where that token is predicted

@@ -1,36 +1,77 @@
-"""Finding the final answer in a response."""
+"""Finding the final answer in a response. There is no rule that takes any number that stands somewhere."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal, NamedTuple, get_args
+
+Extraction = Literal["answer_or_boxed", "answer", "boxed", "hash_or_answer", "whole"]
+EXTRACTIONS: tuple[str, ...] = get_args(Extraction)
 
 _ANSWER_LABEL = r"Answer[\s*]*[:：]"  # also **Answer**: and the colon of Chinese text
 _ANSWER_LINE = re.compile(rf"(?i){_ANSWER_LABEL}\s*([^\n]+)")
 # Not a Markdown heading of the fourth level, "#### Step 2" or "#### Answer: 72".
 _HASH_LINE = re.compile(r"(?<!#)####[ \t]*(?![#A-Za-z\s])([^\n]+)")
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_OPEN_THOUGHT, _CLOSED_THOUGHT = "<think>", "</think>"
 
 # The DAPO reference reads no further back, so that an answer must stand at the end of the response.
 ANSWER_WINDOW = 300
+
+# Between two boxes these words, and nothing else, make one answer of both: "\boxed{41}, or maybe \boxed{42}".
+_JOINING_WORD = re.compile(
+    "and|or|also|maybe|perhaps|possibly|alternatively|either|else|could|be|it|is|the|answer|might|as|well|"
+    "text|quad|qquad|mathrm|textbf|hspace"
+)
+_MOST_BETWEEN = 60  # characters
+
+
+def find_answer(response: str, extraction: Extraction = "answer_or_boxed") -> str | None:
+    r"""Return the final answer in a response, or None if it states none.
+
+    Thinking between <think> and </think> is left out; what is never closed is all thinking. Of several boxes the last
+    counts, but boxes with nothing but "or" between them are one answer.
+
+    extraction: ``answer``: the last ``Answer:`` line, within the last 300 characters. ``boxed``: the last
+    ``\boxed{...}``. ``answer_or_boxed``: whichever of these comes later. ``hash_or_answer``: these, or GSM8K's
+    ``#### 72``. ``whole``: ``answer_or_boxed``, or without either all of a response of one line.
+    """
+    text = without_thinking(response)
+    if extraction == "answer":
+        return last_answer_line(text)
+    if extraction == "boxed":
+        return last_boxed(text)
+    found = last_answer_or_boxed(text, hashes=extraction == "hash_or_answer")
+    if found is None and extraction == "whole" and "\n" not in text.strip():
+        return text.strip() or None
+    return found
+
+
+def without_thinking(response: str) -> str:
+    """What follows the last </think> (a template may have opened it); nothing where a <think> is not closed."""
+    said = response.rpartition(_CLOSED_THOUGHT)[2]
+    return "" if _OPEN_THOUGHT in said else said
 
 
 def last_answer_line(text: str) -> str | None:
     """Return what follows the last ``Answer:`` within the last 300 characters, or None (arXiv 2503.14476)."""
     found = _last_match(_ANSWER_LINE, text)
-    return None if found is None else found[1].strip()
+    if found is None:
+        return None
+    line = found[1].strip()
+    return last_boxed(line) or line
 
 
-def last_answer_or_hash_line(text: str) -> str | None:
-    """Return what follows the last ``Answer:`` or ``####``, whichever is later, in the same window; or None."""
-    found = [match for match in (_last_match(p, text) for p in (_ANSWER_LINE, _HASH_LINE)) if match]
-    return max(found, key=lambda match: match.start())[1].strip() if found else None
+def last_answer_or_boxed(text: str, *, hashes: bool = False) -> str | None:
+    r"""Return the content of the last ``\boxed{...}`` if it is not before the last ``Answer:``, else that line's.
 
-
-def last_answer_or_boxed(text: str) -> str | None:
-    r"""Return the content of the last ``\boxed{...}`` if it is not before the last ``Answer:``, else that line's."""
-    line = _last_match(_ANSWER_LINE, text)
-    if line is None:
+    hashes: a ``#### 72`` counts as an ``Answer:``.
+    """
+    patterns = (_ANSWER_LINE, _HASH_LINE) if hashes else (_ANSWER_LINE,)
+    lines = [match for match in (_last_match(pattern, text) for pattern in patterns) if match]
+    if not lines:
         return last_boxed(text)
+    line = max(lines, key=lambda match: match.start())
     boxed = last_boxed(text[line.start() :])
     return line[1].strip() if boxed is None else boxed
 
@@ -40,17 +81,51 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return matches[-1] if matches else None
 
 
+class _Box(NamedTuple):
+    command: int  # where \boxed begins
+    start: int  # where its content begins
+    end: int  # where its content ends
+
+
 def last_boxed(text: str) -> str | None:
-    r"""Return the content of the last ``\boxed{...}`` whose braces balance, or None. Takes linear time."""
-    opened: list[
-        tuple[int, bool]
-    ] = []  # for each open brace: where its content starts, and whether it is a box
-    start, end = -1, -1
+    r"""Return the content of the last ``\boxed{...}`` whose braces balance, or None. Takes linear time.
+
+    Boxes that are joined by "or", commas and the like are returned together, as a list.
+    """
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    last = max(boxes, key=lambda box: box.start)
+    contents = [text[last.start : last.end].strip()]
+    first = last
+    for box in sorted(boxes, key=lambda box: box.end, reverse=True):
+        if box.end >= first.command:
+            continue
+        if not _joins(text[box.end + 1 : first.command]):
+            break
+        contents.append(text[box.start : box.end].strip())
+        first = box
+    return ", ".join(dict.fromkeys(reversed(contents)))
+
+
+def _boxes(text: str) -> list[_Box]:
+    # For each open brace: where it begins, where its content starts, and whether it is a box.
+    opened: list[tuple[int, int, bool]] = []
+    found = []
     for token in _BOX_OR_BRACE.finditer(text):
         if token[0] == "}":
-            content, is_box = opened.pop() if opened else (-1, False)
-            if is_box and content > start:
-                start, end = content, token.start()
+            command, start, is_box = opened.pop() if opened else (-1, -1, False)
+            if is_box:
+                found.append(_Box(command, start, token.start()))
         elif token[0].endswith("{") and token[0] != r"\{":
-            opened.append((token.end(), token[0] != "{"))
-    return None if start < 0 else text[start:end].strip()
+            opened.append((token.start(), token.end(), token[0] != "{"))
+    return found
+
+
+def _joins(between: str) -> bool:
+    """Whether what stands between two boxes leaves both as an answer."""
+    if len(between) > _MOST_BETWEEN or re.search(
+        r"[0-9=<>+*/^]|\\[({]", between.replace(r"\(", "").replace(r"\)", "")
+    ):
+        return False
+    return all(_JOINING_WORD.fullmatch(word) for word in re.findall("[a-z]+", between.lower()))

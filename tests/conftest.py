@@ -25,6 +25,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +90,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
             model: Any = Qwen2ForCausalLM(Qwen2Config(**sizes, **tied))
         elif family == "qwen3":
             model = Qwen3ForCausalLM(Qwen3Config(**shape, **tied, head_dim=8))
+        elif family == "qwen3_moe":
+            experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+            config = Qwen3MoeConfig(
+                **sizes,
+                **tied,
+                **experts,
+                head_dim=sizes["hidden_size"] // 4,
+                norm_topk_prob="-raw-" not in name,
+            )
+            model = Qwen3MoeForCausalLM(config)
         elif family == "llama":
             rope = {"rope_parameters": LLAMA_3_ROPE} if "-scaled-" in name else {}
             model = LlamaForCausalLM(LlamaConfig(**sizes, **tied, **rope))

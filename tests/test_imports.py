@@ -21,7 +21,7 @@ STAGES = (
     "evaluation",
     "observability",
 )
-SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "config"}
+SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "config"}
 ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60

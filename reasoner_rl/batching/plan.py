@@ -155,6 +155,8 @@ def pack(
         on_policy=torch.cat([torch.full_like(s.loss_mask, s.on_policy) for s in chosen]),
         old_logprobs=_cat_if_known([s.old_logprobs for s in chosen], "old_logprobs"),
         reference_logprobs=_cat_if_known([s.reference_logprobs for s in chosen], "reference_logprobs"),
+        returns=_cat_if_known([s.returns for s in chosen], "returns"),
+        old_values=_cat_if_known([s.old_values for s in chosen], "old_values"),
         sample_indices=tuple(indices),
         denominators=denominators,
     )

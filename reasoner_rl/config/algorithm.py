@@ -92,6 +92,16 @@ class LossConfig(Section):
         return self
 
 
+class ValueLossConfig(Section):
+    """The regression of a critic on the returns (PPO, arXiv 1707.06347)."""
+
+    clip: float | None = Field(
+        0.5,
+        gt=0,
+        description="A value's loss is at least that of the value kept within this of the old one; null: not clipped.",
+    )
+
+
 class DynamicSamplingConfig(Section):
     """DAPO's filter: a group whose responses are all right or all wrong teaches nothing."""
 

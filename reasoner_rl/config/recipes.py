@@ -282,6 +282,12 @@ def _check_megatron(backend: MegatronBackendConfig, model: ModelConfig, cluster:
         raise ValueError(
             f"training.backend.virtual_stages={backend.virtual_stages} needs pipeline_parallel above 1"
         )
+    stage = cluster.ranks // backend.pipeline_parallel
+    if stage % backend.expert_parallel:
+        raise ValueError(
+            "training.backend.expert_parallel must divide the number of workers of a pipeline stage (cluster.nodes x "
+            f"workers_per_node / pipeline_parallel): {backend.expert_parallel} does not divide {stage}"
+        )
     if isinstance(cluster, RayClusterConfig) and cluster.workers_per_node % tensor:
         raise ValueError(
             "training.backend.tensor_parallel must divide cluster.workers_per_node, so that a layer stays on one "

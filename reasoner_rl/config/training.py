@@ -76,6 +76,12 @@ class MegatronBackendConfig(Section):
     context_parallel: int = Field(
         1, ge=1, description="Workers that share each sequence: for sequences too long for one."
     )
+    expert_parallel: int = Field(
+        1,
+        ge=1,
+        description="Workers among which the experts of a mixture-of-experts model are divided, each whole on one of "
+        "them; at 1 tensor_parallel workers share each expert as they share any other layer.",
+    )
     distributed_optimizer: bool = Field(
         True, description="Divide the optimizer's state among data-parallel replicas (ZeRO-1)."
     )

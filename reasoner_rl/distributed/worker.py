@@ -27,7 +27,7 @@ from reasoner_rl.rollout.hf_engine import build_hf_engine
 from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.training.backend import TrainBackend
+from reasoner_rl.training.backend import Head, TrainBackend
 from reasoner_rl.training.checkpoint import reading
 from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
 from reasoner_rl.types import MiniBatch
@@ -147,8 +147,9 @@ def build_backend(
     updates_per_step: int = 1,
     entropy_gradient: bool = False,
     with_reference: bool = False,
+    head: Head = "policy",
 ) -> TrainBackend:
-    """The training backend that the recipe names; see FsdpBackend for the arguments.
+    """The training backend that the recipe names, of a policy or of a critic; see FsdpBackend for the arguments.
 
     Raises MissingExtraError if it is not installed.
     """
@@ -164,6 +165,7 @@ def build_backend(
             updates_per_step=updates_per_step,
             entropy_gradient=entropy_gradient,
             with_reference=with_reference,
+            head=head,
         )
     for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
         require_package(package, name, "megatron", "training.backend.kind=megatron")
@@ -178,6 +180,7 @@ def build_backend(
         total_updates=total_updates,
         updates_per_step=updates_per_step,
         with_reference=with_reference,
+        head=head,
     )
 
 

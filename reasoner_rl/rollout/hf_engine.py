@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.rollout.attention import DECODE_ATTENTION
 from reasoner_rl.rollout.decoding import Decoded, Pending, decode_batch
 from reasoner_rl.rollout.engine import (
@@ -155,24 +156,29 @@ class HfRolloutEngine(Generator):
         """
         require_state(self, "load_weights", "weights", "ready")
         self._weights_complete = False
-        targets = self._model.state_dict(keep_vars=True)
+        targets = self._as_in_checkpoints(self._model.state_dict(keep_vars=True).items())
         loaded: set[int] = set()
         problems: list[str] = []
         for name, tensor in tensors:
             target = targets.get(name)
             if target is None:
                 problems.append(f"{name} is unknown")
-            elif target.shape != tensor.shape:
+                continue
+            loaded.add(target.data_ptr())  # which tied weights share
+            if target.shape != tensor.shape:
                 problems.append(f"{name} has shape {tuple(tensor.shape)}, not {tuple(target.shape)}")
             else:
                 target.copy_(tensor)
-            loaded.add(id(target))
-        named = self._model.named_parameters()
-        problems += [f"{name} is missing" for name, parameter in named if id(parameter) not in loaded]
+        parameters = self._as_in_checkpoints(self._model.named_parameters())
+        problems += [f"{name} is missing" for name, p in parameters.items() if p.data_ptr() not in loaded]
         if problems:
             raise ValueError("the weights do not fit the rollout model: " + "; ".join(problems))
         self._policy_version = version
         self._weights_complete = True
+
+    def _as_in_checkpoints(self, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        config: Any = self._model.config
+        return dict(as_in_checkpoints(config, named))
 
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """See `RolloutEngine.score`."""
@@ -210,7 +216,7 @@ class HfRolloutEngine(Generator):
     def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
         """See `RolloutEngine.differing`."""
         require_state(self, "differing", "weights", "ready")
-        held = self._model.state_dict()
+        held = self._as_in_checkpoints(self._model.state_dict().items())
         return [name for name, tensor in tensors if not torch.equal(held[name], tensor.to(held[name]))]
 
 

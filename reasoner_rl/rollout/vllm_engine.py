@@ -152,7 +152,7 @@ class VllmRolloutEngine(Generator):
 
         def load(model: nn.Module) -> list[str]:
             loaded = model.load_weights(tensors)  # type: ignore[operator]
-            return sorted({name for name, _ in model.named_parameters()} - set(loaded or ()))
+            return sorted({_as_reported(name) for name, _ in model.named_parameters()} - set(loaded or ()))
 
         try:
             [missing] = self._llm.apply_model(load)
@@ -207,7 +207,7 @@ class VllmRolloutEngine(Generator):
         require_state(self, "differing", "weights", "ready")
 
         def compare(model: nn.Module) -> list[str]:
-            parameters = dict(model.named_parameters())
+            parameters = {_as_reported(name): parameter for name, parameter in model.named_parameters()}
             before = {name: _copy_to_host(parameter) for name, parameter in parameters.items()}
             changed = []
             for name, tensor in tensors:
@@ -298,6 +298,11 @@ def _import_llm(on_cpu: bool) -> Any:
     if on_cpu:
         vllm_cpu.adapt()
     return llm_class
+
+
+def _as_reported(name: str) -> str:
+    """A parameter's name as vLLM's loaders report it: they leave out the module that holds the experts."""
+    return name.replace(".experts.routed_experts.", ".experts.")
 
 
 def _copy_to_host(parameter: Tensor) -> Tensor:

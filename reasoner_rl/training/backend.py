@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from reasoner_rl.metrics import Metrics
-from reasoner_rl.types import MicroBatch, MiniBatch, TokenOutputs
+from reasoner_rl.types import MicroBatch, MiniBatch, TokenOutputs, ValueOutputs
 
-# (what the policy says, the micro-batch) -> (scalar loss, metrics). The loss is already divided by the global
-# denominators of the mini-batch, so gradients of micro-batches and ranks are summed, never averaged.
-LossFunction = Callable[[TokenOutputs, MicroBatch], tuple[Tensor, Metrics]]
+# What stands on the decoder: the output embedding of a policy, or a critic's linear map to one value.
+Head = Literal["policy", "value"]
+
+# (what the model says, the micro-batch) -> (scalar loss, metrics), of a policy and of a critic. The loss is already
+# divided by the global denominators of the mini-batch, so gradients of micro-batches and ranks are summed, never
+# averaged.
+PolicyLossFunction = Callable[[TokenOutputs, MicroBatch], tuple[Tensor, Metrics]]
+ValueLossFunction = Callable[[ValueOutputs, MicroBatch], tuple[Tensor, Metrics]]
+LossFunction = PolicyLossFunction | ValueLossFunction
+
+
+def require_head(held: Head, needed: Head, what: str) -> None:
+    """Raise RuntimeError if the backend holds another model than ``what`` is of."""
+    if held != needed:
+        raise RuntimeError(f"{what} needs a backend with a {needed} head, and this one has a {held} head")
 
 
 class TrainBackend(Protocol):
-    """Holds the policy's master weights and optimizer, and updates them."""
+    """Holds the master weights and optimizer of a policy or of a critic, and updates them."""
 
     @property
     def device(self) -> torch.device:
@@ -35,19 +47,27 @@ class TrainBackend(Protocol):
         """Return each micro-batch's response logprobs [N] float32, without gradient.
 
         ``reference``: by the frozen reference policy instead of the present one. ``temperature``: another than that of
-        the sampling.
+        the sampling. Raises RuntimeError if it is a critic that is held.
+        """
+        ...
+
+    def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """Return each micro-batch's values [N] float32 of the states before the response tokens, without gradient.
+
+        Raises RuntimeError if it is a policy that is held.
         """
         ...
 
     def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
         """Sum gradients over the micro-batches, clip, make one optimizer step and one schedule step.
 
+        ``loss``: of `TokenOutputs` for a policy, of `ValueOutputs` for a critic.
         Returns the loss's metrics with ``train/grad_norm`` (before clipping) and ``train/lr``.
         """
         ...
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Stream full tensors under their Hugging Face names. Collective: every rank must exhaust it."""
+        """Stream full tensors under the names of a Hugging Face checkpoint. Collective: every rank must exhaust it."""
         ...
 
     def offload_optimizer(self) -> None:
@@ -71,5 +91,5 @@ class TrainBackend(Protocol):
         ...
 
     def export_hf(self, folder: Path) -> None:
-        """Write a checkpoint that transformers and vLLM load."""
+        """Write a checkpoint that transformers loads: a causal language model, which vLLM loads too, or a critic."""
         ...

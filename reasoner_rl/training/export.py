@@ -9,14 +9,25 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.training.backend import Head
+from reasoner_rl.training.value import HEAD_BIAS, HEAD_WEIGHT, critic_architecture
 
 
-def write_checkpoint(folder: Path, model: ModelConfig, weights: Iterator[tuple[str, Tensor]]) -> None:
+def write_checkpoint(
+    folder: Path, model: ModelConfig, weights: Iterator[tuple[str, Tensor]], head: Head = "policy"
+) -> None:
     """Write ``weights`` in ``model.dtype``, with the architecture and generation settings of ``model.path``.
 
+    A critic is written as a token classification with one label, its head in float32.
     Rank 0 writes, and alone holds the tensors; every rank must call this and exhausts the stream.
     """
     dtype = getattr(torch, model.dtype)
@@ -24,13 +35,28 @@ def write_checkpoint(folder: Path, model: ModelConfig, weights: Iterator[tuple[s
     held = {}
     for name, tensor in weights:
         if writes:
-            held[name] = tensor.to("cpu", dtype)
+            held[name] = tensor.to("cpu", torch.float32 if name == HEAD_WEIGHT else dtype)
     if writes:
-        config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-        config.dtype = dtype
-        with torch.device("meta"):
-            shell = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-        with contextlib.suppress(OSError):  # there are none: what the architecture says holds
-            shell.generation_config = GenerationConfig.from_pretrained(model.path)
+        shell = _policy_shell(model, dtype) if head == "policy" else _critic_shell(model, dtype)
+        if HEAD_BIAS in shell.state_dict():
+            held[HEAD_BIAS] = torch.zeros(1)  # transformers' head has one
         shell.save_pretrained(folder, state_dict=held)
     dist.barrier()
+
+
+def _policy_shell(model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The architecture without weights, with the generation settings."""
+    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    config.dtype = dtype
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    with contextlib.suppress(OSError):  # there are none: what the architecture says holds
+        shell.generation_config = GenerationConfig.from_pretrained(model.path)
+    return shell
+
+
+def _critic_shell(model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+    config = critic_architecture(model)
+    config.dtype = dtype
+    with torch.device("meta"):
+        return AutoModelForTokenClassification.from_config(config, trust_remote_code=model.trust_remote_code)

@@ -7,7 +7,8 @@ and the loss is multiplied by the number of ranks to undo that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from torch.distributed.tensor import DTensor
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
-from reasoner_rl.training.backend import LossFunction
+from reasoner_rl.training.backend import Head, LossFunction, require_head
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import Policy, build_policy, decoder_layers, merged_weights
+from reasoner_rl.training.value import Critic, build_critic
 from reasoner_rl.types import MicroBatch, MiniBatch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,32 +70,39 @@ class FsdpBackend:
         updates_per_step: int,
         entropy_gradient: bool = False,
         with_reference: bool = False,
+        head: Head = "policy",
     ) -> None:
         """Load the checkpoint ``model.path`` and shard it.
 
         temperature: of the sampling that produced the responses; logprobs are those of logits / temperature.
         entropy_gradient: whether the loss uses the gradient of the entropy.
         with_reference: keep a frozen copy of the initial policy for KL.
+        head: "value" makes a critic of the checkpoint; see `load_critic`. Temperature and entropy mean nothing then.
+        Raises RuntimeError if a critic is to have a reference policy.
         """
         self.device = default_device()
         self._model_config, self._training = model, training
         self._temperature, self._entropy_gradient = temperature, entropy_gradient
+        self._head = head
         self._world_size = dist.get_world_size()
         self._policy = self._build(model, backend)
-        self._reference: Policy | None = None
+        self._reference: Policy | Critic | None = None
         if with_reference:
+            require_head(head, "policy", "a reference policy")
             self._reference = self._build(model.model_copy(update={"lora": None}), backend)
             self._reference.requires_grad_(False)
         self._optimizer = build_optimizer(self._policy, training.optimizer)
         self._schedule = build_schedule(self._optimizer, training.schedule, total_updates, updates_per_step)
 
-    def _build(self, model: ModelConfig, backend: FsdpBackendConfig) -> Policy:
-        chunk = self._training.logprob_chunk_tokens
+    def _build(self, model: ModelConfig, backend: FsdpBackendConfig) -> Policy | Critic:
+        build: Callable[..., Policy | Critic] = partial(build_critic, model, self.device)
+        if self._head == "policy":
+            build = partial(build_policy, model, self._training.logprob_chunk_tokens, self.device)
         if self._world_size == 1:
-            return self._shard(build_policy(model, chunk, self.device), backend)
+            return self._shard(build(), backend)
         # Rank 0 alone reads the checkpoint, and sends every rank its shards: one copy in host memory, not one a rank.
-        whole = build_policy(model, chunk, self.device).state_dict() if dist.get_rank() == 0 else {}
-        policy = self._shard(build_policy(model, chunk, self.device, empty=True), backend)
+        whole = build().state_dict() if dist.get_rank() == 0 else {}
+        policy = self._shard(build(empty=True), backend)
         # On the device, or the broadcast would go over the CPU's slow network.
         _give_storage(policy, self.device)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -100,7 +110,7 @@ class FsdpBackend:
         policy.model.tie_weights()
         return policy
 
-    def _shard(self, policy: Policy, config: FsdpBackendConfig) -> Policy:
+    def _shard(self, policy: Policy | Critic, config: FsdpBackendConfig) -> Policy | Critic:
         sharing = config.shard_ranks or self._world_size
         if sharing == self._world_size:
             mesh = init_device_mesh(self.device.type, (sharing,))
@@ -114,6 +124,8 @@ class FsdpBackend:
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for layer in decoder_layers(policy.model):
             fully_shard(layer, reshard_after_forward=reshard, **options)
+        if isinstance(policy, Critic):  # in float32, whatever the rest is
+            fully_shard(policy.head, mesh=mesh, reshard_after_forward=False)
         # The root (embeddings, last norm, head) is needed again as soon as backward begins, so it stays whole.
         fully_shard(policy, reshard_after_forward=False, **options)
         return policy
@@ -127,6 +139,7 @@ class FsdpBackend:
         temperature: float | None = None,
     ) -> list[Tensor]:
         """See TrainBackend. Raises RuntimeError if the reference policy was not asked for at construction."""
+        require_head(self._head, "policy", "logprobs")
         policy = self._reference if reference else self._policy
         if policy is None:
             raise RuntimeError("this backend was built without a reference policy")
@@ -134,14 +147,22 @@ class FsdpBackend:
         chosen = self._temperature if temperature is None else temperature
         return [policy(batch.to(self.device), chosen).logprobs.cpu() for batch in micro_batches]
 
+    @torch.no_grad()
+    def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """See TrainBackend."""
+        require_head(self._head, "value", "values")
+        self._policy.eval()
+        return [self._policy(batch.to(self.device)).values.cpu() for batch in micro_batches]
+
     def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
         """See TrainBackend."""
         self._policy.train()
+        options = (self._temperature, self._entropy_gradient) if self._head == "policy" else ()
         parts: list[Metrics] = []
         for index, batch in enumerate(mini_batch.micro_batches):
             self._sync_gradients(last=index == len(mini_batch.micro_batches) - 1)
             batch = batch.to(self.device)
-            outputs = self._policy(batch, self._temperature, self._entropy_gradient)
+            outputs = self._policy(batch, *options)
             value, metrics = loss(outputs, batch)
             (value * self._world_size).backward()
             parts.append(metrics)
@@ -177,7 +198,8 @@ class FsdpBackend:
         names += [
             name for name, _ in model.named_buffers() if name in state
         ]  # persistent ones, as of a router
-        yield from merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
+        whole = merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
+        yield from as_in_checkpoints(model.config, whole)
 
     def parameter_shapes(self) -> dict[str, torch.Size]:
         """Shape of every whole parameter, by its Hugging Face name."""
@@ -252,10 +274,10 @@ class FsdpBackend:
 
     def export_hf(self, folder: Path) -> None:
         """See TrainBackend. Written by rank 0 in ``model.dtype``; every rank must call it."""
-        write_checkpoint(folder, self._model_config, self.full_weights())
+        write_checkpoint(folder, self._model_config, self.full_weights(), self._head)
 
 
-def _give_storage(policy: Policy, device: torch.device) -> None:
+def _give_storage(policy: Policy | Critic, device: torch.device) -> None:
     """Allocate parameters that have none; buffers, such as rotary frequencies, keep their values."""
     buffers = {name: buffer.clone() for name, buffer in policy.named_buffers()}
     policy.to_empty(device=device)

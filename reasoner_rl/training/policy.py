@@ -42,22 +42,9 @@ class Policy(nn.Module):
         self, batch: MicroBatch, temperature: float = 1.0, entropy_gradient: bool = False
     ) -> TokenOutputs:
         """Return logprobs and entropy [N] of ``softmax(logits / temperature)`` at the response tokens."""
-        decoder: Any = self.model.get_decoder()
-        input_ids, position_ids, predictors = batch.input_ids, batch.position_ids, batch.predictors
-        # flash-attn reads each sequence from one stretch of memory, so it cannot share.
-        shared = SharedPrompts.of(batch) if self.attention == VARLEN_SDPA else None
-        if shared is not None:
-            input_ids, position_ids = input_ids[shared.kept], position_ids[shared.kept]
-            predictors = shared.stand_ins[predictors]
-        hidden = decoder(
-            input_ids=input_ids[None],
-            position_ids=position_ids[None],
-            use_cache=False,
-            **packed_arguments(self.attention, batch.cu_seqlens, batch.max_seqlen, shared),
-        ).last_hidden_state[0]
         head: Any = self.model.get_output_embeddings()
         return token_logprobs(
-            hidden.index_select(0, predictors),
+            predicting_states(self.model, self.attention, batch),
             head.weight,
             head.bias,
             batch.targets,
@@ -67,6 +54,24 @@ class Policy(nn.Module):
             logit_scale=self.logit_scale,
             softcap=self.softcap,
         )
+
+
+def predicting_states(model: PreTrainedModel, attention: str, batch: MicroBatch) -> Tensor:
+    """The decoder's last hidden states [N, hidden] from which the response tokens are predicted."""
+    decoder: Any = model.get_decoder()
+    input_ids, position_ids, predictors = batch.input_ids, batch.position_ids, batch.predictors
+    # flash-attn reads each sequence from one stretch of memory, so it cannot share.
+    shared = SharedPrompts.of(batch) if attention == VARLEN_SDPA else None
+    if shared is not None:
+        input_ids, position_ids = input_ids[shared.kept], position_ids[shared.kept]
+        predictors = shared.stand_ins[predictors]
+    hidden: Tensor = decoder(
+        input_ids=input_ids[None],
+        position_ids=position_ids[None],
+        use_cache=False,
+        **packed_arguments(attention, batch.cu_seqlens, batch.max_seqlen, shared),
+    ).last_hidden_state[0]
+    return hidden.index_select(0, predictors)
 
 
 def load_causal_lm(
@@ -112,12 +117,17 @@ def build_policy(
     """
     attention = choose_attention(config.attention, device, getattr(torch, config.dtype))
     model = load_causal_lm(config, torch.float32, attention, empty=empty)
+    prepare(model, config)
+    return Policy(model, attention, chunk_tokens)
+
+
+def prepare(model: PreTrainedModel, config: ModelConfig) -> None:
+    """Freeze, adapt and checkpoint activations as configured, in place."""
     freeze_first_layers(model, config.freeze_first_fraction)
     if config.lora is not None:
         add_lora(model, config.lora)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model, attention, chunk_tokens)
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -139,7 +149,7 @@ def freeze_first_layers(model: PreTrainedModel, fraction: float) -> None:
         layer.requires_grad_(False)
     embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
-    if embeddings.weight is not head.weight:
+    if head is None or embeddings.weight is not head.weight:
         embeddings.requires_grad_(False)
 
 
@@ -153,7 +163,8 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
-        task_type="CAUSAL_LM",
+        # Tells peft which layer is the head, for all-linear leaves it out.
+        task_type="SEQ_CLS" if model.get_output_embeddings() is None else "CAUSAL_LM",
     )
     try:
         inject_adapter_in_model(peft_config, model)

@@ -43,12 +43,22 @@ def test_packs_two_sequences_by_hand() -> None:
     assert torch.equal(batch.input_ids[batch.predictors + 1], batch.targets)
     assert batch.sequence_ids.tolist() == [0, 0, 0, 1, 1]
     assert batch.advantages.tolist() == [0, 1, 2, 0, 1]
-    assert batch.old_logprobs is None
+    assert batch.old_logprobs is batch.returns is batch.old_values is None
     assert batch.on_policy.all()
     stale = pack([samples[0], samples[1].replace(on_policy=False)], [1, 0], LossDenominators(5, 2, 8))
     assert stale.on_policy.tolist() == [False] * 3 + [True] * 2
     parts = batch.split_responses(batch.rollout_logprobs)
     assert {index: part.tolist() for index, part in parts.items()} == {1: [0, -1, -2], 0: [0, -1]}
+
+
+def test_packs_what_a_critic_learns_from() -> None:
+    first = sample([1, 2], [3], returns=torch.tensor([1.0]), old_values=torch.tensor([0.5]))
+    second = sample([1], [4, 5], returns=torch.tensor([2.0, 3.0]), old_values=torch.tensor([0.25, 0.75]))
+    batch = pack([first, second], [1, 0], LossDenominators(3, 2, 8))
+    assert batch.returns.tolist() == [2.0, 3.0, 1.0]
+    assert batch.old_values.tolist() == [0.25, 0.75, 0.5]
+    with pytest.raises(ValueError, match="returns are known for 1 of 2"):
+        pack([first.replace(returns=None), second], [0, 1], LossDenominators(3, 2, 8))
 
 
 def test_denominators_count_the_whole_mini_batch_before_it_is_cut() -> None:

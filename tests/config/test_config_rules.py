@@ -191,6 +191,18 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "2 does not divide 1",
     ),
     (
+        {
+            "training": {"backend": {"kind": "megatron", "pipeline_parallel": 2, "expert_parallel": 2}},
+            "cluster": TWO_WORKERS,
+        },
+        {
+            "training": {"backend": {"kind": "megatron", "tensor_parallel": 2, "expert_parallel": 2}},
+            "cluster": TWO_WORKERS,
+        },
+        "training.backend.expert_parallel must divide the number of workers of a pipeline stage (cluster.nodes x "
+        "workers_per_node / pipeline_parallel): 2 does not divide 1",
+    ),
+    (
         {"training": {"backend": {"kind": "megatron"}}, "model": {"path": "m", "lora": {}}},
         {"training": {"backend": {"kind": "megatron"}, "offload": "all"}},
         "training.backend.kind=megatron: model.lora must be unset",

@@ -27,6 +27,8 @@ class FlatBatches:
         on_policy: Sequence[bool] | Tensor | None = None,
         old: Sequence[float] | Tensor | None = None,
         reference: Sequence[float] | Tensor | None = None,
+        returns: Sequence[float] | Tensor | None = None,
+        old_values: Sequence[float] | Tensor | None = None,
         max_response_tokens: float = 10.0,
     ) -> MicroBatch:
         """One batch of responses of the given lengths; per-token fields are flat. Unset: 0, and masks True."""
@@ -54,6 +56,8 @@ class FlatBatches:
             else torch.as_tensor(on_policy),
             old_logprobs=None if old is None else numbers(old),
             reference_logprobs=None if reference is None else numbers(reference),
+            returns=None if returns is None else numbers(returns),
+            old_values=None if old_values is None else numbers(old_values),
             sample_indices=tuple(range(len(lengths))),
             denominators=LossDenominators(
                 tokens=float(loss_mask.sum()),

@@ -15,7 +15,7 @@ import reward_fns
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.rewards.contract import Answer, FunctionResult, FunctionSpec, read_result, takes_batches
 from reasoner_rl.rewards.loading import LoadedFunction, check_function, load_function
-from reward_fns import math_boxed
+from reward_fns import math_answer
 
 
 def loaded(fn: Callable[..., Any], **parameters: Any) -> LoadedFunction:
@@ -24,7 +24,7 @@ def loaded(fn: Callable[..., Any], **parameters: Any) -> LoadedFunction:
 
 def test_functions_of_modules_and_of_submodules() -> None:
     assert load_function("reward_fns:compute_score") is reward_fns.compute_score
-    assert load_function("reward_fns.math_boxed:compute_score") is math_boxed.compute_score
+    assert load_function("reward_fns.math_answer:compute_score") is math_answer.compute_score
 
 
 def test_functions_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_functions_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("fn", "said"),
     [
         ("reward_fns:compute_scor", "reward_fns has no 'compute_scor'. Did you mean 'compute_score'?"),
-        ("reward_fns.math_dapoo:compute_score", "there is no module 'reward_fns.math_dapoo'"),
+        ("reward_fns.math_answr:compute_score", "there is no module 'reward_fns.math_answr'"),
         ("nowhere_at_all.x:f", "there is no module 'nowhere_at_all'"),
         ("nowhere.py:f", "there is no file 'nowhere.py'"),
         ("reward_fns.registry:RULES", "'RULES' is no function but a tuple"),
@@ -161,8 +161,8 @@ def _other_names(source: str, text: str, truth: str, extra_info: object) -> floa
     [
         (_three_arguments, {}, "got an unexpected keyword argument 'extra_info'"),
         (_other_names, {}, "missing a required argument: 'source'"),
-        (math_boxed.compute_score, {"wrong": 0}, "got an unexpected keyword argument 'wrong'"),
-        (math_boxed.compute_score, {"ground_truth": "1"}, "multiple values for keyword argument"),
+        (math_answer.compute_score, {"wrong": 0}, "got an unexpected keyword argument 'wrong'"),
+        (math_answer.compute_score, {"ground_truth": "1"}, "multiple values for keyword argument"),
     ],
 )
 def test_wrong_signatures_are_told_from_the_right_one(

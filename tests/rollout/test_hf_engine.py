@@ -24,6 +24,7 @@ from transformers import (
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
 from reasoner_rl.errors import UserError
+from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.rollout import decoding, kv_cache
 from reasoner_rl.rollout.engine import GenerationRequest
 from reasoner_rl.rollout.hf_engine import HfRolloutEngine, build_hf_engine
@@ -293,7 +294,7 @@ def test_score_capping_is_refused(tiny_tokenizer: Any) -> None:
         engine.generate(REQUESTS, SamplingConfig(max_response_tokens=2))
 
 
-@pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied"])
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied", "qwen3_moe-untied"])
 def test_loaded_weights_are_the_ones_that_generate(
     engine: Any, tiny_checkpoint: Checkpoint, name: str
 ) -> None:
@@ -304,14 +305,14 @@ def test_loaded_weights_are_the_ones_that_generate(
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    rollout_engine.load_weights(trained.named_parameters(), version=7)
+    rollout_engine.load_weights(as_in_checkpoints(trained.config, trained.named_parameters()), version=7)
     after = rollout_engine.generate(REQUESTS, sampling)
     assert tokens(after) != tokens(before)
     assert_logprobs_match(trained, after)
     assert {rollout.policy_version for rollout in flat(after)} == {rollout_engine.policy_version} == {7}
     # the state dict names a tied weight twice, and bfloat16 is cast
     rounded = {key: value.bfloat16() for key, value in trained.state_dict().items()}
-    rollout_engine.load_weights(rounded.items(), version=8)
+    rollout_engine.load_weights(as_in_checkpoints(trained.config, rounded.items()), version=8)
     trained.load_state_dict(rounded)
     assert_logprobs_match(trained, rollout_engine.generate(REQUESTS, sampling))
 

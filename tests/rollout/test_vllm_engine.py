@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, TrainingConfig
 from reasoner_rl.errors import UserError
+from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError, proof_token_ids
 from reasoner_rl.losses.policy import policy_loss
@@ -32,7 +34,13 @@ from reasoner_rl.types import Rollout, TrainSample
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
 CPU = torch.device("cpu")
-MODELS = ["qwen2-wide-tied", "qwen2-wide-untied", "llama-wide-tied", "llama-wide-untied"]
+MODELS = [
+    "qwen2-wide-tied",
+    "qwen2-wide-untied",
+    "llama-wide-tied",
+    "llama-wide-untied",
+    "qwen3_moe-wide-untied",
+]
 PROMPTS = [[5, 9, 30, 31], [7], [40, 41, 42, 43, 44, 45, 46], [12, 80, 3]]
 REQUESTS = [GenerationRequest(tuple(prompt), 3, seed=index) for index, prompt in enumerate(PROMPTS)]
 Checkpoint = Callable[[str], Path]
@@ -47,12 +55,14 @@ def engine(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> Callable[..., Vl
         path = tiny_checkpoint(name)
         if (name, dtype) not in started:
             single_process_group()  # as beside a trainer
+            # vLLM makes its groups once a process, and for a dense model none for experts.
+            importlib.import_module("vllm.distributed").destroy_model_parallel()
             config = VllmEngineConfig(max_batch_sequences=16, max_batched_tokens=512, dtype=dtype)
             started[name, dtype] = build_vllm_engine(
                 ModelConfig(path=str(path)), config, tiny_tokenizer, CPU, context_tokens=96, seed=0
             )
         started[name, dtype].state = "ready"
-        started[name, dtype].load_weights(plain(path).named_parameters(), version=0)
+        started[name, dtype].load_weights(as_trained(plain(path)).items(), version=0)
         return started[name, dtype]
 
     return start
@@ -60,6 +70,11 @@ def engine(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> Callable[..., Vl
 
 def plain(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def as_trained(model: Any) -> dict[str, Tensor]:
+    """The weights under the names that a trainer streams."""
+    return dict(as_in_checkpoints(model.config, ((n, p.detach()) for n, p in model.named_parameters())))
 
 
 def flat(groups: Sequence[Sequence[Rollout]]) -> list[Rollout]:
@@ -96,7 +111,7 @@ def test_logprobs_are_the_models_before_and_after_new_weights(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    vllm.load_weights(model.named_parameters(), version=7)
+    vllm.load_weights(as_trained(model).items(), version=7)
     after = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=10, temperature=0.7))
     assert largest_gap(model, after, 0.7) < 1e-4
     assert {rollout.policy_version for rollout in flat(after)} == {vllm.policy_version} == {7}
@@ -220,15 +235,18 @@ def test_states(engine: Any) -> None:
     assert vllm.generate(REQUESTS, sampling) == before
 
 
+@pytest.mark.parametrize(
+    ("model", "up"),
+    [("llama-wide-untied", "mlp.up_proj"), ("qwen3_moe-wide-untied", "mlp.experts.3.up_proj")],
+)
 def test_tensors_that_differ_are_named_though_vllm_fuses_them(
-    engine: Any, tiny_checkpoint: Checkpoint
+    model: str, up: str, engine: Any, tiny_checkpoint: Checkpoint
 ) -> None:
-    vllm = engine("llama-wide-untied")
-    weights = dict(plain(tiny_checkpoint("llama-wide-untied")).named_parameters())
+    vllm, weights = engine(model), as_trained(plain(tiny_checkpoint(model)))
     assert vllm.differing(weights.items()) == []
     wrong = {
         "model.layers.0.self_attn.k_proj.weight",
-        "model.layers.1.mlp.up_proj.weight",
+        f"model.layers.1.{up}.weight",
         "model.norm.weight",
         "lm_head.weight",
     }

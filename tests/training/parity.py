@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
 from reasoner_rl.training.optimizer import learning_rate_factor
 from reasoner_rl.types import TrainSample
+
+LossOf = Callable[[Any, list[TrainSample]], tuple[Tensor, list[Tensor]]]
 
 # Large against rounding, so that Adam does not blow noise in a vanishing gradient up to a full step.
 EPS = 1e-3
@@ -74,7 +79,7 @@ class Reference:
     """Three updates of the plain model."""
 
     initial: dict[str, Tensor]
-    logprobs: list[Tensor]  # before the first
+    logprobs: list[Tensor]  # before the first; of a critic its values
     gradients: dict[str, Tensor]  # of the first, before clipping
     losses: list[float]
     norms: list[float]
@@ -82,11 +87,21 @@ class Reference:
     weights: dict[str, Tensor]  # after the last
 
 
-def plain_reference(path: Path) -> Reference:
+def load_policy(path: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def policy_loss_of(model: Any, samples: list[TrainSample]) -> tuple[Tensor, list[Tensor]]:
+    return plain_loss(model, samples, TEMPERATURE, CLIP_HIGHER)
+
+
+def plain_reference(
+    path: Path, load: Callable[[Path], Any] = load_policy, loss_of: LossOf = policy_loss_of
+) -> Reference:
     """Train the checkpoint with plain PyTorch; norms and biases do not decay."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model = load(path)
     config, samples = TRAINING.optimizer, make_samples(100)
-    initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    initial = load_file(path / "model.safetensors")
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -97,11 +112,11 @@ def plain_reference(path: Path) -> Reference:
     found = Reference(initial, [], {}, [], [], [], {})
     for update in range(UPDATES):
         optimizer.zero_grad()
-        loss, logprobs = plain_loss(model, samples, TEMPERATURE, CLIP_HIGHER)
+        loss, logprobs = loss_of(model, samples)
         loss.backward()
         if update == 0:
             found.logprobs = logprobs
-            found.gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+            found.gradients = as_saved(model, {name: p.grad.clone() for name, p in model.named_parameters()})
         rate = config.lr * learning_rate_factor(TRAINING.schedule, update, 1, TOTAL_UPDATES)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -109,5 +124,11 @@ def plain_reference(path: Path) -> Reference:
         found.norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)))
         found.rates.append(rate)
         optimizer.step()
-    found.weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    found.weights = as_saved(model, {name: p.detach() for name, p in model.named_parameters()})
     return found
+
+
+def as_saved(model: Any, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Under the names of a checkpoint, by transformers' own conversion: it fuses experts in memory alone."""
+    saved: dict[str, Tensor] = revert_weight_conversion(model, named)
+    return saved

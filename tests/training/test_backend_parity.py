@@ -18,6 +18,7 @@ from parity import (
     TOTAL_UPDATES,
     TRAINING,
     UPDATES,
+    as_saved,
     make_samples,
     plain_reference,
 )
@@ -33,7 +34,8 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
 
-MODELS = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
+DENSE = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
+EXPERTS, RAW = "qwen3_moe-untied", "qwen3_moe-raw-tied"  # raw: the router's weights do not add up to 1
 DEEP_MODELS = ("qwen2-deep-tied", "qwen2-deep-untied")  # where there are four stages
 LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
     "fsdp": (1, FsdpBackendConfig()),
@@ -62,6 +64,12 @@ LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
             pipeline_parallel=2, virtual_stages=2, distributed_optimizer=False, overlap_reduction=True
         ),
     ),
+    # Of four ranks two have the same experts, and add up their gradients.
+    "megatron, experts": (4, MegatronBackendConfig(expert_parallel=2)),
+    "megatron, tensor parallel and experts": (
+        4,
+        MegatronBackendConfig(tensor_parallel=2, expert_parallel=4, distributed_optimizer=False),
+    ),
 }
 
 
@@ -84,8 +92,7 @@ def test_a_backend_computes_what_plain_transformers_computes(
     if backend.kind == "megatron":
         pytest.importorskip("megatron.core")
         pytest.importorskip("mbridge")
-    deep = isinstance(backend, MegatronBackendConfig) and backend.virtual_stages > 1
-    paths = {name: tiny_checkpoint(name) for name in (DEEP_MODELS if deep else MODELS)}
+    paths = {name: tiny_checkpoint(name) for name in models_of(ranks, backend)}
     spawn(train_all_models, (ranks, backend, paths, tmp_path), nprocs=ranks)
     for name, path in paths.items():
         found = [
@@ -93,8 +100,16 @@ def test_a_backend_computes_what_plain_transformers_computes(
         ]
         compare(found, plain_reference(path), backend)
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / name / "export", dtype=torch.float32)
-        for key, tensor in exported.named_parameters():
+        for key, tensor in as_saved(exported, dict(exported.named_parameters())).items():
             assert torch.equal(tensor, found[0]["weights"][key]), (name, key)
+
+
+def models_of(ranks: int, backend: BackendConfig) -> tuple[str, ...]:
+    if isinstance(backend, MegatronBackendConfig) and backend.expert_parallel > 1:
+        return (EXPERTS,)
+    if isinstance(backend, MegatronBackendConfig) and backend.virtual_stages > 1:
+        return DEEP_MODELS
+    return (*DENSE, EXPERTS, RAW) if ranks == 1 else (*DENSE, EXPERTS)
 
 
 def compare(found: list[dict[str, Any]], expected: Any, backend: BackendConfig) -> None:
@@ -193,7 +208,7 @@ def gradients(backend: Any, batch: Any, loss: Any) -> dict[str, Tensor]:
             backend.update(batch, loss)
         backend._clip_gradients = original
         backend._optimizer.zero_grad(set_to_none=True)
-        return caught
+        return as_saved(backend._policy.model, caught)
     if backend._training.backend.distributed_optimizer:
         return caught
 

@@ -20,7 +20,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
-from reasoner_rl.training.backend import LossFunction
+from reasoner_rl.training.backend import Head, LossFunction, require_head
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.megatron import model as parts
 from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
@@ -43,25 +43,28 @@ class MegatronBackend:
         total_updates: int,
         updates_per_step: int,
         with_reference: bool = False,
+        head: Head = "policy",
         seed: int = 0,
     ) -> None:
         """Load the checkpoint ``model.path`` and divide it; see FsdpBackend for the arguments."""
         parts.initialise(backend, seed)
         self.device = device
         self._model_config, self._training, self._backend = model, training, backend
-        self._temperature = temperature
+        self._temperature, self._head = temperature, head
         self._total_updates = total_updates
         self._warmup = training.schedule.warmup_steps * updates_per_step
         self._updates = 0
-        self._bridge = parts.build_bridge(model, backend)
-        bare = parts.build_model(self._bridge, model.path, model.dtype)
+        self._bridge = parts.build_bridge(model, backend, head)
+        bare = parts.build_model(self._bridge, model.path, model.dtype, head)
         self._models = parts.wrap_for_training(self._bridge, bare, backend)
         self._reference: list[Any] | None = None
         if with_reference:
+            require_head(head, "policy", "a reference policy")
             self._reference = parts.build_model(parts.build_bridge(model, backend), model.path, model.dtype)
         self._optimizer = get_megatron_optimizer(
             _optimizer_config(training, backend, model.dtype), self._models
         )
+        self._master_copies = _master_copies(self._optimizer, self._models)
         self._offloaded, self._offloaded_gradients = Offload(), Offload(keep=False)
 
     @torch.no_grad()
@@ -73,17 +76,32 @@ class MegatronBackend:
         temperature: float | None = None,
     ) -> list[Tensor]:
         """See TrainBackend. Raises RuntimeError if the reference policy was not asked for at construction."""
+        require_head(self._head, "policy", "logprobs")
         models = self._reference if reference else self._models
         if models is None:
             raise RuntimeError("this backend was built without a reference policy")
+        outputs = self._forward(models, micro_batches, temperature)
+        return self._on_all_stages([output.logprobs for output in outputs], micro_batches)
+
+    @torch.no_grad()
+    def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """See TrainBackend."""
+        require_head(self._head, "value", "values")
+        outputs = self._forward(self._models, micro_batches)
+        return self._on_all_stages([output.values for output in outputs], micro_batches)
+
+    def _forward(
+        self, models: Sequence[Any], batches: Sequence[MicroBatch], temperature: float | None = None
+    ) -> list[Any]:
         for chunk in models:
             chunk.eval()
-        outputs = self._run(models, micro_batches, None, temperature)
-        found = [output.logprobs for output in outputs] or [
-            torch.empty(len(batch.targets), device=self.device) for batch in micro_batches
-        ]
+        return self._run(models, batches, None, temperature)
+
+    def _on_all_stages(self, found: list[Tensor], batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """What the last stage found for each batch, [N] float32; the others found nothing."""
+        found = found or [torch.empty(len(batch.targets), device=self.device) for batch in batches]
         parts.broadcast_from_last_stage(found)
-        return [logprobs.cpu() for logprobs in found]
+        return [tensor.cpu() for tensor in found]
 
     def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
         """See TrainBackend. Metrics of the loss come from one rank of each data-parallel replica."""
@@ -116,6 +134,7 @@ class MegatronBackend:
             temperature=self._temperature if temperature is None else temperature,
             chunk_tokens=self._training.logprob_chunk_tokens,
             objective=loss,
+            head=self._head,
         )
 
     def _set_rates(self) -> float:
@@ -153,9 +172,8 @@ class MegatronBackend:
     def _move_optimizer(self, device: torch.device) -> None:
         for inner in _inner_optimizers(self._optimizer):
             move_state(inner, device)
-            if self._model_config.dtype == "bfloat16":  # else what it steps are the weights themselves
-                for parameter in (p for group in inner.param_groups for p in group["params"]):
-                    parameter.data = parameter.data.to(device)
+        for copy in self._master_copies:
+            copy.data = copy.data.to(device)
 
     def _release(self) -> None:
         if self.device.type == "cuda":
@@ -198,7 +216,7 @@ class MegatronBackend:
         self._updates = state["updates"]
         torch.set_rng_state(state["rng"])
 
-    def _layout(self) -> dict[str, int | bool]:
+    def _layout(self) -> dict[str, int | bool | str]:
         backend = self._backend
         return {
             "workers": dist.get_world_size(),
@@ -206,12 +224,14 @@ class MegatronBackend:
             "pipeline_parallel": backend.pipeline_parallel,
             "virtual_stages": backend.virtual_stages,
             "context_parallel": backend.context_parallel,
+            "expert_parallel": backend.expert_parallel,
             "distributed_optimizer": backend.distributed_optimizer,
+            "head": self._head,
         }
 
     def export_hf(self, folder: Path) -> None:
         """See TrainBackend. Written by rank 0; every rank must call it."""
-        write_checkpoint(folder, self._model_config, self.full_weights())
+        write_checkpoint(folder, self._model_config, self.full_weights(), self._head)
 
 
 def _optimizer_config(
@@ -235,6 +255,15 @@ def _optimizer_config(
 def _inner_optimizers(optimizer: Any) -> list[Any]:
     """The torch optimizers inside Megatron's."""
     return [each.optimizer for each in getattr(optimizer, "chained_optimizers", [optimizer])]
+
+
+def _master_copies(optimizer: Any, models: Sequence[Any]) -> list[Tensor]:
+    """What the optimizer steps without its being weights, or views of weights: float32 copies of those in bfloat16."""
+    weights = {p.untyped_storage().data_ptr() for chunk in models for p in chunk.parameters()}
+    stepped = [
+        p for inner in _inner_optimizers(optimizer) for group in inner.param_groups for p in group["params"]
+    ]
+    return [tensor for tensor in stepped if tensor.untyped_storage().data_ptr() not in weights]
 
 
 def _own_state(chunk: Any) -> dict[str, Any]:

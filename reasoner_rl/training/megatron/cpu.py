@@ -15,8 +15,11 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -73,6 +76,9 @@ def install() -> None:
     megatron_random.CudaRNGStatesTracker.fork = _no_fork
     megatron_random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = _nothing  # recomputation restores the CPU's by itself
+    moe_utils.te_general_gemm = None  # which is not defined without TransformerEngine, and asked for
+    MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = "none"  # or it would make one
+    MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = _splits_as_numbers
     _installed.append(_CudaToCpu())
     _installed[0].__enter__()
 
@@ -85,6 +91,13 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 def _no_fork(self: Any, name: str | None = None) -> Iterator[None]:
     del self, name
     yield
+
+
+def _splits_as_numbers(self: Any, point: str, tokens_per_expert: Tensor) -> Tensor:
+    """On a GPU the dispatcher copies these to the host on a stream of its own."""
+    if point == "before_ep_alltoall" and self.input_splits is not None:
+        self.input_splits, self.output_splits = self.input_splits.tolist(), self.output_splits.tolist()
+    return tokens_per_expert
 
 
 class PackedAttention(MegatronModule):
@@ -130,14 +143,57 @@ class RmsNorm(nn.RMSNorm):
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
 
+class _ExpertWeights(nn.Module):
+    """A matrix an expert, ``weight0``, ``weight1``, ..., each divided among tensor-parallel ranks along ``dim``."""
+
+    def __init__(self, config: Any, experts: int, rows: int, columns: int, dim: int) -> None:
+        super().__init__()
+        for expert in range(experts):
+            weight = nn.Parameter(torch.empty(rows, columns, dtype=config.params_dtype))
+            set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dim, stride=1)
+            weight.allreduce = config.expert_model_parallel_size == 1  # type: ignore[attr-defined]
+            self.register_parameter(f"weight{expert}", weight)
+
+
+class Experts(MegatronModule):
+    """A layer's experts on this rank. Named as TransformerEngine's are, so that mbridge knows them."""
+
+    def __init__(self, experts: int, config: Any, pg_collection: Any) -> None:
+        super().__init__(config=config)
+        width = config.moe_ffn_hidden_size // pg_collection.expt_tp.size()
+        self.linear_fc1 = _ExpertWeights(config, experts, 2 * width, config.hidden_size, dim=0)
+        self.linear_fc2 = _ExpertWeights(config, experts, config.hidden_size, width, dim=1)
+
+    def forward(self, tokens: Tensor, counts: Tensor, weights: Tensor) -> tuple[Tensor, None]:
+        """Tokens [N, H], sorted by expert, and the router's weights [N] -> [N, H], to be summed over the ranks."""
+        sizes = counts.tolist()
+        shares = zip(
+            self.linear_fc1.parameters(),
+            self.linear_fc2.parameters(),
+            tokens.split(sizes),
+            weights.split(sizes),
+            strict=True,
+        )
+        outputs = []
+        for up, down, own, weight in shares:
+            gate, value = F.linear(own, up).chunk(2, -1)
+            hidden = F.silu(gate) * value * weight[:, None]
+            outputs.append(F.linear(hidden.to(own.dtype), down))
+        return torch.cat(outputs), None
+
+
 def layer_spec(config: Any, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The layers of a pipeline stage, of parts that run on a CPU."""
-    spec = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
+    spec = get_gpt_layer_local_spec(
+        num_experts=config.num_moe_experts, qk_layernorm=config.qk_layernorm, normalization="RMSNorm"
+    )
     parts = spec.submodules
     parts.input_layernorm = parts.pre_mlp_layernorm = RmsNorm
     attention = parts.self_attention.submodules
     attention.core_attention = PackedAttention
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RmsNorm
+    if config.num_moe_experts is not None:
+        parts.mlp.submodules.experts = Experts
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=RmsNorm)

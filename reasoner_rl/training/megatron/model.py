@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from mbridge.models.llama import LLaMABridge
 from mbridge.models.qwen2 import Qwen2Bridge
 from mbridge.models.qwen3 import Qwen3Bridge
+from mbridge.models.qwen3moe import Qwen3MoEBridge
 from megatron.core import parallel_state
 from megatron.core.distributed import (
     DistributedDataParallel,
@@ -31,16 +32,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.training.backend import Head
+from reasoner_rl.training.megatron import moe
+from reasoner_rl.training.megatron.value import add_head, drop_output_layer
 from reasoner_rl.training.policy import require_checkpoint
 
-BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge}
-_LOCAL_NAMES = {  # of the layers without TransformerEngine, where norms are modules of their own
-    "_OTHER_MAPPING": {"input_layernorm.weight": ["model.layers.{layer_number}.input_layernorm.weight"]},
-    "_MLP_MAPPING": {
-        **Qwen2Bridge._MLP_MAPPING,
-        "pre_mlp_layernorm.weight": ["model.layers.{layer_number}.post_attention_layernorm.weight"],
-    },
-}
+BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge, "qwen3_moe": Qwen3MoEBridge}
 
 
 class _BridgeMixin:
@@ -84,17 +81,20 @@ def initialise(config: MegatronBackendConfig, seed: int) -> None:
                 config.virtual_stages if config.virtual_stages > 1 else None
             ),
             context_parallel_size=config.context_parallel,
+            **moe.sizes(config),
         )
         model_parallel_cuda_manual_seed(seed)
 
 
-def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
+def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head = "policy") -> Any:
     """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity."""
     require_checkpoint(model.path)
     try:
         hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path={model.path!r} cannot be loaded: {error}") from error
+    if head == "value":  # there is no output embedding that could be the input's
+        hf_config.tie_word_embeddings = False
     base: Any = BRIDGES.get(hf_config.model_type)
     if base is None:
         raise ConfigError(
@@ -103,7 +103,7 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
         )
     _check_layout(hf_config, config)
     on_gpu = torch.cuda.is_available()
-    names = {} if on_gpu else _LOCAL_NAMES
+    names = {} if on_gpu else _local_names(base)
     made: Any = type(base.__name__, (_BridgeMixin if on_gpu else _CpuMixin, base), names)
     bridge = made(
         hf_config,
@@ -114,6 +114,7 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig) -> Any:
         sequence_parallel=config.tensor_parallel > 1,
         finalize_model_grads_func=finalize_model_grads,
         gradient_accumulation_fusion=False,
+        **moe.options(hf_config, config, model.path),
         **({} if on_gpu else _WITHOUT_FUSED_KERNELS),
         **(_RECOMPUTE if model.gradient_checkpointing else {}),
     )
@@ -134,6 +135,17 @@ def _check_layout(hf_config: Any, config: MegatronBackendConfig) -> None:
             )
 
 
+def _local_names(base: Any) -> dict[str, Any]:
+    """Names in the layers without TransformerEngine, where norms are modules of their own."""
+    return {
+        "_OTHER_MAPPING": {"input_layernorm.weight": ["model.layers.{layer_number}.input_layernorm.weight"]},
+        "_MLP_MAPPING": {
+            **base._MLP_MAPPING,
+            "pre_mlp_layernorm.weight": ["model.layers.{layer_number}.post_attention_layernorm.weight"],
+        },
+    }
+
+
 _WITHOUT_FUSED_KERNELS = {
     "masked_softmax_fusion": False,
     "bias_activation_fusion": False,
@@ -145,12 +157,17 @@ _WITHOUT_FUSED_KERNELS = {
 _RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def build_model(bridge: Any, path: str, dtype: str) -> list[Any]:
+def build_model(bridge: Any, path: str, dtype: str, head: Head = "policy") -> list[Any]:
     """This rank's part of the model, with the checkpoint's weights: a list of its stages."""
+    callbacks: list[Callable[..., None]] = [_use_exact_rotary_frequencies]
+    if head == "value":
+        callbacks.append(drop_output_layer)
     with contextlib.redirect_stdout(io.StringIO()):  # mbridge prints the number of parameters
         models: list[Any] = bridge.get_model(
-            path, bf16=dtype == "bfloat16", post_model_creation_callbacks=[_use_exact_rotary_frequencies]
+            path, bf16=dtype == "bfloat16", post_model_creation_callbacks=callbacks
         )
+    if head == "value":
+        add_head(bridge, models, path)
     return models
 
 

@@ -12,12 +12,14 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from reasoner_rl.training.backend import Head
 from reasoner_rl.training.megatron.share import Share, assemble, share_of
+from reasoner_rl.training.megatron.value import value_outputs
 from reasoner_rl.training.megatron.vocab import vocab_parallel_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
 
 # What is made of a micro-batch's outputs on the last stage: the part of the loss to be differentiated, and a report.
-Objective = Callable[[TokenOutputs, MicroBatch], tuple[Tensor, Any]]
+Objective = Callable[[Any, MicroBatch], tuple[Tensor, Any]]
 
 
 def run(
@@ -28,12 +30,18 @@ def run(
     temperature: float,
     chunk_tokens: int,
     objective: Objective | None,
+    head: Head = "policy",
 ) -> list[Any]:
     """Forward, and backward if there is an objective. Returns a report a batch, on the last stage; else nothing.
 
-    Without an objective the report is the `TokenOutputs`. Gradients add up over micro-batches and data-parallel ranks.
+    Without an objective the report is the `TokenOutputs` or, of a critic, the `ValueOutputs`. Gradients add up over
+    micro-batches and data-parallel ranks.
     """
-    outputs_of = partial(_outputs, vocabulary=vocabulary, temperature=temperature, chunk_tokens=chunk_tokens)
+    outputs_of: Callable[[Tensor, MicroBatch, Share], Any] = value_outputs
+    if head == "policy":
+        outputs_of = partial(
+            _outputs, vocabulary=vocabulary, temperature=temperature, chunk_tokens=chunk_tokens
+        )
     passed = _fill_up(batches) if len(models) > 1 else batches
     # Megatron takes means over micro-batches and data-parallel ranks, and our losses are sums.
     scale = len(passed) * parallel_state.get_data_parallel_world_size()

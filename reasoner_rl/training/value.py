@@ -1,0 +1,105 @@
+"""The critic as the trainer sees it: packed tokens in, values of the states before response tokens out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.training.attention import choose_attention
+from reasoner_rl.training.policy import predicting_states, prepare, require_checkpoint
+from reasoner_rl.types import MicroBatch, ValueOutputs
+
+# The head's name in a checkpoint, as in transformers' token classification with one label.
+HEAD_WEIGHT, HEAD_BIAS = "score.weight", "score.bias"
+
+
+class Critic(nn.Module):
+    """A transformers decoder under a linear map hidden -> 1 without bias, which is computed in float32."""
+
+    def __init__(self, model: PreTrainedModel, attention: str) -> None:
+        super().__init__()
+        self.model = model
+        self.attention = attention
+
+    @property
+    def head(self) -> nn.Linear:
+        """The linear map."""
+        head = self.model.score
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def forward(self, batch: MicroBatch) -> ValueOutputs:
+        """Return the values [N] of the states before the response tokens."""
+        hidden = predicting_states(self.model, self.attention, batch)
+        return ValueOutputs(self.head(hidden.float())[:, 0])
+
+
+def critic_architecture(config: ModelConfig) -> Any:
+    """The transformers configuration of a checkpoint as a critic: one label a token, and no dropout before it."""
+    read: Any = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    read.num_labels = 1
+    read.classifier_dropout = 0.0
+    return read
+
+
+def load_critic(config: ModelConfig, attention: str, *, empty: bool = False) -> PreTrainedModel:
+    """Load the decoder of a checkpoint and its head in float32; without one in the checkpoint the head is zero.
+
+    A critic that says 0 of everything is the same on any number of ranks. ``empty``: see `load_causal_lm`.
+    Raises ConfigError naming model.path if it cannot be read, or has a head that is no map hidden -> 1 without bias.
+    """
+    require_checkpoint(config.path)
+    options: dict[str, Any] = {
+        "dtype": torch.float32,
+        "attn_implementation": attention,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    missing: set[str] = set()
+    try:
+        read = critic_architecture(config)
+        if empty:
+            with init_empty_weights(include_buffers=False):
+                model = AutoModelForTokenClassification.from_config(read, **options)
+        else:
+            model, found = AutoModelForTokenClassification.from_pretrained(
+                config.path, config=read, output_loading_info=True, **options
+            )
+            missing = found["missing_keys"]
+    except (OSError, ValueError, RuntimeError) as error:  # of the wrong shape: RuntimeError
+        raise ConfigError(f"model.path={config.path!r} cannot be loaded as a critic: {error}") from error
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise ConfigError(f"model of type {type(model).__name__} has no linear layer named 'score'")
+    if HEAD_WEIGHT in missing:
+        nn.init.zeros_(model.score.weight)
+    elif not empty:
+        require_head_without_bias(model.score.weight, model.score.bias, config.path)
+    model.score.register_parameter("bias", None)
+    return model
+
+
+def require_head_without_bias(weight: Tensor, bias: Tensor | None, path: str) -> None:
+    """Raise ConfigError if a checkpoint's head is no map hidden -> 1, or adds a constant."""
+    if len(weight) != 1 or (bias is not None and bias.any()):
+        raise ConfigError(
+            f"model.path={path!r}: a critic's head is {HEAD_WEIGHT} [1, hidden] without bias; there it is "
+            f"{list(weight.shape)}, {'with' if bias is not None and bias.any() else 'without'} bias"
+        )
+
+
+def build_critic(config: ModelConfig, device: torch.device, *, empty: bool = False) -> Critic:
+    """Load the critic with float32 master weights, frozen and adapted as configured; its head is always trained.
+
+    ``empty``, and where the weights are: see `build_policy`.
+    """
+    attention = choose_attention(config.attention, device, getattr(torch, config.dtype))
+    model = load_critic(config, attention, empty=empty)
+    prepare(model, config)
+    critic = Critic(model, attention)
+    critic.head.requires_grad_(True)
+    return critic

@@ -1,0 +1,8 @@
+"""Final answers as typed values, and whether two of them are the same."""
+
+from __future__ import annotations
+
+from reward_fns.answers.equality import Rules, same_answer
+from reward_fns.answers.reader import canonical, is_text, readings
+
+__all__ = ["Rules", "canonical", "is_text", "readings", "same_answer"]

@@ -1,0 +1,324 @@
+"""Whether two answers are the same: a ladder from what is cheap to what is thorough. Types must match.
+
+    the same tokens -> the same rational number -> the same structure -> the same values to many digits
+
+It is symmetric, but for the two rules that look at the truth: its decimals allow for rounding, and its percent sign may
+be left out where the caller allows that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from reward_fns.answers.exact import exact_value
+from reward_fns.answers.reader import intervals_of, readings
+from reward_fns.answers.regions import INFINITY, MINUS_INFINITY, single_points
+from reward_fns.answers.tokens import NotReadable
+from reward_fns.answers.values import (
+    Bracketed,
+    Expression,
+    Interval,
+    Listing,
+    Matrix,
+    Named,
+    Number,
+    Numeral,
+    Operation,
+    Quantity,
+    Region,
+    Relation,
+    Symbol,
+    Text,
+    Value,
+    symbols_of,
+)
+from reward_fns.answers.vocabulary import TEXT_SYNONYMS
+
+RELATIVE_TOLERANCE = Fraction(1, 10_000)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
+_FRAME = re.compile(r"^[(\[\s]+|[)\].,;:!\s]+$")
+_ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S{2})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What may be left to the caller.
+
+    relative_tolerance: a truth that is a decimal accepts an answer that differs by no more than this share of it and
+    rounds to its last digit. bare_percent: ``50`` is right for ``50%``, and the other way round.
+    """
+
+    relative_tolerance: Fraction = RELATIVE_TOLERANCE
+    bare_percent: bool = False
+
+
+def same_answer(answer: str, truth: str, rules: Rules | None = None) -> bool:
+    """Whether an answer is the truth. Never raises, and takes bounded time; nothing in the text is executed."""
+    answer, truth = answer.strip(), truth.strip()
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
+        return int(answer) == int(truth)
+    judge = _Judge(Rules() if rules is None else rules)
+    mine, true = readings(answer), readings(truth)
+    # The second reading of both would make a list of 1,250 and a list of 1,250 whatever their units.
+    pairs = [(mine[0], each) for each in true] + [(each, true[0]) for each in mine[1:]]
+    return any(judge.same(*pair) for pair in pairs)
+
+
+class _Judge:
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    def same(self, answer: Value, truth: Value) -> bool:
+        """Whether two values are the same."""
+        if isinstance(answer, Named) or isinstance(truth, Named):
+            return self._same_named(answer, truth)
+        if isinstance(answer, Text) or isinstance(truth, Text):
+            return _same_text(answer, truth)
+        if isinstance(answer, Quantity) and isinstance(truth, Quantity):
+            return self._same_quantity(answer, truth)
+        if isinstance(answer, Relation) or isinstance(truth, Relation):
+            return self._same_relation(answer, truth)
+        if isinstance(answer, Quantity) or isinstance(truth, Quantity):
+            return self._same_single(answer, truth)
+        if isinstance(answer, Region) or isinstance(truth, Region):
+            return self._same_region(answer, truth)
+        if isinstance(answer, Listing) and isinstance(truth, Listing):
+            return self._same_items(answer, truth)
+        if isinstance(answer, Bracketed) and isinstance(truth, Bracketed):
+            if (answer.left, answer.right) != (truth.left, truth.right):
+                return False
+            return self._all_same(_in_proportion(answer, truth), _in_proportion(truth, answer))
+        if isinstance(answer, Matrix) and isinstance(truth, Matrix):
+            rows = zip(answer.rows, truth.rows, strict=False)
+            return len(answer.rows) == len(truth.rows) and all(self._all_same(*pair) for pair in rows)
+        return isinstance(answer, Numeral) and answer == truth
+
+    def _same_relation(self, answer: Value, truth: Value) -> bool:
+        """Equations and inequalities; ``a + b = 5`` states 5."""
+        if isinstance(answer, Quantity) or isinstance(truth, Quantity):
+            mine, true = _right_side(answer), _right_side(truth)
+            return mine is not None and true is not None and self._same_quantity(mine, true)
+        return _same_relation(_as_relation(answer), _as_relation(truth))
+
+    def _same_single(self, answer: Value, truth: Value) -> bool:
+        """A number and a list of it alone: ``\\frac12 or 0.5``."""
+        if isinstance(answer, Quantity) and isinstance(truth, Listing) and truth.kind == "list":
+            return all(self.same(answer, item) for item in truth.items)
+        if isinstance(answer, Listing) and answer.kind == "list":
+            return all(self.same(item, truth) for item in answer.items)
+        return False
+
+    def _all_same(self, answers: Sequence[Value], truths: Sequence[Value]) -> bool:
+        return len(answers) == len(truths) and all(map(self.same, answers, truths))
+
+    def _same_named(self, answer: Value, truth: Value) -> bool:
+        """A name on one side is no part of the answer; on both sides it is."""
+        if isinstance(answer, Named) and isinstance(truth, Named):
+            if answer.name == truth.name:
+                return self.same(answer.value, truth.value)
+            return _same_relation(_as_relation(answer), _as_relation(truth))
+        if isinstance(answer, Relation) or isinstance(truth, Relation):
+            return _same_relation(_as_relation(answer), _as_relation(truth))
+        mine, true = _unnamed(answer), _unnamed(truth)
+        # "A = B" is not the choice (B).
+        return isinstance(mine, Text) == isinstance(true, Text) and self.same(mine, true)
+
+    def _same_quantity(self, answer: Quantity, truth: Quantity) -> bool:
+        if answer.unit and truth.unit and answer.unit != truth.unit:
+            return False
+        mine, true = answer.expression, truth.expression
+        if self._same_expression(mine, true):
+            return True
+        if _is("degrees", mine) != _is("degrees", true):  # the sign of degrees left out
+            return self._same_expression(_inside("degrees", mine), _inside("degrees", true))
+        if self._rules.bare_percent and _is("percent", mine) != _is("percent", true):
+            return self._same_expression(_inside("percent", mine), _inside("percent", true))
+        return False
+
+    def _same_expression(self, answer: Expression, truth: Expression) -> bool:
+        if answer == truth:
+            return True
+        mine, true = exact_value(answer), exact_value(truth)
+        if mine is not None and true is not None and mine == true:
+            return True
+        decimals = _decimals(truth)
+        if decimals is not None and true is not None:
+            found = mine if mine is not None else _approximate(answer)
+            return found is not None and self._rounds_to(found, true, decimals)
+        return _same_function(answer, truth, mine, true)
+
+    def _rounds_to(self, answer: Fraction, truth: Fraction, decimals: int) -> bool:
+        apart = abs(answer - truth)
+        half = Fraction(1, 2) / Fraction(10) ** decimals
+        return apart <= half and apart <= self._rules.relative_tolerance * max(abs(answer), abs(truth))
+
+    def _same_items(self, answer: Listing, truth: Listing) -> bool:
+        mine, true = list(answer.items), list(truth.items)
+        if "set" in (answer.kind, truth.kind):
+            mine, true = self._distinct(mine), self._distinct(true)
+        if len(mine) != len(true):
+            return False
+        for item in mine:
+            place = next((n for n, other in enumerate(true) if self.same(item, other)), None)
+            if place is None:
+                return False
+            del true[place]
+        return True
+
+    def _distinct(self, items: list[Value]) -> list[Value]:
+        found: list[Value] = []
+        for item in items:
+            if not any(self.same(item, other) for other in found):
+                found.append(item)
+        return found
+
+    def _same_region(self, answer: Value, truth: Value) -> bool:
+        """Sets of numbers. Intervals in brackets are tuples until they are compared with one."""
+        try:
+            mine, true = intervals_of(answer), intervals_of(truth)
+        except NotReadable:
+            return False
+        if isinstance(answer, Listing) or isinstance(truth, Listing):
+            return self._same_points(answer, truth)
+        names = {value.variable for value in (answer, truth) if isinstance(value, Region)} - {None}
+        return len(names) < 2 and len(mine) == len(true) and all(map(self._same_interval, mine, true))
+
+    def _same_points(self, answer: Value, truth: Value) -> bool:
+        points = [value if isinstance(value, Listing) else _as_points(value) for value in (answer, truth)]
+        mine, true = points
+        return mine is not None and true is not None and self._same_items(mine, true)
+
+    def _same_interval(self, answer: Interval, truth: Interval) -> bool:
+        closed = (answer.closed_low, answer.closed_high) == (truth.closed_low, truth.closed_high)
+        return (
+            closed
+            and self._same_expression(answer.low, truth.low)
+            and self._same_expression(answer.high, truth.high)
+        )
+
+
+def _in_proportion(value: Bracketed, other: Bracketed) -> tuple[Value, ...]:
+    """The items; those of a ratio times the other's first, so that 2:4 and 1:2 have the same."""
+    match value, other:
+        case Bracketed(":", items), Bracketed(":", (Quantity(first), *_)):
+            return tuple(
+                Quantity(Operation("multiply", (item.expression, first)))
+                for item in items
+                if isinstance(item, Quantity)
+            )
+    return value.items
+
+
+def _as_points(value: Value) -> Listing | None:
+    points = single_points(value) if isinstance(value, Region) else None
+    return None if points is None else Listing(tuple(map(Quantity, points)), "set")
+
+
+def _same_function(
+    answer: Expression, truth: Expression, mine: Fraction | None, true: Fraction | None
+) -> bool:
+    if mine is not None and true is not None:
+        return False  # two rational numbers, and not the same
+    from reward_fns.answers import numeric  # mpmath is loaded where it is needed
+
+    try:
+        return numeric.same_function(answer, truth)
+    except numeric.Undecided:
+        return False
+
+
+def _approximate(expression: Expression) -> Fraction | None:
+    from reward_fns.answers.numeric import real_value
+
+    value = real_value(expression)
+    try:
+        return None if value is None else Fraction(value)
+    except (OverflowError, ValueError):
+        return None
+
+
+def _decimals(truth: Expression) -> int | None:
+    """Digits after the point of a truth that is a decimal."""
+    node = truth
+    while isinstance(node, Operation) and node.name == "negate":
+        (node,) = node.arguments
+    return node.decimals if isinstance(node, Number) else None
+
+
+def _is(name: str, expression: Expression) -> bool:
+    return _inside(name, expression) is not expression
+
+
+def _inside(name: str, expression: Expression) -> Expression:
+    """What a sign such as percent stands behind, with its sign; the expression itself if there is none."""
+    if isinstance(expression, Operation) and expression.name == name:
+        return expression.arguments[0]
+    if isinstance(expression, Operation) and expression.name == "negate":
+        inner = _inside(name, expression.arguments[0])
+        if inner is not expression.arguments[0]:
+            return Operation("negate", (inner,))
+    return expression
+
+
+def _unnamed(value: Value) -> Value:
+    return value.value if isinstance(value, Named) else value
+
+
+def _right_side(value: Value) -> Quantity | None:
+    """What an equation says its left side is, if that is a number; a quantity itself."""
+    match value:
+        case Quantity():
+            return value
+        case Relation("=", left, right) if symbols_of(left) and not symbols_of(right):
+            return Quantity(right)
+    return None
+
+
+def _as_relation(value: Value) -> Relation | None:
+    """``y = 2x`` as an equation of two sides, ``x < 2`` as an inequality of two."""
+    if isinstance(value, Relation):
+        return value
+    if isinstance(value, Region) and value.variable is not None and len(value.intervals) == 1:
+        (each,), x = value.intervals, Symbol(value.variable)
+        if each.low == MINUS_INFINITY:
+            return Relation("<=" if each.closed_high else "<", x, each.high)
+        if each.high == INFINITY:
+            return Relation("<=" if each.closed_low else "<", each.low, x)
+    if isinstance(value, Named) and isinstance(value.value, Quantity) and len(value.name) == 1:
+        return Relation("=", Symbol(value.name), value.value.expression)
+    return None
+
+
+def _same_relation(answer: Relation | None, truth: Relation | None) -> bool:
+    """Whether both hold for the same: their differences of sides are the same but for a factor."""
+    if answer is None or truth is None or answer.operator != truth.operator:
+        return False
+    if answer == truth:
+        return True
+    from reward_fns.answers import numeric
+
+    sides = [Operation("add", (each.left, Operation("negate", (each.right,)))) for each in (answer, truth)]
+    try:
+        ratio = numeric.constant_ratio(*sides)
+    except numeric.Undecided:
+        return False
+    return ratio != 0 if answer.operator in ("=", "!=") else ratio > 0
+
+
+def _same_text(answer: Value, truth: Value) -> bool:
+    """Words without case and frame. A single letter is a choice: (A), A and \\text{A} are the same."""
+    mine, true = _plain(answer), _plain(truth)
+    return mine is not None and mine != "" and mine == true
+
+
+def _plain(value: Value) -> str | None:
+    if isinstance(value, Quantity) and isinstance(value.expression, Symbol) and not value.unit:
+        return value.expression.name.casefold()
+    if not isinstance(value, Text):
+        return None
+    text = _ARTICLE.sub("", _FRAME.sub("", value.text)).casefold()
+    text = "".join(text.split())
+    return TEXT_SYNONYMS.get(text, text)

@@ -1,0 +1,315 @@
+"""Whether two expressions are the same function, by their values to many digits at several points.
+
+Two different expressions of the size of an answer do not agree to forty digits by chance; and the precision is raised
+beyond the digits that were written, so a long decimal does not pass for an irrational number. Everything that could
+take long is refused by its magnitude before it is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+
+from reward_fns.answers.exact import exact_value
+from reward_fns.answers.values import Expression, Number, Operation, Symbol, symbols_of, walk
+
+DIGITS = 50
+MAX_DIGITS = 500
+MAX_BITS = 1_000_000  # of the binary exponent of any value
+MAX_ARGUMENT_BITS = 4_000  # of what is reduced modulo pi, or rounded
+MAX_FACTORIAL = 20_000
+
+# Of both signs, without a relation to each other. Whole numbers are for n!, binomials and (-1)^n.
+_POINTS = ("1.3219280948", "-0.7390851332", "2.6180339887", "-3.3598856662")
+_WHOLE_POINTS = (7, 12, 5, 9)
+
+
+class Undecided(ArithmeticError):
+    """A value is too large, undefined, or not to be had in bounded time."""
+
+
+def same_function(left: Expression, right: Expression) -> bool:
+    """Whether both have the same values wherever either is defined. Raises Undecided where no value can be had."""
+    points = _Points(left, right)
+    return all(points.agree(shift) for shift in points.defined())
+
+
+def constant_ratio(left: Expression, right: Expression) -> int:
+    """1 or -1, the sign of left / right, if that is a real number other than 0 and the same everywhere; else 0.
+
+    Raises Undecided where no value can be had.
+    """
+    points = _Points(left, right)
+    ratios = []
+    with mpmath.workdps(points.digits):
+        for shift in points.defined():
+            a, b = points.values(shift, points.digits)
+            if a == 0 or b == 0:
+                return 0
+            ratios.append(a / b)
+        first, close = ratios[0], abs(ratios[0]) * mpmath.mpf(10) ** -20
+        if abs(mpmath.im(first)) > close or any(abs(ratio - first) > close for ratio in ratios):
+            return 0
+    return 1 if mpmath.re(first) > 0 else -1
+
+
+def real_value(expression: Expression) -> float | None:
+    """The value of a real expression without variables, infinity included; None for any other."""
+    if symbols_of(expression):
+        return None
+    try:
+        with mpmath.workdps(DIGITS):
+            value = _Evaluator({}).value(expression)
+    except (Undecided, ArithmeticError, ValueError, TypeError):
+        return None
+    return float(value) if isinstance(value, mpmath.mpf) and not mpmath.isnan(value) else None
+
+
+class _Points:
+    """Two expressions at several points."""
+
+    def __init__(self, left: Expression, right: Expression) -> None:
+        self._pair = (left, right)
+        self._names = sorted(symbols_of(left) | symbols_of(right))
+        self._whole = _wants_whole_numbers(left) or _wants_whole_numbers(right)
+        self.digits = DIGITS + max(_digits(left), _digits(right))
+        if self.digits > MAX_DIGITS:
+            raise Undecided("too many digits")
+
+    def values(self, shift: int, digits: int) -> tuple[Any, Any]:
+        """Both values at a point; None for one that is undefined there."""
+        with mpmath.workdps(digits):
+            evaluator = _Evaluator(_point(self._names, shift, self._whole))
+            left, right = (evaluator.value_or_none(expression) for expression in self._pair)
+        return left, right
+
+    def defined(self) -> list[int]:
+        """The points where both have a value. Raises Undecided where only one has, or where there are too few."""
+        found = []
+        for shift in range(len(_POINTS) if self._names else 1):
+            values = self.values(shift, self.digits)
+            if values == (None, None):
+                continue
+            if None in values:
+                raise Undecided("defined on one side only")
+            found.append(shift)
+        if len(found) < (2 if self._names else 1):
+            raise Undecided("undefined almost everywhere")
+        return found
+
+    def agree(self, shift: int) -> bool:
+        """Whether both values are the same: what differs by rounding only comes closer with more digits."""
+        before: Any = None
+        for digits in (self.digits, 2 * self.digits, 4 * self.digits):
+            a, b = self.values(shift, digits)
+            if a == b:
+                return True
+            if not (mpmath.isfinite(a) and mpmath.isfinite(b)):
+                return False
+            with mpmath.workdps(digits):
+                apart, size, coarse = abs(a - b), max(abs(a), abs(b)), _power_of_ten(-self.digits // 8)
+                if size > coarse and apart > coarse * size:
+                    return False
+                if before is not None and apart <= size * _power_of_ten(-self.digits * 3 // 2):
+                    return True
+                # Zero under a root comes closer too, but slowly.
+                if before is not None and apart > before * coarse:
+                    return False
+            before = apart
+        return True
+
+
+def _power_of_ten(exponent: int) -> Any:
+    return mpmath.mpf(10) ** exponent
+
+
+def _digits(expression: Expression) -> int:
+    """Digits of the longest number that was written."""
+    return max(
+        (
+            len(str(max(abs(node.value.numerator), node.value.denominator)))
+            for node in walk(expression)
+            if isinstance(node, Number)
+        ),
+        default=0,
+    )
+
+
+def _point(names: list[str], shift: int, whole: bool) -> dict[str, Any]:
+    if whole:
+        return {name: mpmath.mpf(_WHOLE_POINTS[(n + shift) % 4] + n) for n, name in enumerate(names)}
+    return {
+        name: mpmath.mpf(_POINTS[(n + shift) % 4]) * (1 + mpmath.mpf(n // 4 + shift * n) / 7)
+        for n, name in enumerate(names)
+    }
+
+
+def _wants_whole_numbers(expression: Expression) -> bool:
+    for node in walk(expression):
+        if isinstance(node, Operation) and symbols_of(node):
+            if node.name in ("factorial", "double_factorial", "binomial", "gcd", "lcm"):
+                return True
+            if node.name == "power" and exact_value(node.arguments[0]) == -1:
+                return True
+    return False
+
+
+class _Evaluator:
+    def __init__(self, point: Mapping[str, Any]) -> None:
+        self._point = point
+
+    def value_or_none(self, expression: Expression) -> Any:
+        """The value, or None where the expression is undefined."""
+        try:
+            value = self.value(expression)
+        except (ZeroDivisionError, ValueError):
+            return None
+        except (TypeError, OverflowError, mpmath.libmp.NoConvergence) as error:
+            raise Undecided(str(error)) from error
+        return None if mpmath.isnan(value) else value
+
+    def value(self, expression: Expression) -> Any:
+        if isinstance(expression, Number):
+            return mpmath.mpf(expression.value.numerator) / expression.value.denominator
+        if isinstance(expression, Symbol):
+            return self._point[expression.name]
+        if expression.name == "power":
+            base, exponent = expression.arguments
+            return _power(self.value(base), self.value(exponent), exact_value(exponent))
+        if expression.name == "root":
+            radicand, degree = expression.arguments
+            n = exact_value(degree)
+            return _power(self.value(radicand), 1 / self.value(degree), 1 / n if n else None)
+        function = _FUNCTIONS.get(expression.name)
+        if function is None:
+            raise Undecided(expression.name)
+        return _bounded(function(*(self.value(argument) for argument in expression.arguments)))
+
+
+def _bounded(value: Any) -> Any:
+    if mpmath.isfinite(value) and value != 0 and abs(mpmath.mag(value)) > MAX_BITS:
+        raise Undecided("a value of too large a magnitude")
+    return value
+
+
+def _small(value: Any, bits: int = MAX_ARGUMENT_BITS) -> Any:
+    if not mpmath.isfinite(value) or (value != 0 and mpmath.mag(value) > bits):
+        raise Undecided("too large an argument")
+    return value
+
+
+def _power(base: Any, exponent: Any, rational: Fraction | None) -> Any:
+    if mpmath.isinf(base) or mpmath.isinf(exponent):
+        raise Undecided("a power of infinity")
+    if base == 0:
+        if mpmath.re(exponent) > 0:
+            return mpmath.mpf(0)
+        raise ZeroDivisionError
+    if abs(mpmath.re(exponent * mpmath.log(base))) > MAX_BITS * 0.69:
+        raise Undecided("a power of too large a magnitude")
+    odd_root = rational is not None and rational.denominator % 2 == 1 and rational.denominator > 1
+    if odd_root and mpmath.im(base) == 0 and mpmath.re(base) < 0:  # the real root, as schools have it
+        assert rational is not None
+        size = mpmath.power(-mpmath.re(base), exponent)
+        return -size if rational.numerator % 2 else size
+    return mpmath.power(base, exponent)
+
+
+def _exp(x: Any) -> Any:
+    if abs(mpmath.re(x)) > MAX_BITS * 0.69:
+        raise Undecided("too large an exponent")
+    return mpmath.exp(x)
+
+
+def _of_exponential(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def of(x: Any) -> Any:
+        _exp(x)
+        return function(x)
+
+    return of
+
+
+def _factorial(x: Any) -> Any:
+    if abs(x) > MAX_FACTORIAL:
+        raise Undecided("a factorial of too large a magnitude")
+    return mpmath.factorial(x)
+
+
+def _double_factorial(x: Any) -> Any:
+    if abs(x) > MAX_FACTORIAL:
+        raise Undecided("a factorial of too large a magnitude")
+    return mpmath.fac2(x)
+
+
+def _binomial(n: Any, k: Any) -> Any:
+    if max(abs(n), abs(k)) > MAX_FACTORIAL:
+        raise Undecided("a binomial of too large a magnitude")
+    return mpmath.binomial(n, k)
+
+
+def _log(x: Any) -> Any:
+    if x == 0:
+        raise ZeroDivisionError
+    return mpmath.log(x)
+
+
+def _real(x: Any) -> Any:
+    if mpmath.im(x) != 0:
+        raise Undecided("an order of complex numbers")
+    return mpmath.re(x)
+
+
+def _whole(function: Callable[..., int]) -> Callable[..., Any]:
+    def of(*values: Any) -> Any:
+        if any(_real(_small(value)) != mpmath.nint(value) for value in values):
+            raise Undecided("no whole number")
+        return mpmath.mpf(function(*(int(_real(value)) for value in values)))
+
+    return of
+
+
+def _of_small(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: function(_small(x))
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "pi": lambda: +mpmath.pi,
+    "e": lambda: +mpmath.e,
+    "imaginary": lambda: mpmath.mpc(0, 1),
+    "infinity": lambda: mpmath.inf,
+    "add": lambda a, b: a + b,
+    "negate": lambda a: -a,
+    "multiply": lambda a, b: a * b,
+    "divide": lambda a, b: a / b,
+    "percent": lambda a: a / 100,
+    "degrees": lambda a: a * mpmath.pi / 180,
+    "sqrt": mpmath.sqrt,
+    "cbrt": lambda a: _power(a, mpmath.mpf(1) / 3, Fraction(1, 3)),
+    "abs": abs,
+    "floor": _of_small(lambda a: mpmath.floor(_real(a))),
+    "ceil": _of_small(lambda a: mpmath.ceil(_real(a))),
+    "conjugate": mpmath.conj,
+    "re": mpmath.re,
+    "im": mpmath.im,
+    "arg": mpmath.arg,
+    "sgn": mpmath.sign,
+    "factorial": _factorial,
+    "double_factorial": _double_factorial,
+    "binomial": _binomial,
+    "min": lambda *v: min(map(_real, v)),
+    "max": lambda *v: max(map(_real, v)),
+    "gcd": _whole(math.gcd),
+    "lcm": _whole(math.lcm),
+    "exp": _exp,
+    "ln": _log,
+    "log": _log,
+    "lg": lambda a: _log(a) / mpmath.log(10),
+    **{name: _of_small(getattr(mpmath, name)) for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
+    **{name: _of_exponential(getattr(mpmath, name)) for name in ("sinh", "cosh", "tanh", "coth")},
+    **{f"arc{name}": getattr(mpmath, f"a{name}") for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
+    **{f"arc{name}": getattr(mpmath, f"a{name}") for name in ("sinh", "cosh", "tanh", "coth")},
+}

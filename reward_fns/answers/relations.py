@@ -1,0 +1,191 @@
+"""Equations and inequalities: what they define, or the curve or region that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from reward_fns.answers import vocabulary as words
+from reward_fns.answers.exact import exact_value
+from reward_fns.answers.parser import parse
+from reward_fns.answers.regions import half_line, intersection, point, union
+from reward_fns.answers.structure import Tokens, enclosed, has, matches, split, written
+from reward_fns.answers.tokens import NotReadable, Token
+from reward_fns.answers.values import (
+    Expression,
+    Interval,
+    Listing,
+    Named,
+    Quantity,
+    Region,
+    Relation,
+    Symbol,
+    Value,
+    symbols_of,
+)
+
+OPERATORS = ("=", "<", "<=", ">", ">=", "!=", "in")
+_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
+_NAMES_OF_FUNCTIONS = frozenset("fghFGHPQpqTSNV")
+_DECORATIONS = {
+    "angle",
+    "triangle",
+    "overline",
+    "widehat",
+    "vec",
+    "hat",
+    "bar",
+    "overrightarrow",
+    "mathbb",
+    "Delta",
+}
+
+Read = Callable[[Tokens], Value]
+
+
+def relate(parts: list[list[Token]], operators: list[str], read: Read) -> Value:
+    """The value of parts with relation signs between them. Raises NotReadable where they make no sense."""
+    if set(operators) == {"="}:
+        return _equation(parts, read)
+    if operators == ["in"]:
+        return Named(written(parts[0]), read(parts[1]))
+    if "=" in operators or "in" in operators or len(operators) > 2 or not all(parts):
+        raise NotReadable("relations of several kinds")
+    return _inequality([parse(part) for part in parts], operators)
+
+
+def _equation(parts: list[list[Token]], read: Read) -> Value:
+    first, last = parts[0], parts[-1]
+    if not last or (not first and len(parts) != 2):
+        raise NotReadable("an equation of one side")
+    if not first:  # "= 5"
+        return read(last)
+    if is_name(first):
+        _refuse_contradiction(parts[1:])
+        return Named(written(first), read(last))
+    if len(parts) > 2:
+        _refuse_contradiction(parts)
+        return read(last)
+    if is_name(last):
+        return Named(written(last), read(first))
+    left, right = parse(first), parse(last)
+    value = exact_value(left)
+    if value is not None and value == exact_value(right):  # "2 + 3 = 5" states its right side
+        return Quantity(right)
+    return Relation("=", left, right)
+
+
+def _refuse_contradiction(parts: list[list[Token]]) -> None:
+    """Raise NotReadable where rational parts of a chain of equations differ."""
+    if len(parts) > 1:
+        values = {exact_value(parse(part)) for part in parts if not has(part, ",")}
+        if len(values - {None}) > 1:
+            raise NotReadable("an equation that does not hold")
+
+
+def is_name(tokens: Tokens) -> bool:
+    """Whether tokens name something rather than compute it: x, x_1, f(x), AB, (a, b), \\angle ABC, \\text{area}."""
+    if len(tokens) > 2 and tokens[0].text == tokens[-1].text == "|":
+        return is_name(tokens[1:-1])
+    if (around := enclosed(tokens)) is not None and around[0] == "(":
+        return all(is_name(part) for part in split(around[1], (",",))[0])
+    letters = [token for token in tokens if token.kind == "letter"]
+    if len(tokens) == 1 and letters:
+        return letters[0].text not in ("e", "i")
+    index, named = 0, False
+    while index < len(tokens):
+        token = tokens[index]
+        if (
+            token.kind == "word"
+            or token.text in words.GREEK
+            or (token.kind == "letter" and _may_name(token, letters))
+        ):
+            named = True
+            index += 1
+            if index < len(tokens) and tokens[index].text == "(" and _may_call(token):
+                index = _after_group(tokens, index)
+        elif token.text == "_":
+            index = _after_group(tokens, index + 1)
+        elif token.text in ("'", "{", "}") or token.text in _DECORATIONS:
+            index += 1
+        else:
+            return False
+    return named
+
+
+def _may_name(token: Token, letters: Sequence[Token]) -> bool:
+    """One variable, or capital letters: points, lines and triangles."""
+    return len(letters) == 1 or token.text.isupper() or token.text in _NAMES_OF_FUNCTIONS
+
+
+def _may_call(token: Token) -> bool:
+    return token.kind == "word" or token.text in _NAMES_OF_FUNCTIONS or token.text.isupper()
+
+
+def _after_group(tokens: Tokens, start: int) -> int:
+    """Where the group or single token at ``start`` ends."""
+    if start >= len(tokens):
+        raise NotReadable("a name that breaks off")
+    return matches(tokens).get(start, start) + 1
+
+
+def _inequality(sides: list[Expression], operators: list[str]) -> Value:
+    for place, side in enumerate(sides):
+        others = [other for index, other in enumerate(sides) if index != place]
+        if isinstance(side, Symbol) and not any(side.name in symbols_of(other) for other in others):
+            return Region(_solved(place, sides, operators), side.name)
+    if len(sides) > 2:
+        raise NotReadable("a chain of inequalities without a variable")
+    left, right = sides
+    operator = operators[0]
+    if operator in (">", ">="):
+        left, right, operator = right, left, _TURNED[operator]
+    return Relation(operator, left, right)  # type: ignore[arg-type]
+
+
+def _solved(place: int, sides: list[Expression], operators: list[str]) -> tuple[Interval, ...]:
+    """The numbers for which the side at ``place`` is in the relations to its neighbours."""
+    if len(sides) == 3 and (place != 1 or not ({*operators} <= {"<", "<="} or {*operators} <= {">", ">="})):
+        raise NotReadable("a chain of inequalities in several directions")
+    found: tuple[Interval, ...] | None = None
+    for index, operator in enumerate(operators):
+        bound = sides[index + 1] if index == place else sides[index]
+        mine = half_line(operator if index == place else _TURNED[operator], bound).intervals
+        if found is None:
+            found = mine
+        elif (both := intersection(found, mine)) is not None:
+            found = both
+        else:  # symbolic ends: one bounds from below, the other from above
+            low, high = (found[0], mine[0]) if operators[0] in ("<", "<=") else (mine[0], found[0])
+            found = (Interval(low.low, high.high, low.closed_low, high.closed_high),)
+    assert found is not None
+    return found
+
+
+def combine(values: list[Value], separators: Sequence[str]) -> Value | None:
+    """What the parts of a list say together: values of one variable, or a set of numbers; None if nothing."""
+    names = {value.name for value in values if isinstance(value, Named)}
+    if len(names) == 1 and isinstance(values[0], Named):
+        items = tuple(value.value if isinstance(value, Named) else value for value in values)
+        if all(isinstance(item, Quantity | Listing) for item in items):
+            return Named(names.pop(), Listing(items))
+    regions = [_region_of(value) for value in values]
+    variables = {region.variable for region in regions if region is not None}
+    if None in regions or len(variables) != 1 or variables == {None}:
+        return None
+    pieces = [region.intervals for region in regions if region is not None]
+    common: tuple[Interval, ...] | None = pieces[0]
+    for piece in pieces[1:]:
+        common = None if common is None else intersection(common, piece)
+    # A comma means "and" where that leaves something, as in x > 0, x < 3, and "or" in x < 0, x > 3.
+    if common is not None and "or" not in separators and (common or "and" in separators):
+        return Region(common, variables.pop())
+    return Region(union([each for piece in pieces for each in piece]), variables.pop())
+
+
+def _region_of(value: Value) -> Region | None:
+    """An inequality, or a value of a variable, as a set of numbers."""
+    if isinstance(value, Region) and value.variable is not None:
+        return value
+    if isinstance(value, Named) and isinstance(value.value, Quantity):
+        return Region((point(value.value.expression),), value.name)
+    return None

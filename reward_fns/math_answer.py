@@ -1,0 +1,38 @@
+"""The rule for mathematical answers, as a reward function: `verify_math` with verl's signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reward_fns.extraction import EXTRACTIONS, Extraction
+from reward_fns.verify import verify_math
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    extraction: Extraction = "answer_or_boxed",
+    bare_percent: bool = False,
+    relative_tolerance: float = 1e-4,
+    correct_score: float = 1.0,
+    wrong_score: float = -1.0,
+) -> dict[str, Any]:
+    """Return ``score``, ``acc`` (bool), ``pred`` (the answer in its normal form, None without one) and ``status``.
+
+    See `verify_math` for the parameters. Raises ValueError for an unknown ``extraction``.
+    """
+    if extraction not in EXTRACTIONS:
+        raise ValueError(f"extraction={extraction!r} must be one of {', '.join(EXTRACTIONS)}")
+    found = verify_math(
+        solution_str,
+        str(ground_truth),
+        extraction=extraction,
+        bare_percent=bare_percent,
+        relative_tolerance=relative_tolerance,
+        correct_score=correct_score,
+        wrong_score=wrong_score,
+    )
+    return {"score": found.score, "acc": found.correct, "pred": found.extracted, "status": found.status}

@@ -1,0 +1,64 @@
+"""Whether the final answer of a response is the ground truth."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from reward_fns.answers import Rules, canonical, is_text, same_answer
+from reward_fns.extraction import Extraction, find_answer, last_boxed
+
+Status = Literal["correct", "wrong", "unparsed", "timeout", "crash"]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardResult:
+    """The verdict on one response."""
+
+    correct: bool
+    score: float
+    status: Status  # unparsed: no answer was found, or none that can be read; timeout: for runners with a deadline
+    extracted: str | None  # the answer in its normal form
+    seconds: float
+
+
+def verify_math(
+    solution: str,
+    ground_truth: str,
+    *,
+    extraction: Extraction = "whole",
+    bare_percent: bool = False,
+    relative_tolerance: float = 1e-4,
+    correct_score: float = 1.0,
+    wrong_score: float = 0.0,
+) -> RewardResult:
+    """Judge a response. Never raises, runs nothing of the text, and takes bounded time.
+
+    extraction: where the answer stands: see `find_answer`. bare_percent: ``50`` is right for ``50%``.
+    relative_tolerance: for a ground truth that is a decimal, and an answer that rounds to its last digit.
+    """
+    begun = time.perf_counter()
+
+    def result(status: Status, extracted: str | None = None) -> RewardResult:
+        correct = status == "correct"
+        score = correct_score if correct else wrong_score
+        return RewardResult(correct, score, status, extracted, time.perf_counter() - begun)
+
+    try:
+        answer = find_answer(solution, extraction)
+        if not answer:
+            return result("unparsed")
+        truth = _bare(ground_truth)
+        if same_answer(answer, truth, Rules(Fraction(relative_tolerance), bare_percent)):
+            return result("correct", canonical(answer))
+        return result("unparsed" if is_text(answer) and not is_text(truth) else "wrong", canonical(answer))
+    except Exception:
+        return result("crash")
+
+
+def _bare(ground_truth: str) -> str:
+    r"""The ground truth without what data sets put around it: a solution before ``####``, or a box."""
+    truth = str(ground_truth).rpartition("####")[2].strip()
+    return last_boxed(truth) or truth

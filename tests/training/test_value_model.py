@@ -1,0 +1,119 @@
+"""What becomes of a checkpoint as a critic, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parity import EPS, TRAINING, make_samples
+from transformers import AutoModelForTokenClassification, Glm4MoeConfig, Glm4MoeForCausalLM
+
+from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.config.algorithm import ValueLossConfig
+from reasoner_rl.config.model import LoraConfig, ModelConfig
+from reasoner_rl.config.training import FsdpBackendConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.losses.value import value_loss
+from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.types import MiniBatch
+
+Checkpoint = Callable[[str], Path]
+LOSS = partial(value_loss, config=ValueLossConfig(clip=None))
+
+
+def make_critic(path: Path, *, with_reference: bool = False, **model: Any) -> FsdpBackend:
+    single_process_group()
+    torch.manual_seed(0)  # new adapters
+    return FsdpBackend(
+        ModelConfig(path=str(path), **model),
+        TRAINING,
+        FsdpBackendConfig(),
+        temperature=0.7,
+        total_updates=10,
+        updates_per_step=1,
+        with_reference=with_reference,
+        head="value",
+    )
+
+
+def plan() -> MiniBatch:
+    samples = [s.replace(returns=torch.full(s.response_ids.shape, 2.0)) for s in make_samples(100)]
+    return plan_mini_batch(samples, 40, 64)
+
+
+def copied(backend: FsdpBackend) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in backend.full_weights()}
+
+
+def save_classifier(policy: Path, path: Path, labels: int = 1, bias: float = 0.0) -> Path:
+    model = AutoModelForTokenClassification.from_pretrained(policy, num_labels=labels)
+    model.score.bias.data.fill_(bias)
+    model.save_pretrained(path)
+    return path
+
+
+def test_the_first_update_of_a_new_critic_moves_its_head_and_decays_the_rest(
+    tiny_checkpoint: Checkpoint,
+) -> None:
+    critic = make_critic(tiny_checkpoint("qwen2-tied"))
+    before = copied(critic)
+    critic.update(plan(), LOSS)
+    rate = TRAINING.optimizer.lr / 2  # the first of two warm-up fractions
+    for name, tensor in copied(critic).items():
+        if name == "score.weight":
+            # Adam's first step, of a clipped gradient that is not small against eps everywhere.
+            assert (tensor.abs() <= rate * 0.05 / (0.05 + EPS)).all()
+            assert tensor.abs().max() > 0.5 * rate
+        else:  # a zero head passes no gradient on
+            decay = rate * TRAINING.optimizer.weight_decay if tensor.ndim > 1 else 0.0
+            torch.testing.assert_close(tensor, before[name] * (1 - decay), msg=name)
+
+
+@pytest.mark.parametrize("frozen", [{"freeze_first_fraction": 0.5}, {"lora": LoraConfig(rank=2)}])
+def test_the_head_learns_where_the_decoder_is_frozen(
+    frozen: dict[str, Any], tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    critic = make_critic(save_classifier(tiny_checkpoint("qwen2-tied"), tmp_path / "made"), **frozen)
+    before = copied(critic)
+    for _ in range(2):  # adapters begin with one matrix at zero
+        critic.update(plan(), LOSS)
+    moved = {name for name, tensor in copied(critic).items() if not torch.equal(tensor, before[name])}
+    assert "score.weight" in moved
+    assert "model.layers.1.mlp.up_proj.weight" in moved
+    assert "model.embed_tokens.weight" not in moved
+    assert ("model.layers.0.mlp.up_proj.weight" in moved) == ("lora" in frozen)
+    critic.export_hf(tmp_path)
+    exported = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert exported.config.architectures == ["Qwen2ForTokenClassification"]
+    assert torch.equal(exported.score.weight, copied(critic)["score.weight"])
+
+
+def test_an_export_leaves_transformers_nothing_to_make_up(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    make_critic(tiny_checkpoint("qwen2-tied")).export_hf(tmp_path)
+    exported, found = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert exported.config.num_labels == 1
+    assert exported.dropout.p == 0.0
+    assert exported.score.bias.tolist() == [0.0]
+    assert not (tmp_path / "generation_config.json").exists()
+
+
+def test_refuses_what_is_no_critic(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    policy = tiny_checkpoint("qwen2-tied")
+    with pytest.raises(ConfigError, match="cannot be loaded as a critic"):
+        make_critic(save_classifier(policy, tmp_path / "two", labels=2))
+    with pytest.raises(ConfigError, match=r"without bias; there it is \[1, 32\], with bias"):
+        make_critic(save_classifier(policy, tmp_path / "bias", bias=0.5))
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    unknown = Glm4MoeConfig(**shape, num_attention_heads=2, num_key_value_heads=2, first_k_dense_replace=1)
+    Glm4MoeForCausalLM(unknown).save_pretrained(tmp_path / "glm")
+    with pytest.raises(ConfigError, match="cannot be loaded as a critic"):
+        make_critic(tmp_path / "glm")
+    with pytest.raises(RuntimeError, match="a reference policy needs a backend with a policy head"):
+        make_critic(policy, with_reference=True)

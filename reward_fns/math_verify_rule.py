@@ -47,7 +47,7 @@ def _gold(ground_truth: str) -> tuple[Any, ...]:
 
 def _library() -> Any:
     try:
-        import math_verify  # type: ignore[import-not-found, unused-ignore]
+        import math_verify
     except ImportError as error:
         raise ImportError(
             "this verifier needs the package 'math-verify', which is not installed: "

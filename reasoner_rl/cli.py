@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -58,7 +59,7 @@ app = typer.Typer(
     name="reasoner-rl",
     cls=_Commands,
     help="Reinforcement learning for reasoning models.\n\n"
-    "Every command takes a RECIPE, the name of a shipped one or a YAML file, and any number of key.path=value "
+    "Most commands take a RECIPE, the name of a shipped one or a YAML file, and any number of key.path=value "
     "overrides. `reasoner-rl config` lists recipes and keys.",
     no_args_is_help=True,
     add_completion=False,
@@ -125,6 +126,41 @@ def data(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from reasoner_rl.loops.inspect_data import inspect_data
 
     inspect_data(load_recipe(recipe, overrides or []))
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="JSONL with `response` or `solution`, `ground_truth` or `answer`, and if wanted `data_source` and "
+            "`extra_info`; such as a file of a run's rollouts/ or evaluations/.",
+        ),
+    ],
+    fn: Annotated[
+        str, typer.Option(help="package.module:function or path/to/file.py:function.")
+    ] = "reward_fns:compute_score",
+    against: Annotated[
+        str | None, typer.Option(help="Another function to compare with, or math-verify.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Verifier processes.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read so many rows only.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSONL file for the rows with their verdicts.")] = None,
+) -> None:
+    """Score the responses in a file with a verifier: accuracy, failures, speed, and where another one disagrees."""
+    from reasoner_rl.loops.verify import SHOWN
+    from reasoner_rl.loops.verify import verify as run
+
+    report = run(file, fn, against, workers=workers, timeout=timeout, limit=limit, out=out)
+    _print_table(*report.table())
+    if against is not None:
+        count = len(report.disagreements())
+        more = f", the first {SHOWN} of them" if count > SHOWN else ""
+        sys.stdout.write(f"{count:,} of {len(report.rows):,} answers are judged differently{more}\n")
+        if count:
+            _print_table(*report.disagreement_table())
 
 
 @app.command()

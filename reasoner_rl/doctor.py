@@ -29,6 +29,7 @@ TESTED = {
     "mbridge": "0.15.1",
     "ray": "2.60.0",
     "verl": "0.9.1",
+    "math-verify": "0.9.0",
 }
 # What a package is for, and the extra that brings it.
 OPTIONAL = {
@@ -40,6 +41,7 @@ OPTIONAL = {
     "ray": ("more than one process", "cluster"),
     "verl": ("more than one process", "cluster"),
     "wandb": ("logging.wandb", "wandb"),
+    "math-verify": ("reasoner-rl verify --against math-verify", "verifiers"),
 }
 REQUIRED = ("torch", "transformers", "peft")
 # Packages that `import transformers` tries, and that fail beside a torch they were not built for.

@@ -49,9 +49,10 @@ class Reward:
     score: float  # enters the advantage
     accuracy: float  # raw correctness in [0, 1]; the filter and the evaluation read this one
     components: Mapping[str, float]  # every part of the score by name, before weighting
-    status: str = "ok"  # "ok", "timeout" or "crash"
+    status: str = "ok"  # "ok", "unparsed", "timeout" or "crash"
     extracted: str | None = None  # the answer that the verifier found
     trained: bool = True  # False: masked out of the loss (overlong filtering)
+    seconds: float = field(default=0.0, compare=False)  # that the functions took for it
 
 
 @dataclass(frozen=True, slots=True)

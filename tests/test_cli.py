@@ -95,6 +95,21 @@ def test_a_missing_argument_and_an_unknown_command(reasoner_rl: Callable[..., Ou
         assert outcome.err
 
 
+def test_a_verifier_that_hangs_or_ends_its_process_does_not_hang_the_start(
+    reasoner_rl: Callable[..., Outcome], recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.py").write_text(
+        "import os, time\ndef hang(**_): time.sleep(600)\ndef leave(**_): os._exit(0)\n"
+    )
+    for name, said in (
+        ("hang", "took longer than twice reward.timeout_seconds=0.5 on two test calls"),
+        ("leave", "ended its process on a test call (exit status 0)"),
+    ):
+        functions = f"reward.functions=[{{fn: bad.py:{name}}}]"
+        outcome = reasoner_rl("train", str(recipe), functions, "reward.timeout_seconds=0.5")
+        assert f"reward function 'bad.py:{name}' {said}" in message(outcome)
+
+
 def test_config_lists_recipes(reasoner_rl: Callable[..., Outcome]) -> None:
     outcome = reasoner_rl("config")
     assert (outcome.status, outcome.err) == (0, "")

@@ -15,13 +15,18 @@ class RewardFunctionConfig(Section):
 
     fn: UserPathOrName = Field(
         description="package.module:function or path/to/file.py:function, called as "
-        "fn(data_source, solution_str, ground_truth, extra_info, **parameters) -> float | dict."
+        "fn(data_source, solution_str, ground_truth, extra_info, **parameters) -> float | dict. May be async."
     )
     name: str | None = Field(
         None, description="Name in metrics and in the rollout record; the function's if unset."
     )
     weight: float = Field(1.0, description="Its share in the weighted sum.")
     parameters: dict[str, Any] = Field({}, description="Keyword arguments passed on every call.")
+    batch: bool | None = Field(
+        None,
+        description="Whether it takes lists, fn(data_sources, solution_strs, ground_truths, extra_infos, "
+        "**parameters) -> list. Unset: it does if it has a parameter solution_strs.",
+    )
 
     @property
     def label(self) -> str:
@@ -72,7 +77,31 @@ class RewardConfig(Section):
     overlong: OverlongConfig = Field(OverlongConfig(), description="Punishment or masking of long responses.")
     workers: int = Field(2, ge=1, description="Verifier processes.")
     timeout_seconds: float = Field(
-        10.0, gt=0, le=86400, description="Deadline of one answer; past it the answer counts as wrong."
+        10.0,
+        gt=0,
+        le=86400,
+        description="Deadline of one call of a function: for one answer, or for a whole batch if it takes "
+        "batches. Past it they count as wrong.",
+    )
+    batch_size: int = Field(
+        64, ge=1, description="Most answers in one call of a function that takes batches."
+    )
+    memory_gib: float | None = Field(
+        4.0,
+        gt=0,
+        description="Memory that a verifier process may have for itself; an answer that needs more counts as "
+        "wrong. Address space and mapped files do not count. Null: no limit.",
+    )
+    recycle_after: int | None = Field(
+        10_000,
+        ge=1,
+        description="Answers after which a verifier process is replaced, so that a leak does no harm. "
+        "Null: never.",
+    )
+    deduplicate: bool = Field(
+        True,
+        description="Whether answers that are alike in all a function reads are judged once a batch. False for "
+        "functions that are random on purpose.",
     )
 
     @model_validator(mode="after")

@@ -29,7 +29,8 @@ from reasoner_rl.observability.versions import versions
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
 from reasoner_rl.prompts.supervised import supervised_samples
-from reasoner_rl.rewards.loading import check_function, load_function
+from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
+from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import context_length
 from reasoner_rl.types import Prompt, TrainSample
@@ -123,18 +124,13 @@ def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens
 
 
 def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
-    """Call each reward function once on a row of the data, so that a mistake shows before models are loaded.
+    """Call each reward function on a row of the data, so that a mistake shows before models are loaded.
 
     Raises ConfigError naming the function and what is wrong with it.
     """
-    sample = {
-        "data_source": prompt.data_source,
-        "solution_str": f"Answer: {prompt.ground_truth}",
-        "ground_truth": prompt.ground_truth,
-        "extra_info": dict(prompt.extra_info),
-    }
-    for function in rewards.functions:
-        check_function(function, load_function(function.fn), sample)
+    response = f"Answer: {prompt.ground_truth}"
+    extra_info = {RESPONSE_TOKENS: len(response), **prompt.extra_info}
+    dry_run(rewards, Answer(prompt.data_source, response, prompt.ground_truth, extra_info))
 
 
 class StopRequest:

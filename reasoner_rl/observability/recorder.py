@@ -82,6 +82,7 @@ def _line(
     return {
         "step": step,
         "uid": prompt.uid,
+        "data_source": prompt.data_source,
         "prompt": prompt.text,
         "response": rollout.text,
         "ground_truth": prompt.ground_truth,

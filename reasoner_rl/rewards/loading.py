@@ -8,30 +8,54 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reasoner_rl.errors import ConfigError, did_you_mean
 from reasoner_rl.rewards.contract import (
+    EXPECTED_BATCH_CALL,
     EXPECTED_CALL,
     EXPECTED_RETURN,
+    Answer,
     FunctionResult,
+    FunctionSpec,
+    ReturnError,
     RewardFunction,
-    read_result,
+    arguments,
+    batch_arguments,
+    call,
+    call_batch,
+    takes_batches,
 )
 
-if TYPE_CHECKING:
-    from reasoner_rl.config.reward import RewardFunctionConfig
+MADE_UP_SAMPLE = Answer(
+    "math_dapo", "6 times 7 is 42.\nAnswer: 42", "42", {"index": 0, "response_tokens": 12}
+)
+LONGEST_MESSAGE = 2000  # characters of an exception's text that are passed on
 
-MADE_UP_SAMPLE: Mapping[str, Any] = {
-    "data_source": "math_dapo",
-    "solution_str": "6 times 7 is 42.\nAnswer: 42",
-    "ground_truth": "42",
-    "extra_info": {"index": 0},
-}
+
+@dataclass(frozen=True, slots=True)
+class LoadedFunction:
+    """A reward function that can be called."""
+
+    function: RewardFunction
+    spec: FunctionSpec
+    batch: bool  # it takes lists
+
+    def judge(self, answers: list[Answer]) -> list[FunctionResult]:
+        """Return a result an answer; one answer, unless the function takes lists. Raises what `call` does."""
+        if self.batch:
+            return call_batch(self.function, self.spec.parameters, answers)
+        return [call(self.function, self.spec.parameters, answer) for answer in answers]
+
+
+def load(spec: FunctionSpec) -> LoadedFunction:
+    """Import a function and look whether it takes batches. Raises ConfigError with the reason."""
+    function = load_function(spec.fn)
+    return LoadedFunction(function, spec, takes_batches(function) if spec.batch is None else spec.batch)
 
 
 def load_function(fn: str) -> RewardFunction:
@@ -61,51 +85,62 @@ def load_function(fn: str) -> RewardFunction:
     return loaded
 
 
-def check_function(
-    config: RewardFunctionConfig, function: RewardFunction, sample: Mapping[str, Any] = MADE_UP_SAMPLE
-) -> FunctionResult:
-    """Call ``function`` in this process, so that a mistake in it shows before a run starts.
+def check_function(loaded: LoadedFunction, sample: Answer = MADE_UP_SAMPLE) -> FunctionResult:
+    """Call a function in this process, so that a mistake in it shows before a run starts.
 
-    ``sample``: the four arguments of `EXPECTED_CALL`; a row of the data if the function needs a real one. It is
-    called once more with an empty response, which many functions judge in another way; there it may raise, which
-    counts as a wrong answer. Raises ConfigError saying what was expected and what came instead.
+    ``sample``: a row of the data if the function needs a real one. The function is given an empty response
+    too, which many functions judge in another way; one that takes a single answer may raise there, which counts
+    as a wrong answer. Raises ConfigError saying what was expected and what came instead.
     """
+    empty = sample._replace(response="")
+    _bind(loaded, sample)
+    result = _judge_sample(loaded, [sample, empty] if loaded.batch else [sample])
+    if not loaded.batch:
+        with suppress(_RaisedError):
+            _judge_sample(loaded, [empty])
+    return result
+
+
+class _RaisedError(ConfigError):
+    """The function raised, where others return something wrong."""
+
+
+def _bind(loaded: LoadedFunction, sample: Answer) -> None:
+    expected = EXPECTED_BATCH_CALL if loaded.batch else EXPECTED_CALL
+    keywords: dict[str, Any] = batch_arguments([sample]) if loaded.batch else arguments(sample)
+    parameters = loaded.spec.parameters
     try:
-        inspect.signature(function).bind(**sample, **config.parameters)
+        inspect.signature(loaded.function).bind(**keywords, **parameters)
     except TypeError as error:
         raise ConfigError(
-            f"reward function {config.fn!r} cannot be called as {EXPECTED_CALL} "
-            f"with parameters {sorted(config.parameters)}: {error}"
+            f"reward function {loaded.spec.fn!r} cannot be called as {expected} "
+            f"with parameters {sorted(parameters)}: {error}"
         ) from error
     except ValueError:
-        pass  # some callables written in C tell no signature; the call below shows whether it fits
+        pass  # some callables written in C tell no signature; the call shows whether it fits
+
+
+def _judge_sample(loaded: LoadedFunction, answers: list[Answer]) -> FunctionResult:
     try:
-        returned = function(**sample, **config.parameters)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"reward function {config.fn!r} raised on a test call: {describe(error)}"
+        return loaded.judge(answers)[0]
+    except ReturnError as error:
+        wanted = f"a list with, for each answer, {EXPECTED_RETURN}" if loaded.batch else EXPECTED_RETURN
+        raise ConfigError(f"reward function {loaded.spec.fn!r} must return {wanted}; it {error}") from error
+    except BaseException as error:  # KeyboardInterrupt too, which no one else raises where this runs
+        raise _RaisedError(
+            f"reward function {loaded.spec.fn!r} raised on a test call: {describe(error)}"
         ) from error
-    result = _read(config, returned)
-    with suppress(Exception, SystemExit):
-        returned = function(**{**sample, "solution_str": ""}, **config.parameters)
-    _read(config, returned)
-    return result
 
 
 def describe(error: BaseException) -> str:
     """Return an exception's type, message, and the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
-
-
-def _read(config: RewardFunctionConfig, returned: object) -> FunctionResult:
     try:
-        return read_result(returned)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"reward function {config.fn!r} must return {EXPECTED_RETURN}; it returned {returned!r}: {error}"
-        ) from error
+        message = str(error)[:LONGEST_MESSAGE]
+    except Exception:  # its own fault too
+        message = "(without a readable message)"
+    return f"{type(error).__name__}: {message}{place}"
 
 
 def _import_file(path: Path) -> ModuleType:

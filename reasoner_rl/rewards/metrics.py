@@ -12,6 +12,7 @@ from reasoner_rl.types import ScoredGroup
 RESERVED_NAMES = (
     "score",
     "accuracy",
+    "unparsed",
     "timeouts",
     "crashes",
     "truncated",
@@ -23,6 +24,7 @@ RESERVED_NAMES = (
 def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     """Return means over all responses of the groups, and counts of failures.
 
+    ``reward/unparsed``: responses in which a function found no answer, if it says so.
     ``reward/<component>``: mean over the responses that have it. ``reward/overlong_share``: share with an
     overlong penalty. ``reward/truncated``: share cut off at the token limit.
     """
@@ -38,6 +40,7 @@ def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
         "reward/accuracy": mean_of(reward.accuracy for reward in rewards),
         "reward/overlong_share": mean_of(reward.components.get(OVERLONG, 0.0) != 0 for reward in rewards),
         "reward/truncated": mean_of(rollout.finish_reason == "length" for rollout in rollouts),
+        "reward/unparsed": total(sum(reward.status == "unparsed" for reward in rewards)),
         "reward/timeouts": total(sum(reward.status == "timeout" for reward in rewards)),
         "reward/crashes": total(sum(reward.status == "crash" for reward in rewards)),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reasoner_rl.config.reward import OverlongConfig, RewardFunctionConfig
-from reasoner_rl.rewards.contract import FunctionResult
+from reasoner_rl.rewards.contract import COUNTED_STATUSES, FunctionResult
 from reasoner_rl.types import Reward
 
 OVERLONG = "overlong"
@@ -37,6 +37,7 @@ def combine(
     response_tokens: int,
     max_response_tokens: int,
     truncated: bool,
+    seconds: float = 0.0,
 ) -> Reward:
     """Return the weighted sum of the functions' scores plus the overlong penalty, with every part by name.
 
@@ -55,7 +56,8 @@ def combine(
         score=score,
         accuracy=results[0].accuracy,
         components=components | {OVERLONG: penalty},
-        status=next((status for status in ("timeout", "crash") if status in statuses), "ok"),
+        status=next((status for status in COUNTED_STATUSES if status in statuses), "ok"),
         extracted=results[0].extracted,
         trained=not (truncated and overlong.mask_truncated),
+        seconds=seconds,
     )

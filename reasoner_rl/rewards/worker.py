@@ -1,26 +1,45 @@
 """The verifier process. Imports no torch, so that it starts, and is replaced, in a fraction of a second.
 
-It reads from its connection, in order: the functions as (fn, parameters) pairs, then lists of answers. It
-writes None when the functions are loaded (or the reason why not), then for every answer and function, in
-order, a FunctionResult, or the text of the exception that the function raised, with the seconds that the
-answer has taken so far.
+It reads from its connection, in order: a Setup, then lists of calls, or a sample for a dry run. It writes what
+it loaded (or the reason why it could not), then an Outcome a call, in order; for a dry run it writes a
+FunctionResult, or what is wrong, a function.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import resource
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
-from reasoner_rl.rewards.contract import FunctionResult, RewardFunction, call
-from reasoner_rl.rewards.loading import describe, load_function
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.rewards.contract import Answer, FunctionResult, FunctionSpec, ReturnError
+from reasoner_rl.rewards.loading import LoadedFunction, check_function, describe, load
 
-FunctionSpec = tuple[str, dict[str, Any]]  # fn, parameters
-Answer = tuple[str, str, str, dict[str, Any]]  # data source, response, ground truth, extra info
+Call = tuple[int, list[Answer]]  # which function, and one answer, or several if it takes batches
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a process is told when it starts."""
+
+    functions: tuple[FunctionSpec, ...]
+    memory_bytes: int | None  # most that it may have for itself
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one call."""
+
+    kind: Literal["results", "failed", "memory"]  # memory: the limit was reached, end this process
+    results: list[FunctionResult]  # one an answer, if there are results
+    reason: str  # what it did instead: raised ..., returned ...
+    seconds: float  # without sending, which waits for the other side
 
 
 def main(descriptor: int) -> None:
@@ -29,41 +48,67 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     connection: Connection[Any, Any] = Connection(descriptor)
     functions = _load(connection, connection.recv())
-    inbox: queue.SimpleQueue[list[Answer]] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    own = os.getpid()
     while True:
-        for answer in inbox.get():
-            seconds = 0.0  # without sending, which waits for the other side
-            for function, parameters in functions:
-                begun = time.monotonic()
-                verdict = _judge(function, parameters, answer)
-                seconds += time.monotonic() - begun
-                connection.send((verdict, seconds))
+        message = inbox.get()
+        work = _dry_run(functions, message) if isinstance(message, Answer) else _judge(functions, message)
+        for outcome in work:
+            if os.getpid() != own:
+                os._exit(0)  # a copy that a function made with fork and let return: only one may answer
+            connection.send(outcome)
 
 
-def _load(
-    connection: Connection[Any, Any], specs: list[FunctionSpec]
-) -> list[tuple[RewardFunction, dict[str, Any]]]:
+def _load(connection: Connection[Any, Any], setup: Setup) -> list[LoadedFunction]:
     try:
-        functions = [(load_function(fn), parameters) for fn, parameters in specs]
+        if setup.memory_bytes is not None:
+            _limit_memory(setup.memory_bytes)
+        functions = [load(spec) for spec in setup.functions]
     except BaseException as error:
-        connection.send(str(error) or type(error).__name__)
+        connection.send(str(error) if isinstance(error, ConfigError) else describe(error))
         raise SystemExit(1) from None
-    connection.send(None)
+    connection.send(tuple(function.batch for function in functions))
     return functions
 
 
-def _judge(function: RewardFunction, parameters: dict[str, Any], answer: Answer) -> FunctionResult | str:
-    try:
-        return call(function, parameters, *answer)
-    except (
-        BaseException
-    ) as error:  # SystemExit too: a function that calls sys.exit ends its answer, not the worker
-        return describe(error)
+def _limit_memory(most: int) -> None:
+    """Let allocations beyond ``most`` bytes fail.
+
+    RLIMIT_DATA counts what a process can write to and shares with nobody. Unlike RLIMIT_AS it leaves out what is
+    only mapped or reserved (libraries, files, CUDA's address space), and unlike watching from outside it cannot
+    be outrun: a huge allocation fails at once, before the machine's memory is gone.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _receive(connection: Connection[Any, Any], inbox: queue.SimpleQueue[list[Answer]]) -> None:
-    """Pass answers on, in a thread of its own: a parent's death is noticed while a function runs."""
+def _judge(functions: list[LoadedFunction], calls: list[Call]) -> Any:
+    for index, answers in calls:
+        begun = time.monotonic()
+        kind: Literal["results", "failed", "memory"] = "results"
+        results: list[FunctionResult] = []
+        reason = ""
+        try:
+            results = functions[index].judge(answers)
+        except BaseException as error:  # SystemExit too: sys.exit ends the answer, not the process
+            kind = "memory" if isinstance(error, MemoryError) else "failed"
+            reason = str(error) if isinstance(error, ReturnError) else f"raised {describe(error)}"
+        yield Outcome(kind, results, reason, time.monotonic() - begun)
+
+
+def _dry_run(functions: list[LoadedFunction], sample: Answer) -> Any:
+    for function in functions:
+        try:
+            yield check_function(function, sample)
+        except ConfigError as error:
+            yield str(error)
+
+
+def _receive(connection: Connection[Any, Any], inbox: queue.SimpleQueue[Any]) -> None:
+    """Pass calls on, in a thread of its own: a parent's death is noticed while a function runs."""
     try:
         while True:
             inbox.put(connection.recv())

@@ -39,6 +39,7 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
     assert lines[0] == {
         "step": 12,
         "uid": "p0",
+        "data_source": "sums",
         "prompt": "What is 1+1?",
         "response": "Answer: 2 ✓",
         "ground_truth": "2",

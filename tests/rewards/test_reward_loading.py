@@ -12,15 +12,14 @@ import numpy
 import pytest
 
 import reward_fns
-from reasoner_rl.config.reward import RewardFunctionConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.rewards.contract import FunctionResult, read_result
-from reasoner_rl.rewards.loading import check_function, load_function
+from reasoner_rl.rewards.contract import Answer, FunctionResult, FunctionSpec, read_result, takes_batches
+from reasoner_rl.rewards.loading import LoadedFunction, check_function, load_function
 from reward_fns import math_answer
 
 
-def config(**parameters: Any) -> RewardFunctionConfig:
-    return RewardFunctionConfig(fn="my.py:score", parameters=parameters)
+def loaded(fn: Callable[..., Any], **parameters: Any) -> LoadedFunction:
+    return LoadedFunction(fn, FunctionSpec("my.py:score", parameters), takes_batches(fn))
 
 
 def test_functions_of_modules_and_of_submodules() -> None:
@@ -105,7 +104,7 @@ def test_what_a_function_may_return(returned: object, result: FunctionResult) ->
         (math.nan, "the score must be finite; it is nan"),
         (10**400, "the score must be finite; it is inf"),
         ({"score": numpy.ones(2)}, "must return a number, or a dict with 'score'"),
-        ({"reward": 1.0}, "returned a dict without 'score'; its keys are ['reward']"),
+        ({"reward": 1.0}, "a dict without 'score'; its keys are ['reward']"),
         ({"score": "1"}, "'score' must be a number"),
         ({"score": 1, "acc": 2}, "'acc' must be a bool or lie in 0 to 1; it is 2.0"),
     ],
@@ -115,13 +114,13 @@ def test_what_a_function_may_not_return(returned: object, said: str) -> None:
         return returned
 
     with pytest.raises(ConfigError) as error:
-        check_function(config(), fn)
+        check_function(loaded(fn))
     assert said in str(error.value)
     assert "'my.py:score' must return a number, or a dict with 'score'" in str(error.value)
 
 
 def test_check_passes_the_sample_and_the_parameters() -> None:
-    right = check_function(config(correct_score=0.5), reward_fns.compute_score)
+    right = check_function(loaded(reward_fns.compute_score, correct_score=0.5))
     assert right == FunctionResult(0.5, 1.0, "42")
 
     def needs_its_row(
@@ -132,9 +131,9 @@ def test_check_passes_the_sample_and_the_parameters() -> None:
     with pytest.raises(
         ConfigError, match=r"raised on a test call: KeyError: 'level' \(.*test_reward_loading"
     ):
-        check_function(config(), needs_its_row)
-    row = {"data_source": "x", "solution_str": "", "ground_truth": "", "extra_info": {"level": 3}}
-    assert check_function(config(), needs_its_row, row).score == 3.0
+        check_function(loaded(needs_its_row))
+    row = Answer("x", "", "", {"level": 3})
+    assert check_function(loaded(needs_its_row), row).score == 3.0
 
 
 def test_a_wrong_answer_is_tried_too_but_may_raise() -> None:
@@ -145,8 +144,8 @@ def test_a_wrong_answer_is_tried_too_but_may_raise() -> None:
         return float(solution_str[0] == "6")
 
     with pytest.raises(ConfigError, match="it returned 'bad'"):
-        check_function(config(), fn)
-    assert check_function(config(), needs_an_answer).score == 1.0
+        check_function(loaded(fn))
+    assert check_function(loaded(needs_an_answer)).score == 1.0
 
 
 def _three_arguments(data_source: str, solution_str: str, ground_truth: str) -> float:
@@ -170,7 +169,7 @@ def test_wrong_signatures_are_told_from_the_right_one(
     fn: Callable[..., Any], parameters: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        check_function(config(**parameters), fn)
+        check_function(loaded(fn, **parameters))
     expected = "fn(data_source=..., solution_str=..., ground_truth=..., extra_info=..., **parameters)"
     assert f"cannot be called as {expected} with parameters {sorted(parameters)}" in str(error.value)
     assert said in str(error.value)

@@ -71,7 +71,11 @@ def runner_of(tmp_path: Path) -> Any:
     made: list[RewardRunner] = []
 
     def make(
-        *functions: dict[str, Any], workers: int = 1, timeout: float = 30.0, **overlong: Any
+        *functions: dict[str, Any],
+        workers: int = 1,
+        timeout: float = 30.0,
+        reward: dict[str, Any] | None = None,
+        **overlong: Any,
     ) -> RewardRunner:
         configs = [
             RewardFunctionConfig(**({"fn": f"{plugin}:obey"} | function)) for function in functions or ({},)
@@ -81,6 +85,7 @@ def runner_of(tmp_path: Path) -> Any:
             workers=workers,
             timeout_seconds=timeout,
             overlong=OverlongConfig(**overlong),
+            **(reward or {}),
         )
         made.append(RewardRunner(config, max_response_tokens=100))
         return made[-1]
@@ -91,7 +96,11 @@ def runner_of(tmp_path: Path) -> Any:
 
 
 def tasks_of(*responses: str) -> list[RewardTask]:
-    return [RewardTask("made_up", response, "right") for response in responses]
+    """Tasks that are all different, if only by a number that the plug-in does not read."""
+    return [
+        RewardTask("made_up", response, "right", {"number": number})
+        for number, response in enumerate(responses)
+    ]
 
 
 def outcomes(rewards: list[Reward]) -> list[tuple[str, float, float]]:
@@ -234,11 +243,11 @@ def test_a_failing_function_leaves_the_others_results(runner_of: RunnerFactory, 
     rewards = runner.score(tasks_of("raise x", "exit 1", "sleep 9"))
     assert outcomes(rewards) == [("crash", 4.0, 1.0), ("crash", 3.0, 1.0), ("timeout", 4.0, 1.0)]
     assert rewards[0].components == {"length": 7.0, "obey": -3.0, "overlong": 0.0}
-    # With the failing one first, those behind it ran after an exception but not after a death.
+    # Those behind a failing one run too, after a death in the next process.
     runner = runner_of({}, length)
     assert outcomes(runner.score(tasks_of("raise x", "exit 1"))) == [
         ("crash", 6.0, 0.0),
-        ("crash", -2.0, 0.0),
+        ("crash", 5.0, 0.0),
     ]
 
 

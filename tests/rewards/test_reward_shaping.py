@@ -75,7 +75,7 @@ def test_reward_metrics() -> None:
     prompt = Prompt("p", (1,), "p", "42", "math_dapo")
     rewards = (
         Reward(1.0, 1.0, {"right": 1.0, "overlong": 0.0, "right/steps": 4.0}),
-        Reward(-1.5, 0.0, {"right": -1.0, "overlong": -0.5}),
+        Reward(-1.5, 0.0, {"right": -1.0, "overlong": -0.5}, status="unparsed"),
     )
     failures = (
         Reward(-1.0, 0.0, {"right": -1.0, "overlong": 0.0}, status="timeout"),
@@ -93,6 +93,7 @@ def test_reward_metrics() -> None:
         "reward/overlong": -0.125,
         "reward/overlong_share": 0.25,
         "reward/truncated": 0.25,
+        "reward/unparsed": 1.0,
         "reward/timeouts": 1.0,
         "reward/crashes": 1.0,
     }

@@ -18,7 +18,8 @@ SINGLE = "train_single_node.sh"
 RAY = "train_multi_node_ray.sh"
 SLURM = "train_multi_node_slurm.sh"
 DAPO = "run_dapo_qwen2.5_32b.sh"
-SCRIPTS = [SINGLE, RAY, SLURM, DAPO]
+OWN = "train_own_verifier.sh"
+SCRIPTS = [SINGLE, RAY, SLURM, DAPO, OWN]
 
 
 def free_port(low: int = 20000, high: int = 30000) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cluster import DAPO, RAY, ROOT, SCRIPTS, SINGLE, SLURM, Cluster
+from fake_cluster import DAPO, OWN, RAY, ROOT, SCRIPTS, SINGLE, SLURM, Cluster
+
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.config.recipes import OnlineConfig
 
 
 def test_shellcheck_finds_nothing() -> None:
@@ -41,6 +45,25 @@ def dry(cluster: Cluster, script: str, *arguments: str, **variables: str) -> lis
     assert (result.returncode, result.stderr) == (0, "")
     assert cluster.calls() == []
     return result.stdout.splitlines()
+
+
+def test_a_verifier_of_ones_own(cluster: Cluster) -> None:
+    (line,) = dry(cluster, OWN, "--fn", "my.py:judge", "--workers", "2", "r.yaml", "run.seed=3")
+    words = shlex.split(line)
+    assert words[:3] == ["reasoner-rl", "train", "r.yaml"]
+    assert "cluster.workers_per_node=2" in words
+    assert words[-4:] == [
+        "reward.functions=[{fn: my.py:judge, name: verifier}, {fn: 'reward_fns.format_reward:compute_score', "
+        "name: format, weight: 0.1, parameters: {outside: true}}]",
+        "reward.timeout_seconds=10",
+        "reward.memory_gib=4",
+        "run.seed=3",
+    ]
+    config = load_recipe("quickstart", words[-4:])
+    assert isinstance(config, OnlineConfig)
+    assert [function.label for function in config.reward.functions] == ["verifier", "format"]
+    (line,) = dry(cluster, OWN, "r.yaml")
+    assert "/reward_fns/custom_template.py:compute_score, name: verifier}" in line
 
 
 def test_single_node_takes_all_gpus(cluster: Cluster) -> None:

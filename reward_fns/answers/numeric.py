@@ -135,14 +135,9 @@ def _power_of_ten(exponent: int) -> Any:
 
 def _digits(expression: Expression) -> int:
     """Digits of the longest number that was written."""
-    return max(
-        (
-            len(str(max(abs(node.value.numerator), node.value.denominator)))
-            for node in walk(expression)
-            if isinstance(node, Number)
-        ),
-        default=0,
-    )
+    numbers = [node.value for node in walk(expression) if isinstance(node, Number)]
+    bits = [max(abs(value.numerator), value.denominator).bit_length() for value in numbers]
+    return math.ceil(max(bits, default=0) * 0.302)
 
 
 def _point(names: list[str], shift: int, whole: bool) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def canonical(text: str) -> str:
     if isinstance(value, Named):
         value = value.value
     number = exact_value(value.expression) if isinstance(value, Quantity) else None
-    if number is not None:
+    if number is not None and number.numerator.bit_length() + number.denominator.bit_length() < 1000:
         return str(number)
     try:
         return written(tokenize(_without_markup(text)))

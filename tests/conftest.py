@@ -105,8 +105,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
             model = LlamaForCausalLM(LlamaConfig(**sizes, **tied, **rope))
         else:
             raise ValueError(name)
-        # Zero-initialised biases and all-one norms would hide a mistake in exactly those tensors.
+        # Zero-initialised biases and all-one norms would hide a mistake in exactly those tensors, and so would the
+        # padding token's row, which transformers makes zero.
         with torch.no_grad():
+            padding = model.get_input_embeddings().weight[tiny_tokenizer.pad_token_id]
+            padding.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
             for parameter in model.parameters():
                 if parameter.ndim == 1:
                     parameter.add_(0.1 * torch.randn_like(parameter))

@@ -152,7 +152,7 @@ def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
             "the end is part of the response, and trained"
         )
         assert tiny_tokenizer.eos_token_id not in rollout.token_ids[:-1]
-        assert rollout.text == tiny_tokenizer.decode(rollout.token_ids[:-1])
+        assert rollout.text == tiny_tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
     greedy = flat(vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=8, temperature=0)))
     assert all(len({greedy[i + j].token_ids for j in range(3)}) == 1 for i in range(0, len(greedy), 3))
     stop = tiny_tokenizer.decode(greedy[0].token_ids[2:4])

@@ -23,7 +23,7 @@ LossOf = Callable[[Any, list[TrainSample]], tuple[Tensor, list[Tensor]]]
 # Large against rounding, so that Adam does not blow noise in a vanishing gradient up to a full step.
 EPS = 1e-3
 CLIP_HIGHER = LossConfig(clip_low=0.2, clip_high=0.28)
-PADDING = torch.tensor([0])  # the checkpoints' padding token, which is a token like any other
+PADDING = 0  # the checkpoints' padding token, which is a token like any other
 TEMPERATURE, UPDATES, TOTAL_UPDATES, MAX_RESPONSE = 0.7, 3, 10, 64
 TRAINING = TrainingConfig(
     optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, grad_clip=0.05, eps=EPS),
@@ -44,7 +44,7 @@ def make_samples(vocabulary: int, count: int = 6) -> list[TrainSample]:
         response = 3 + 2 * index
         samples.append(
             TrainSample(
-                prompt_ids=torch.cat([PADDING, draw(3 + index % 3)]),
+                prompt_ids=draw(4 + index % 3).index_fill(0, torch.tensor(0), PADDING),
                 response_ids=draw(response),
                 loss_mask=torch.arange(response) != 1,
                 advantages=torch.full((response,), (-1.0) ** index * (1 + 0.1 * index)),

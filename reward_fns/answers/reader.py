@@ -12,7 +12,7 @@ from reward_fns.answers.matrices import determinant, has_matrix, matrix_value
 from reward_fns.answers.parser import parse
 from reward_fns.answers.regions import ALL, complement, intersection, interval, point, union
 from reward_fns.answers.structure import Tokens, enclosed, has, matches, split, with_sign, written
-from reward_fns.answers.tokens import NotReadable, Token, tokenize
+from reward_fns.answers.tokens import MAX_CHARACTERS, NotReadable, Token, tokenize
 from reward_fns.answers.units import split_unit
 from reward_fns.answers.values import (
     Bracketed,
@@ -39,12 +39,18 @@ _MEANT = ("...", "^*", "\\,", "\\;", "\\:", "\\ ")
 _PUNCTUATION = (".", ",", ";", ":")
 
 
-@lru_cache(maxsize=8192)
 def readings(text: str) -> tuple[Value, ...]:
     """What an answer may mean, most likely first: ``1,234`` is a number, or else a list. Never raises.
 
-    What cannot be read is a `Text`.
+    What cannot be read is a `Text`. A ground truth is read once for all the responses of its group.
     """
+    if len(text) > MAX_CHARACTERS:  # not to be remembered
+        return (Text(" ".join(text.split())),)
+    return _readings(text)
+
+
+@lru_cache(maxsize=8192)
+def _readings(text: str) -> tuple[Value, ...]:
     text = _without_markup(text)
     try:
         tokens = tokenize(text)

@@ -33,11 +33,12 @@ from reward_fns.answers.values import (
     Symbol,
     Text,
     Value,
+    size_of,
     symbols_of,
 )
 from reward_fns.answers.vocabulary import TEXT_SYNONYMS
 
-MAX_COMPARISONS = 200  # of values to many digits, in one answer; sets are compared item by item
+MAX_COMPARED = 40_000  # sizes of the expressions that are compared by value; sets are compared item by item
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
 _FRAME = re.compile(r"^[(\[\s]+|[)\].,;:!\s]+$")
@@ -71,7 +72,7 @@ def same_answer(answer: str, truth: str, rules: Rules | None = None) -> bool:
 class _Judge:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._comparisons = MAX_COMPARISONS  # that are left
+        self._left = MAX_COMPARED
 
     def same(self, answer: Value, truth: Value) -> bool:
         """Whether two values are the same."""
@@ -150,8 +151,8 @@ class _Judge:
         if decimals is not None and true is not None:
             found = mine if mine is not None else _approximate(answer)
             return found is not None and self._rounds_to(found, true, decimals)
-        self._comparisons -= 1
-        return self._comparisons >= 0 and _same_function(answer, truth, mine, true)
+        self._left -= size_of(answer) + size_of(truth)
+        return self._left >= 0 and _same_function(answer, truth, mine, true)
 
     def _rounds_to(self, answer: Fraction, truth: Fraction, decimals: int) -> bool:
         apart = abs(answer - truth)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 
+from reward_fns.answers.exact import exact_value
 from reward_fns.answers.parser import parse
 from reward_fns.answers.structure import Tokens, enclosed, matches, split
 from reward_fns.answers.tokens import NotReadable, Token
-from reward_fns.answers.values import Expression, Matrix, Operation, Quantity, Value
+from reward_fns.answers.values import Expression, Matrix, Number, Operation, Quantity, Value, size_of
 
 MAX_ORDER = 4  # of a determinant or a power
 MAX_POWER = 10
+MAX_CELL = 300  # parts of an expression in a product
 
 Rows = list[list[Expression]]
 
@@ -102,13 +104,17 @@ def _sum(left: Rows, right: Rows) -> Rows:
 
 def _product(left: Rows, right: Rows) -> Rows:
     columns = list(zip(*right, strict=True))
-    return [
-        [
-            _add_all([Operation("multiply", pair) for pair in zip(row, column, strict=True)])
-            for column in columns
-        ]
-        for row in left
-    ]
+    return [[_dot(row, column) for column in columns] for row in left]
+
+
+def _dot(row: Sequence[Expression], column: Sequence[Expression]) -> Expression:
+    """A cell of a product, as a number if it is one: powers of powers would grow without end."""
+    cell = _add_all([Operation("multiply", pair) for pair in zip(row, column, strict=True)])
+    if (value := exact_value(cell)) is not None:
+        return Number(value)
+    if size_of(cell) > MAX_CELL:
+        raise NotReadable("a product of matrices that grows too large")
+    return cell
 
 
 def _add_all(terms: Sequence[Expression]) -> Expression:

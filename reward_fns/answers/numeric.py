@@ -15,10 +15,10 @@ from typing import Any
 import mpmath
 
 from reward_fns.answers.exact import exact_value
-from reward_fns.answers.values import Expression, Number, Operation, Symbol, symbols_of, walk
+from reward_fns.answers.values import Expression, Number, Operation, Symbol, size_of, symbols_of, walk
 
 DIGITS = 50
-MAX_DIGITS = 3000
+MAX_WORK = 60_000  # digits times the size of both expressions; about half a second at the worst
 MAX_BITS = 1_000_000  # of the binary exponent of any value
 MAX_ARGUMENT_BITS = 4_000  # of what is reduced modulo pi, or rounded
 MAX_FACTORIAL = 20_000
@@ -103,7 +103,7 @@ class _Points:
         if len(found) < (2 if self._names else 1):
             raise Undecided("undefined almost everywhere")
         self.digits += self._reach
-        if self.digits > MAX_DIGITS:
+        if self.digits * sum(map(size_of, self._pair)) > MAX_WORK:
             raise Undecided("too many digits")
         return found
 

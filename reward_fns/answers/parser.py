@@ -15,7 +15,7 @@ from functools import reduce
 from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.tokens import NotReadable, Token
-from reward_fns.answers.values import Expression, Number, Operation, Symbol, walk
+from reward_fns.answers.values import Expression, Number, Operation, Symbol, size_of
 
 MAX_DEPTH = 40  # of groups within each other
 MAX_TOKENS = 600
@@ -298,7 +298,7 @@ class _Parser:
         if not isinstance(index, Symbol) or first is None or last is None:
             raise NotReadable("a series without bounds")
         count = last - first + 1
-        if first.denominator * last.denominator != 1 or count < 1 or count * _size(body) > MAX_SERIES:
+        if first.denominator * last.denominator != 1 or count < 1 or count * size_of(body) > MAX_SERIES:
             raise NotReadable("a series that is empty or too long")
         terms = [_replaced(body, index, Number(first + n)) for n in range(int(count))]
         return reduce(lambda total, term: Operation(operation, (total, term)), terms)
@@ -383,10 +383,6 @@ def _replaced(expression: Expression, symbol: Symbol, value: Number) -> Expressi
         arguments = tuple(_replaced(each, symbol, value) for each in expression.arguments)
         return Operation(expression.name, arguments)
     return value if expression == symbol else expression
-
-
-def _size(expression: Expression) -> int:
-    return sum(1 for _ in walk(expression))
 
 
 def _with_sign(sign: str, value: Expression) -> Expression:

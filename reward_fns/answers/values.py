@@ -44,6 +44,11 @@ def walk(expression: Expression) -> Iterator[Expression]:
             waiting.extend(node.arguments)
 
 
+def size_of(expression: Expression) -> int:
+    """How many numbers, symbols and operations it is made of."""
+    return sum(1 for _ in walk(expression))
+
+
 def symbols_of(expression: Expression) -> frozenset[str]:
     """The names of all variables in it."""
     return frozenset(node.name for node in walk(expression) if isinstance(node, Symbol))

@@ -253,6 +253,31 @@ def test_bombs_are_wrong_and_cheap(text: str) -> None:
     assert time.process_time() - started < 2  # mostly milliseconds
 
 
+LETTERS = r"\\".join(["a & b & c & d"] * 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        (
+            rf"\begin{{pmatrix}}{LETTERS}\end{{pmatrix}}^{{10}}",
+            rf"\begin{{pmatrix}}{LETTERS}\end{{pmatrix}}^9",
+        ),
+        ("+".join(rf"\sin({k})" for k in range(99)) + "+10^{2900}", r"10^{2900}+\sin(9)"),
+        (r"\ln(" * 15 + "x" + ")" * 15 + "+10^{2900}", r"\ln(" * 15 + "x+0" + ")" * 15 + "+10^{2900}"),
+        (
+            ",".join(rf"\sqrt{{{k}}}+\pi" for k in range(60)),
+            ",".join(rf"\pi+\sqrt{{{k}}}" for k in range(60, 0, -1)),
+        ),
+        ("0." + "3" * 990 + r"\pi", "0." + "3" * 990 + r"\pi+1"),
+    ],
+)
+def test_the_most_that_fits_the_bounds_takes_seconds_at_the_worst(answer: str, truth: str) -> None:
+    started = time.process_time()
+    assert not same_answer(answer, truth)
+    assert time.process_time() - started < 5  # below 0.6 s; minutes without the bounds
+
+
 def test_towers_are_the_same_if_they_are_written_the_same() -> None:
     assert same_answer("9^{9^{9^9}}", "9^{ 9^{9^{9}} }")
     assert not same_answer("9^{9^{9^9}}", "9^{9^{9^8}}")

@@ -12,6 +12,7 @@ _ANSWER_LABEL = r"Answer[\s*]*[:：]"  # also **Answer**: and the colon of Chine
 _ANSWER_LINE = re.compile(rf"(?i){_ANSWER_LABEL}\s*([^\n]+)")
 # Not a Markdown heading of the fourth level, "#### Step 2" or "#### Answer: 72".
 _HASH_LINE = re.compile(r"(?<!#)####[ \t]*(?![#A-Za-z\s])([^\n]+)")
+_FEW_SHOT_END = re.compile(r"(?i)\.?\s*I hope it is correct\.?\s*$")  # of Minerva's prompt
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _OPEN_THOUGHT, _CLOSED_THOUGHT = "<think>", "</think>"
 
@@ -58,8 +59,7 @@ def last_answer_line(text: str) -> str | None:
     found = _last_match(_ANSWER_LINE, text)
     if found is None:
         return None
-    line = found[1].strip()
-    return last_boxed(line) or line
+    return last_boxed(text, after=found.start()) or _line_content(found)
 
 
 def last_answer_or_boxed(text: str, *, hashes: bool = False) -> str | None:
@@ -72,8 +72,12 @@ def last_answer_or_boxed(text: str, *, hashes: bool = False) -> str | None:
     if not lines:
         return last_boxed(text)
     line = max(lines, key=lambda match: match.start())
-    boxed = last_boxed(text[line.start() :])
-    return line[1].strip() if boxed is None else boxed
+    boxed = last_boxed(text, after=line.start())
+    return _line_content(line) if boxed is None else boxed
+
+
+def _line_content(line: re.Match[str]) -> str:
+    return _FEW_SHOT_END.sub("", line[1]).strip()
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -87,12 +91,13 @@ class _Box(NamedTuple):
     end: int  # where its content ends
 
 
-def last_boxed(text: str) -> str | None:
+def last_boxed(text: str, *, after: int = 0) -> str | None:
     r"""Return the content of the last ``\boxed{...}`` whose braces balance, or None. Takes linear time.
 
-    Boxes that are joined by "or", commas and the like are returned together, as a list.
+    after: where the box must not have ended yet. Boxes that are joined by "or", commas and the like are returned
+    together, as a list.
     """
-    boxes = _boxes(text)
+    boxes = [box for box in _boxes(text) if box.end >= after]
     if not boxes:
         return None
     last = max(boxes, key=lambda box: box.start)

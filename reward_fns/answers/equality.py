@@ -90,6 +90,7 @@ class _Judge:
             return self._same_region(answer, truth)
         if isinstance(answer, Listing) and isinstance(truth, Listing):
             return self._same_items(answer, truth)
+        answer, truth = _as_point(answer), _as_point(truth)
         if isinstance(answer, Bracketed) and isinstance(truth, Bracketed):
             if (answer.left, answer.right) != (truth.left, truth.right):
                 return False
@@ -122,6 +123,11 @@ class _Judge:
         if isinstance(answer, Named) and isinstance(truth, Named):
             if answer.name == truth.name:
                 return self.same(answer.value, truth.value)
+            if isinstance(answer.value, Text) and isinstance(truth.value, Text):  # AB = AC
+                return (answer.name.casefold(), answer.value.text) == (
+                    truth.value.text,
+                    truth.name.casefold(),
+                )
             return _same_relation(_as_relation(answer), _as_relation(truth))
         if isinstance(answer, Relation) or isinstance(truth, Relation):
             return _same_relation(_as_relation(answer), _as_relation(truth))
@@ -202,6 +208,15 @@ class _Judge:
             and self._same_expression(answer.low, truth.low)
             and self._same_expression(answer.high, truth.high)
         )
+
+
+def _as_point(value: Value) -> Value:
+    """``x = 2, y = 3`` as the point (2, 3)."""
+    if isinstance(value, Listing) and all(isinstance(item, Named) for item in value.items):
+        named = [item for item in value.items if isinstance(item, Named)]
+        if len({item.name for item in named}) == len(named) > 1:
+            return Bracketed("(", tuple(item.value for item in named), ")")
+    return value
 
 
 def _in_proportion(value: Bracketed, other: Bracketed) -> tuple[Value, ...]:
@@ -323,6 +338,7 @@ def _plain(value: Value) -> str | None:
         return value.expression.name.casefold()
     if not isinstance(value, Text):
         return None
-    text = _ARTICLE.sub("", _FRAME.sub("", value.text)).casefold()
-    text = "".join(text.split())
+    text = "".join(_ARTICLE.sub("", _FRAME.sub("", value.text)).casefold().split())
+    if "p.m" in text or "a.m" in text or text.isalpha():
+        text = text.replace(".", "")
     return TEXT_SYNONYMS.get(text, text)

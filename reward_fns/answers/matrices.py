@@ -67,6 +67,8 @@ def _term(tokens: list[Token], read: Callable[[Tokens], Value]) -> Rows:
 
 def _power(rows: Rows, tokens: Tokens) -> Rows:
     exponent = "".join(token.text for token in tokens if token.text not in "{}")
+    if exponent in ("^T", "^top"):
+        return [list(column) for column in zip(*rows, strict=True)]
     if exponent[:1] != "^" or not exponent[1:].isdigit() or not 1 <= int(exponent[1:]) <= MAX_POWER:
         raise NotReadable("a matrix and something else")
     _check_square(rows)

@@ -22,10 +22,14 @@ MAX_WORK = 60_000  # digits times the size of both expressions; about half a sec
 MAX_BITS = 1_000_000  # of the binary exponent of any value
 MAX_ARGUMENT_BITS = 4_000  # of what is reduced modulo pi, or rounded
 MAX_FACTORIAL = 20_000
+MAX_ZETA = 50
 
-# Of both signs, without a relation to each other. Whole numbers are for n!, binomials and (-1)^n.
-_POINTS = ("1.3219280948", "-0.7390851332", "2.6180339887", "-3.3598856662")
-_WHOLE_POINTS = (7, 12, 5, 9)
+# Without a relation to each other. Whole numbers are for n!, binomials and (-1)^n.
+_SIZES = ("1.3219280948", "0.7390851332", "2.6180339887", "3.3598856662")
+_WHOLE = (7, 12, 5, 9)
+# Signs of the variables at each point, in turn: all positive, all negative, and mixed.
+_SIGNS = ((1,), (1,), (-1,), (1, -1), (-1, 1), (1, 1, -1))
+POINTS = len(_SIGNS)
 
 
 class Undecided(ArithmeticError):
@@ -78,29 +82,42 @@ class _Points:
         self._whole = _wants_whole_numbers(left) or _wants_whole_numbers(right)
         self.digits = DIGITS + max(_digits(left), _digits(right))
         self._reach = 0  # digits between 1 and the largest or smallest number on the way
+        self._real = True  # whether nothing on the way to the last values was complex
 
     def values(self, shift: int, digits: int) -> tuple[Any, Any]:
         """Both values at a point; None for one that is undefined there."""
+        evaluators = self._evaluators(shift)
         with mpmath.workdps(digits):
-            evaluator = _Evaluator(_point(self._names, shift, self._whole))
-            left, right = (evaluator.value_or_none(expression) for expression in self._pair)
-        self._reach = max(self._reach, evaluator.reach)
+            left, right = (each.value_or_none(of) for each, of in zip(evaluators, self._pair, strict=True))
+        self._reach = max(self._reach, *(each.reach for each in evaluators))
+        self._real = all(each.real for each in evaluators)
         return left, right
 
-    def defined(self) -> list[int]:
-        """The points where both have a value. Raises Undecided where only one has, or where there are too few.
+    def _evaluators(self, shift: int) -> tuple[_Evaluator, _Evaluator]:
+        point = _point(self._names, shift, self._whole)
+        return _Evaluator(point), _Evaluator(point)
 
-        `digits` grow until the smallest part of a value is seen beside the largest: 10^{300} + 1 is not 10^{300}.
+    def defined(self) -> list[int]:
+        """The points to compare at. Raises Undecided where only one side has a value, or where there are too few.
+
+        Where both are real on the whole way if there are such points: 2 ln x is ln x^2 for all x that 2 ln x is made
+        for. Not so if one of them says |x|, and means more. `digits` grow until the smallest part of a value is seen
+        beside the largest: 10^{300} + 1 is not 10^{300}.
         """
-        found = []
-        for shift in range(len(_POINTS) if self._names else 1):
+        found, real = [], []
+        for shift in range(POINTS if self._names else 1):
             values = self.values(shift, self.digits)
             if values == (None, None):
                 continue
             if None in values:
                 raise Undecided("defined on one side only")
             found.append(shift)
-        if len(found) < (2 if self._names else 1):
+            if self._real:
+                real.append(shift)
+        enough = 2 if self._names else 1
+        if len(real) >= enough and _absolutes(self._pair[0]) == _absolutes(self._pair[1]):
+            found = real
+        if len(found) < enough:
             raise Undecided("undefined almost everywhere")
         self.digits += self._reach
         if self.digits * sum(map(size_of, self._pair)) > MAX_WORK:
@@ -142,11 +159,22 @@ def _digits(expression: Expression) -> int:
 
 def _point(names: list[str], shift: int, whole: bool) -> dict[str, Any]:
     if whole:
-        return {name: mpmath.mpf(_WHOLE_POINTS[(n + shift) % 4] + n) for n, name in enumerate(names)}
+        return {name: mpmath.mpf(_WHOLE[(n + shift) % 4] + n + shift // 4) for n, name in enumerate(names)}
+    signs = _SIGNS[shift]
     return {
-        name: mpmath.mpf(_POINTS[(n + shift) % 4]) * (1 + mpmath.mpf(n // 4 + shift * n) / 7)
+        name: signs[n % len(signs)]
+        * mpmath.mpf(_SIZES[(n + shift) % 4])
+        * (1 + mpmath.mpf(n // 4 + shift * (n + 1)) / 7)
         for n, name in enumerate(names)
     }
+
+
+def _absolutes(expression: Expression) -> int:
+    """How many absolute values of variables it has."""
+    return sum(
+        isinstance(node, Operation) and node.name == "abs" and bool(symbols_of(node))
+        for node in walk(expression)
+    )
 
 
 def _wants_whole_numbers(expression: Expression) -> bool:
@@ -163,6 +191,7 @@ class _Evaluator:
     def __init__(self, point: Mapping[str, Any]) -> None:
         self._point = point
         self.reach = 0  # decimal digits between 1 and the largest or smallest value so far
+        self.real = True  # whether all values so far are
 
     def value_or_none(self, expression: Expression) -> Any:
         """The value, or None where the expression is undefined."""
@@ -196,6 +225,7 @@ class _Evaluator:
         return function(*(self.value(argument) for argument in expression.arguments))
 
     def _bounded(self, value: Any) -> Any:
+        self.real &= not isinstance(value, mpmath.mpc) or value.imag == 0
         if mpmath.isfinite(value) and value != 0:
             bits = abs(mpmath.mag(value))
             if bits > MAX_BITS:
@@ -245,6 +275,12 @@ def _factorial(x: Any) -> Any:
     if abs(x) > MAX_FACTORIAL:
         raise Undecided("a factorial of too large a magnitude")
     return mpmath.factorial(x)
+
+
+def _zeta(x: Any) -> Any:
+    if abs(x) > MAX_ZETA or mpmath.mp.dps > 8 * DIGITS:
+        raise Undecided("too large an argument of zeta")
+    return mpmath.zeta(x)
 
 
 def _double_factorial(x: Any) -> Any:
@@ -312,6 +348,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": lambda *v: max(map(_real, v)),
     "gcd": _whole(math.gcd),
     "lcm": _whole(math.lcm),
+    "Gamma": lambda x: _factorial(x - 1),
+    "zeta": _zeta,
     "exp": _exp,
     "ln": _log,
     "log": _log,

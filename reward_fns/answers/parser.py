@@ -22,6 +22,8 @@ MAX_TOKENS = 600
 MAX_SERIES = 300  # terms of a sum or product times the size of each
 
 _FORMS = {"frac", "binom", "sqrt", "overline", "bar", "sum", "prod"}
+_NUMBER_THEORY = {"phi", "psi", "Phi", "Psi"}  # \phi(12) is a value and no product
+_OPERATORS = {"dim", "deg", "ker", "rank", "tr", "ord"}  # of things that are no numbers
 _CONSTANTS = {"pi": "pi", "infty": "infinity"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 _BARS = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
@@ -119,7 +121,7 @@ class _Parser:
             return False
         if token.kind == "number":
             before = self._tokens[self._place - 1]
-            return before.kind == "symbol" and before.text in (")", "]", "}")
+            return before.kind == "symbol" and before.text in (")", "]", "}", "!")
         if token.kind == "letter":
             return True
         if token.kind == "command":
@@ -261,6 +263,16 @@ class _Parser:
         name = self._take().text
         if name in _CONSTANTS:
             return Operation(_CONSTANTS[name])
+        if name in ("zeta", "Gamma") and self._at("("):
+            return Operation(name, (self._group(),))
+        if name in _NUMBER_THEORY and self._at("("):
+            return Symbol(name + self._call())
+        if name in _OPERATORS:
+            start = self._place
+            self._postfix()
+            return Symbol(
+                name + "".join(token.text for token in self._tokens[start : self._place]).strip("()")
+            )
         if name in words.GREEK:
             return Symbol(name + self._index())
         if name == "frac":
@@ -322,12 +334,14 @@ class _Parser:
         return self._atom()
 
     def _arguments(self) -> tuple[Expression, ...]:
-        self._expect("(")
+        closing = {"(": ")", r"\{": r"\}"}.get(self._take().text)
+        if closing is None:
+            raise NotReadable("a function of several values without brackets")
         found = [self._sum()]
         while self._at(","):
             self._take()
             found.append(self._sum())
-        self._expect(")")
+        self._expect(closing)
         return tuple(found)
 
     def _root(self) -> Expression:
@@ -374,7 +388,7 @@ class _Parser:
 
 
 def _is_known(command: str) -> bool:
-    names = (_CONSTANTS, words.GREEK, _BARS, _SEVERAL, _ONE_ARGUMENT, _FORMS)
+    names = (_CONSTANTS, words.GREEK, _BARS, _SEVERAL, _ONE_ARGUMENT, _FORMS, _OPERATORS)
     return any(command in known for known in names)
 
 

@@ -10,7 +10,7 @@ from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.matrices import determinant, has_matrix, matrix_value
 from reward_fns.answers.parser import parse
-from reward_fns.answers.regions import ALL, complement, intersection, interval, point, union
+from reward_fns.answers.regions import ALL, INFINITY, ZERO, complement, intersection, interval, point, union
 from reward_fns.answers.structure import Tokens, enclosed, has, matches, split, with_sign, written
 from reward_fns.answers.tokens import MAX_CHARACTERS, NotReadable, Token, tokenize
 from reward_fns.answers.units import split_unit
@@ -84,6 +84,8 @@ def canonical(text: str) -> str:
 def _without_markup(text: str) -> str:
     """Without Markdown around it and without the sentence's end behind it. Dots that stand for more remain."""
     text = text.strip().strip("`")
+    if text.endswith("\\") and not text.endswith("\\\\"):  # what is left of "\\ "
+        text = text[:-1]
     if text.startswith("**") or text.endswith("*"):
         text = text.lstrip("*").lstrip()
     while text.endswith((".", ",", ";", ":", "*", "`", " ", "\n")) and not text.endswith(_MEANT):
@@ -101,6 +103,8 @@ def read(tokens: Tokens) -> Value:
 
 def _after_prose(tokens: Tokens) -> Tokens:
     """What follows "the answer is"; the same tokens where nothing of the kind stands in front."""
+    if len(tokens) > 1 and tokens[0].text.lower() in ("a", "an", "the") and tokens[1].kind == "word":
+        tokens = tokens[1:]
     place = 0
     while place < len(tokens) and tokens[place].kind == "word":
         place += 1
@@ -282,6 +286,8 @@ def _single(tokens: Tokens) -> Value:
         return Listing((), "set")
     if written(tokens) in words.ALL_REALS:
         return Region((ALL,))
+    if written(tokens) in words.HALF_LINES:
+        return Region((interval(ZERO, INFINITY, words.HALF_LINES[written(tokens)], False),))
     if (numeral := _numeral(tokens)) is not None:
         return numeral
     if len(tokens) == 1 and tokens[0].text.lower() in words.NUMBER_WORDS:
@@ -296,9 +302,14 @@ def _single(tokens: Tokens) -> Value:
 
 
 def _numeral(tokens: Tokens) -> Numeral | None:
-    """A number in a base, as 204_5, (204)_5 or 1A_{16}."""
+    """A number in a base, as 204_5, (204)_5, 1A_{16} or 204 (base 5)."""
     place = next((n for n, token in enumerate(tokens) if token.text == "_"), len(tokens))
-    digits, base = tokens[:place], [token for token in tokens[place + 1 :] if token.text not in "{}"]
+    digits, base = list(tokens[:place]), [token for token in tokens[place + 1 :] if token.text not in "{()}"]
+    if place == len(tokens):
+        place = next((n for n, token in enumerate(tokens) if token.text.lower() == "base"), place)
+        digits, base = list(tokens[:place]), [token for token in tokens[place + 1 :] if token.text != ")"]
+        if digits and digits[-1].text == "(":
+            digits = digits[:-1]
     if digits and digits[0].text == "(" and digits[-1].text == ")":
         digits = digits[1:-1]
     text = "".join(token.text for token in digits).upper()

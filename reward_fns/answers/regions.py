@@ -8,10 +8,11 @@ from fractions import Fraction
 
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.numeric import real_value
-from reward_fns.answers.values import Expression, Interval, Operation, Region
+from reward_fns.answers.values import Expression, Interval, Number, Operation, Region
 
 INFINITY = Operation("infinity")
 MINUS_INFINITY = Operation("negate", (INFINITY,))
+ZERO = Number(Fraction(0))
 ALL = Interval(MINUS_INFINITY, INFINITY, False, False)
 
 End = Fraction | float

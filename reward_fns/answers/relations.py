@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.parser import parse
-from reward_fns.answers.regions import half_line, intersection, point, union
+from reward_fns.answers.regions import ZERO, half_line, intersection, point, union
 from reward_fns.answers.structure import Tokens, enclosed, has, matches, split, written
 from reward_fns.answers.tokens import NotReadable, Token
 from reward_fns.answers.values import (
@@ -15,6 +15,7 @@ from reward_fns.answers.values import (
     Interval,
     Listing,
     Named,
+    Operation,
     Quantity,
     Region,
     Relation,
@@ -25,7 +26,8 @@ from reward_fns.answers.values import (
 
 OPERATORS = ("=", "<", "<=", ">", ">=", "!=", "in")
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
-_NAMES_OF_FUNCTIONS = frozenset("fghFGHPQpqTSNV")
+_NAMES_OF_FUNCTIONS = frozenset("fghuFGHPQpqTSNV")
+_FUNCTIONS = frozenset("fghFGHP")
 _DECORATIONS = {
     "angle",
     "triangle",
@@ -67,7 +69,13 @@ def _equation(parts: list[list[Token]], read: Read) -> Value:
         return read(last)
     if is_name(last):
         return Named(written(last), read(first))
-    left, right = parse(first), parse(last)
+    left = parse(first)
+    try:
+        right = parse(last)
+    except NotReadable:
+        if not symbols_of(left):
+            raise
+        return Named(written(first), read(last))  # R^6 = (a matrix)
     value = exact_value(left)
     if value is not None and value == exact_value(right):  # "2 + 3 = 5" states its right side
         return Quantity(right)
@@ -101,8 +109,11 @@ def is_name(tokens: Tokens) -> bool:
         ):
             named = True
             index += 1
-            if index < len(tokens) and tokens[index].text == "(" and _may_call(token):
-                index = _after_group(tokens, index)
+            if index < len(tokens) and tokens[index].text == "(":
+                end = _after_group(tokens, index)
+                if not _may_call(token, tokens[index + 1 : end - 1]):
+                    return False
+                index = end
         elif token.text == "_":
             index = _after_group(tokens, index + 1)
         elif token.text in ("'", "{", "}") or token.text in _DECORATIONS:
@@ -117,8 +128,10 @@ def _may_name(token: Token, letters: Sequence[Token]) -> bool:
     return len(letters) == 1 or token.text.isupper() or token.text in _NAMES_OF_FUNCTIONS
 
 
-def _may_call(token: Token) -> bool:
-    return token.kind == "word" or token.text in _NAMES_OF_FUNCTIONS or token.text.isupper()
+def _may_call(token: Token, arguments: Tokens) -> bool:
+    """Whether a letter before brackets is a function: u(x, t) and f(x + 1) are, R(R - 2r) is a product."""
+    plain = all(each.kind in ("letter", "number") or each.text in (",", *words.GREEK) for each in arguments)
+    return plain or token.kind == "word" or token.text in _FUNCTIONS
 
 
 def _after_group(tokens: Tokens, start: int) -> int:
@@ -129,6 +142,8 @@ def _after_group(tokens: Tokens, start: int) -> int:
 
 
 def _inequality(sides: list[Expression], operators: list[str]) -> Value:
+    if (found := _around(sides, operators)) is not None:
+        return found
     for place, side in enumerate(sides):
         others = [other for index, other in enumerate(sides) if index != place]
         if isinstance(side, Symbol) and not any(side.name in symbols_of(other) for other in others):
@@ -140,6 +155,30 @@ def _inequality(sides: list[Expression], operators: list[str]) -> Value:
     if operator in (">", ">="):
         left, right, operator = right, left, _TURNED[operator]
     return Relation(operator, left, right)  # type: ignore[arg-type]
+
+
+def _around(sides: list[Expression], operators: list[str]) -> Region | None:
+    """|x - a| < b and the like as a set of numbers; None for anything else."""
+    if len(sides) != 2 or all(map(symbols_of, sides)):
+        return None
+    (left, right), operator = sides, operators[0]
+    if symbols_of(right):
+        left, right, operator = right, left, _TURNED[operator]
+    match left:
+        case Operation("abs", (Symbol(name),)):
+            middle: Expression = ZERO
+        case Operation("abs", (Operation("add", (Symbol(name), shift)),)) if not symbols_of(shift):
+            middle = Operation("negate", (shift,))
+        case _:
+            return None
+    low, high = Operation("add", (middle, Operation("negate", (right,)))), Operation("add", (middle, right))
+    if operator in ("<", "<="):
+        closed = operator == "<="
+        return Region(union([Interval(low, high, closed, closed)]), name)
+    if operator in (">", ">="):
+        below, above = half_line(_TURNED[operator], low), half_line(operator, high)
+        return Region(union([*below.intervals, *above.intervals]), name)
+    return None
 
 
 def _solved(place: int, sides: list[Expression], operators: list[str]) -> tuple[Interval, ...]:

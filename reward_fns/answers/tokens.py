@@ -37,7 +37,7 @@ class Token:
     decimals: int | None = None  # digits after the point of a decimal, None for other numbers
 
 
-_SEPARATORS = r"\{,\}|\\,|\\!\s*,\s*\\!|,\\!|\\ |[ \u00a0\u2009\u202f]"
+_SEPARATORS = r"\{,\}|\\,|\\!\s*,\s*\\!|,\s*\\!\s*|\\ |[ \u00a0\u2009\u202f]"
 _NUMBER_FORMS = r"""
     (?P<repeating> [0-9]* \. [0-9]* \\(?:overline|bar|dot) \s* (?: \{[0-9]+\} | [0-9] ) )
   | (?P<mixed> [0-9]+ \s+ [0-9]+ \s* / \s* [0-9]+ (?![0-9.,]) )
@@ -47,6 +47,7 @@ _NUMBER_FORMS = r"""
 _FORM = r"""
   | (?P<space> \s+ | ~ | \\[,;:!\ ]
       | \\(?:quad|qquad|thinspace|displaystyle|textstyle|limits|nolimits|bf|rm|it)(?![A-Za-z])
+      | \\(?:tiny|small|large|Large|LARGE|huge)(?![A-Za-z]) | \\(?:color|textcolor) \s* \{[A-Za-z0-9!]*\}
       | \\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z]) (?:\s*\.)? | \\[()\[\]] (?![0-9]*(?:pt|em)) | \$ )
   | (?P<environment> \\(?P<edge>begin|end) \s* \{(?P<matrix>[a-zA-Z]+)\*?\} (?: \{[^{{}}]*\} | \[[^\]]*\] )? )
   | (?P<font> \\(?:FONTS)(?![A-Za-z]) \*? \s* \{ )
@@ -78,7 +79,7 @@ def tokenize(text: str, *, group_commas: bool = True) -> list[Token]:
 
 def _plain_characters(text: str) -> str:
     """Superscripts, fractions and compatibility forms as plain characters; invisible marks removed."""
-    text = text.translate(words.CHARACTERS)
+    text = words.PRIMES.sub(lambda m: "'" * m[0].count("prime"), text.translate(words.CHARACTERS))
     text = words.SUPERSCRIPTS.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
     text = words.VULGAR_FRACTIONS.sub(_vulgar_fraction, text)
     text = words.INVISIBLE.sub("", unicodedata.normalize("NFKC", text))

@@ -8,7 +8,7 @@ from reward_fns.answers import vocabulary as words
 from reward_fns.answers.structure import Tokens
 from reward_fns.answers.tokens import NotReadable, Token
 
-_CURRENCIES = {"dollar": "dollar", "euro": "euro", "pounds": "pounds", "yen": "yen"}
+_CURRENCIES = {"dollar": "dollar", "cent": "cent", "euro": "euro", "pounds": "pounds", "yen": "yen"}
 _POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cubed": "^3"}
 _NOTHING = {"unit", "the", "a", "an", "total", "in", "exactly"}
 # These take something back, wherever they stand.
@@ -77,9 +77,10 @@ def normal_unit(tokens: Tokens) -> str:
             elif (single := _singular(name)) not in _NOTHING:
                 parts.append(single + power)
                 power = ""
-        elif name == "^" and parts:
+        elif name == "^" and place:
             place, exponent = _exponent(tokens, place + 1)
-            parts[-1] += f"^{exponent}"
+            if parts:  # "units" is none
+                parts[-1] += f"^{exponent}"
         elif name == "/" and place + 1 < len(tokens):
             parts.append("/")
         elif not (name in (".", "-", "'", "*", ",") or tokens[place : place + 3] == _plural(tokens, place)):

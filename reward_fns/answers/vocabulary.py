@@ -11,6 +11,7 @@ def _words(text: str) -> list[str]:
 
 # What NFKC would turn into a plain digit, and a power with it.
 SUPERSCRIPTS = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u207e]+")
+PRIMES = re.compile(r"\^\s*(?:\{\s*(?:\\prime\s*)+\}|\\prime(?![A-Za-z]))")
 VULGAR_FRACTIONS = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 # Zero-width characters and marks of writing direction. They show nothing.
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
@@ -51,6 +52,7 @@ CHARACTERS = str.maketrans(
         "\u3001": ",",
         "\u3002": ".",
         "\u20ac": r"\euro ",
+        "\u00a2": r"\cent ",
         "\u00a3": r"\pounds ",
         "\u00a5": r"\yen ",
         **{
@@ -96,10 +98,10 @@ FONTS = (
     ),
 )
 
-WORD_SYMBOLS = {"and": "and", "or": "or", "percent": "%"}
+WORD_SYMBOLS = {"and": "and", "or": "or", "percent": "%", "to": ":"}
 SYMBOLS = {"**": "^", "==": "=", "....": "..."}
-OPENING = ("(", "[", r"\{", "langle", "{")
-CLOSING = (")", "]", r"\}", "rangle", "}")
+OPENING = ("(", "[", r"\{", "langle")
+CLOSING = (")", "]", r"\}", "rangle")
 
 COMMAND_SYMBOLS = {
     **{name: name for name in ("pm", "mp", "cup", "cap", "in", "setminus", "langle", "rangle")},
@@ -180,7 +182,6 @@ PLAIN_FUNCTIONS = {
     "infty": "infty",
     "inf": "infty",
     "oo": "infty",
-    "pm": "pm",
 }
 GREEK = _words("""
         alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi
@@ -250,10 +251,9 @@ SHORT_UNITS = {name for name in UNIT_NAMES if 2 <= len(name) <= 3}
 # Words of two or three letters; other letters of that number are taken for a product.
 SHORT_WORDS = SHORT_UNITS | set(
     _words("""
-        a an the no yes odd one two six ten all any are as at be but by can do few for from get has he her
-        him his how if is it its let may me my new not now of off old on our out per put red run say see she
-        so sum sq the to too up us use was way we who why you yet cup men boy dog cat car box pen egg hat
-        toy bus ant bee cow hen pig fox won lot bit mod nor via tie win lie log set map row
+        a an the no yes odd one two six ten all any are but few for from how if is it not now of off on per
+        red so sum sq the to too you yet cup men boy dog cat car box pen egg hat toy bus ant bee cow hen pig
+        fox won lot bit mod nor via tie win lie log set map row
     """)
 )
 # What follows a number and is one of these is no unit: it says more, or less, than the number alone.
@@ -274,6 +274,12 @@ UNCERTAIN = frozenset(
 )
 
 EMPTY_SET = (r"\emptyset", "emptyset", "theemptyset", "nullset")
+HALF_LINES = {
+    r"\mathbbR_>=0": True,
+    r"\mathbbR^+": False,
+    r"\mathbbR_+": False,
+    r"\mathbbR_>0": False,
+}  # with 0?
 ALL_REALS = (r"\mathbbR", "allrealnumbers", "allreals", "realnumbers", "allrealx")
 SPEEDS = re.compile(r"(?:m|km|cm|ft|mi|g|kg)/(?:s|h|min|hr|sec|l|ml|m|cm)(?:\^[23])?")
 TEXT_SYNONYMS = {

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from reward_fns.answers import readings
+from reward_fns.answers import reading
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.values import Named, Number, Operation, Quantity, walk
 from reward_fns.extraction import find_answer, without_thinking
@@ -60,7 +60,7 @@ def _task(ground_truth: Any, extra_info: Mapping[str, Any]) -> tuple[int, list[i
 
 
 def _expression(text: str) -> Number | Operation | None:
-    value = readings(text)[0]
+    value = reading(text)
     if isinstance(value, Named):
         value = value.value
     found = value.expression if isinstance(value, Quantity) and not value.unit else None

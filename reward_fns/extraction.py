@@ -9,7 +9,8 @@ Extraction = Literal["answer_or_boxed", "answer", "boxed", "hash_or_answer", "wh
 EXTRACTIONS: tuple[str, ...] = get_args(Extraction)
 
 _ANSWER_LABEL = r"Answer[\s*]*[:：]"  # also **Answer**: and the colon of Chinese text
-_ANSWER_LINE = re.compile(rf"(?i){_ANSWER_LABEL}\s*([^\n]+)")
+_ANSWER_LINE = re.compile(rf"(?i)(?<!wrong )(?<!incorrect ){_ANSWER_LABEL}\s*([^\n]+)")
+_DISPLAY = {"$$": "$$", r"\[": r"\]", "$": "$", r"\(": r"\)"}  # a formula that begins on the answer's line
 # Not a Markdown heading of the fourth level, "#### Step 2" or "#### Answer: 72".
 _HASH_LINE = re.compile(r"(?<!#)####[ \t]*(?![#A-Za-z\s])([^\n]+)")
 _FEW_SHOT_END = re.compile(r"(?i)\.?\s*I hope it is correct\.?\s*$")  # of Minerva's prompt
@@ -19,6 +20,11 @@ _OPEN_THOUGHT, _CLOSED_THOUGHT = "<think>", "</think>"
 # The DAPO reference reads no further back, so that an answer must stand at the end of the response.
 ANSWER_WINDOW = 300
 
+# Behind the last box.
+_TAKEN_BACK = re.compile(
+    r"[\s$.,)\]\\]{0,6}(?:text\{\s*)?"
+    r"(?:(?P<wrong>is (?:wrong|incorrect|not)\b)|or (?:maybe |perhaps )?(?P<other>[^\s]{1,20})[\s.$]*(?:\n|\Z))"
+)
 # Between two boxes these words, and nothing else, make one answer of both: "\boxed{41}, or maybe \boxed{42}".
 _JOINING_WORD = re.compile(
     "and|or|also|maybe|perhaps|possibly|alternatively|either|else|could|be|it|is|the|answer|might|as|well|"
@@ -77,7 +83,10 @@ def last_answer_or_boxed(text: str, *, hashes: bool = False) -> str | None:
 
 
 def _line_content(line: re.Match[str]) -> str:
-    return _FEW_SHOT_END.sub("", line[1]).strip()
+    content = _FEW_SHOT_END.sub("", line[1]).strip()
+    if content in _DISPLAY:
+        return line.string[line.end() : line.end() + ANSWER_WINDOW].partition(_DISPLAY[content])[0].strip()
+    return content
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -102,6 +111,8 @@ def last_boxed(text: str, *, after: int = 0) -> str | None:
         return None
     last = max(boxes, key=lambda box: box.start)
     contents = [text[last.start : last.end].strip()]
+    if (taken_back := _TAKEN_BACK.match(text, last.end + 1)) is not None:
+        return None if taken_back["wrong"] else f"{contents[0]} or {taken_back['other']}"
     first = last
     for box in sorted(boxes, key=lambda box: box.end, reverse=True):
         if box.end >= first.command:

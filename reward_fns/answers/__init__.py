@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from reward_fns.answers.equality import Rules, same_answer
-from reward_fns.answers.reader import canonical, is_text, readings
+from reward_fns.answers.reader import canonical, is_text, reading
 
-__all__ = ["Rules", "canonical", "is_text", "readings", "same_answer"]
+__all__ = ["Rules", "canonical", "is_text", "reading", "same_answer"]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from reward_fns.answers.exact import exact_value
-from reward_fns.answers.reader import intervals_of, readings
+from reward_fns.answers.reader import intervals_of, reading
 from reward_fns.answers.regions import INFINITY, MINUS_INFINITY, single_points
-from reward_fns.answers.tokens import NotReadable
+from reward_fns.answers.tokens import MAX_CHARACTERS, NotReadable
 from reward_fns.answers.values import (
     Bracketed,
     Expression,
@@ -36,12 +36,18 @@ from reward_fns.answers.values import (
     size_of,
     symbols_of,
 )
-from reward_fns.answers.vocabulary import TEXT_SYNONYMS
+from reward_fns.answers.vocabulary import NO_SOLUTION, TEXT_SYNONYMS
 
-MAX_COMPARED = 40_000  # sizes of the expressions that are compared by value; sets are compared item by item
+MAX_COMPARED = 15_000  # sizes of the expressions that are compared by value; sets are compared item by item
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
-_FRAME = re.compile(r"^[(\[\s]+|[)\].,;:!\s]+$")
+_FONT = re.compile(r"\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{([^{}]*)\}")
+_LETTER = re.compile(r"\s*\(?(?P<letter>[A-J])\)?[.:]?\s*")
+# Of a multiple choice, with its content: (A) 12, A. 12, Option A.
+_CHOICE = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+)?\(?(?P<letter>[A-J])"
+    r"(?:[).:]+(?!(?:\s|\\ )*(?:or\b|and\b|\(?[A-J][).]))(?:\s|\\ )*(?P<rest>[^,]*))?"
+)
 _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S{2})", re.IGNORECASE)
 
 
@@ -62,11 +68,23 @@ def same_answer(answer: str, truth: str, rules: Rules | None = None) -> bool:
     answer, truth = answer.strip(), truth.strip()
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
         return int(answer) == int(truth)
-    judge = _Judge(Rules() if rules is None else rules)
-    mine, true = readings(answer), readings(truth)
-    # The second reading of both would make a list of 1,250 and a list of 1,250 whatever their units.
-    pairs = [(mine[0], each) for each in true] + [(each, true[0]) for each in mine[1:]]
-    return any(judge.same(*pair) for pair in pairs)
+    if answer == truth:
+        return answer != ""
+    try:
+        judge = _Judge(Rules() if rules is None else rules)
+        return judge.same(reading(answer), reading(truth)) or _same_choice(answer, truth, rules)
+    except RecursionError:  # hundreds of operations within each other
+        return False
+
+
+def _same_choice(answer: str, truth: str, rules: Rules | None) -> bool:
+    """Whether "(A) 12" is the choice A or the answer 12, whichever the truth is."""
+    match = _CHOICE.fullmatch(_FONT.sub(r"\1", answer)) if len(answer) <= MAX_CHARACTERS else None
+    if match is None:
+        return False
+    if (choice := _LETTER.fullmatch(_FONT.sub(r"\1", truth))) is not None:
+        return match["letter"] == choice["letter"]
+    return bool(match["rest"]) and same_answer(match["rest"], truth, rules)
 
 
 class _Judge:
@@ -79,7 +97,7 @@ class _Judge:
         if isinstance(answer, Named) or isinstance(truth, Named):
             return self._same_named(answer, truth)
         if isinstance(answer, Text) or isinstance(truth, Text):
-            return _same_text(answer, truth)
+            return _same_text(answer, truth) or (_is_nothing(answer) and _is_nothing(truth))
         if isinstance(answer, Quantity) and isinstance(truth, Quantity):
             return self._same_quantity(answer, truth)
         if isinstance(answer, Relation) or isinstance(truth, Relation):
@@ -105,7 +123,13 @@ class _Judge:
         if isinstance(answer, Quantity) or isinstance(truth, Quantity):
             mine, true = _right_side(answer), _right_side(truth)
             return mine is not None and true is not None and self._same_quantity(mine, true)
-        return _same_relation(_as_relation(answer), _as_relation(truth))
+        return self._same_curve(_as_relation(answer), _as_relation(truth))
+
+    def _same_curve(self, answer: Relation | None, truth: Relation | None) -> bool:
+        if answer is None or truth is None:
+            return False
+        self._left -= sum(size_of(side) for each in (answer, truth) for side in (each.left, each.right))
+        return self._left >= 0 and _same_relation(answer, truth)
 
     def _same_single(self, answer: Value, truth: Value) -> bool:
         """A number and a list of it alone: ``\\frac12 or 0.5``."""
@@ -121,16 +145,16 @@ class _Judge:
     def _same_named(self, answer: Value, truth: Value) -> bool:
         """A name on one side is no part of the answer; on both sides it is."""
         if isinstance(answer, Named) and isinstance(truth, Named):
-            if answer.name == truth.name:
+            if answer.name.partition("(")[0] == truth.name.partition("(")[0]:  # y(x) and y
                 return self.same(answer.value, truth.value)
             if isinstance(answer.value, Text) and isinstance(truth.value, Text):  # AB = AC
                 return (answer.name.casefold(), answer.value.text) == (
                     truth.value.text,
                     truth.name.casefold(),
                 )
-            return _same_relation(_as_relation(answer), _as_relation(truth))
+            return self._same_curve(_as_relation(answer), _as_relation(truth))
         if isinstance(answer, Relation) or isinstance(truth, Relation):
-            return _same_relation(_as_relation(answer), _as_relation(truth))
+            return self._same_curve(_as_relation(answer), _as_relation(truth))
         mine, true = _unnamed(answer), _unnamed(truth)
         # "A = B" is not the choice (B).
         return isinstance(mine, Text) == isinstance(true, Text) and self.same(mine, true)
@@ -141,7 +165,8 @@ class _Judge:
         mine, true = answer.expression, truth.expression
         if self._same_expression(mine, true):
             return True
-        if _is("degrees", mine) != _is("degrees", true):  # the sign of degrees left out
+        in_radians = "radian" in (answer.unit, truth.unit)
+        if _is("degrees", mine) != _is("degrees", true) and not in_radians:  # the sign of degrees left out
             return self._same_expression(_inside("degrees", mine), _inside("degrees", true))
         if self._rules.bare_percent and _is("percent", mine) != _is("percent", true):
             return self._same_expression(_inside("percent", mine), _inside("percent", true))
@@ -291,9 +316,14 @@ def _right_side(value: Value) -> Quantity | None:
     match value:
         case Quantity():
             return value
-        case Relation("=", left, right) if symbols_of(left) and not symbols_of(right):
+        case Relation("=", left, right) if not symbols_of(right) and _is_asked_for(left):
             return Quantity(right)
     return None
+
+
+def _is_asked_for(left: Expression) -> bool:
+    """Whether a question may ask for the value of this: a + b and cos x, but not 2x or x^2, whose x is asked for."""
+    return len(symbols_of(left)) > 1 or (isinstance(left, Operation) and left.name in ("sin", "cos", "tan"))
 
 
 def _as_relation(value: Value) -> Relation | None:
@@ -311,9 +341,9 @@ def _as_relation(value: Value) -> Relation | None:
     return None
 
 
-def _same_relation(answer: Relation | None, truth: Relation | None) -> bool:
+def _same_relation(answer: Relation, truth: Relation) -> bool:
     """Whether both hold for the same: their differences of sides are the same but for a factor."""
-    if answer is None or truth is None or answer.operator != truth.operator:
+    if answer.operator != truth.operator:
         return False
     if answer == truth:
         return True
@@ -333,12 +363,24 @@ def _same_text(answer: Value, truth: Value) -> bool:
     return mine is not None and mine != "" and mine == true
 
 
+def _is_nothing(value: Value) -> bool:
+    """The empty set, and "no solution"."""
+    if isinstance(value, Text):
+        return _plain(value) in NO_SOLUTION
+    return isinstance(value, Listing) and value.kind == "set" and not value.items
+
+
 def _plain(value: Value) -> str | None:
     if isinstance(value, Quantity) and isinstance(value.expression, Symbol) and not value.unit:
         return value.expression.name.casefold()
     if not isinstance(value, Text):
         return None
-    text = "".join(_ARTICLE.sub("", _FRAME.sub("", value.text)).casefold().split())
+    if len(value.text) > MAX_CHARACTERS:
+        return value.text
+    text = value.text.strip(" .,;:!")
+    if text.startswith(("(", "[")) and text.endswith((")", "]")) and not any(c in text[1:-1] for c in "()[]"):
+        text = text[1:-1]
+    text = "".join(_ARTICLE.sub("", text.removesuffix(")") if len(text) == 2 else text).casefold().split())
     if "p.m" in text or "a.m" in text or text.isalpha():
         text = text.replace(".", "")
     return TEXT_SYNONYMS.get(text, text)

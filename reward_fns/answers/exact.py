@@ -20,7 +20,7 @@ def exact_value(expression: Expression) -> Fraction | None:
     """Return the value as a fraction, or None where it is irrational, has variables, or would be too large."""
     try:
         return _value(expression)
-    except (_NotRational, ZeroDivisionError, OverflowError):
+    except (_NotRational, ZeroDivisionError, OverflowError, RecursionError):
         return None
 
 

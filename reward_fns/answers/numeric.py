@@ -23,13 +23,20 @@ MAX_BITS = 1_000_000  # of the binary exponent of any value
 MAX_ARGUMENT_BITS = 4_000  # of what is reduced modulo pi, or rounded
 MAX_FACTORIAL = 20_000
 MAX_ZETA = 50
+MAX_GAMMA = 200
 
 # Without a relation to each other. Whole numbers are for n!, binomials and (-1)^n.
 _SIZES = ("1.3219280948", "0.7390851332", "2.6180339887", "3.3598856662")
 _WHOLE = (7, 12, 5, 9)
+_WHOLE_NAMES = frozenset("nmkNjpq")  # what is rounded of these is a count
 # Signs of the variables at each point, in turn: all positive, all negative, and mixed.
 _SIGNS = ((1,), (1,), (-1,), (1, -1), (-1, 1), (1, 1, -1))
 POINTS = len(_SIGNS)
+# Functions of several pieces are looked at further out as well.
+_PIECEWISE = ("floor", "ceil", "abs", "min", "max", "sgn", "gcd", "lcm")
+_WIDE = (13.7, -47.3, 1009.1, -100003.7, 25.2, -8.4)
+_WIDE_WHOLE = (60, 97, 840, 66, 25, 1001)
+WIDE_POINTS = len(_WIDE)
 
 
 class Undecided(ArithmeticError):
@@ -55,7 +62,7 @@ def constant_ratio(left: Expression, right: Expression) -> int:
             if a == 0 or b == 0:
                 return 0
             ratios.append(a / b)
-        first, close = ratios[0], abs(ratios[0]) * mpmath.mpf(10) ** -20
+        first, close = ratios[0], abs(ratios[0]) * _power_of_ten(-points.digits // 2)
         if abs(mpmath.im(first)) > close or any(abs(ratio - first) > close for ratio in ratios):
             return 0
     return 1 if mpmath.re(first) > 0 else -1
@@ -80,6 +87,7 @@ class _Points:
         self._pair = (left, right)
         self._names = sorted(symbols_of(left) | symbols_of(right))
         self._whole = _wants_whole_numbers(left) or _wants_whole_numbers(right)
+        self._pieces = any(_has(expression, _PIECEWISE) for expression in self._pair)
         self.digits = DIGITS + max(_digits(left), _digits(right))
         self._reach = 0  # digits between 1 and the largest or smallest number on the way
         self._real = True  # whether nothing on the way to the last values was complex
@@ -105,7 +113,8 @@ class _Points:
         beside the largest: 10^{300} + 1 is not 10^{300}.
         """
         found, real = [], []
-        for shift in range(POINTS if self._names else 1):
+        points = POINTS + (WIDE_POINTS if self._pieces else 0)
+        for shift in range(points if self._names else 1):
             values = self.values(shift, self.digits)
             if values == (None, None):
                 continue
@@ -119,7 +128,7 @@ class _Points:
             found = real
         if len(found) < enough:
             raise Undecided("undefined almost everywhere")
-        self.digits += self._reach
+        self.digits += 2 * self._reach
         if self.digits * sum(map(size_of, self._pair)) > MAX_WORK:
             raise Undecided("too many digits")
         return found
@@ -158,6 +167,11 @@ def _digits(expression: Expression) -> int:
 
 
 def _point(names: list[str], shift: int, whole: bool) -> dict[str, Any]:
+    if shift >= POINTS:
+        wide = shift - POINTS
+        if whole:
+            return {name: mpmath.mpf(_WIDE_WHOLE[wide] * (n + 1)) for n, name in enumerate(names)}
+        return {name: mpmath.mpf(_WIDE[(wide + n) % WIDE_POINTS]) + n for n, name in enumerate(names)}
     if whole:
         return {name: mpmath.mpf(_WHOLE[(n + shift) % 4] + n + shift // 4) for n, name in enumerate(names)}
     signs = _SIGNS[shift]
@@ -167,6 +181,14 @@ def _point(names: list[str], shift: int, whole: bool) -> dict[str, Any]:
         * (1 + mpmath.mpf(n // 4 + shift * (n + 1)) / 7)
         for n, name in enumerate(names)
     }
+
+
+def _has(expression: Expression, names: tuple[str, ...]) -> bool:
+    """Whether one of these functions of a variable is in it."""
+    return any(
+        isinstance(node, Operation) and node.name in names and bool(symbols_of(node))
+        for node in walk(expression)
+    )
 
 
 def _absolutes(expression: Expression) -> int:
@@ -183,6 +205,8 @@ def _wants_whole_numbers(expression: Expression) -> bool:
             if node.name in ("factorial", "double_factorial", "binomial", "gcd", "lcm"):
                 return True
             if node.name == "power" and exact_value(node.arguments[0]) == -1:
+                return True
+            if node.name in ("floor", "ceil") and symbols_of(node) <= _WHOLE_NAMES:
                 return True
     return False
 
@@ -222,7 +246,12 @@ class _Evaluator:
         function = _FUNCTIONS.get(expression.name)
         if function is None:
             raise Undecided(expression.name)
-        return function(*(self.value(argument) for argument in expression.arguments))
+        arguments = [self.value(argument) for argument in expression.arguments]
+        if expression.name != "negate" and any(map(mpmath.isinf, arguments)):
+            raise Undecided("infinity is no number")
+        if expression.name in ("tanh", "coth"):  # so near to 1 that it takes these digits to see
+            self.reach = max(self.reach, int(min(abs(arguments[0]), MAX_BITS) * 0.87))
+        return function(*arguments)
 
     def _bounded(self, value: Any) -> Any:
         self.real &= not isinstance(value, mpmath.mpc) or value.imag == 0
@@ -272,6 +301,7 @@ def _of_exponential(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _factorial(x: Any) -> Any:
+    _affordable(x)
     if abs(x) > MAX_FACTORIAL:
         raise Undecided("a factorial of too large a magnitude")
     return mpmath.factorial(x)
@@ -283,13 +313,22 @@ def _zeta(x: Any) -> Any:
     return mpmath.zeta(x)
 
 
+def _affordable(*values: Any) -> None:
+    """Raise Undecided for the gamma function of a number that is not whole, where it is large or digits are many."""
+    for x in values:
+        if x != mpmath.nint(mpmath.re(x)) and (abs(x) > MAX_GAMMA or mpmath.mp.dps > 8 * DIGITS):
+            raise Undecided("a gamma function that would take long")
+
+
 def _double_factorial(x: Any) -> Any:
+    _affordable(x)
     if abs(x) > MAX_FACTORIAL:
         raise Undecided("a factorial of too large a magnitude")
     return mpmath.fac2(x)
 
 
 def _binomial(n: Any, k: Any) -> Any:
+    _affordable(n, k)
     if max(abs(n), abs(k)) > MAX_FACTORIAL:
         raise Undecided("a binomial of too large a magnitude")
     return mpmath.binomial(n, k)

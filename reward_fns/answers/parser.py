@@ -110,9 +110,15 @@ class _Parser:
                 factor = self._power()
                 found = Operation(name, (found, _with_sign("-", factor) if negative else factor))
             elif self._begins_factor():
-                found = _side_by_side(found, self._power())
+                found = self._next_factor(found)
             else:
                 return found
+
+    def _next_factor(self, before: Expression) -> Expression:
+        """A product without a sign, or a mixed number: an integer before a proper fraction that has no brackets."""
+        fraction = self._at_command("frac")
+        factor = self._power()
+        return _mixed(before, factor) if fraction else Operation("multiply", (before, factor))
 
     def _begins_factor(self) -> bool:
         """Whether what follows is multiplied without a sign. Digits are not: ``3 4`` and ``x2`` mean something else."""
@@ -121,7 +127,7 @@ class _Parser:
             return False
         if token.kind == "number":
             before = self._tokens[self._place - 1]
-            return before.kind == "symbol" and before.text in (")", "]", "}", "!")
+            return before.kind == "symbol" and before.text in (")", "]", "!")
         if token.kind == "letter":
             return True
         if token.kind == "command":
@@ -228,9 +234,24 @@ class _Parser:
         indexed = self._index()
         if name in ("e", "i") and not indexed:
             return Operation("e" if name == "e" else "imaginary")
-        if self._at("(") and (name in "fgFG" or indexed.endswith("'")):
+        if self._at("(") and self._is_call(name, indexed):
             return Symbol(name + indexed + self._call())
         return Symbol(name + indexed)
+
+    def _is_call(self, name: str, indexed: str) -> bool:
+        """Whether brackets behind a letter hold its argument: W(2), f(x + 1), T(n), y'(0), but not a(b + c)."""
+        if name in "fgFG" or indexed.endswith("'"):
+            return True
+        inside = []
+        for token in self._tokens[self._place + 1 :]:
+            if token.text == ")":
+                break
+            inside.append(token)
+        if all(token.kind == "number" or token.text in ("-", ",") for token in inside):
+            return True
+        return (name.isupper() or name in "huy") and all(
+            token.kind in ("letter", "number") or token.text == "," for token in inside
+        )
 
     def _call(self) -> str:
         """The argument of a function that is not known, as a part of its name: f'(0) is no product."""
@@ -274,7 +295,9 @@ class _Parser:
                 name + "".join(token.text for token in self._tokens[start : self._place]).strip("()")
             )
         if name in words.GREEK:
-            return Symbol(name + self._index())
+            indexed = self._index()
+            called = self._at("(") and self._is_call(name.upper(), indexed)
+            return Symbol(name + indexed + (self._call() if called else ""))
         if name == "frac":
             return Operation("divide", (self._argument(), self._argument()))
         if name == "binom":
@@ -291,7 +314,10 @@ class _Parser:
         if name in _SEVERAL:
             return Operation(name, self._arguments())
         if name in ("overline", "bar"):
-            return Operation("conjugate", (self._argument(),))
+            argument = self._argument()
+            if isinstance(argument, Number):
+                raise NotReadable("a line over a number")
+            return Operation("conjugate", (argument,))
         if name in _ONE_ARGUMENT:
             return self._function(name)
         raise NotReadable(f"the command {name!r}")
@@ -383,7 +409,7 @@ class _Parser:
         while self._begins_factor() and not self._at("(", "["):
             if self._at_command(*_ONE_ARGUMENT):
                 break
-            found = _side_by_side(found, self._power())
+            found = self._next_factor(found)
         return found
 
 
@@ -409,12 +435,12 @@ def _logarithm(argument: Expression, base: Expression) -> Expression:
     return Operation("divide", (Operation("ln", (argument,)), Operation("ln", (base,))))
 
 
-def _side_by_side(left: Expression, right: Expression) -> Expression:
-    """A product, or a mixed number: an integer before a proper fraction of integers."""
+def _mixed(left: Expression, right: Expression) -> Expression:
+    r"""2\frac12 as a number; a product where it is none."""
     if isinstance(left, Number) and left.value.denominator == 1 and left.decimals is None:
         match right:
             case Operation("divide", (Number(above), Number(below))) if 0 < above < below:
                 return Number(left.value + above / below)
             case Operation("percent" | "degrees" as sign, (Operation("divide") as fraction,)):
-                return Operation(sign, (_side_by_side(left, fraction),))
+                return Operation(sign, (_mixed(left, fraction),))
     return Operation("multiply", (left, right))

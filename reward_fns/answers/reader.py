@@ -35,44 +35,43 @@ MAX_LEVELS = 40
 
 _MATRICES = {"matrix", "pmatrix", "bmatrix", "smallmatrix", "array", "vmatrix"}
 _ALIGNED = {"aligned", "align", "equation", "gathered", "split", "displaymath"}
-_MEANT = ("...", "^*", "\\,", "\\;", "\\:", "\\ ")
+_ENDINGS = ".,;:*` \n"
 _PUNCTUATION = (".", ",", ";", ":")
 
 
-def readings(text: str) -> tuple[Value, ...]:
-    """What an answer may mean, most likely first: ``1,234`` is a number, or else a list. Never raises.
+def reading(text: str) -> Value:
+    """What an answer states; a `Text` if it cannot be read. Never raises.
 
-    What cannot be read is a `Text`. A ground truth is read once for all the responses of its group.
+    A ground truth is read once for all the responses of its group.
     """
     if len(text) > MAX_CHARACTERS:  # not to be remembered
-        return (Text(" ".join(text.split())),)
-    return _readings(text)
+        return Text(" ".join(text.split()))
+    return _reading(text)
 
 
 @lru_cache(maxsize=8192)
-def _readings(text: str) -> tuple[Value, ...]:
+def _reading(text: str) -> Value:
     text = _without_markup(text)
     try:
         tokens = tokenize(text)
     except NotReadable:
-        return (Text(" ".join(text.split())),)
-    found = [read(tokens)]
-    if any(token.kind == "number" and "," in token.text for token in tokens):
-        found.append(read(tokenize(text, group_commas=False)))
-    return tuple(found)
+        return Text(" ".join(text.split()))
+    return read(tokens)
 
 
 def is_text(text: str) -> bool:
     """Whether an answer cannot be read as anything but words."""
-    return all(isinstance(value, Text) for value in readings(text))
+    return isinstance(reading(text), Text)
 
 
 def canonical(text: str) -> str:
     """A normal form for people and for counting votes: of a rational number its lowest terms, else the tokens."""
-    value = readings(text)[0]
+    value = reading(text)
     if isinstance(value, Named):
         value = value.value
     number = exact_value(value.expression) if isinstance(value, Quantity) else None
+    if len(text) > MAX_CHARACTERS:
+        return " ".join(text[:400].split())[:200]
     if number is not None and number.numerator.bit_length() + number.denominator.bit_length() < 1000:
         return str(number)
     try:
@@ -83,14 +82,18 @@ def canonical(text: str) -> str:
 
 def _without_markup(text: str) -> str:
     """Without Markdown around it and without the sentence's end behind it. Dots that stand for more remain."""
-    text = text.strip().strip("`")
-    if text.endswith("\\") and not text.endswith("\\\\"):  # what is left of "\\ "
-        text = text[:-1]
+    text = text.strip().strip("`").strip()
     if text.startswith("**") or text.endswith("*"):
         text = text.lstrip("*").lstrip()
-    while text.endswith((".", ",", ";", ":", "*", "`", " ", "\n")) and not text.endswith(_MEANT):
-        text = text[:-1]
-    return text
+    kept = text.rstrip(_ENDINGS)
+    cut = text[len(kept) :]
+    if cut.startswith("..."):
+        return kept + "..."
+    if cut.startswith("*") and kept.endswith("^"):
+        return kept + "*"
+    if kept.endswith("\\") and not kept.endswith("\\\\"):  # a space such as "\\ " or "\\,"
+        return kept[:-1].rstrip(_ENDINGS)
+    return kept
 
 
 def read(tokens: Tokens) -> Value:
@@ -110,10 +113,11 @@ def _after_prose(tokens: Tokens) -> Tokens:
         place += 1
     prose = [token.text.lower() for token in tokens[:place]]
     rest = tokens[place:]
-    if rest and rest[0].text == ":" and prose:
-        return rest[1:] if not words.UNCERTAIN & set(prose) else tokens
-    said = bool(prose) and prose[-1] in words.LEADING_VERBS
-    return rest if rest and said and not words.UNCERTAIN & set(prose) else tokens
+    if not rest or not prose or words.UNCERTAIN & set(prose):
+        return tokens
+    if rest[0].text == ":":
+        return rest[1:]
+    return rest if prose[-1] in words.LEADING_VERBS else tokens
 
 
 def _value(tokens: Tokens, level: int) -> Value:
@@ -134,6 +138,8 @@ def _value(tokens: Tokens, level: int) -> Value:
         return _both_signs(tokens, level)
     if around is not None and (found := _bracketed(*around, level)) is not None:
         return found
+    if has(tokens, "approx"):
+        return relations.approximated(split(tokens, ("approx",))[0], lambda part: _value(part, level + 1))
     parts, operators = split(tokens, relations.OPERATORS)
     if operators:
         return relations.relate(parts, operators, lambda part: _value(part, level + 1))
@@ -166,7 +172,8 @@ def _listing(parts: list[list[Token]], separators: list[str], level: int) -> Val
         raise NotReadable("an empty part")
     if len(values) == 1:
         return values[0]
-    combined = relations.combine(values, separators)
+    values = relations.without_domains(values)
+    combined = values[0] if len(values) == 1 else relations.combine(values, separators)
     return Listing(_flat(values)) if combined is None else combined
 
 
@@ -197,7 +204,12 @@ def _ratio(tokens: Tokens, level: int) -> Value:
     parts, _ = split(tokens, (":",))
     if not all(parts) or not 1 < len(parts) < MAX_ITEMS:
         raise NotReadable("no ratio")
-    return Bracketed(":", tuple(Quantity(parse(part)) for part in parts), ":")
+    if len(parts) < 4 and all(len(part[0].text) == 2 and part[0].text.isdigit() for part in parts[1:]):
+        raise NotReadable("a time, which is compared as text")
+    values = [parse(part) for part in parts]
+    if any(exact_value(value) == 0 for value in values):
+        raise NotReadable("a ratio of nothing")
+    return Bracketed(":", tuple(map(Quantity, values)), ":")
 
 
 def _both_signs(tokens: Tokens, level: int) -> Value:
@@ -270,7 +282,9 @@ def intervals_of(value: Value) -> tuple[Interval, ...]:
         return tuple(point(_expression_of(item)) for item in value.items)
     if isinstance(value, Bracketed) and len(value.items) == 2:
         low, high = (_expression_of(item) for item in value.items)
-        return union([interval(low, high, value.left == "[", value.right == "]")])
+        found = union([interval(low, high, value.left == "[", value.right == "]")])
+        if found:  # or it is a point, and not the set of nothing
+            return found
     raise NotReadable("no set of numbers")
 
 

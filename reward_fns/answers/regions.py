@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.numeric import real_value
@@ -18,6 +19,7 @@ ALL = Interval(MINUS_INFINITY, INFINITY, False, False)
 End = Fraction | float
 
 
+@lru_cache(maxsize=1024)
 def end_value(expression: Expression) -> End | None:
     """An end of an interval as a number that can be ordered; None if it is not real or has variables."""
     exact = exact_value(expression)

@@ -20,13 +20,13 @@ from reward_fns.answers.values import (
     Region,
     Relation,
     Symbol,
+    Text,
     Value,
     symbols_of,
 )
 
 OPERATORS = ("=", "<", "<=", ">", ">=", "!=", "in")
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
-_NAMES_OF_FUNCTIONS = frozenset("fghuFGHPQpqTSNV")
 _FUNCTIONS = frozenset("fghFGHP")
 _DECORATIONS = {
     "angle",
@@ -39,6 +39,20 @@ _DECORATIONS = {
     "overrightarrow",
     "mathbb",
     "Delta",
+}
+
+_UNEVALUATED = {
+    "int",
+    "iint",
+    "oint",
+    "lim",
+    "sum",
+    "prod",
+    "det",
+    "angle",
+    "measuredangle",
+    "partial",
+    "nabla",
 }
 
 Read = Callable[[Tokens], Value]
@@ -55,12 +69,37 @@ def relate(parts: list[list[Token]], operators: list[str], read: Read) -> Value:
     return _inequality([parse(part) for part in parts], operators)
 
 
+def approximated(parts: list[list[Token]], read: Read) -> Value:
+    r"""The exact value of ``\sqrt2 \approx 1.41``; without one the approximation."""
+    if len(parts) != 2 or not parts[1]:
+        raise NotReadable("approximations of approximations")
+    if not parts[0]:
+        return read(parts[1])
+    exact, near = read(parts[0]), read(parts[1])
+    return Named(written(parts[0]), near) if is_name(parts[0]) else exact
+
+
+def without_domains(values: list[Value]) -> list[Value]:
+    r"""Without what only says what a variable may be: n \in \mathbb{Z}."""
+    kept = [value for value in values if not (isinstance(value, Named) and _is_number_set(value.value))]
+    return kept or values
+
+
+def _is_number_set(value: Value) -> bool:
+    return isinstance(value, Text) and value.text.startswith(r"\mathbb")
+
+
 def _equation(parts: list[list[Token]], read: Read) -> Value:
     first, last = parts[0], parts[-1]
     if not last or (not first and len(parts) != 2):
         raise NotReadable("an equation of one side")
     if not first:  # "= 5"
         return read(last)
+    if len(first) > 1 and len(last) > 1 and len(parts) == 2 and is_name(first) and is_name(last):
+        try:
+            return Relation("=", parse(first), parse(last))  # f' = f defines neither
+        except NotReadable:
+            return Named(written(first), Text(written(last)))
     if is_name(first):
         _refuse_contradiction(parts[1:])
         return Named(written(first), read(last))
@@ -69,7 +108,12 @@ def _equation(parts: list[list[Token]], read: Read) -> Value:
         return read(last)
     if is_name(last):
         return Named(written(last), read(first))
-    left = parse(first)
+    try:
+        left = parse(first)
+    except NotReadable:
+        if first[0].text not in _UNEVALUATED:
+            raise
+        return Named(written(first), read(last))  # the integral is 1/2
     try:
         right = parse(last)
     except NotReadable:
@@ -96,6 +140,10 @@ def is_name(tokens: Tokens) -> bool:
         return is_name(tokens[1:-1])
     if (around := enclosed(tokens)) is not None and around[0] == "(":
         return all(is_name(part) for part in split(around[1], (",",))[0])
+    if any(token.text.lower() in words.UNCERTAIN for token in tokens):
+        return False
+    if written(tokens).startswith(r"\frac{d"):  # a derivative
+        return True
     letters = [token for token in tokens if token.kind == "letter"]
     if len(tokens) == 1 and letters:
         return letters[0].text not in ("e", "i")
@@ -105,10 +153,12 @@ def is_name(tokens: Tokens) -> bool:
         if (
             token.kind == "word"
             or token.text in words.GREEK
-            or (token.kind == "letter" and _may_name(token, letters))
+            or (token.kind == "letter" and _may_name(tokens, index, letters))
         ):
             named = True
             index += 1
+            while index < len(tokens) and tokens[index].text in ("'", "_"):
+                index = index + 1 if tokens[index].text == "'" else _after_group(tokens, index + 1)
             if index < len(tokens) and tokens[index].text == "(":
                 end = _after_group(tokens, index)
                 if not _may_call(token, tokens[index + 1 : end - 1]):
@@ -123,9 +173,11 @@ def is_name(tokens: Tokens) -> bool:
     return named
 
 
-def _may_name(token: Token, letters: Sequence[Token]) -> bool:
-    """One variable, or capital letters: points, lines and triangles."""
-    return len(letters) == 1 or token.text.isupper() or token.text in _NAMES_OF_FUNCTIONS
+def _may_name(tokens: Tokens, index: int, letters: Sequence[Token]) -> bool:
+    """One variable, also with an index or an argument, or capital letters: points, lines and triangles."""
+    follows = tokens[index + 1].text if index + 1 < len(tokens) else ""
+    alone = index == 0 and follows in ("(", "_", "'")
+    return len(letters) == 1 or alone or tokens[index].text.isupper()
 
 
 def _may_call(token: Token, arguments: Tokens) -> bool:

@@ -85,13 +85,19 @@ def has(tokens: Tokens, *symbols: str) -> bool:
 
 
 def written(tokens: Tokens) -> str:
-    """The tokens as one string, for comparing what cannot be read: words without case, nothing for spaces."""
-    return "".join(
-        token.text.casefold()
-        if token.kind == "word"
-        else f"\\{token.text}"
-        if token.kind == "command"
-        else token.text
-        for token in tokens
-        if token.text not in ("{", "}")
-    )
+    """The tokens as one string, for what cannot be read: words without case, braces where they matter."""
+    parts: list[str] = []
+    for place, token in enumerate(tokens):
+        if token.text in ("{", "}") and _around_one(tokens, place):
+            continue
+        text = token.text.casefold() if token.kind == "word" else token.text
+        if token.kind == "number" and parts and parts[-1][-1:].isdigit():
+            text = f"~{text}"  # two numbers, and not one
+        parts.append(f"\\{text}" if token.kind == "command" else text)
+    return "".join(parts)
+
+
+def _around_one(tokens: Tokens, place: int) -> bool:
+    """Whether a brace has one token within: that changes nothing, as in x^{2}."""
+    other = place + 2 if tokens[place].text == "{" else place - 2
+    return 0 <= other < len(tokens) and tokens[other].text == {"{": "}", "}": "{"}[tokens[place].text]

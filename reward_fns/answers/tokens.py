@@ -39,7 +39,7 @@ class Token:
 
 _SEPARATORS = r"\{,\}|\\,|\\!\s*,\s*\\!|,\s*\\!\s*|\\ |[ \u00a0\u2009\u202f]"
 _NUMBER_FORMS = r"""
-    (?P<repeating> [0-9]* \. [0-9]* \\(?:overline|bar|dot) \s* (?: \{[0-9]+\} | [0-9] ) )
+    (?P<repeating> [0-9]* \. [0-9]* (?: \\(?:overline|bar|dot) \s* (?: \{[0-9]+\} | [0-9] ) | \([0-9]+\) ) )
   | (?P<mixed> [0-9]+ \s+ [0-9]+ \s* / \s* [0-9]+ (?![0-9.,]) )
   | (?P<grouped> [0-9]{{1,3}} (?: (?:{separators}) [0-9]{{3}} )+ (?![0-9]) (?: \.[0-9]+ )? )
   | (?P<plain> (?: [0-9]+ (?:\.[0-9]*)? | \.[0-9]+ ) (?: [eE][+-]?[0-9]{{1,4}} (?![0-9.A-Za-z^]) )? )
@@ -64,17 +64,17 @@ def _pattern(separators: str) -> re.Pattern[str]:
     return re.compile(numbers + rest, re.VERBOSE | re.DOTALL)
 
 
-_WITH_COMMAS, _WITHOUT_COMMAS = _pattern("," + "|" + _SEPARATORS), _pattern(_SEPARATORS)
+_WITH_COMMAS, _WITHOUT = _pattern("," + "|" + _SEPARATORS), _pattern(_SEPARATORS)
 
 
-def tokenize(text: str, *, group_commas: bool = True) -> list[Token]:
-    """Cut an answer into tokens. Raises NotReadable where a limit is exceeded or a character has no business here.
+def tokenize(text: str) -> list[Token]:
+    """Cut an answer into tokens; outside of brackets ``1,234`` is one number.
 
-    group_commas: read ``1,234`` outside of brackets as one number.
+    Raises NotReadable where a limit is exceeded or a character has no business here.
     """
     if len(text) > MAX_CHARACTERS:
         raise NotReadable(f"an answer of {len(text)} characters")
-    return _Lexer(group_commas).lex(_plain_characters(text), upright=False, depth=0)
+    return _Lexer().lex(_plain_characters(text), upright=False, depth=0)
 
 
 def _plain_characters(text: str) -> str:
@@ -95,8 +95,7 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
 
 
 class _Lexer:
-    def __init__(self, group_commas: bool) -> None:
-        self._group_commas = group_commas
+    def __init__(self) -> None:
         self._brackets = 0
         self._tokens: list[Token] = []
         self._spaced = False
@@ -107,7 +106,7 @@ class _Lexer:
             raise NotReadable("too many fonts within each other")
         place = 0
         while place < len(text):
-            pattern = _WITH_COMMAS if self._group_commas and not self._brackets else _WITHOUT_COMMAS
+            pattern = _WITHOUT if self._brackets else _WITH_COMMAS
             match = pattern.match(text, place)
             assert match is not None  # the last alternative takes anything
             assert match.lastgroup is not None
@@ -207,14 +206,18 @@ def _grouped(text: str) -> tuple[Fraction, int | None]:
 
 
 def _mixed(text: str) -> tuple[Fraction, int | None]:
-    whole, above, below = (int(part) for part in re.findall("[0-9]+", text[:MAX_DIGITS]))
+    if len(text) > MAX_DIGITS:
+        raise NotReadable("a number of too many digits")
+    whole, above, below = (int(part) for part in re.findall("[0-9]+", text))
     if not 0 < above < below:
         raise NotReadable("two numbers side by side")
     return whole + Fraction(above, below), None
 
 
 def _repeating(text: str) -> tuple[Fraction, int | None]:
-    start, period = re.split(r"\\(?:overline|bar|dot)", text[:MAX_DIGITS])
+    if len(text) > MAX_DIGITS:
+        raise NotReadable("a number of too many digits")
+    start, period = re.split(r"\\(?:overline|bar|dot)|\(", text)
     period = re.sub("[^0-9]", "", period)
     value, _ = _decimal(start)
     digits = len(start.partition(".")[2])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from reward_fns.answers import vocabulary as words
 from reward_fns.answers.structure import Tokens
 from reward_fns.answers.tokens import NotReadable, Token
 
-_CURRENCIES = {"dollar": "dollar", "cent": "cent", "euro": "euro", "pounds": "pounds", "yen": "yen"}
+_CURRENCIES = {"dollar": "dollar", "cent": "cent", "euro": "euro", "pounds": "gbp", "yen": "yen"}
 _POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cubed": "^3"}
 _NOTHING = {"unit", "the", "a", "an", "total", "in", "exactly"}
+_PARTS = re.compile(
+    r"(?:.*teen|.*tie|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion|n)ths?|fif?ths?"
+)
 # These take something back, wherever they stand.
 _DOUBTS = words.NOT_UNITS - {"of", "to", "x", "all", "each", "even", "odd", "prime"}
 
@@ -68,7 +72,7 @@ def normal_unit(tokens: Tokens) -> str:
         token = tokens[place]
         name = token.text.lower()
         if token.kind in ("word", "letter"):
-            if name in _DOUBTS:
+            if name in _DOUBTS or _PARTS.fullmatch(name):
                 raise NotReadable(f"{token.text!r} after a number")
             if name in _POWERS and not (name.endswith("ed")):
                 power = _POWERS[name]

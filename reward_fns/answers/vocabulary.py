@@ -98,7 +98,15 @@ FONTS = (
     ),
 )
 
-WORD_SYMBOLS = {"and": "and", "or": "or", "percent": "%", "to": ":"}
+WORD_SYMBOLS = {
+    "and": "and",
+    "or": "or",
+    "percent": "%",
+    "to": ":",
+    "equals": "=",
+    "minus": "-",
+    "negative": "-",
+}
 SYMBOLS = {"**": "^", "==": "=", "....": "..."}
 OPENING = ("(", "[", r"\{", "langle")
 CLOSING = (")", "]", r"\}", "rangle")
@@ -135,7 +143,8 @@ COMMAND_SYMBOLS = {
     r"\\": r"\\",
     **dict.fromkeys(("newline", "cr"), r"\\"),
     "prime": "'",
-    **dict.fromkeys(("approx", "equiv", "coloneqq"), "="),
+    **dict.fromkeys(("equiv", "coloneqq"), "="),
+    **dict.fromkeys(("approx", "simeq", "thickapprox"), "approx"),
 }
 COMMAND_SYNONYMS = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac", "sfrac"), "frac"),
@@ -232,7 +241,7 @@ _UNITS = {
     "year": "yr",
     "dollar": "usd buck",
     "euro": "eur",
-    "pounds": "gbp",
+    "gbp": "",
     "cent": "",
     "mile/hour": "mph",
     "km/hour": "kph kmh",
@@ -265,20 +274,27 @@ NOT_UNITS = frozenset(
         between from but except either both other even odd prime negative positive one two three four five
         six seven eight nine ten any all every each only could would should else otherwise likely probably
         wrong false incorrect only x
+        cannot possibly never nope no excluded fails none nothing neither lakh crore permille tens score grand
+        root roots inverse binary hexadecimal octal repeating recurring approx wrong minimum maximum reciprocal opposite
     """)
 ) | frozenset(MULTIPLES)
 # Words after which the answer itself follows.
 LEADING_VERBS = ("is", "are", "equals", "be", "=", ":", "therefore", "thus", "so", "hence")
 UNCERTAIN = frozenset(
-    _words("not about approximately roughly nearly almost less more least most between around under over")
+    _words("""
+        not about approximately roughly nearly almost less more least most between around under over wrong
+        incorrect but except excluding nothing none no never neither half twice opposite other cannot false
+        double triple
+    """)
 )
 
+NO_SOLUTION = {"nosolution", "nosolutions", "norealsolution", "norealsolutions"}
 EMPTY_SET = (r"\emptyset", "emptyset", "theemptyset", "nullset")
 HALF_LINES = {
-    r"\mathbbR_>=0": True,
+    r"\mathbbR_{>=0}": True,
     r"\mathbbR^+": False,
     r"\mathbbR_+": False,
-    r"\mathbbR_>0": False,
+    r"\mathbbR_{>0}": False,
 }  # with 0?
 ALL_REALS = (r"\mathbbR", "allrealnumbers", "allreals", "realnumbers", "allrealx")
 SPEEDS = re.compile(r"(?:m|km|cm|ft|mi|g|kg)/(?:s|h|min|hr|sec|l|ml|m|cm)(?:\^[23])?")
@@ -287,5 +303,6 @@ TEXT_SYNONYMS = {
     "none": "nosolution",
     "doesnotexist": "dne",
     "itdoesnotexist": "dne",
+    "undefined": "dne",
     "infinitelymany": "infinitelymany",
 }

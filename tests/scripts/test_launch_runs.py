@@ -121,7 +121,7 @@ def test_a_signal_reaches_the_driver_once_and_ray_runs_until_it_has_saved(
     process = cluster.start(RAY, "--hosts", "h1 h2 h3", "--port", str(port), "r", UNTIL_SIGNAL="yes")
     cluster.wait_for("here: driver is ready")
     send(process)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (130, "")
     driver = ("here: driver is ready", "here: driver saved after SIGTERM")
     assert ordered(cluster.calls()) == hosts_calls(port, *driver)
@@ -133,7 +133,7 @@ def test_a_second_signal_is_passed_on_too(cluster: Cluster) -> None:
     for _ in range(2):
         interrupt_script(process)
         time.sleep(0.15)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert "here: driver saved after SIGTERM SIGTERM" in cluster.calls()
 
@@ -190,7 +190,7 @@ def test_the_job_s_signal_reaches_the_driver_and_ray_runs_until_it_has_saved(clu
     cluster.wait_for("here: driver is ready")
     cluster.wait_for(slurm_calls(port)[3])
     interrupt_script(process)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (130, "")
     calls = [call for call in cluster.calls() if call != "here: driver is ready"]
     assert in_slurm_order(calls) == slurm_calls(port, "here: driver saved after SIGTERM")
@@ -212,6 +212,6 @@ def test_a_signal_before_the_driver_runs_stops_what_was_started(cluster: Cluster
     process = cluster.start(SLURM, "r", **cluster.slurm(free_port()))
     cluster.wait_for("started")
     interrupt_script(process)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 143
     assert cluster.calls()[1:] == ["started", "ended"]

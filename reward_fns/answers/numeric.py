@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import mpmath
 
@@ -58,7 +59,7 @@ def constant_ratio(left: Expression, right: Expression) -> int:
     ratios = []
     with mpmath.workdps(points.digits):
         for shift in points.defined():
-            a, b = points.values(shift, points.digits)
+            a, b, *_ = points.values(shift, points.digits)
             if a == 0 or b == 0:
                 return 0
             ratios.append(a / b)
@@ -80,6 +81,15 @@ def real_value(expression: Expression) -> float | None:
     return float(value) if isinstance(value, mpmath.mpf) and not mpmath.isnan(value) else None
 
 
+class _Values(NamedTuple):
+    """Of two expressions at a point; None where one is undefined there."""
+
+    left: Any
+    right: Any
+    real: bool  # whether nothing on the way was complex
+    reach: int  # digits between 1 and the largest or smallest number on the way
+
+
 class _Points:
     """Two expressions at several points."""
 
@@ -89,21 +99,13 @@ class _Points:
         self._whole = _wants_whole_numbers(left) or _wants_whole_numbers(right)
         self._pieces = any(_has(expression, _PIECEWISE) for expression in self._pair)
         self.digits = DIGITS + max(_digits(left), _digits(right))
-        self._reach = 0  # digits between 1 and the largest or smallest number on the way
-        self._real = True  # whether nothing on the way to the last values was complex
 
-    def values(self, shift: int, digits: int) -> tuple[Any, Any]:
-        """Both values at a point; None for one that is undefined there."""
-        evaluators = self._evaluators(shift)
+    def values(self, shift: int, digits: int) -> _Values:
+        """Both values at a point."""
         with mpmath.workdps(digits):
-            left, right = (each.value_or_none(of) for each, of in zip(evaluators, self._pair, strict=True))
-        self._reach = max(self._reach, *(each.reach for each in evaluators))
-        self._real = all(each.real for each in evaluators)
-        return left, right
-
-    def _evaluators(self, shift: int) -> tuple[_Evaluator, _Evaluator]:
-        point = _point(self._names, shift, self._whole)
-        return _Evaluator(point), _Evaluator(point)
+            evaluator = _Evaluator(_point(self._names, shift, self._whole))
+            left, right = (evaluator.value_or_none(expression) for expression in self._pair)
+        return _Values(left, right, evaluator.real, evaluator.reach)
 
     def defined(self) -> list[int]:
         """The points to compare at. Raises Undecided where only one side has a value, or where there are too few.
@@ -112,32 +114,42 @@ class _Points:
         for. Not so if one of them says |x|, and means more. `digits` grow until the smallest part of a value is seen
         beside the largest: 10^{300} + 1 is not 10^{300}.
         """
-        found, real = [], []
-        points = POINTS + (WIDE_POINTS if self._pieces else 0)
-        for shift in range(points if self._names else 1):
+        found, real, reach = [], [], 0
+        for shift in range(POINTS if self._names else 1):
             values = self.values(shift, self.digits)
-            if values == (None, None):
+            if values.left is None and values.right is None:
                 continue
-            if None in values:
+            if values.left is None or values.right is None:
                 raise Undecided("defined on one side only")
             found.append(shift)
-            if self._real:
+            reach = max(reach, values.reach)
+            if values.real:
                 real.append(shift)
         enough = 2 if self._names else 1
         if len(real) >= enough and _absolutes(self._pair[0]) == _absolutes(self._pair[1]):
             found = real
         if len(found) < enough:
             raise Undecided("undefined almost everywhere")
-        self.digits += 2 * self._reach
+        self.digits += 2 * reach
         if self.digits * sum(map(size_of, self._pair)) > MAX_WORK:
             raise Undecided("too many digits")
+        return found + self._further_out()
+
+    def _further_out(self) -> list[int]:
+        """Points far away where functions of several pieces show others, if both have values of a usual size there."""
+        found = []
+        for shift in range(POINTS, POINTS + WIDE_POINTS) if self._names and self._pieces else ():
+            with suppress(Undecided):
+                values = self.values(shift, self.digits)
+                if values.real and None not in values[:2] and values.reach < self.digits // 2:
+                    found.append(shift)
         return found
 
     def agree(self, shift: int) -> bool:
         """Whether both values are the same: what differs by rounding only comes closer with more digits."""
         before: Any = None
         for digits in (self.digits, 2 * self.digits, 4 * self.digits):
-            a, b = self.values(shift, digits)
+            a, b, *_ = self.values(shift, digits)
             if a == b:
                 return True
             if not (mpmath.isfinite(a) and mpmath.isfinite(b)):

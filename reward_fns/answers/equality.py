@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.reader import intervals_of, reading
@@ -70,14 +71,22 @@ def same_answer(answer: str, truth: str, rules: Rules | None = None) -> bool:
         return int(answer) == int(truth)
     if answer == truth:
         return answer != ""
+    compare = _compare_once if len(answer) + len(truth) <= MAX_CHARACTERS else _compare
+    return compare(answer, truth, Rules() if rules is None else rules)
+
+
+def _compare(answer: str, truth: str, rules: Rules) -> bool:
     try:
-        judge = _Judge(Rules() if rules is None else rules)
-        return judge.same(reading(answer), reading(truth)) or _same_choice(answer, truth, rules)
+        return _Judge(rules).same(reading(answer), reading(truth)) or _same_choice(answer, truth, rules)
     except RecursionError:  # hundreds of operations within each other
         return False
 
 
-def _same_choice(answer: str, truth: str, rules: Rules | None) -> bool:
+# The responses of a group often have the same answer.
+_compare_once = lru_cache(maxsize=8192)(_compare)
+
+
+def _same_choice(answer: str, truth: str, rules: Rules) -> bool:
     """Whether "(A) 12" is the choice A or the answer 12, whichever the truth is."""
     match = _CHOICE.fullmatch(_FONT.sub(r"\1", answer)) if len(answer) <= MAX_CHARACTERS else None
     if match is None:

@@ -157,6 +157,8 @@ def is_name(tokens: Tokens) -> bool:
         ):
             named = True
             index += 1
+            if token.text in _FUNCTIONS and written(tokens[index : index + 5]) == "^{-1}":  # the inverse
+                index += 5
             while index < len(tokens) and tokens[index].text in ("'", "_"):
                 index = index + 1 if tokens[index].text == "'" else _after_group(tokens, index + 1)
             if index < len(tokens) and tokens[index].text == "(":
@@ -176,7 +178,7 @@ def is_name(tokens: Tokens) -> bool:
 def _may_name(tokens: Tokens, index: int, letters: Sequence[Token]) -> bool:
     """One variable, also with an index or an argument, or capital letters: points, lines and triangles."""
     follows = tokens[index + 1].text if index + 1 < len(tokens) else ""
-    alone = index == 0 and follows in ("(", "_", "'")
+    alone = index == 0 and follows in ("(", "_", "'", "^")
     return len(letters) == 1 or alone or tokens[index].text.isupper()
 
 

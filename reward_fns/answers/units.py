@@ -16,7 +16,7 @@ _PARTS = re.compile(
     r"(?:.*teen|.*tie|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion|n)ths?|fif?ths?"
 )
 # These take something back, wherever they stand.
-_DOUBTS = words.NOT_UNITS - {"of", "to", "x", "all", "each", "even", "odd", "prime"}
+_DOUBTS = words.NOT_UNITS - {"to", "x", "all", "each", "even", "odd", "prime"}
 
 
 def currency(token: Token) -> str | None:

@@ -268,7 +268,7 @@ SHORT_WORDS = SHORT_UNITS | set(
 # What follows a number and is one of these is no unit: it says more, or less, than the number alone.
 NOT_UNITS = frozenset(
     _words("""
-        or and of not than to at least most about approximately maybe perhaps if when is are so plus minus
+        or and not than to at least most about approximately maybe perhaps if when is are so plus minus
         times divided mod modulo squared cubed factorial half halves third thirds quarter quarters fourth
         fourths fifth fifths sixth tenth tenths hundredth hundredths more less fewer over under above below
         between from but except either both other even odd prime negative positive one two three four five

@@ -111,6 +111,8 @@ def last_boxed(text: str, *, after: int = 0) -> str | None:
         return None
     last = max(boxes, key=lambda box: box.start)
     contents = [text[last.start : last.end].strip()]
+    if not contents[0]:
+        return ""
     if (taken_back := _TAKEN_BACK.match(text, last.end + 1)) is not None:
         return None if taken_back["wrong"] else f"{contents[0]} or {taken_back['other']}"
     first = last

@@ -36,6 +36,7 @@ from reward_fns.answers.values import (
     Value,
     size_of,
     symbols_of,
+    walk,
 )
 from reward_fns.answers.vocabulary import NO_SOLUTION, TEXT_SYNONYMS
 
@@ -331,8 +332,15 @@ def _right_side(value: Value) -> Quantity | None:
 
 
 def _is_asked_for(left: Expression) -> bool:
-    """Whether a question may ask for the value of this: a + b and cos x, but not 2x or x^2, whose x is asked for."""
-    return len(symbols_of(left)) > 1 or (isinstance(left, Operation) and left.name in ("sin", "cos", "tan"))
+    """Whether a question may ask for the value of this: a + b and cos x, but not 2x, nor what a curve is."""
+    if isinstance(left, Operation) and left.name in ("sin", "cos", "tan"):
+        return True
+    plain = all(isinstance(node, Symbol) or _is_plain(node) for node in walk(left))
+    return plain and len(symbols_of(left)) > 1
+
+
+def _is_plain(node: Expression) -> bool:
+    return isinstance(node, Operation) and node.name in ("add", "negate", "multiply", "divide")
 
 
 def _as_relation(value: Value) -> Relation | None:

@@ -402,6 +402,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Gamma": lambda x: _factorial(x - 1),
     "zeta": _zeta,
     "exp": _exp,
+    "cis": lambda x: _exp(mpmath.mpc(0, 1) * x),
     "ln": _log,
     "log": _log,
     "lg": lambda a: _log(a) / mpmath.log(10),

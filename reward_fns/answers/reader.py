@@ -11,7 +11,17 @@ from reward_fns.answers.exact import exact_value
 from reward_fns.answers.matrices import determinant, has_matrix, matrix_value
 from reward_fns.answers.parser import parse
 from reward_fns.answers.regions import ALL, INFINITY, ZERO, complement, intersection, interval, point, union
-from reward_fns.answers.structure import Tokens, enclosed, has, matches, split, with_sign, written
+from reward_fns.answers.structure import (
+    Tokens,
+    closes,
+    enclosed,
+    has,
+    matches,
+    opens,
+    split,
+    with_sign,
+    written,
+)
 from reward_fns.answers.tokens import MAX_CHARACTERS, NotReadable, Token, tokenize
 from reward_fns.answers.units import split_unit
 from reward_fns.answers.values import (
@@ -99,9 +109,18 @@ def _without_markup(text: str) -> str:
 def read(tokens: Tokens) -> Value:
     """The value that tokens state; a `Text` if they state none."""
     try:
-        return _value(_after_prose(tokens), 0)
+        return _value(_after_prose(_with_unions(tokens)), 0)
     except (NotReadable, RecursionError):
         return Text(written(tokens))
+
+
+def _with_unions(tokens: Tokens) -> Tokens:
+    """The same with a U between brackets as the sign of a union."""
+    found = list(tokens)
+    for place in range(1, len(found) - 1):
+        if found[place].text == "U" and closes(found[place - 1]) and opens(found[place + 1]):
+            found[place] = Token("symbol", "cup")
+    return found
 
 
 def _after_prose(tokens: Tokens) -> Tokens:

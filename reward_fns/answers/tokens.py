@@ -37,7 +37,7 @@ class Token:
     decimals: int | None = None  # digits after the point of a decimal, None for other numbers
 
 
-_SEPARATORS = r"\{,\}|\\,|\\!\s*,\s*\\!|,\s*\\!\s*|\\ |[ \u00a0\u2009\u202f]"
+_SEPARATORS = r"\{,\}|\\[,;: ]|\\!\s*,\s*\\!|,\s*\\!\s*|[ ~\u00a0\u2009\u202f]"
 _NUMBER_FORMS = r"""
     (?P<repeating> [0-9]* \. [0-9]* (?: \\(?:overline|bar|dot) \s* (?: \{[0-9]+\} | [0-9] ) | \([0-9]+\) ) )
   | (?P<mixed> [0-9]+ \s+ [0-9]+ \s* / \s* [0-9]+ (?![0-9.,]) )
@@ -48,6 +48,7 @@ _FORM = r"""
   | (?P<space> \s+ | ~ | \\[,;:!\ ]
       | \\(?:quad|qquad|thinspace|displaystyle|textstyle|limits|nolimits|bf|rm|it)(?![A-Za-z])
       | \\(?:tiny|small|large|Large|LARGE|huge)(?![A-Za-z]) | \\(?:color|textcolor) \s* \{[A-Za-z0-9!]*\}
+      | \\(?:hspace|vspace) \*? \s* \{[^{}]*\}
       | \\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z]) (?:\s*\.)? | \\[()\[\]] (?![0-9]*(?:pt|em)) | \$ )
   | (?P<environment> \\(?P<edge>begin|end) \s* \{(?P<matrix>[a-zA-Z]+)\*?\} (?: \{[^{{}}]*\} | \[[^\]]*\] )? )
   | (?P<font> \\(?:FONTS)(?![A-Za-z]) \*? \s* \{ )

@@ -170,6 +170,7 @@ FUNCTIONS = {
         "arccosh",
         "arctanh",
         "exp",
+        "cis",
         "ln",
         "log",
         "lg",

@@ -107,6 +107,7 @@ def test_last_boxed_takes_linear_time() -> None:
         (r"\boxed{1} and \boxed{2}", "1, 2"),
         (r"\boxed{1}" + "\n\n" + r"\boxed{1}", "1"),
         (r"\boxed{1} = \boxed{2}", "2"),
+        (r"\boxed{1} \boxed{}", ""),
         (r"\boxed{1}, or 7 \boxed{2}", "2"),
         (r"\boxed{1} or \boxed{2}. No, \boxed{3}", "3"),
         (r"\boxed{1}" + " and so on" * 10 + r"\boxed{2}", "2"),

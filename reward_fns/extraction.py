@@ -14,7 +14,7 @@ _DISPLAY = {"$$": "$$", r"\[": r"\]", "$": "$", r"\(": r"\)"}  # a formula that 
 # Not a Markdown heading of the fourth level, "#### Step 2" or "#### Answer: 72".
 _HASH_LINE = re.compile(r"(?<!#)####[ \t]*(?![#A-Za-z\s])([^\n]+)")
 _FEW_SHOT_END = re.compile(r"(?i)\.?\s*I hope it is correct\.?\s*$")  # of Minerva's prompt
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed\s+(?P<bare>-?[0-9][0-9.]*)|\\.|[{}]", re.DOTALL)
 _OPEN_THOUGHT, _CLOSED_THOUGHT = "<think>", "</think>"
 
 # The DAPO reference reads no further back, so that an answer must stand at the end of the response.
@@ -41,14 +41,14 @@ def find_answer(response: str, extraction: Extraction = "answer_or_boxed") -> st
 
     extraction: ``answer``: the last ``Answer:`` line, within the last 300 characters. ``boxed``: the last
     ``\boxed{...}``. ``answer_or_boxed``: whichever of these comes later. ``hash_or_answer``: these, or GSM8K's
-    ``#### 72``. ``whole``: ``answer_or_boxed``, or without either all of a response of one line.
+    ``#### 72``. ``whole``: ``hash_or_answer``, or without any all of a response of one line.
     """
     text = without_thinking(response)
     if extraction == "answer":
         return last_answer_line(text)
     if extraction == "boxed":
         return last_boxed(text)
-    found = last_answer_or_boxed(text, hashes=extraction == "hash_or_answer")
+    found = last_answer_or_boxed(text, hashes=extraction in ("hash_or_answer", "whole"))
     if found is None and extraction == "whole" and "\n" not in text.strip():
         return text.strip() or None
     return found
@@ -113,13 +113,14 @@ def last_boxed(text: str, *, after: int = 0) -> str | None:
     contents = [text[last.start : last.end].strip()]
     if not contents[0]:
         return ""
-    if (taken_back := _TAKEN_BACK.match(text, last.end + 1)) is not None:
+    behind = last.end + text[last.end :].startswith("}")
+    if (taken_back := _TAKEN_BACK.match(text, behind)) is not None:
         return None if taken_back["wrong"] else f"{contents[0]} or {taken_back['other']}"
     first = last
     for box in sorted(boxes, key=lambda box: box.end, reverse=True):
         if box.end >= first.command:
             continue
-        if not _joins(text[box.end + 1 : first.command]):
+        if not _joins(text[box.end : first.command].removeprefix("}")):
             break
         contents.append(text[box.start : box.end].strip())
         first = box
@@ -131,7 +132,9 @@ def _boxes(text: str) -> list[_Box]:
     opened: list[tuple[int, int, bool]] = []
     found = []
     for token in _BOX_OR_BRACE.finditer(text):
-        if token[0] == "}":
+        if token["bare"]:  # \boxed 7
+            found.append(_Box(token.start(), token.start("bare"), token.end()))
+        elif token[0] == "}":
             command, start, is_box = opened.pop() if opened else (-1, -1, False)
             if is_box:
                 found.append(_Box(command, start, token.start()))

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Literal
 
 from reward_fns.answers import Rules, canonical, is_text, same_answer
-from reward_fns.extraction import Extraction, find_answer, last_boxed
+from reward_fns.extraction import EXTRACTIONS, Extraction, find_answer, last_boxed
 
 Status = Literal["correct", "wrong", "unparsed", "timeout", "crash"]
 
@@ -34,11 +34,14 @@ def verify_math(
     correct_score: float = 1.0,
     wrong_score: float = 0.0,
 ) -> RewardResult:
-    """Judge a response. Never raises, runs nothing of the text, and takes bounded time.
+    """Judge a response. No text makes it raise, none is run, and it takes bounded time.
 
     extraction: where the answer stands: see `find_answer`. bare_percent: ``50`` is right for ``50%``.
-    relative_tolerance: for a ground truth that is a decimal, and an answer that rounds to its last digit.
+    relative_tolerance: for a ground truth that is a decimal, and an answer that has its digits as far as both have any.
+    Raises ValueError for an unknown extraction.
     """
+    if extraction not in EXTRACTIONS:
+        raise ValueError(f"extraction={extraction!r} must be one of {', '.join(EXTRACTIONS)}")
     begun = time.perf_counter()
 
     def result(status: Status, extracted: str | None = None) -> RewardResult:

@@ -37,6 +37,7 @@ from reward_fns.answers.values import (
     size_of,
     symbols_of,
     walk,
+    with_common_logarithms,
 )
 from reward_fns.answers.vocabulary import NO_SOLUTION, TEXT_SYNONYMS
 
@@ -58,7 +59,7 @@ class Rules:
     """What may be left to the caller.
 
     relative_tolerance: a truth that is a decimal accepts an answer that differs by no more than this share of it and
-    rounds to its last digit. bare_percent: ``50`` is right for ``50%``, and the other way round.
+    has the same digits as far as both have any. bare_percent: ``50`` is right for ``50%``, and the other way round.
     """
 
     relative_tolerance: Fraction = RELATIVE_TOLERANCE
@@ -191,13 +192,15 @@ class _Judge:
         decimals = _decimals(truth)
         if decimals is not None and true is not None:
             found = mine if mine is not None else _approximate(answer)
-            return found is not None and self._rounds_to(found, true, decimals)
+            return found is not None and self._agree(found, _decimals(answer), true, decimals)
         self._left -= size_of(answer) + size_of(truth)
         return self._left >= 0 and _same_function(answer, truth, mine, true)
 
-    def _rounds_to(self, answer: Fraction, truth: Fraction, decimals: int) -> bool:
+    def _agree(self, answer: Fraction, digits: int | None, truth: Fraction, true_digits: int) -> bool:
+        """Whether one is the other, rounded; digits: after the point of the answer."""
         apart = abs(answer - truth)
-        half = Fraction(1, 2) / Fraction(10) ** decimals
+        fewest = true_digits if digits is None else min(digits, true_digits)
+        half = Fraction(1, 2) / Fraction(10) ** fewest
         return apart <= half and apart <= self._rules.relative_tolerance * max(abs(answer), abs(truth))
 
     def _same_items(self, answer: Listing, truth: Listing) -> bool:
@@ -279,7 +282,11 @@ def _same_function(
     from reward_fns.answers import numeric  # mpmath is loaded where it is needed
 
     try:
-        return numeric.same_function(answer, truth)
+        if numeric.same_function(answer, truth):
+            return True
+        # log is the natural logarithm, or else the common one, on both sides.
+        common = [with_common_logarithms(each) for each in (answer, truth)]
+        return common != [answer, truth] and numeric.same_function(*common)
     except numeric.Undecided:
         return False
 
@@ -294,9 +301,9 @@ def _approximate(expression: Expression) -> Fraction | None:
         return None
 
 
-def _decimals(truth: Expression) -> int | None:
-    """Digits after the point of a truth that is a decimal."""
-    node = truth
+def _decimals(written: Expression) -> int | None:
+    """Digits after the point of a decimal, None for anything else."""
+    node = written
     while isinstance(node, Operation) and node.name == "negate":
         (node,) = node.arguments
     return node.decimals if isinstance(node, Number) else None

@@ -334,7 +334,7 @@ def _single(tokens: Tokens) -> Value:
     return Quantity(expression, unit)
 
 
-def _numeral(tokens: Tokens) -> Numeral | None:
+def _numeral(tokens: Tokens) -> Numeral | Quantity | None:
     """A number in a base, as 204_5, (204)_5, 1A_{16} or 204 (base 5)."""
     place = next((n for n, token in enumerate(tokens) if token.text == "_"), len(tokens))
     digits, base = list(tokens[:place]), [token for token in tokens[place + 1 :] if token.text not in "{()}"]
@@ -352,4 +352,4 @@ def _numeral(tokens: Tokens) -> Numeral | None:
     number = int(name) if name.isdigit() and len(name) < 3 else words.NUMBER_WORDS.get(name, 0)
     if not 2 <= number <= 36 or any(int(digit, 36) >= number for digit in text):
         return None
-    return Numeral(text.lstrip("0") or "0", number)
+    return Numeral(text.lstrip("0") or "0", number) if number != 10 else Quantity(Number(Fraction(int(text))))

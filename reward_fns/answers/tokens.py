@@ -119,7 +119,9 @@ class _Lexer:
                 end = _closing_brace(text, place)
                 name = match[0].strip("\\*{ \n\t")
                 inner = text[place:end]
-                is_text = name in words.UPRIGHT_FONTS and not (name != "text" and len(inner.strip()) == 1)
+                is_text = name in words.UPRIGHT_FONTS and not (
+                    name == "mathrm" and inner.strip() in words.CONSTANTS
+                )
                 self.lex(inner, upright=is_text, depth=depth + 1)
                 self._spaced |= is_text
                 place = end + 1
@@ -180,7 +182,8 @@ def _is_word(text: str) -> bool:
     """Whether letters outside of \\text{} are a word, and not a product of variables."""
     if len(text) < 2:
         return False
-    return len(text) > 3 or text.isupper() or text.lower() in words.SHORT_WORDS
+    name = len(text) == 3 and text.istitle()  # Bob
+    return len(text) > 3 or text.isupper() or name or text.lower() in words.SHORT_WORDS
 
 
 def _closing_brace(text: str, start: int) -> int:

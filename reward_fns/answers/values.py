@@ -54,6 +54,14 @@ def symbols_of(expression: Expression) -> frozenset[str]:
     return frozenset(node.name for node in walk(expression) if isinstance(node, Symbol))
 
 
+def with_common_logarithms(expression: Expression) -> Expression:
+    """The same with ``log`` as the logarithm of base ten."""
+    if not isinstance(expression, Operation):
+        return expression
+    name = "lg" if expression.name == "log" else expression.name
+    return Operation(name, tuple(map(with_common_logarithms, expression.arguments)))
+
+
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """An expression, with a unit if there is one."""

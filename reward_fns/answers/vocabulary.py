@@ -107,6 +107,7 @@ WORD_SYMBOLS = {
     "minus": "-",
     "negative": "-",
 }
+CONSTANTS = ("e", "i", "d")
 SYMBOLS = {"**": "^", "==": "=", "....": "..."}
 OPENING = ("(", "[", r"\{", "langle")
 CLOSING = (")", "]", r"\}", "rangle")

@@ -52,7 +52,7 @@ def test_last_answer_line(text: str, answer: str | None) -> None:
         (r"{ \boxed{3}", "3"),
         (r"\boxed{}", ""),
         ("no box", None),
-        (r"\boxed 5", None),
+        (r"\boxed 5", "5"),
     ],
 )
 def test_last_boxed(text: str, answer: str | None) -> None:
@@ -139,7 +139,7 @@ def test_thinking_states_no_answer(response: str, answer: str | None) -> None:
         ("boxed", [None, "2", None, None, "7"]),
         ("answer_or_boxed", ["1", "2", None, None, "7"]),
         ("hash_or_answer", ["1", "2", "3", None, "7"]),
-        ("whole", ["1", "2", "#### 3", "4", "7"]),
+        ("whole", ["1", "2", "3", "4", "7"]),
     ],
 )
 def test_where_an_answer_is_looked_for(extraction: str, found: list[str | None]) -> None:

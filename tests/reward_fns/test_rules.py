@@ -59,7 +59,8 @@ def test_the_rule_as_a_reward_function() -> None:
     assert (wrong["score"], wrong["acc"], wrong["pred"]) == (0, False, "41")
     assert math_answer.compute_score("", r"\boxed{42}", "42", extraction="answer")["acc"] is False
     assert math_answer.compute_score("", r"\boxed{50}", r"50\%", bare_percent=True)["acc"] is True
-    assert math_answer.compute_score("", r"\boxed{3.1}", "3.14", relative_tolerance=0.1)["acc"] is False
+    assert math_answer.compute_score("", r"\boxed{3.1}", "3.14", relative_tolerance=0.1)["acc"] is True
+    assert math_answer.compute_score("", r"\boxed{3.1}", "3.14")["acc"] is False
     with pytest.raises(ValueError, match="extraction='box' must be one of answer_or_boxed, answer, boxed"):
         math_answer.compute_score("", "", "", extraction="box")  # type: ignore[arg-type]
 

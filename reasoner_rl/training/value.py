@@ -37,7 +37,7 @@ class Critic(nn.Module):
     def forward(self, batch: MicroBatch) -> ValueOutputs:
         """Return the values [N] of the states before the response tokens."""
         hidden = predicting_states(self.model, self.attention, batch)
-        return ValueOutputs(self.head(hidden.float())[:, 0])
+        return ValueOutputs(self.head(hidden.float()).sum(-1))  # of one; FSDP wants no view
 
 
 def critic_architecture(config: ModelConfig) -> Any:

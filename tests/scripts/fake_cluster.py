@@ -31,6 +31,12 @@ def free_port(low: int = 20000, high: int = 30000) -> int:
             return port
 
 
+def _listen_to_signals() -> None:
+    """Bash cannot catch what was ignored when it began, as SIGHUP is under nohup."""
+    for each in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_DFL)
+
+
 class Cluster:
     """Machines h1 (this one), h2 and h3, or n1, n2 and n3 of a Slurm job, with two GPUs each."""
 
@@ -73,9 +79,7 @@ class Cluster:
             cwd=self.folder,
             env=self.environment | variables,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            ),  # bash cannot catch what is ignored
+            preexec_fn=_listen_to_signals,
         )
 
     def run(self, script: str | Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

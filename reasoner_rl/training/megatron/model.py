@@ -102,6 +102,7 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head =
             f"{hf_config.model_type}. Use fsdp"
         )
     _check_layout(hf_config, config)
+    experts = moe.options(hf_config, config, model.path)
     on_gpu = torch.cuda.is_available()
     names = {} if on_gpu else _local_names(base)
     made: Any = type(base.__name__, (_BridgeMixin if on_gpu else _CpuMixin, base), names)
@@ -114,7 +115,7 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head =
         sequence_parallel=config.tensor_parallel > 1,
         finalize_model_grads_func=finalize_model_grads,
         gradient_accumulation_fusion=False,
-        **moe.options(hf_config, config, model.path),
+        **experts,
         **({} if on_gpu else _WITHOUT_FUSED_KERNELS),
         **(_RECOMPUTE if model.gradient_checkpointing else {}),
     )

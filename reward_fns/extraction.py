@@ -98,6 +98,7 @@ class _Box(NamedTuple):
     command: int  # where \boxed begins
     start: int  # where its content begins
     end: int  # where its content ends
+    after: int  # where what follows begins
 
 
 def last_boxed(text: str, *, after: int = 0) -> str | None:
@@ -113,14 +114,13 @@ def last_boxed(text: str, *, after: int = 0) -> str | None:
     contents = [text[last.start : last.end].strip()]
     if not contents[0]:
         return ""
-    behind = last.end + text[last.end :].startswith("}")
-    if (taken_back := _TAKEN_BACK.match(text, behind)) is not None:
+    if (taken_back := _TAKEN_BACK.match(text, last.after)) is not None:
         return None if taken_back["wrong"] else f"{contents[0]} or {taken_back['other']}"
     first = last
     for box in sorted(boxes, key=lambda box: box.end, reverse=True):
         if box.end >= first.command:
             continue
-        if not _joins(text[box.end : first.command].removeprefix("}")):
+        if not _joins(text[box.after : first.command]):
             break
         contents.append(text[box.start : box.end].strip())
         first = box
@@ -133,11 +133,12 @@ def _boxes(text: str) -> list[_Box]:
     found = []
     for token in _BOX_OR_BRACE.finditer(text):
         if token["bare"]:  # \boxed 7
-            found.append(_Box(token.start(), token.start("bare"), token.end()))
+            after = token.end() + text.startswith("}", token.end())
+            found.append(_Box(token.start(), token.start("bare"), token.end(), after))
         elif token[0] == "}":
             command, start, is_box = opened.pop() if opened else (-1, -1, False)
             if is_box:
-                found.append(_Box(command, start, token.start()))
+                found.append(_Box(command, start, token.start(), token.end()))
         elif token[0].endswith("{") and token[0] != r"\{":
             opened.append((token.start(), token.end(), token[0] != "{"))
     return found

@@ -275,8 +275,8 @@ class _Evaluator:
         return value
 
 
-def _small(value: Any, bits: int = MAX_ARGUMENT_BITS) -> Any:
-    if not mpmath.isfinite(value) or (value != 0 and mpmath.mag(value) > bits):
+def _small(value: Any) -> Any:
+    if not mpmath.isfinite(value) or (value != 0 and mpmath.mag(value) > MAX_ARGUMENT_BITS):
         raise Undecided("too large an argument")
     return value
 

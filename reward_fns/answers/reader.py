@@ -76,12 +76,12 @@ def is_text(text: str) -> bool:
 
 def canonical(text: str) -> str:
     """A normal form for people and for counting votes: of a rational number its lowest terms, else the tokens."""
+    if len(text) > MAX_CHARACTERS:
+        return " ".join(text[:400].split())[:200]
     value = reading(text)
     if isinstance(value, Named):
         value = value.value
     number = exact_value(value.expression) if isinstance(value, Quantity) else None
-    if len(text) > MAX_CHARACTERS:
-        return " ".join(text[:400].split())[:200]
     if number is not None and number.numerator.bit_length() + number.denominator.bit_length() < 1000:
         return str(number)
     try:

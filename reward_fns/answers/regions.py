@@ -8,7 +8,6 @@ from fractions import Fraction
 from functools import lru_cache
 
 from reward_fns.answers.exact import exact_value
-from reward_fns.answers.numeric import real_value
 from reward_fns.answers.values import Expression, Interval, Number, Operation, Region
 
 INFINITY = Operation("infinity")
@@ -23,6 +22,8 @@ End = Fraction | float
 def end_value(expression: Expression) -> End | None:
     """An end of an interval as a number that can be ordered; None if it is not real or has variables."""
     exact = exact_value(expression)
+    from reward_fns.answers.numeric import real_value  # mpmath is loaded where it is needed
+
     return real_value(expression) if exact is None else exact
 
 

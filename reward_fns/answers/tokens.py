@@ -41,8 +41,8 @@ _SEPARATORS = r"\{,\}|\\[,;: ]|\\!\s*,\s*\\!|,\s*\\!\s*|[ ~\u00a0\u2009\u202f]"
 _NUMBER_FORMS = r"""
     (?P<repeating> [0-9]* \. [0-9]* (?: \\(?:overline|bar|dot) \s* (?: \{[0-9]+\} | [0-9] ) | \([0-9]+\) ) )
   | (?P<mixed> [0-9]+ \s+ [0-9]+ \s* / \s* [0-9]+ (?![0-9.,]) )
-  | (?P<grouped> [0-9]{{1,3}} (?: (?:{separators}) [0-9]{{3}} )+ (?![0-9]) (?: \.[0-9]+ )? )
-  | (?P<plain> (?: [0-9]+ (?:\.[0-9]*)? | \.[0-9]+ ) (?: [eE][+-]?[0-9]{{1,4}} (?![0-9.A-Za-z^]) )? )
+  | (?P<grouped> [0-9]{1,3} (?: (?:SEPARATORS) [0-9]{3} )+ (?![0-9]) (?: \.[0-9]+ )? )
+  | (?P<plain> (?: [0-9]+ (?:\.[0-9]*)? | \.[0-9]+ ) (?: [eE][+-]?[0-9]{1,4} (?![0-9.A-Za-z^]) )? )
 """
 _FORM = r"""
   | (?P<space> \s+ | ~ | \\[,;:!\ ]
@@ -50,7 +50,7 @@ _FORM = r"""
       | \\(?:tiny|small|large|Large|LARGE|huge)(?![A-Za-z]) | \\(?:color|textcolor) \s* \{[A-Za-z0-9!]*\}
       | \\(?:hspace|vspace) \*? \s* \{[^{}]*\}
       | \\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z]) (?:\s*\.)? | \\[()\[\]] (?![0-9]*(?:pt|em)) | \$ )
-  | (?P<environment> \\(?P<edge>begin|end) \s* \{(?P<matrix>[a-zA-Z]+)\*?\} (?: \{[^{{}}]*\} | \[[^\]]*\] )? )
+  | (?P<environment> \\(?P<edge>begin|end) \s* \{(?P<matrix>[a-zA-Z]+)\*?\} (?: \{[^{}]*\} | \[[^\]]*\] )? )
   | (?P<font> \\(?:FONTS)(?![A-Za-z]) \*? \s* \{ )
   | (?P<command> \\[A-Za-z]+ | \\\\(?:\[[^\]]*\])? | \\. )
   | (?P<letters> [A-Za-z]+ )
@@ -60,12 +60,12 @@ _FORM = r"""
 
 
 def _pattern(separators: str) -> re.Pattern[str]:
-    numbers = _NUMBER_FORMS.replace("{separators}", separators).replace("{{", "{").replace("}}", "}")
-    rest = _FORM.replace("FONTS", "|".join(sorted(words.FONTS, key=len, reverse=True))).replace("{{}}", "{}")
+    numbers = _NUMBER_FORMS.replace("SEPARATORS", separators)
+    rest = _FORM.replace("FONTS", "|".join(sorted(words.FONTS, key=len, reverse=True)))
     return re.compile(numbers + rest, re.VERBOSE | re.DOTALL)
 
 
-_WITH_COMMAS, _WITHOUT = _pattern("," + "|" + _SEPARATORS), _pattern(_SEPARATORS)
+_WITH_COMMAS, _WITHOUT = _pattern(f",|{_SEPARATORS}"), _pattern(_SEPARATORS)
 
 
 def tokenize(text: str) -> list[Token]:

@@ -281,7 +281,7 @@ NOT_UNITS = frozenset(
     """)
 ) | frozenset(MULTIPLES)
 # Words after which the answer itself follows.
-LEADING_VERBS = ("is", "are", "equals", "be", "=", ":", "therefore", "thus", "so", "hence")
+LEADING_VERBS = ("is", "are", "equals", "be", "therefore", "thus", "so", "hence")
 UNCERTAIN = frozenset(
     _words("""
         not about approximately roughly nearly almost less more least most between around under over wrong
@@ -290,7 +290,7 @@ UNCERTAIN = frozenset(
     """)
 )
 
-NO_SOLUTION = {"nosolution", "nosolutions", "norealsolution", "norealsolutions"}
+NO_SOLUTION = {"nosolution", "norealsolution", "norealsolutions"}
 EMPTY_SET = (r"\emptyset", "emptyset", "theemptyset", "nullset")
 HALF_LINES = {
     r"\mathbbR_{>=0}": True,
@@ -306,5 +306,4 @@ TEXT_SYNONYMS = {
     "doesnotexist": "dne",
     "itdoesnotexist": "dne",
     "undefined": "dne",
-    "infinitelymany": "infinitelymany",
 }

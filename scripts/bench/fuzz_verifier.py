@@ -19,10 +19,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from answer_cases import load_cases
+
 from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
 
-CASES = Path(__file__).resolve().parents[2] / "tests" / "reward_fns" / "cases"
+LONGEST = 2000  # characters of a case that is worth mutating; longer ones repeat themselves
 PIECES = [
     *(
         "1",
@@ -187,10 +189,9 @@ def fuzz(count: int, seed: int, timeout: float, workers: int, batch: int = 5000)
 def generate(chance: random.Random) -> Iterator[RewardTask]:
     """Answers without end."""
     cases = [
-        (case["answer"], case["truth"])
-        for file in sorted(CASES.glob("*.jsonl"))
-        for case in map(json.loads, file.read_text(encoding="utf-8").splitlines())
-        if isinstance(case.get("answer"), str) and isinstance(case["truth"], str)
+        (case.answer, case.truth)
+        for case in load_cases()
+        if case.answer is not None and len(case.answer) + len(case.truth) <= LONGEST
     ]
     while True:
         answer, truth = chance.choice(cases)

@@ -1,0 +1,334 @@
+#!/usr/bin/env python3
+"""Check on one GPU, in minutes, what only a GPU can show; on a CPU the same code runs with tiny sizes.
+
+Each check runs in a process of its own under a time limit, in order of importance, so that one failure hides no other.
+A check that needs a package which is not installed is skipped; the network is not needed.
+
+    python scripts/gpu_check.py                          5 minutes at most; exit status 0 if all is well, 1 if not
+    python scripts/gpu_check.py --everything             8 minutes at most
+    python scripts/gpu_check.py --only attention fsdp    some checks; --list names them
+    python scripts/gpu_check.py --size tiny              on a CPU
+
+Every figure is in the JSON file, with the machine, the versions and the end of the log of each check that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+sys.path[:0] = [path for path in (str(ROOT), str(SCRIPTS)) if path not in sys.path]
+
+from gpu_checks.common import Figures, Size, Verdict, read_outcome  # noqa: E402  # needs no torch
+
+
+@dataclass(frozen=True)
+class Check:
+    """A function of a `Context` that returns `Figures`, raises `Skip` with a reason, or anything else for a failure."""
+
+    name: str
+    module: str
+    function: str
+    about: str
+    limit_s: float
+    essential: bool = True  # runs by default; others with --everything or by name
+
+
+# In order of importance: what is not reached within the limit is at the end.
+CHECKS: tuple[Check, ...] = (
+    Check("versions", "gpu_checks.kernels", "versions", "versions, doctor, device, bandwidths", 90),
+    Check("attention", "gpu_checks.kernels", "attention", "packed attention against float32, with gradients", 90),
+    Check("logprobs", "gpu_checks.kernels", "logprobs", "chunked logprobs against float32 logits", 60),
+    Check("fsdp", "gpu_checks.training", "fsdp", "FSDP2 updates: tokens/s, MFU, peak", 90),
+    Check("parity", "gpu_checks.training", "parity", "FSDP2 against plain transformers in float32", 60),
+    Check("offload", "gpu_checks.training", "offload", "offload and reload, and the update after them", 90),
+    Check("resume", "gpu_checks.training", "resume", "save while offloaded, load, go on", 60),
+)  # fmt: skip
+
+DEFAULTS = {  # of the checks' environment, where it does not say otherwise
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # or they fill the log
+    "VLLM_HOST_IP": "127.0.0.1",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+MORE_PACKAGES = ("transformer-engine", "flashinfer-python", "triton", "nvidia-nccl-cu13", "nvidia-cudnn-cu13")
+LIMIT_S, EVERYTHING_LIMIT_S = 300.0, 480.0
+LEAST_S = 5.0  # a check that has less time left than this does not start
+LOG_LINES = 40
+WIDTH = 118
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a check."""
+
+    verdict: Verdict
+    seconds: float
+    figures: Figures
+    reason: str = ""  # of a failure or a skip, one line
+    log: tuple[str, ...] = ()  # the end of a failure's log
+
+
+@dataclass(frozen=True)
+class Options:
+    """How checks are run."""
+
+    size: Size
+    work: Path
+    limit_s: float  # in all
+    json: Path
+    arguments: tuple[str, ...] = ()
+
+
+def run(checks: Sequence[Check], options: Options) -> dict[str, Result]:
+    """Run the checks one after the other, telling about each, and keep the JSON file up to date."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    started, facts = time.monotonic(), machine()
+    results = {check.name: Result("not reached", 0.0, {}) for check in checks}
+    for check in checks:
+        left = options.limit_s - (time.monotonic() - started)
+        if left < min(LEAST_S, options.limit_s):
+            break
+        limit = min(check.limit_s, left)
+        print(f"{check.name}: {check.about} (at most {limit:.0f} s)", flush=True)
+        results[check.name] = result = run_check(check, options, limit)
+        tell = result.reason if result.reason else abbreviate(result.figures)
+        print(f"  {result.verdict} in {result.seconds:.1f} s  {tell}"[: 2 * WIDTH], flush=True)
+        write_report(options, facts, results, time.monotonic() - started)
+    write_report(options, facts, results, time.monotonic() - started)
+    return results
+
+
+def run_check(check: Check, options: Options, limit_s: float) -> Result:
+    """Run one check in a session of its own, and kill whatever is left of that when it has ended or its time is up."""
+    outcome, log = options.work / f"{check.name}.json", options.work / f"{check.name}.log"
+    outcome.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "gpu_checks", check.module, check.function, check.name]
+    command += [options.size, str(options.work), str(limit_s)]
+    started, status = time.monotonic(), None
+    with log.open("w") as out:
+        child = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=environment(), cwd=ROOT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                status = child.wait(limit_s)
+        finally:
+            kill_session(child.pid)
+            child.wait()
+    return judge(check, limit_s, status, outcome, log, time.monotonic() - started)
+
+
+def judge(
+    check: Check, limit_s: float, status: int | None, outcome: Path, log: Path, seconds: float
+) -> Result:
+    """The result of a child that ended with ``status``, or None where it was killed at its limit."""
+    found = read_outcome(outcome)
+    lines = [line.rstrip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    verdict: Verdict = found.get("verdict", "FAIL")
+    reason = " ".join(found.get("reason", "").split())
+    if "verdict" not in found and status is None:
+        cut = (
+            ""
+            if limit_s == check.limit_s
+            else f", all that was left of the limit in all; its own is {check.limit_s:.0f} s"
+        )
+        reason = f"stopped after {limit_s:.0f} s{cut}"
+    elif "verdict" not in found:
+        how = signal.strsignal(-status) if status and status < 0 else f"exit status {status}"
+        reason = f"died ({how}): {lines[-1] if lines else 'nothing in its log'}"
+    return Result(
+        verdict, round(seconds, 2), found["figures"], reason,
+        tuple(lines[-LOG_LINES:]) if verdict == "FAIL" else (),
+    )  # fmt: skip
+
+
+def kill_session(leader: int) -> None:
+    """Kill every process of a session, and wait until they are gone, for some hold memory of the device."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        members = [pid for pid in _session(leader) if not _is_zombie(pid)]
+        if not members:
+            return
+        for pid in members:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _session(leader: int) -> Iterable[int]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(int(entry.name)) == leader:
+                yield int(entry.name)
+
+
+def _is_zombie(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def environment() -> dict[str, str]:
+    """The environment of a check: ours, with defaults for what it does not set, and this repository on the path."""
+    defaults = dict(DEFAULTS)
+    if importlib.util.find_spec("flashinfer") is None:
+        defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+    path = [str(ROOT), str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return defaults | dict(os.environ) | {"PYTHONPATH": os.pathsep.join(path)}
+
+
+# The machine.
+
+
+def gpus() -> list[str]:
+    """Name, driver and memory of each GPU that the driver tells of, without loading torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    return _output(query).splitlines()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    from reasoner_rl.observability.versions import installed_version, versions
+
+    more = {name: version for name in MORE_PACKAGES if (version := installed_version(name)) is not None}
+    commit = _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"])
+    return {"gpus": gpus(), "commit": commit or None, **versions(), **more}
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints; nothing if there is no such program or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# The report.
+
+
+def write_report(options: Options, facts: dict[str, Any], results: dict[str, Result], seconds: float) -> None:
+    """Write the JSON file with everything that is known so far."""
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "arguments": options.arguments,
+        "size": options.size,
+        "limit_s": options.limit_s,
+        "seconds": round(seconds, 1),
+        "machine": facts,
+        "ok": exit_status(results) == 0,
+        "checks": {name: asdict(result) for name, result in results.items()},
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    temporary = options.json.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    temporary.replace(options.json)
+
+
+def exit_status(results: dict[str, Result]) -> int:
+    """0 if everything is ok or skipped, else 1."""
+    return int(any(result.verdict not in ("ok", "skipped") for result in results.values()))
+
+
+def abbreviate(figures: Figures) -> str:
+    """Figures in one line, with three digits each."""
+    shown = {
+        name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in figures.items()
+    }
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def table(results: dict[str, Result]) -> str:
+    """A row a check: name, verdict, seconds, and figures or what is wrong, as far as the line goes."""
+    lines = []
+    for name, result in results.items():
+        tell = result.reason or abbreviate(result.figures)
+        line = f"{name:<16}{result.verdict:<12}{result.seconds:>7.1f} s  {tell}"
+        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
+    return "\n".join(lines)
+
+
+# The command line.
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Command line. Ends with status 2 where a check is not known."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--only", nargs="+", metavar="NAME", default=[], help="run these checks, whether or not by default")
+    add("--skip", nargs="+", metavar="NAME", default=[], help="leave these checks out")
+    add("--everything", action="store_true", help="also the checks that are not run by default")
+    limits = f"default {LIMIT_S:.0f}, with --everything {EVERYTHING_LIMIT_S:.0f}"
+    add("--limit", type=float, metavar="SECONDS", help=f"for all checks together ({limits})")
+    add("--size", choices=["full", "tiny"], help="default: full where there is a GPU, else tiny")
+    add("--json", type=Path, metavar="FILE", default=Path("gpu_check.json"), help="default gpu_check.json")
+    kept = "for checkpoints and logs, which are kept (default: a temporary folder, removed at the end)"
+    add("--work", type=Path, metavar="FOLDER", help=kept)
+    add("--list", action="store_true", help="list the checks and end")
+    options = parser.parse_args(arguments)
+    for name in (*options.only, *options.skip):
+        if name not in (known := [check.name for check in CHECKS]):
+            from reasoner_rl.errors import did_you_mean
+
+            parser.error(f"there is no check {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
+    return options
+
+
+def choose(options: argparse.Namespace) -> list[Check]:
+    """The checks to run, in order of importance."""
+    return [
+        check
+        for check in CHECKS
+        if check.name not in options.skip
+        and (check.name in options.only if options.only else check.essential or options.everything)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    given = tuple(sys.argv[1:] if arguments is None else arguments)
+    options = parse(given)
+    if options.list:
+        for check in CHECKS:
+            print(f"{check.name:<16}{check.about}{'' if check.essential else ' (with --everything)'}")
+        return 0
+    size: Size = options.size or ("full" if gpus() else "tiny")
+    limit = options.limit or (EVERYTHING_LIMIT_S if options.everything else LIMIT_S)
+    work = options.work or Path(tempfile.mkdtemp(prefix="gpu_check_"))
+    # Whoever ends this with a signal ends the check that runs as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        results = run(choose(options), Options(size, work.resolve(), limit, options.json.resolve(), given))
+    finally:
+        if options.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+    print(f"\n{table(results)}\n\nsize {size}; every figure is in {options.json}")
+    return exit_status(results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -31,13 +31,21 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 
 from reasoner_rl.config.cluster import RayClusterConfig
+from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.group import Phase
+from reasoner_rl.distributed.hub import download, first_on_each_machine, from_cache, hub_names
 from reasoner_rl.distributed.worker import GenerationWorker, build_worker
 from reasoner_rl.errors import UserError, WorkerError
+from reasoner_rl.training.device import unused_gpus_here
 
 # Of the driver's environment, what begins so is passed on to workers on other machines.
 _PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
+_OWN_METHODS = ("place", "download", "build")  # of RayWorker; others are the worker's
+# Set, they keep Ray from giving every worker a GPU of its own: all would use the first of the machine.
+_ALL_GPUS_FOR_ALL = tuple(
+    f"RAY_EXPERIMENTAL_NOSET_{kind}_VISIBLE_DEVICES" for kind in ("CUDA", "ROCR", "HIP")
+)
 _DUMP_SECONDS = 10.0  # that a rank has to take up a call, and to write its stack after its deadline
 _CONNECT_SECONDS = 10.0  # for the head of a Ray cluster to answer
 _GRACE_SECONDS = 5.0  # that is waited, after a worker has failed, for the one whose failure made it fail
@@ -85,7 +93,7 @@ class RayWorker(VerlWorker):
         if self._stacks is not None:
             faulthandler.dump_traceback_later(seconds, file=self._stacks)
         try:
-            value = getattr(self if method in ("place", "build") else self._worker, method)(*arguments)
+            value = getattr(self if method in _OWN_METHODS else self._worker, method)(*arguments)
             return Answer(value if wanted else None)
         except UserError as error:
             return Answer(failure=Failure("user", str(error)))
@@ -100,9 +108,11 @@ class RayWorker(VerlWorker):
     def place(self, folder: Path, stacks: Path) -> str:
         """Go to the driver's ``folder``, since paths in a recipe may be relative. Returns where this process is.
 
-        Raises UserError if the file system is not the driver's, who has made the folder ``stacks``.
+        Raises UserError if the file system is not the driver's, who has made the folder ``stacks``, or if this process
+        has no GPU of its own where Ray reserved one for it.
         """
         machine = socket.gethostname()
+        check_reserved_gpus(ray.get_gpu_ids(), torch.cuda.device_count(), os.environ, machine)
         if not stacks.is_dir():
             raise UserError(
                 f"machine {machine} has no folder {stacks}: all machines must share the file system"
@@ -112,15 +122,19 @@ class RayWorker(VerlWorker):
             self._stacks = (stacks / f"rank_{self.rank:04d}.txt").open("w")
         return f"{machine} (process {os.getpid()})"
 
+    def download(self, model: ModelConfig) -> None:
+        """Fetch the model into this machine's cache; see `hub.download`."""
+        download(model)
+
     def build(self, config: OnlineConfig | EvalConfig) -> None:
-        """Join the process group and make the worker."""
+        """Join the process group and make the worker. What the recipe names on the hub is in this machine's cache."""
         assert isinstance(config.cluster, RayClusterConfig)
         torch.set_num_threads(config.cluster.cpus_per_worker)
         longest = max(config.cluster.deadlines.model_dump().values())
         # On a GPU the CPU side serves checkpoints and vLLM's exchange of Python objects.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=longest))
-        self._worker = build_worker(config)
+        self._worker = build_worker(config.model_copy(update={"model": from_cache(config.model)}))
 
 
 class RayTransport:
@@ -143,8 +157,7 @@ class RayTransport:
         cluster = self._cluster
         self._stacks.mkdir(parents=True, exist_ok=True)
         _init_ray(cluster)
-        has_gpus = torch.cuda.is_available() or any(node["Resources"].get("GPU") for node in ray.nodes())
-        use_gpu = has_gpus if cluster.device == "auto" else cluster.device == "gpu"
+        use_gpu = _wants_gpus(cluster)
         pool = RayResourcePool(
             [cluster.workers_per_node] * cluster.nodes, use_gpu=use_gpu, max_colocate_count=1
         )
@@ -160,7 +173,14 @@ class RayTransport:
         self._places = self.call("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
         machines = [place.partition(" ")[0] for place in self._places]
         self._tell("workers: " + ", ".join(f"{machines.count(m)} on {m}" for m in dict.fromkeys(machines)))
+        self._download(first_on_each_machine(machines))
         self.call("start", "build", [(self._config,)] * self.ranks)
+
+    def _download(self, ranks: Sequence[int]) -> None:
+        names = hub_names(self._config.model)
+        if names:
+            self._tell(f"fetching {' and '.join(names)} from the hub, once per machine")
+            self.wait([self.begin("start", "download", ranks, (self._config.model,))])
 
     def stop(self) -> None:
         """Stop the workers, and Ray if it was started here."""
@@ -295,6 +315,49 @@ def _init_ray(cluster: RayClusterConfig) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would leave at once, in the middle of a step
+
+
+def _wants_gpus(cluster: RayClusterConfig) -> bool:
+    """Whether workers get a GPU each. Raises UserError if this machine has some that they could not use."""
+    if cluster.device == "cpu":
+        return False
+    if (problem := unused_gpus_here()) is not None:
+        raise UserError(problem)
+    in_cluster = any(node["Resources"].get("GPU") for node in ray.nodes())
+    use_gpu = cluster.device == "gpu" or torch.cuda.is_available() or in_cluster
+    if use_gpu:
+        refuse_all_gpus_for_all(os.environ, "the environment of this command")
+    return use_gpu
+
+
+def refuse_all_gpus_for_all(environment: Mapping[str, str], place: str) -> None:
+    """Raise UserError if a variable is set that lets every worker of a machine see, and use, its first GPU."""
+    for name in _ALL_GPUS_FOR_ALL:
+        if environment.get(name, "").lower() not in ("", "0", "false"):
+            raise UserError(
+                f"{name}={environment[name]} is set in {place}: Ray then shows all GPUs of a machine to each worker, "
+                "and all workers would use the first. Unset it, also where `ray start` is run"
+            )
+
+
+def check_reserved_gpus(
+    reserved: Sequence[Any], seen: int, environment: Mapping[str, str], machine: str
+) -> None:
+    """Raise UserError unless a worker sees the GPUs that Ray reserved for it, and no others.
+
+    reserved: Ray's ids of them, empty for a worker on a CPU. seen: how many torch sees in the worker.
+    """
+    if not reserved:
+        return
+    refuse_all_gpus_for_all(environment, f"the environment of Ray on {machine}")
+    if seen != len(reserved):
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        reason = unused_gpus_here() if seen == 0 else None
+        raise UserError(
+            f"Ray reserved GPU {', '.join(map(str, reserved))} for a worker on {machine}, where torch "
+            f"{torch.__version__} sees {seen} GPUs (CUDA_VISIBLE_DEVICES={visible}): "
+            + (reason or "check its driver with nvidia-smi, and that its torch is built for CUDA")
+        )
 
 
 def _reserve(cluster: RayClusterConfig, use_gpu: bool, tell: Callable[[str], None]) -> list[Any]:

@@ -1,0 +1,66 @@
+"""Checkpoints that a recipe names on the Hugging Face hub are downloaded once per machine, before any worker loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.errors import ConfigError
+
+# What tokenizers and configurations are read from, and weights. Not the copies in other formats (.bin, .pth, GGUF).
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
+_WEIGHTS = ("*.safetensors",)
+_COPIES = ("original/*", "consolidated*")  # the weights once more, as their makers keep them
+
+
+def first_on_each_machine(machines: Sequence[str]) -> list[int]:
+    """The lowest rank on every machine, in order. machines: by rank, the machine's name."""
+    return [rank for rank, machine in enumerate(machines) if machine not in machines[:rank]]
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether ``model.path`` or ``model.tokenizer`` is a name on the hub, that is, no folder of this machine."""
+    return not Path(path).is_dir()
+
+
+def hub_names(model: ModelConfig) -> list[str]:
+    """The names on the hub among ``model.path`` and ``model.tokenizer``."""
+    return [path for path in dict.fromkeys((model.path, model.tokenizer)) if path and is_hub_name(path)]
+
+
+def download(model: ModelConfig) -> None:
+    """Fetch what the recipe names on the hub into this machine's cache (HF_HOME).
+
+    Raises ConfigError if that fails and the cache does not have it.
+    """
+    _snapshots(model, cached=False)
+
+
+def from_cache(model: ModelConfig) -> ModelConfig:
+    """The same with folders of this machine's cache in place of names on the hub, which is then not asked again.
+
+    Raises ConfigError if the cache does not have them; `download` must have run on this machine.
+    """
+    return model.model_copy(update=_snapshots(model, cached=True))
+
+
+def _snapshots(model: ModelConfig, *, cached: bool) -> dict[str, str]:
+    found = {}
+    for key, name in (("path", model.path), ("tokenizer", model.tokenizer)):
+        if not name or not is_hub_name(name):
+            continue
+        wanted = _SMALL_FILES + _WEIGHTS if key == "path" else _SMALL_FILES
+        try:
+            found[key] = snapshot_download(
+                name, allow_patterns=list(wanted), ignore_patterns=list(_COPIES), local_files_only=cached
+            )
+        except Exception as error:  # of the network, the hub or the disk
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"model.{key}={name!r}: is no folder here, and it cannot be fetched from the hub: "
+                f"{type(error).__name__}: {reason}"
+            ) from error
+    return found

@@ -1,0 +1,51 @@
+"""A model on the hub is downloaded by one worker of each machine, and read from the cache by all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.distributed import hub
+from reasoner_rl.errors import ConfigError
+
+
+def test_one_rank_of_each_machine_downloads() -> None:
+    assert hub.first_on_each_machine(["a", "a", "b", "a", "b", "c"]) == [0, 2, 5]
+
+
+def test_folders_are_no_names_on_the_hub(tmp_path: Path) -> None:
+    assert hub.hub_names(ModelConfig(path=str(tmp_path))) == []
+    assert hub.hub_names(ModelConfig(path="Qwen/x", tokenizer="Qwen/x")) == ["Qwen/x"]
+    assert hub.hub_names(ModelConfig(path=str(tmp_path), tokenizer="Qwen/y")) == ["Qwen/y"]
+
+
+def test_workers_load_from_the_folder_that_was_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, bool, bool]] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], local_files_only: bool, **rest: Any) -> str:
+        calls.append((name, "*.safetensors" in allow_patterns, local_files_only))
+        return f"/cache/{name}"
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    model = ModelConfig(path="Qwen/x", tokenizer="Qwen/y", dtype="float32")
+    hub.download(model)
+    assert calls == [("Qwen/x", True, False), ("Qwen/y", False, False)]
+    calls.clear()
+    local = hub.from_cache(model)
+    assert calls == [("Qwen/x", True, True), ("Qwen/y", False, True)], "the hub is not asked again"
+    assert local == ModelConfig(path="/cache/Qwen/x", tokenizer="/cache/Qwen/y", dtype="float32")
+    calls.clear()
+    there = ModelConfig(path=str(tmp_path))
+    assert hub.from_cache(there) == there
+    assert calls == []
+
+
+def test_what_cannot_be_fetched_is_told_by_key() -> None:
+    model = ModelConfig(path="nobody/no-such-model")
+    with pytest.raises(ConfigError, match=r"model\.path='nobody/no-such-model': is no folder here.*hub"):
+        hub.from_cache(model)

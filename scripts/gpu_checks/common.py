@@ -5,6 +5,7 @@ The runner reads this file too and must start fast, so torch and everything abov
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -136,14 +137,25 @@ def used_gib() -> float:
     return (total - free) / GIB
 
 
-def start_peak() -> None:
-    """Begin to measure the peak of torch's own allocations; cached blocks are given back first."""
+def release_cache() -> None:
+    """Give back memory that nothing refers to any more."""
     import torch
 
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+
+
+def start_peak() -> float:
+    """Begin to measure the peak of torch's own allocations, and return what is allocated now, in GiB; 0 on a CPU."""
+    import torch
+
+    release_cache()
+    if not torch.cuda.is_available():
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / GIB
 
 
 def peak_gib() -> float:
@@ -259,6 +271,7 @@ def checkpoint(context: Context, shape: str) -> Path:
     try:
         _write_checkpoint(SHAPES[shape], context, temporary)
         temporary.replace(folder)
+        release_cache()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

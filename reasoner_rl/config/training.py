@@ -89,6 +89,12 @@ class MegatronBackendConfig(Section):
         False,
         description="Reduce gradients among replicas while the backward pass still makes the rest of them.",
     )
+    layers: Literal["auto", "transformer_engine", "local"] = Field(
+        "auto",
+        description="What layers are made of on a GPU: transformer_engine, or local, which is megatron-core's own with "
+        "PyTorch's attention, slower and without TransformerEngine; auto: transformer_engine where it is installed. On a "
+        "CPU they are always local.",
+    )
     vocabulary_multiple: int = Field(
         1,
         ge=1,

@@ -7,6 +7,7 @@ bfloat16 the optimizer keeps float32 copies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch import Tensor
 
 from reasoner_rl.config.model import ModelConfig
@@ -23,6 +25,7 @@ from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.megatron import model as parts
+from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
 from reasoner_rl.training.megatron.schedule import run
 from reasoner_rl.training.optimizer import learning_rate_factor, move_state
@@ -38,6 +41,7 @@ class MegatronBackend:
         training: TrainingConfig,
         backend: MegatronBackendConfig,
         *,
+        layers: Layers,
         device: torch.device,
         temperature: float,
         total_updates: int,
@@ -46,7 +50,10 @@ class MegatronBackend:
         head: Head = "policy",
         seed: int = 0,
     ) -> None:
-        """Load the checkpoint ``model.path`` and divide it; see FsdpBackend for the arguments."""
+        """Load the checkpoint ``model.path`` and divide it; see FsdpBackend for the other arguments.
+
+        layers: what `settle_layers` chose, before this module was imported.
+        """
         parts.initialise(backend, seed)
         self.device = device
         self._model_config, self._training, self._backend = model, training, backend
@@ -54,13 +61,14 @@ class MegatronBackend:
         self._total_updates = total_updates
         self._warmup = training.schedule.warmup_steps * updates_per_step
         self._updates = 0
-        self._bridge = parts.build_bridge(model, backend, head)
+        self._bridge = parts.build_bridge(model, backend, layers, head)
         bare = parts.build_model(self._bridge, model.path, model.dtype, head)
         self._models = parts.wrap_for_training(self._bridge, bare, backend)
         self._reference: list[Any] | None = None
         if with_reference:
             require_head(head, "policy", "a reference policy")
-            self._reference = parts.build_model(parts.build_bridge(model, backend), model.path, model.dtype)
+            frozen = parts.build_bridge(model, backend, layers)
+            self._reference = parts.build_model(frozen, model.path, model.dtype)
         self._optimizer = get_megatron_optimizer(
             _optimizer_config(training, backend, model.dtype), self._models
         )
@@ -190,6 +198,10 @@ class MegatronBackend:
                 for inner in _inner_optimizers(self._optimizer)
             ],
             "rng": torch.get_rng_state(),
+            "device_rng": {
+                "own": torch.cuda.get_rng_state(),
+                "megatron": get_cuda_rng_tracker().get_states(),
+            },
         }
         torch.save(state, folder / f"rank_{dist.get_rank()}.pt")
         dist.barrier()
@@ -197,14 +209,15 @@ class MegatronBackend:
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """See TrainBackend. Raises ConfigError if the checkpoint is of another layout."""
-        file = folder / f"rank_{dist.get_rank()}.pt"
-        made = torch.load(folder / "rank_0.pt", weights_only=False)["layout"]
+        # On the CPU, beside which the device need not hold the state twice; of rank 0's file only the layout is read.
+        read = partial(torch.load, map_location="cpu", weights_only=False)
+        made = read(folder / "rank_0.pt", mmap=True)["layout"]
         if made != self._layout():
             raise ConfigError(
                 f"{folder} was made with {made}, and this run has {self._layout()}: Megatron's state cannot be divided "
                 "anew. Go on with the same numbers, or start another run from the weights that the first exports"
             )
-        state = torch.load(file, weights_only=False)
+        state = read(folder / f"rank_{dist.get_rank()}.pt")
         for chunk, saved in zip(self._models, state["models"], strict=True):
             chunk.load_state_dict(saved, strict=False)
         inners = _inner_optimizers(self._optimizer)
@@ -214,6 +227,9 @@ class MegatronBackend:
                 for parameter, value in zip(group["params"], values, strict=True):
                     parameter.copy_(value)
         self._updates = state["updates"]
+        if generators := state.get("device_rng"):  # which checkpoints of earlier versions do not have
+            torch.cuda.set_rng_state(generators["own"])
+            get_cuda_rng_tracker().set_states(generators["megatron"])
         torch.set_rng_state(state["rng"])
 
     def _layout(self) -> dict[str, int | bool | str]:

@@ -34,6 +34,8 @@ from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.training.backend import Head
 from reasoner_rl.training.megatron import moe
+from reasoner_rl.training.megatron.layer_choice import Layers
+from reasoner_rl.training.megatron.local_layers import WITHOUT_FUSED_KERNELS, layer_spec
 from reasoner_rl.training.megatron.value import add_head, drop_output_layer
 from reasoner_rl.training.policy import require_checkpoint
 
@@ -41,7 +43,7 @@ BRIDGES = {"qwen2": Qwen2Bridge, "qwen3": Qwen3Bridge, "llama": LLaMABridge, "qw
 
 
 class _BridgeMixin:
-    """What is overridden on all devices."""
+    """What is overridden whatever the layers are made of."""
 
     def _adjust_mapping_for_shared_weights(self: Any) -> None:
         self._DIRECT_MAPPING = dict(self._DIRECT_MAPPING)  # of this instance alone
@@ -57,12 +59,10 @@ class _BridgeMixin:
         }
 
 
-class _CpuMixin(_BridgeMixin):
-    """What is overridden on a CPU besides."""
+class _LocalMixin(_BridgeMixin):
+    """What is overridden besides where TransformerEngine is not used."""
 
     def _get_transformer_layer_spec(self: Any, vp_stage: int | None = None) -> Any:
-        from reasoner_rl.training.megatron.cpu import layer_spec
-
         self.has_vp_stage = True
         return layer_spec(self.config, vp_stage)
 
@@ -86,7 +86,9 @@ def initialise(config: MegatronBackendConfig, seed: int) -> None:
         model_parallel_cuda_manual_seed(seed)
 
 
-def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head = "policy") -> Any:
+def build_bridge(
+    model: ModelConfig, config: MegatronBackendConfig, layers: Layers, head: Head = "policy"
+) -> Any:
     """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity."""
     require_checkpoint(model.path)
     try:
@@ -103,9 +105,9 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head =
         )
     _check_layout(hf_config, config)
     experts = moe.options(hf_config, config, model.path)
-    on_gpu = torch.cuda.is_available()
-    names = {} if on_gpu else _local_names(base)
-    made: Any = type(base.__name__, (_BridgeMixin if on_gpu else _CpuMixin, base), names)
+    local = layers == "local"
+    names = _local_names(base) if local else {}
+    made: Any = type(base.__name__, (_LocalMixin if local else _BridgeMixin, base), names)
     bridge = made(
         hf_config,
         dtype=getattr(torch, model.dtype),
@@ -115,8 +117,9 @@ def build_bridge(model: ModelConfig, config: MegatronBackendConfig, head: Head =
         sequence_parallel=config.tensor_parallel > 1,
         finalize_model_grads_func=finalize_model_grads,
         gradient_accumulation_fusion=False,
+        use_cpu_initialization=not torch.cuda.is_available(),
         **experts,
-        **({} if on_gpu else _WITHOUT_FUSED_KERNELS),
+        **(WITHOUT_FUSED_KERNELS if local else {}),
         **(_RECOMPUTE if model.gradient_checkpointing else {}),
     )
     return bridge
@@ -147,14 +150,6 @@ def _local_names(base: Any) -> dict[str, Any]:
     }
 
 
-_WITHOUT_FUSED_KERNELS = {
-    "masked_softmax_fusion": False,
-    "bias_activation_fusion": False,
-    "bias_dropout_fusion": False,
-    "apply_rope_fusion": False,
-    "persist_layer_norm": False,
-    "use_cpu_initialization": True,
-}
 _RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
@@ -173,16 +168,22 @@ def build_model(bridge: Any, path: str, dtype: str, head: Head = "policy") -> li
 
 
 def _use_exact_rotary_frequencies(model: Any, *, hf_config: Any, **kwargs: Any) -> None:
-    """Megatron has the constants of Llama 3.1's scaling built in, and knows no other scaling."""
-    kind = hf_config.rope_parameters["rope_type"]
+    """Those of transformers, computed on the CPU as there: a GPU rounds powers otherwise, and positions multiply that.
+
+    Megatron itself has the constants of Llama 3.1's scaling built in, and knows no other scaling.
+    """
+    kind, rotary = hf_config.rope_parameters["rope_type"], model.rotary_pos_emb
     if kind == "default":
-        return
-    frequencies, scale = ROPE_INIT_FUNCTIONS[kind](hf_config, "cpu")
+        width = 2 * len(rotary.inv_freq)
+        exponents = torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width
+        frequencies, scale = 1.0 / hf_config.rope_parameters["rope_theta"] ** exponents, 1.0
+    else:
+        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](hf_config, "cpu")
     if scale != 1.0:
         raise ConfigError(
             f"model: rope_type {kind!r} scales attention by {scale}, which training.backend.kind=megatron does not do"
         )
-    model.rotary_pos_emb.inv_freq = frequencies.to(model.rotary_pos_emb.inv_freq.device)
+    rotary.inv_freq = frequencies.to(rotary.inv_freq.device)
 
 
 def wrap_for_training(bridge: Any, models: list[Any], config: MegatronBackendConfig) -> list[Any]:

@@ -43,6 +43,8 @@ def run(
             _outputs, vocabulary=vocabulary, temperature=temperature, chunk_tokens=chunk_tokens
         )
     passed = _fill_up(batches) if len(models) > 1 else batches
+    # Logits in bfloat16 stay so, and are read in float32 a chunk of tokens at a time.
+    options = {"fp32_output": False} if models[0].config.bf16 else {}
     # Megatron takes means over micro-batches and data-parallel ranks, and our losses are sums.
     scale = len(passed) * parallel_state.get_data_parallel_world_size()
 
@@ -56,7 +58,7 @@ def run(
     def step(iterator: Iterator[MicroBatch], model: Any) -> tuple[Tensor, Callable[..., Any]]:
         batch = next(iterator)
         share = share_of(batch)
-        output = model(share.input_ids, share.position_ids, None, packed_seq_params=share.packed)
+        output = model(share.input_ids, share.position_ids, None, packed_seq_params=share.packed, **options)
         return output, partial(finish, batch=batch, share=share)
 
     reports: list[Any] = get_forward_backward_func()(

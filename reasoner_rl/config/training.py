@@ -92,8 +92,8 @@ class MegatronBackendConfig(Section):
     layers: Literal["auto", "transformer_engine", "local"] = Field(
         "auto",
         description="What layers are made of on a GPU: transformer_engine, or local, which is megatron-core's own with "
-        "PyTorch's attention, slower and without TransformerEngine; auto: transformer_engine where it is installed. On a "
-        "CPU they are always local.",
+        "PyTorch's attention, slower and without TransformerEngine; auto: transformer_engine where it is installed. On "
+        "a CPU they are always local.",
     )
     vocabulary_multiple: int = Field(
         1,

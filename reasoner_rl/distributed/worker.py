@@ -30,6 +30,7 @@ from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import Head, TrainBackend
 from reasoner_rl.training.checkpoint import reading
 from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
+from reasoner_rl.training.megatron.layer_choice import settle_layers
 from reasoner_rl.types import MiniBatch
 
 
@@ -151,7 +152,7 @@ def build_backend(
 ) -> TrainBackend:
     """The training backend that the recipe names, of a policy or of a critic; see FsdpBackend for the arguments.
 
-    Raises MissingExtraError if it is not installed.
+    Raises MissingExtraError if it is not installed, and ConfigError if Megatron's layers cannot be those of the recipe.
     """
     single_process_group()
     backend = training.backend
@@ -169,13 +170,16 @@ def build_backend(
         )
     for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
         require_package(package, name, "megatron", "training.backend.kind=megatron")
+    device = default_device()
+    layers = settle_layers(backend.layers, device)  # which megatron-core, once it is imported, cannot change
     from reasoner_rl.training.megatron.backend import MegatronBackend
 
     return MegatronBackend(
         model,
         training,
         backend,
-        device=default_device(),
+        layers=layers,
+        device=device,
         temperature=temperature,
         total_updates=total_updates,
         updates_per_step=updates_per_step,

@@ -27,8 +27,8 @@ _told: set[str] = set()
 def settle_layers(wanted: Layers | Literal["auto"], device: torch.device) -> Layers:
     """Choose the layers of this process's trainers, tell what was chosen by itself, and make megatron-core comply.
 
-    With local layers nothing else of TransformerEngine is used either, not even its optimizer, so that a run is the same
-    where it is not installed. Raises ConfigError where TransformerEngine is wanted and cannot be used.
+    With local layers nothing else of TransformerEngine is used either, not even its optimizer: the run is that of a
+    machine without it. Raises ConfigError where TransformerEngine is wanted and cannot be used.
     """
     on_gpu = device.type == "cuda"
     layers, notice = choose_layers(wanted, on_gpu, _import_error() if on_gpu and wanted != "local" else None)

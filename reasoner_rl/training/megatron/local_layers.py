@@ -76,8 +76,8 @@ class PackedAttention(MegatronModule):
             seen = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
             mask = {"attn_mask": seen.tril(columns - rows)}
         if rows < columns or query.dtype is torch.float32:
-            # On a GPU only the kernel for 16 bits without a mask shares keys among heads. Without a kernel PyTorch would
-            # hold the scores of all pairs of tokens.
+            # On a GPU only the kernel for 16 bits without a mask shares keys among heads; without a kernel PyTorch holds
+            # the scores of all pairs of tokens.
             shares = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(shares, dim=1) for x in (key, value))
         return F.scaled_dot_product_attention(query, key, value, enable_gqa=True, scale=self._scale, **mask)

@@ -1,0 +1,169 @@
+"""Whole runs: a few steps of DAPO with vLLM under each offload policy, and the quickstart, which must learn."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import quickstart as script
+import torch
+from safetensors.torch import load_file
+
+from gpu_checks import coin_reward
+from gpu_checks.common import Context, Figures, checkpoint, require
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.config.recipes import OnlineConfig, SftConfig
+from reasoner_rl.loops.online import train
+
+DAPO_STEPS = 3
+TOKEN_GAP = 0.1  # largest mean gap between the engines' logprobs of sampled tokens in bfloat16, in nats
+SHOWN = ("time/", "speed/", "memory/", "sync/", "policy/rollout_gap")  # figures of the last step
+LEARNT = 0.15  # by which held-out accuracy must grow in the quickstart
+
+
+def dapo_offload_all(context: Context) -> Figures:
+    """Three steps of DAPO where weights and optimizer are in host memory during generation."""
+    return dapo(context, "all")
+
+
+def dapo_offload_optimizer(context: Context) -> Figures:
+    """Three steps of DAPO where the optimizer's state is in host memory during generation."""
+    return dapo(context, "optimizer")
+
+
+def dapo_offload_none(context: Context) -> Figures:
+    """Three steps of DAPO where the trainer stays on the device."""
+    return dapo(context, "none")
+
+
+def dapo(context: Context, offload: str) -> Figures:
+    """Three steps of DAPO by the loop of `reasoner-rl train`, in bfloat16 with vLLM; tiny: the embedded engine."""
+    if context.full:
+        require("vllm")
+    print(f"{context.name} on {context.device}", flush=True)
+    base, output = checkpoint(context, context.pick("0.5b", "tiny")), context.folder / "run"
+    train(dapo_recipe(context, base, output, offload))
+    rows = read_rows(output / "metrics.jsonl")
+    last = rows[-1]
+    context.report(
+        **{name.replace("/", "_"): value for name, value in last.items() if name.startswith(SHOWN)}
+    )
+    assert [row["step"] for row in rows] == [1, 2, 3], (
+        f"steps that were logged: {[row['step'] for row in rows]}"
+    )
+    for row in rows:
+        assert math.isfinite(row["policy/loss"]), f"step {row['step']}: the loss is {row['policy/loss']}"
+        assert row["train/grad_norm"] > 0, f"step {row['step']}: the gradient is zero"
+        gap = row["policy/rollout_gap_mean"]
+        assert gap <= TOKEN_GAP, (
+            f"step {row['step']}: the engines' logprobs differ by {gap:.3g} nats on average"
+        )
+    changed = changed_share(base, output / "final")
+    context.report(changed_tensors_share=changed)
+    assert changed > 0.5, f"training changed {changed:.0%} of the tensors"
+    return {}
+
+
+def dapo_recipe(context: Context, base: Path, output: Path, offload: str) -> OnlineConfig:
+    """The quickstart's recipe on a random model, with a reward that has spread at once."""
+    data = context.folder / "problems.jsonl"
+    problems = ({"problem": f"Compute {n}+{n * n} ?\n", "answer": str(n)} for n in range(200))
+    data.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    engine = "{kind: vllm, gpu_memory_utilization: 0.3, enforce_eager: true, max_batch_sequences: 64}"
+    recipe = load_recipe(
+        "quickstart",
+        [
+            f"run.output_dir={output}",
+            f"run.steps={DAPO_STEPS}",
+            f"model.path={base}",
+            "model.dtype=bfloat16",
+            f"data.train.path={data}",
+            f"rollout.engine={context.pick(engine, '{kind: hf}')}",
+            f"rollout.sampling.max_response_tokens={context.pick(64, 16)}",
+            f"rollout.responses_per_prompt={context.pick(8, 4)}",
+            "reward.overlong.buffer_tokens=8",
+            f"reward.functions=[{{fn: '{Path(coin_reward.__file__)}:compute_score'}}]",
+            f"batch.prompts_per_step={context.pick(8, 4)}",
+            f"batch.prompts_per_update={context.pick(4, 2)}",
+            f"training.offload={offload}",
+            "training.optimizer.lr=1e-5",
+            "evaluation={datasets: []}",
+            "evaluation.every_steps=null",
+            "logging.progress=false",
+        ],
+    )
+    assert isinstance(recipe, OnlineConfig)
+    return recipe
+
+
+def quickstart(context: Context) -> Figures:
+    """The quickstart with fewer steps. At full size held-out accuracy must grow; tiny, that the warm start learns."""
+    folder, steps = context.folder / "run", context.pick(30, 2)
+    print(f"{context.name} on {context.device}: {steps} steps", flush=True)
+    overrides = [
+        f"run.steps={steps}",
+        "evaluation.every_steps=null",
+        "checkpoint.every_steps=1000",
+        "logging.progress=false",
+    ]
+    if not context.full:  # a model that hardly learnt to answer has groups with equal rewards alone
+        overrides += ["evaluation.datasets=[]", "algorithm.dynamic_sampling.enabled=false"]
+        overrides += ["batch.prompts_per_step=4", "batch.prompts_per_update=2"]
+    warm_start, dapo = script.load_recipes(folder, context.seed, overrides)
+    run = script.Quickstart(folder, {"seed": context.seed, "overrides": overrides})
+    run.phase("problems and model", run.prepare)
+    if not context.full:
+        warm_start = shorten(warm_start)
+    run.phase("warm start", lambda: run.warm_start(warm_start))
+    losses = [row["sft/loss"] for row in read_rows(folder / "warm_start" / "metrics.jsonl")]
+    context.report(
+        warm_start_s=run.seconds["warm start"],
+        warm_start_steps_per_s=len(losses) / run.seconds["warm start"],
+        loss_first_nats=losses[0],
+        loss_last_nats=losses[-1],
+    )
+    assert losses[-1] < 0.6 * losses[0], (
+        f"the warm start's loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+    )
+    run.phase("DAPO", lambda: run.reinforce(dapo))
+    rows = [row for row in read_rows(folder / "rl" / "metrics.jsonl") if "time/step" in row]
+    summary: dict[str, Any] = run.summarise(folder / "rl")
+    before, after = summary["accuracy_before"], summary["accuracy_after"]
+    context.report(
+        steps=summary["steps"],
+        step_s=median(row["time/step"] for row in rows),
+        generate_tokens_per_s=median(row["speed/generate_tokens_per_second"] for row in rows),
+        update_tokens_per_s=median(row["speed/update_tokens_per_second"] for row in rows),
+        accuracy_before_share=before,
+        accuracy_after_share=after,
+        total_s=summary["seconds_total"],
+    )
+    assert summary["steps"] == steps, f"the run ended after {summary['steps']} of {steps} steps"
+    if context.full:
+        assert after >= before + LEARNT, f"held-out accuracy went from {before:.1%} to {after:.1%}"
+    return {}
+
+
+def shorten(warm_start: SftConfig) -> SftConfig:
+    """The warm start in 24 steps of 16 examples, of the beginning of its file."""
+    file = warm_start.data.train.path
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:1000]))
+    run = warm_start.run.model_copy(update={"steps": 24})
+    return warm_start.model_copy(update={"run": run, "examples_per_step": 16})
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def changed_share(before: Path, after: Path) -> float:
+    """The share of tensors that differ between two checkpoints, compared in the second one's number format."""
+    old, new = (
+        {k: v for file in sorted(p.glob("*.safetensors")) for k, v in load_file(file).items()}
+        for p in (before, after)
+    )
+    return sum(not torch.equal(tensor, old[name].to(tensor)) for name, tensor in new.items()) / len(new)

@@ -30,10 +30,11 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number format of forward and backward. Master weights stay float32."
     )
-    attention: Literal["auto", "varlen_sdpa", "flash_attention_2"] = Field(
+    attention: Literal["auto", "torch_varlen", "varlen_sdpa", "flash_attention_2"] = Field(
         "auto",
-        description="Attention over packed sequences: flash_attention_2 (needs flash-attn and a GPU), "
-        "varlen_sdpa (anywhere), or auto: flash-attn where it is installed and there is a GPU.",
+        description="Attention over packed sequences: torch_varlen (PyTorch's flash kernel; a GPU, 16 bits and PyTorch "
+        "2.11), flash_attention_2 (that of flash-attn; a GPU and 16 bits), varlen_sdpa (anywhere), or auto: the first "
+        "of them that can run.",
     )
     gradient_checkpointing: bool = Field(
         False,

@@ -1,216 +1,66 @@
-"""Attention over packed sequences, for every transformers model that uses its AttentionInterface.
+"""Which attention a model is built with, and how it is told where each of several packed sequences ends.
 
-On a GPU with flash-attn, `flash_attention_2` reads the sequence boundaries itself. Anywhere else we register
-`varlen_sdpa`: sequences of similar length are padded on the right into one batch and go through PyTorch's causal
-scaled-dot-product attention. Under a causal mask no real token sees a padding token after it, so no mask is needed
-and the fused kernel runs. Only attention is padded; all the rest of the model works on the flat tokens.
+On a GPU in 16 bits a flash kernel reads the boundaries itself: PyTorch's own (`torch_varlen`), or that of the package
+flash-attn (`flash_attention_2`, which transformers has). Anywhere else it is `varlen_sdpa`. All are reached through
+transformers' AttentionInterface, by every model that uses it.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from reasoner_rl.errors import ConfigError, MissingExtraError, UserError
+from reasoner_rl.errors import ConfigError, MissingExtraError
 from reasoner_rl.training.shared_prompts import SharedPrompts
+from reasoner_rl.training.torch_varlen import TORCH_VARLEN, PackedBounds, has_kernel, torch_varlen
+from reasoner_rl.training.varlen_sdpa import VARLEN_SDPA, VarlenLayout, varlen_sdpa
 
-VARLEN_SDPA = "reasoner_rl_varlen_sdpa"
-
-# What some models (Gemma 2, gpt-oss) pass to change the scores, and scaled dot-product attention would ignore.
-_UNSUPPORTED = ("softcap", "s_aux")
-
-# A bucket takes shorter sequences until this share of its rows would be padding.
-_MOST_PADDING = 0.2
+AttentionName = Literal["auto", "torch_varlen", "varlen_sdpa", "flash_attention_2"]
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Sequences that are padded to one length and attended to as one batch."""
-
-    rows: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class VarlenLayout:
-    """Where each of K flat tokens sits among the P padded places; made once a micro-batch, used by every layer.
-
-    A token of a shared prompt has one place in each of the prompt's sequences, and its output is taken from one.
-    """
-
-    buckets: tuple[Bucket, ...]  # the places are those of the buckets laid end to end, row by row
-    gather: Tensor  # [P] int64: flat token at each place; padding repeats its sequence's last token
-    scatter: Tensor  # [K] int64: place that each flat token's output is taken from
-    copies: Tensor | None  # other places of shared tokens, int64; None where there are none
-    unused: (
-        Tensor | None
-    )  # places whose output is not taken, padding and copies, int64; None where there are none
-
-    @classmethod
-    def of(cls, cu_seqlens: Tensor, shared: SharedPrompts | None = None) -> VarlenLayout:
-        """Plan the buckets for sequences with boundaries ``cu_seqlens`` [S + 1], before prompts are shared."""
-        bounds = cu_seqlens.cpu().to(torch.int64)
-        starts, lengths = bounds[:-1], bounds.diff()
-        buckets, gathers, reals = [], [], []
-        for members in _bucket(lengths.tolist()):
-            column = torch.arange(int(lengths[members[0]]))
-            last = lengths[members][:, None] - 1
-            gathers.append((starts[members][:, None] + torch.minimum(column, last)).flatten())
-            reals.append((column <= last).flatten())
-            buckets.append(Bucket(len(members), len(column)))
-        gather, real = torch.cat(gathers), torch.cat(reals)
-        scatter = torch.empty(int(bounds[-1]), dtype=torch.int64)
-        scatter[gather[real]] = real.nonzero().flatten()
-        copies = None
-        if shared is not None:
-            repeated = torch.ones(len(scatter), dtype=torch.bool).index_fill_(0, shared.kept.cpu(), False)
-            copies = scatter[repeated]
-            gather, scatter = shared.stand_ins.cpu()[gather], scatter[~repeated]
-        unused = torch.ones(len(gather), dtype=torch.bool).index_fill_(0, scatter, False).nonzero().flatten()
-        device = cu_seqlens.device
-        return cls(
-            tuple(buckets),
-            gather.to(device),
-            scatter.to(device),
-            None if copies is None else copies.to(device),
-            unused.to(device) if len(unused) else None,
-        )
-
-
-def _bucket(lengths: Sequence[int]) -> list[list[int]]:
-    """Group sequences, longest first, so that no group is more than `_MOST_PADDING` padding."""
-    buckets: list[list[int]] = []
-    tokens = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if buckets:
-            places = (len(buckets[-1]) + 1) * lengths[buckets[-1][0]]
-            if places - tokens - lengths[index] <= _MOST_PADDING * places:
-                buckets[-1].append(index)
-                tokens += lengths[index]
-                continue
-        buckets.append([index])
-        tokens = lengths[index]
-    return buckets
-
-
-class _Pad(torch.autograd.Function):
-    """[K, C] -> [P, C]. Padding has no gradient, and most tokens have one place, so backward sums only copies."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, layout: VarlenLayout) -> Tensor:
-        ctx.layout = layout
-        return flat.index_select(0, layout.gather)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        layout, padded = ctx.layout, gradients[0]
-        flat = padded.index_select(0, layout.scatter)
-        if layout.copies is not None:
-            flat.index_add_(0, layout.gather[layout.copies], padded.index_select(0, layout.copies))
-        return flat, None
-
-
-class _Unpad(torch.autograd.Function):
-    """[P, C] -> [K, C]: takes each token's output; places that are not taken get a gradient of zero."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: Tensor, layout: VarlenLayout) -> Tensor:
-        ctx.layout = layout
-        return padded.index_select(0, layout.scatter)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        padded = gradients[0].index_select(0, ctx.layout.gather)
-        if ctx.layout.unused is not None:
-            padded.index_fill_(0, ctx.layout.unused, 0)
-        return padded, None
-
-
-def varlen_sdpa(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    varlen_layout: VarlenLayout | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention inside each packed sequence, with the signature that transformers calls.
-
-    query [1, H, T, D]; key [1, K, T, D] and value [1, K, T, E] with K dividing H. Returns [1, T, H, E]. Raises
-    ValueError if the caller gave no layout, or if a sequence is longer than a sliding window, and UserError if the
-    model's attention has score capping or sinks.
-    """
-    for extra in _UNSUPPORTED:
-        if kwargs.get(extra) is not None:
-            raise UserError(
-                f"model.attention=varlen_sdpa does not know {type(module).__name__}'s {extra}; "
-                "use flash_attention_2, or another model"
-            )
-    if varlen_layout is None:
-        raise ValueError(
-            "varlen_sdpa needs the keyword varlen_layout: it attends within packed sequences only"
-        )
-    longest = max(bucket.length for bucket in varlen_layout.buckets)
-    if sliding_window is not None and longest > sliding_window:
-        raise ValueError(
-            f"a sequence of {longest} tokens is longer than the model's sliding window of {sliding_window}, which "
-            "varlen_sdpa does not apply: use model.attention=flash_attention_2 or shorter sequences"
-        )
-    groups = query.shape[1] // key.shape[1]
-    padded = [
-        _Pad.apply(part[0].transpose(0, 1).reshape(part.shape[2], -1), varlen_layout)
-        for part in (query, key, value)
-    ]
-    outputs, start = [], 0
-    for bucket in varlen_layout.buckets:
-        places = bucket.rows * bucket.length
-        q, k, v = (
-            part[start : start + places].view(bucket.rows, bucket.length, heads, -1).transpose(1, 2)
-            for part, heads in zip(padded, (query.shape[1], key.shape[1], key.shape[1]), strict=True)
-        )
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        attended = scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
-        outputs.append(attended.transpose(1, 2).reshape(places, -1))
-        start += places
-    flat = _Unpad.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], varlen_layout)
-    return flat.view(1, query.shape[2], query.shape[1], -1), None
-
-
-def choose_attention(
-    wanted: Literal["auto", "varlen_sdpa", "flash_attention_2"], device: torch.device, dtype: torch.dtype
-) -> str:
+def choose_attention(wanted: AttentionName, device: torch.device, dtype: torch.dtype) -> str:
     """Return the name of the transformers attention to build the model with, registering ours.
 
-    flash-attn computes in 16 bits only, so "auto" does not choose it for float32.
+    "auto" is the first that can run of torch_varlen, flash_attention_2 and varlen_sdpa.
+
+    Raises MissingExtraError if flash-attn is asked for and not installed, and ConfigError if the device or the number
+    format is not one that the kernel asked for can run with.
     """
-    available = importlib.util.find_spec("flash_attn") is not None
-    if wanted == "flash_attention_2":
-        if not available:
-            raise MissingExtraError("flash-attn", "flash-attn", "model.attention=flash_attention_2")
+    installed = importlib.util.find_spec("flash_attn") is not None
+    if wanted == "flash_attention_2" and not installed:
+        raise MissingExtraError("flash-attn", "flash-attn", "model.attention=flash_attention_2")
+    if wanted in ("flash_attention_2", "torch_varlen"):
         if device.type != "cuda":
-            raise ConfigError(
-                f"model.attention=flash_attention_2 needs a CUDA device; this run is on {device.type}"
-            )
+            raise ConfigError(f"model.attention={wanted} needs a CUDA device; this run is on {device.type}")
         if dtype is torch.float32:
-            raise ConfigError("model.attention=flash_attention_2 needs model.dtype=bfloat16; it is float32")
-    fits = available and device.type == "cuda" and dtype is not torch.float32
-    if wanted == "flash_attention_2" or (wanted == "auto" and fits):
+            raise ConfigError(f"model.attention={wanted} needs model.dtype=bfloat16; it is float32")
+    if wanted == "torch_varlen" and not has_kernel(device):
+        raise ConfigError(
+            "model.attention=torch_varlen needs PyTorch 2.11 or newer and a GPU of compute capability 8.0 or higher; "
+            f"this is PyTorch {torch.__version__}"
+        )
+    sixteen_bits = device.type == "cuda" and dtype is not torch.float32
+    if wanted == "torch_varlen" or (wanted == "auto" and sixteen_bits and has_kernel(device)):
+        return _register(TORCH_VARLEN, torch_varlen)
+    if wanted == "flash_attention_2" or (wanted == "auto" and sixteen_bits and installed):
         return "flash_attention_2"
-    AttentionInterface.register(VARLEN_SDPA, varlen_sdpa)
-    AttentionMaskInterface.register(VARLEN_SDPA, _no_mask)
-    return VARLEN_SDPA
+    return _register(VARLEN_SDPA, varlen_sdpa)
+
+
+def _register(name: str, attention: Callable[..., Any]) -> str:
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, _no_mask)
+    return name
+
+
+def can_share_prompts(attention: str) -> bool:
+    """Whether sequences can have a prompt's keys and values in common: flash-attn reads each from one stretch."""
+    return attention in (VARLEN_SDPA, TORCH_VARLEN)
 
 
 def packed_arguments(
@@ -219,6 +69,8 @@ def packed_arguments(
     """The keyword arguments that tell a model's attention where each packed sequence ends."""
     if attention == VARLEN_SDPA:
         return {"varlen_layout": VarlenLayout.of(cu_seqlens, shared)}
+    if attention == TORCH_VARLEN:
+        return {"packed_bounds": PackedBounds.of(cu_seqlens, max_seqlen, shared)}
     return {
         "cu_seq_lens_q": cu_seqlens,
         "cu_seq_lens_k": cu_seqlens,

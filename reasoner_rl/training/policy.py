@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.tokenizer import require_folder
-from reasoner_rl.training.attention import VARLEN_SDPA, choose_attention, packed_arguments
+from reasoner_rl.training.attention import can_share_prompts, choose_attention, packed_arguments
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
@@ -60,8 +60,7 @@ def predicting_states(model: PreTrainedModel, attention: str, batch: MicroBatch)
     """The decoder's last hidden states [N, hidden] from which the response tokens are predicted."""
     decoder: Any = model.get_decoder()
     input_ids, position_ids, predictors = batch.input_ids, batch.position_ids, batch.predictors
-    # flash-attn reads each sequence from one stretch of memory, so it cannot share.
-    shared = SharedPrompts.of(batch) if attention == VARLEN_SDPA else None
+    shared = SharedPrompts.of(batch) if can_share_prompts(attention) else None
     if shared is not None:
         input_ids, position_ids = input_ids[shared.kept], position_ids[shared.kept]
         predictors = shared.stand_ins[predictors]

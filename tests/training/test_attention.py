@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from reasoner_rl.errors import ConfigError, UserError
-from reasoner_rl.training.attention import VARLEN_SDPA, VarlenLayout, choose_attention, varlen_sdpa
+from reasoner_rl.training.attention import choose_attention
+from reasoner_rl.training.varlen_sdpa import VARLEN_SDPA, VarlenLayout, varlen_sdpa
 
 H, K, D = 4, 2, 8
 
@@ -73,6 +74,7 @@ def test_values_may_be_narrower_than_keys() -> None:
 
 def test_flash_attention_is_for_sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("reasoner_rl.training.attention.has_kernel", lambda device: False)  # PyTorch's own
     gpu = torch.device("cuda", 0)
     assert choose_attention("auto", gpu, torch.float32) == VARLEN_SDPA
     assert choose_attention("auto", gpu, torch.bfloat16) == "flash_attention_2"

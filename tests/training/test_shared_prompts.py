@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from reasoner_rl.batching.plan import plan_mini_batch
-from reasoner_rl.training.attention import VarlenLayout, varlen_sdpa
 from reasoner_rl.training.shared_prompts import SharedPrompts
+from reasoner_rl.training.varlen_sdpa import VarlenLayout, varlen_sdpa
 from reasoner_rl.types import MicroBatch, TrainSample
 
 

@@ -90,7 +90,8 @@ class RolloutConfig(Section):
     sync_tolerance: float | None = Field(
         None,
         gt=0,
-        description="Largest mean gap of that text's logprobs, in nats; 1e-3 in float32 and 0.1 in bfloat16 if unset.",
+        description="Largest mean gap of the fixed text's logprobs, in nats. If unset: 1e-3 in float32; in bfloat16 4 "
+        "times the gap of the run's first sync, and at least 0.02.",
     )
     sync_check: Literal["logprobs", "tensors", "none"] = Field(
         "logprobs",

@@ -10,7 +10,8 @@ Every phase change is made here and nowhere else, in this order:
                      -> backend.offload_weights -> rollout.wake_cache -> score the proof's text (rollout), compare
 
 so the device holds one whole copy of the weights, one rank's shards and one whole tensor at most, and the key-value
-cache only once the trainer has made room. Generating while training, or training while generating, raises.
+cache only once the trainer has made room. Before each wake torch gives its cached blocks back: vLLM maps device memory
+itself and cannot use them. Generating while training, or training while generating, raises.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from reasoner_rl.config.rollout import SamplingConfig
@@ -85,6 +87,7 @@ class HybridEngine(Generator):
                 if self.offload != "none":
                     self.backend.offload_optimizer()
             with meter.part("sync_wake"):
+                _give_back_cached_memory()
                 self.rollout.wake_weights()
             with meter.part("sync_load"):
                 if self.shared:
@@ -97,6 +100,7 @@ class HybridEngine(Generator):
                 if self.offload == "all":
                     self.backend.offload_weights()
             with meter.part("sync_wake"):
+                _give_back_cached_memory()
                 self.rollout.wake_cache()
             with meter.part("sync_check"):
                 self._compare_scores(expected)
@@ -164,3 +168,8 @@ class HybridEngine(Generator):
             raise RuntimeError(
                 f"this call belongs to the {phase} phase; the engine is in the {self.phase} phase"
             )
+
+
+def _give_back_cached_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from reasoner_rl.metrics import Metrics, maximum, mean, merge
-from reasoner_rl.observability.measurements import GIB, PhaseTimer, resident_gib
+from reasoner_rl.observability.measurements import GIB, PhaseTimer, device_used_gib, resident_gib
 
 
 class SwitchMeter:
     """Collects the measurements of phase changes until they are taken.
 
     A change named ``sync`` with a part named ``load`` gives ``time/sync``, ``time/sync_load`` and
-    ``memory/sync_{host,device}_{before,after}_gib``; bytes counted in it give ``sync/gib`` and
-    ``speed/sync_gib_per_second``.
+    ``memory/sync_{host,device,device_used}_{before,after}_gib``; bytes counted in it give ``sync/gib`` and
+    ``speed/sync_gib_per_second``. ``device`` is what torch's allocator counts, which includes what vLLM has unmapped
+    while it sleeps; ``device_used`` is the driver's figure, of all processes on the device.
     """
 
     def __init__(self) -> None:
@@ -64,8 +65,7 @@ class SwitchMeter:
 
 
 def _memory_gib() -> dict[str, float]:
-    """Resident memory of this process, and what PyTorch's allocator holds of the GPU."""
     measured = {"host": resident_gib()}
     if torch.cuda.is_available():
-        measured["device"] = torch.cuda.memory_reserved() / GIB
+        measured |= {"device": torch.cuda.memory_reserved() / GIB, "device_used": device_used_gib()}
     return measured

@@ -22,6 +22,10 @@ SyncCheck = Literal["logprobs", "tensors", "none"]
 TEXT = "The quick brown fox jumps over the lazy dog. Compute 3+5-7 and 12*11: 3+5=8, 8-7=1, 12*11=132. Answer: 132"
 NAMED = 10  # tensors named in an error
 
+# In bfloat16 the gap between two engines with equal weights depends on the model, so it is measured at a run's first
+# sync: that gap must be below FIRST_LIMIT, and later ones below FACTOR times it, but FLOOR is always allowed.
+FIRST_LIMIT, FACTOR, FLOOR = 0.5, 4.0, 0.02
+
 
 class WeightSyncError(RuntimeError):
     """The rollout engine does not have the trainer's weights."""
@@ -34,11 +38,15 @@ class SyncProof:
         check: "logprobs": both score a fixed text, a forward pass of some dozen tokens. "tensors": every tensor is
             compared to the bit. "none": nothing is.
         token_ids: the fixed text, at least two tokens.
-        tolerance: largest mean gap of the text's logprobs, in nats.
+        tolerance: largest mean gap of the text's logprobs, in nats. None: learned from the first sync, as described at
+            `FIRST_LIMIT`.
     """
 
-    def __init__(self, check: SyncCheck, token_ids: Sequence[int], tolerance: float) -> None:
-        self._check, self._token_ids, self._tolerance = check, list(token_ids), tolerance
+    def __init__(self, check: SyncCheck, token_ids: Sequence[int], tolerance: float | None) -> None:
+        self._check, self._token_ids = check, list(token_ids)
+        self._limit = FIRST_LIMIT if tolerance is None else tolerance
+        self._rule = "the limit of a first sync" if tolerance is None else "rollout.sync_tolerance"
+        self._learns = tolerance is None
         self._gap: float | None = None
 
     def expected(self, backend: TrainBackend) -> list[float]:
@@ -60,10 +68,16 @@ class SyncProof:
             return
         scored = rollout.score(self._token_ids)
         self._gap = fmean(abs(a - b) for a, b in zip(scored, expected, strict=True))
-        if not self._gap <= self._tolerance:  # NaN is no agreement either
+        if not self._gap <= self._limit:  # NaN is no agreement either
             raise WeightSyncError(
                 f"after the weight sync the logprobs of a fixed text differ by {self._gap:.3g} nats on average between "
-                f"trainer and rollout engine; at most {self._tolerance:g} is rounding (rollout.sync_tolerance)"
+                f"trainer and rollout engine; at most {self._limit:.3g} is rounding ({self._rule})"
+            )
+        if self._learns:
+            self._limit, self._learns = max(FLOOR, FACTOR * self._gap), False
+            self._rule = (
+                f"{FACTOR:g} times the {self._gap:.3g} nats of this run's first sync, and at least {FLOOR:g}; "
+                "set rollout.sync_tolerance for another limit"
             )
 
     def compare_tensors(self, backend: TrainBackend, rollout: RolloutEngine) -> None:
@@ -78,8 +92,10 @@ class SyncProof:
         return "no tensor differs, so the two engines compute differently with the same weights"
 
     def metrics(self) -> Metrics:
-        """``sync/proof_gap``, the mean gap in nats, if it was measured."""
-        return {} if self._gap is None else {"sync/proof_gap": maximum(self._gap)}
+        """``sync/proof_gap``, the mean gap, and ``sync/proof_limit``, what it may be; both in nats, if measured."""
+        if self._gap is None:
+            return {}
+        return {"sync/proof_gap": maximum(self._gap), "sync/proof_limit": maximum(self._limit)}
 
 
 def any_rank(flag: bool) -> bool:

@@ -44,10 +44,17 @@ def resident_gib() -> float:
     return float(psutil.Process().memory_info().rss / GIB)
 
 
-def memory_metrics() -> Metrics:
-    """Memory in GiB: host resident now and at its peak, device at the peak of torch's allocator.
+def device_used_gib() -> float:
+    """Memory of this process's GPU that is in use by any process, by the driver's count, in GiB."""
+    free, whole = torch.cuda.mem_get_info()
+    return (whole - free) / GIB
 
-    Only this process is counted. The largest rank is kept when ranks are merged.
+
+def memory_metrics() -> Metrics:
+    """Memory in GiB: host resident now and at its peak, device at the peak of torch's allocator, and in use now.
+
+    Only this process is counted, but for ``memory/device_used_gib``, which is the driver's figure. The largest rank is
+    kept when ranks are merged.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_bytes = peak if sys.platform == "darwin" else peak * 1024
@@ -57,6 +64,7 @@ def memory_metrics() -> Metrics:
     }
     if torch.cuda.is_available():
         measured["memory/device_gib"] = maximum(torch.cuda.max_memory_allocated() / GIB)
+        measured["memory/device_used_gib"] = maximum(device_used_gib())
     return measured
 
 

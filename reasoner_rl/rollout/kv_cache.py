@@ -65,7 +65,11 @@ class InPlaceLayer(CacheLayerMixin):
         return self.length + query_length, 0
 
     def get_max_cache_shape(self) -> int:
-        """-1: without bound."""
+        """-1: without bound. The name up to transformers 5.16."""
+        return -1
+
+    def get_max_length(self) -> int:
+        """-1: without bound. The name from transformers 5.17 on, abstract there."""
         return -1
 
 

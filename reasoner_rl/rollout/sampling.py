@@ -64,15 +64,15 @@ def sampling_logprobs(logits: Tensor, temperature: float, top_k: int = 0, top_p:
 def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     """Invert the cumulative distribution: [B, V] log-probabilities and [B] uniforms in [0, 1) to [B] int64 tokens.
 
-    The token is the first whose cumulative probability exceeds the target, so one of probability zero, which adds
-    nothing to the sum, is never it; the target is kept below the sum, which rounding may leave off 1.
+    The token is the first of non-zero probability whose cumulative probability exceeds the target. The target is below
+    the largest sum, which rounding may leave off 1, so there is one. Nothing relies on the sums' being in order: a GPU
+    adds in blocks, and a sum may be smaller than the one before it.
     """
-    cumulative = logprobs.exp().cumsum(dim=-1)
-    total = cumulative[:, -1:]
+    cumulative = logprobs.exp().cumsum(dim=-1).masked_fill_(logprobs == -torch.inf, 0)
+    total = cumulative.amax(dim=-1, keepdim=True)
     below_total = torch.nextafter(total, torch.zeros_like(total))
     targets = torch.minimum(uniforms.unsqueeze(-1) * total, below_total)
-    tokens = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
-    return tokens.clamp(max=logprobs.shape[-1] - 1)  # beyond it only where probabilities are NaN
+    return (cumulative > targets).to(torch.uint8).argmax(dim=-1)  # the first of equals
 
 
 def choose_tokens(

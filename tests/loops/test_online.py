@@ -209,10 +209,10 @@ def test_a_run_that_has_learnt_everything_ends_well(
     assert "step 3: all right; the run ends after step 2" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("vllm_on_cpu")
 def test_a_run_that_generates_with_vllm(
     write_recipe: Recipe, tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
-    pytest.importorskip("vllm", reason="vLLM is not installed")
     recipe = write_recipe(
         model={"path": str(tiny_checkpoint("qwen2-wide-tied"))},
         rollout={

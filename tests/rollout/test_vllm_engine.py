@@ -32,6 +32,7 @@ from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
 from reasoner_rl.types import Rollout, TrainSample
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
+pytestmark = pytest.mark.usefixtures("vllm_on_cpu")
 
 CPU = torch.device("cpu")
 MODELS = [

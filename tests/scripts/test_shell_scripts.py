@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,7 +21,11 @@ def test_script_parses(script: Path) -> None:
 
 @pytest.mark.parametrize(
     ("script", "text"),
-    [("env.sh", "REASONER_RL_TORCH_SPEC"), ("test.sh", "scripts/test.sh [PYTEST ARGUMENTS]")],
+    [
+        ("env.sh", "REASONER_RL_TORCH_SPEC"),
+        ("test.sh", "scripts/test.sh [PYTEST ARGUMENTS]"),
+        ("test_versions.sh", "scripts/test_versions.sh [oldest|newest|transformers]"),
+    ],
 )
 def test_help_prints_the_header_and_does_nothing_else(script: str, text: str, tmp_path: Path) -> None:
     environment = os.environ | {"REASONER_RL_VENV": str(tmp_path / "venv")}
@@ -98,6 +103,7 @@ def test_cpu_machine_gets_the_pinned_torch_first_and_only_once(tmp_path: Path) -
     assert machine.installed() == [f"{constraints} torch==2.13.0", f"{constraints} -e {ROOT}[dev,gguf]"]
     assert "torch==" not in (machine.venv / "constraints.txt").read_text()
     assert "transformers==5.10.4" in (machine.venv / "constraints.txt").read_text()
+    assert "\nvllm==" not in (machine.venv / "constraints.txt").read_text()
 
     assert machine.run("dev,gguf").stdout == "yes --seed\n"
     assert machine.installed() == []
@@ -107,10 +113,14 @@ def test_cpu_machine_gets_the_pinned_torch_first_and_only_once(tmp_path: Path) -
     assert machine.installed() == []
 
 
-def test_gpu_machine_lets_pip_choose(tmp_path: Path) -> None:
+def test_gpu_machine_gets_the_same_versions_and_vllm_for_cuda(tmp_path: Path) -> None:
     machine = Machine(tmp_path, gpu=True)
     assert machine.run("vllm").returncode == 0
-    assert machine.installed() == [f"-e {ROOT}[vllm]"]
+    constraints = f"-c {machine.venv}/constraints.txt"
+    assert machine.installed() == [f"{constraints} torch==2.13.0", f"{constraints} -e {ROOT}[vllm]"]
+    pins = (machine.venv / "constraints.txt").read_text().splitlines()
+    assert {"transformers==5.10.4", "vllm==0.31.0"} <= set(pins)
+    assert [pin for pin in pins if pin.startswith(("torch==", "#"))] == []
 
 
 def test_another_torch_can_be_chosen_and_everything_is_installed_again_for_it(tmp_path: Path) -> None:
@@ -160,3 +170,79 @@ def test_missing_python_is_said(tmp_path: Path) -> None:
     result = machine.run(REASONER_RL_VENV=str(tmp_path / "new"))
     assert result.returncode != 0
     assert "no Python 3.11 or newer found" in result.stderr
+
+
+# What the fake Python does as pytest: says with which GPUs and arguments, and ends as $ENDS says, a status a pass.
+PYTEST = """
+if [[ $* == "-m pytest "* ]]; then
+    echo "GPUs ${CUDA_VISIBLE_DEVICES-all}: ${*#-m pytest }"
+    passes=$(($(cat "PASSES" 2>/dev/null) + 1))
+    echo $passes >PASSES
+    exit "$(cut -d ' ' -f $passes <<<"${ENDS:-0 0 0}")"
+fi"""
+
+
+class SuiteMachine(Machine):
+    """A machine whose Python, as pytest, only says how it was called."""
+
+    def __init__(self, folder: Path, gpu: bool) -> None:
+        super().__init__(folder, gpu)
+        python = self.venv / "bin" / "python"
+        python.write_text(python.read_text() + PYTEST.replace("PASSES", str(folder / "passes")))
+        (self.venv / "bin" / "activate").write_text(f'PATH="{self.venv}/bin:$PATH"\n')
+        for name in ("ruff", "mypy"):
+            self._executable(self.venv / "bin" / name, "exit 0")
+        # What is laid over the environment is there already.
+        overlay = self.venv / "newest-transformers"
+        overlay.mkdir()
+        shutil.copy(ROOT / "scripts" / "constraints-newest.txt", overlay / "installed.txt")
+
+    def test(self, *arguments: str, ends: str = "0 0 0") -> tuple[int, list[str]]:
+        """Run test.sh; its status, and the calls of pytest."""
+        environment = os.environ | {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "REASONER_RL_VENV": str(self.venv),
+            "ENDS": ends,
+        }
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        (self.folder / "passes").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", ROOT / "scripts" / "test.sh", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        return done.returncode, [line for line in done.stdout.splitlines() if line.startswith("GPUs ")]
+
+
+def test_tests_for_the_cpu_see_no_gpu_and_those_for_gpus_have_a_pass_of_their_own(tmp_path: Path) -> None:
+    machine = SuiteMachine(tmp_path, gpu=True)
+    assert machine.test("tests/losses", "-x") == (
+        0,
+        ["GPUs : tests/losses -x -m not gpu", "GPUs all: tests/losses -x -m gpu"],
+    )
+    (tmp_path / "cpu").mkdir()
+    machine = SuiteMachine(tmp_path / "cpu", gpu=False)
+    assert machine.test("tests/losses", "-x") == (0, ["GPUs : tests/losses -x"])
+    status, (whole, newest) = machine.test()
+    assert (status, whole) == (0, "GPUs : -q --durations=15")
+    assert newest.startswith("GPUs : -q tests/rollout/test_hf_engine.py ")
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "passes"),
+    [
+        ("1 0", 1, 2),
+        ("0 1", 1, 2),
+        ("3 1", 3, 2),
+        ("5 0", 0, 2),  # tests for GPUs alone were asked for
+        ("0 5", 0, 2),  # or none of them
+        ("5 5", 5, 2),
+        ("5 4", 4, 2),
+        ("2 0", 2, 1),  # interrupted
+    ],
+)
+def test_all_passes_of_the_tests_count(ends: str, status: int, passes: int, tmp_path: Path) -> None:
+    ended, calls = SuiteMachine(tmp_path, gpu=True).test("tests", ends=ends)
+    assert (ended, len(calls)) == (status, passes)

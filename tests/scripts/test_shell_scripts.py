@@ -174,8 +174,9 @@ def test_missing_python_is_said(tmp_path: Path) -> None:
 
 # What the fake Python does as pytest: says with which GPUs and arguments, and ends as $ENDS says, a status a pass.
 PYTEST = """
-if [[ $* == "-m pytest "* ]]; then
-    echo "GPUs ${CUDA_VISIBLE_DEVICES-all}: ${*#-m pytest }"
+call=$*
+if [[ $call == "-m pytest "* ]]; then
+    echo "GPUs ${CUDA_VISIBLE_DEVICES-all}: ${call#-m pytest }"
     passes=$(($(cat "PASSES" 2>/dev/null) + 1))
     echo $passes >PASSES
     exit "$(cut -d ' ' -f $passes <<<"${ENDS:-0 0 0}")"

@@ -59,6 +59,16 @@ CHECKS: tuple[Check, ...] = (
     Check("parity", "gpu_checks.training", "parity", "FSDP2 against plain transformers in float32", 60),
     Check("offload", "gpu_checks.training", "offload", "offload and reload, and the update after them", 90),
     Check("resume", "gpu_checks.training", "resume", "save while offloaded, load, go on", 60),
+    Check("hybrid", "gpu_checks.engines", "hybrid", "hybrid engine with the embedded engine: syncs, memory", 75),
+    Check("vllm", "gpu_checks.engines", "vllm", "vLLM: sleep, memory, syncs, gaps, speed, faults", 120),
+    Check("dapo", "gpu_checks.learning", "dapo_offload_all", "three DAPO steps with vLLM, offload all", 90),
+    Check("quickstart", "gpu_checks.learning", "quickstart", "the quickstart, which must learn", 90),
+    Check("megatron", "gpu_checks.megatron", "local", "Megatron-core without TransformerEngine", 90),
+    Check("megatron-te", "gpu_checks.megatron", "transformer_engine", "Megatron-core with TransformerEngine", 90),
+    Check("vllm-graphs", "gpu_checks.engines", "vllm_graphs", "vLLM with CUDA graphs under new weights", 100, False),
+    Check("vllm-float32", "gpu_checks.engines", "vllm_float32", "vLLM in float32: gaps", 75, False),
+    Check("dapo-optimizer", "gpu_checks.learning", "dapo_offload_optimizer", "DAPO, offload optimizer", 90, False),
+    Check("dapo-none", "gpu_checks.learning", "dapo_offload_none", "DAPO, offload none", 90, False),
 )  # fmt: skip
 
 DEFAULTS = {  # of the checks' environment, where it does not say otherwise
@@ -72,9 +82,12 @@ DEFAULTS = {  # of the checks' environment, where it does not say otherwise
 MORE_PACKAGES = ("transformer-engine", "flashinfer-python", "triton", "nvidia-nccl-cu13", "nvidia-cudnn-cu13")
 LIMIT_S, EVERYTHING_LIMIT_S = 300.0, 480.0
 LEAST_S = 5.0  # a check that has less time left than this does not start
+AHEAD = 2  # checks that load their libraries while another runs; loading takes longer than many a check
 CPU_SLACK = 4
 LOG_LINES = 40
 WIDTH = 118
+
+Child = subprocess.Popen[str]
 
 
 @dataclass(frozen=True)
@@ -102,19 +115,27 @@ class Options:
 def run(checks: Sequence[Check], options: Options) -> dict[str, Result]:
     """Run the checks one after the other, telling about each, and keep the JSON file up to date."""
     options.work.mkdir(parents=True, exist_ok=True)
-    started, facts = time.monotonic(), machine()
+    began, facts = time.monotonic(), machine()
     results = {check.name: Result("not reached", 0.0, {}) for check in checks}
-    for index, check in enumerate(checks):
-        left = options.limit_s - (time.monotonic() - started)
-        if index and left < LEAST_S:
-            break
-        limit = min(own_limit(check, options.size), left)
-        print(f"{check.name}: {check.about} (at most {limit:.0f} s)", flush=True)
-        results[check.name] = result = run_check(check, options, limit)
-        tell = result.reason if result.reason else abbreviate(result.figures)
-        print(f"  {result.verdict} in {result.seconds:.1f} s  {tell}"[: 2 * WIDTH], flush=True)
-        write_report(options, facts, results, time.monotonic() - started)
-    write_report(options, facts, results, time.monotonic() - started)
+    children: dict[str, Child] = {}
+    try:
+        for index, check in enumerate(checks):
+            left = options.limit_s - (time.monotonic() - began)
+            if index and left < LEAST_S:
+                break
+            for soon in checks[index : index + 1 + AHEAD]:
+                if soon.name not in children:
+                    children[soon.name] = start(soon, options)
+            limit = min(own_limit(check, options.size), left)
+            print(f"{check.name}: {check.about} (at most {limit:.0f} s)", flush=True)
+            results[check.name] = result = finish(check, children[check.name], options, limit)
+            tell = result.reason if result.reason else abbreviate(result.figures)
+            print(f"  {result.verdict} in {result.seconds:.1f} s  {tell}"[: 2 * WIDTH], flush=True)
+            write_report(options, facts, results, time.monotonic() - began)
+    finally:
+        for child in children.values():
+            end(child)
+    write_report(options, facts, results, time.monotonic() - began)
     return results
 
 
@@ -123,25 +144,42 @@ def own_limit(check: Check, size: Size) -> float:
     return check.limit_s * (1 if size == "full" else CPU_SLACK)
 
 
-def run_check(check: Check, options: Options, limit_s: float) -> Result:
-    """Run one check in a session of its own, and kill whatever is left of that when it has ended or its time is up."""
-    outcome, log = options.work / f"{check.name}.json", options.work / f"{check.name}.log"
-    outcome.unlink(missing_ok=True)
+def start(check: Check, options: Options) -> Child:
+    """Start a check's process, in a session of its own; it loads its libraries and waits to be told its limit."""
+    (options.work / f"{check.name}.json").unlink(missing_ok=True)
     command = [sys.executable, "-m", "gpu_checks", check.module, check.function, check.name]
-    command += [options.size, str(options.work), str(limit_s)]
-    started, status = time.monotonic(), None
-    with log.open("w") as out:
-        child = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env=environment(), cwd=ROOT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            with suppress(subprocess.TimeoutExpired):
-                status = child.wait(limit_s)
-        finally:
-            kill_session(child.pid)
-            child.wait()
-    return judge(check, options.size, limit_s, status, outcome, log, time.monotonic() - started)
+    with (options.work / f"{check.name}.log").open("w") as log:
+        return subprocess.Popen(
+            [*command, options.size, str(options.work)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            start_new_session=True,
+        )
+
+
+def finish(check: Check, child: Child, options: Options, limit_s: float) -> Result:
+    """Let a check run, and kill it and whatever it started when it has ended or its time is up."""
+    began, status = time.monotonic(), None
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended already, which its status tells
+        child.stdin.write(f"{limit_s}\n")
+        child.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        status = child.wait(limit_s)
+    seconds = time.monotonic() - began
+    end(child)
+    outcome, log = options.work / f"{check.name}.json", options.work / f"{check.name}.log"
+    return judge(check, options.size, limit_s, status, outcome, log, seconds)
+
+
+def end(child: Child) -> None:
+    """Kill what is left of a check's session, and wait until it is gone: some of it may hold memory of the device."""
+    kill_session(child.pid)
+    child.wait()
 
 
 def judge(

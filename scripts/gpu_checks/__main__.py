@@ -1,4 +1,7 @@
-"""One check, in a process of its own: python -m gpu_checks MODULE FUNCTION NAME SIZE WORK LIMIT_S"""
+"""One check, in a process of its own: echo LIMIT_S | python -m gpu_checks MODULE FUNCTION NAME SIZE WORK
+
+It loads the module, waits for the limit, and only then touches the device, so that loading overlaps with other checks.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,17 @@ from gpu_checks.common import Context, Size, Skip
 
 def main(arguments: list[str]) -> int:
     """Run the check and write its verdict beside its figures; 0 unless it failed."""
-    module, function, name, size, work, limit = arguments
+    module, function, name, size, work = arguments
     context = Context(name, cast(Size, size), Path(work))
-    # A check that hangs leaves every thread's stack in its log before it is killed.
     faulthandler.enable()
-    faulthandler.dump_traceback_later(0.9 * float(limit))
     try:
-        context.report(**getattr(importlib.import_module(module), function)(context))
+        check = getattr(importlib.import_module(module), function)
+        limit_s = sys.stdin.readline()
+        if not limit_s:  # the runner is gone
+            return 1
+        # A check that hangs leaves every thread's stack in its log before it is killed.
+        faulthandler.dump_traceback_later(0.9 * float(limit_s))
+        context.report(**check(context))
         context.conclude("ok")
         return 0
     except Skip as skip:

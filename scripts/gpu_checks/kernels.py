@@ -277,9 +277,10 @@ def worst_errors(batch: MicroBatch, found: tuple[Tensor, ...], expected: tuple[T
     """The largest relative error of any sequence, of the output and of each gradient."""
     places = [slice(start, end) for start, end in pairwise(batch.cu_seqlens.tolist())]
     ids = [batch.input_ids[place] for place in places]
+    of_each: list[list[Any]] = [places, ids, ids, ids]
     return [
         max(relative_error(ours[index], theirs[index]) for index in indices)
-        for indices, ours, theirs in zip((places, ids, ids, ids), found, expected, strict=True)
+        for indices, ours, theirs in zip(of_each, found, expected, strict=True)
     ]
 
 
@@ -327,11 +328,11 @@ def logprobs(context: Context) -> Figures:
         return found.detach(), *torch.autograd.grad(found, (hidden, weight), upstream)
 
     with torch.no_grad():
-        start_peak()
-        context.report(forward_s=timed(forward), peak_forward_gib=peak_gib())
-    start_peak()
+        held = start_peak()  # hidden states and weights
+        context.report(forward_s=timed(forward), peak_forward_gib=peak_gib() - held)
+    held = start_peak()
     seconds = timed(both)
-    peak = peak_gib()
+    peak = peak_gib() - held
     context.report(forward_backward_s=seconds, peak_gib=peak)
     context.report(tflops=8e-12 * tokens * hidden_size * vocabulary / seconds)
     found = both()

@@ -128,7 +128,7 @@ def attention_of(backend: FsdpBackend) -> str:
 def parity(context: Context) -> Figures:
     """Logprobs, gradients of the policy loss and their norm against plain transformers in float32 without TF32.
 
-    The plain model runs one sequence at a time, with attention written out. In bfloat16 only logprobs are compared, with
+    The plain model runs one sequence at a time, with eager attention. In bfloat16 only logprobs are compared, with
     each attention there is.
     """
     exact_float32()

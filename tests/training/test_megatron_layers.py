@@ -6,12 +6,18 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from test_torch_varlen import flash_on_a_cpu
+from torch import Tensor
 
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.training import torch_varlen
 from reasoner_rl.training.megatron import layer_choice
 from reasoner_rl.training.megatron.layer_choice import choose_layers, settle_layers
 
@@ -100,3 +106,47 @@ def test_the_fallback_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert [record.getMessage()[:36] for record in caplog.records] == [
         "TransformerEngine is not installed: "[:36]
     ]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("flash", [False, True])
+def test_local_attention_is_causal_within_each_sequence(
+    ranks: int, flash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one rank or of two that share each sequence; on a GPU the flash kernel's definition stands in for it."""
+    pytest.importorskip("megatron.core")
+    from reasoner_rl.training.megatron import local_layers
+    from reasoner_rl.training.megatron.share import own_tokens
+
+    lengths, heads, groups, width = (4, 12, 8), 4, 2, 8
+    bounds = [0, *accumulate(lengths)]
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(bounds[-1], count, width, dtype=torch.float64, generator=generator)
+        for count in (heads, groups, groups)
+    )
+    places = [own_tokens(bounds, rank, ranks) for rank in range(ranks)]
+
+    def gathered(part: Tensor, group: Any) -> Tensor:
+        [whole] = [x for x in (key, value) if torch.equal(x[places[group.rank()]], part)]
+        return torch.cat([whole[own] for own in places])
+
+    monkeypatch.setattr(local_layers, "gather_from_sequence_parallel_region", gathered)
+    monkeypatch.setattr(local_layers, "has_kernel", lambda device: flash)
+    monkeypatch.setattr(torch_varlen, "_kernel", lambda: (flash_on_a_cpu, {}))
+    found = torch.empty(bounds[-1], heads * width, dtype=torch.float64)
+    for rank, own in enumerate(places):
+        group = SimpleNamespace(size=lambda: ranks, rank=lambda rank=rank: rank)
+        monkeypatch.setattr(
+            local_layers.parallel_state, "get_context_parallel_group", lambda group=group: group
+        )
+        cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
+        packed = SimpleNamespace(cu_seqlens_q=cu_seqlens, max_seqlen_q=max(lengths))
+        attention = local_layers.PackedAttention(None)
+        found[own] = attention(query[own], key[own], value[own], packed_seq_params=packed)
+    for first, last in pairwise(bounds):
+        shared = (x[first:last].repeat_interleave(heads // groups, dim=1) for x in (key, value))
+        scores = torch.einsum("qhd,khd->hqk", query[first:last], next(shared)) / width**0.5
+        scores = scores.masked_fill(torch.ones(scores.shape[1:]).triu(1) > 0, -torch.inf)
+        expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), next(shared)).flatten(1)
+        torch.testing.assert_close(found[first:last], expected, atol=1e-12, rtol=0)

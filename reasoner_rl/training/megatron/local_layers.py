@@ -6,6 +6,7 @@ knows: these parts are below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from megatron.core.transformer.transformer_block import (
 from torch import Tensor, nn
 
 from reasoner_rl.training.megatron.share import own_tokens, stretches
+from reasoner_rl.training.torch_varlen import PackedBounds, has_kernel, torch_varlen
 
 if not moe_utils.HAVE_TE:
     moe_utils.te_general_gemm = None  # which is not defined then, and asked for
@@ -51,22 +53,33 @@ class PackedAttention(MegatronModule):
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, packed_seq_params: Any, **kwargs: Any
     ) -> Tensor:
         """Query [T, heads, width], key and value [T, groups, width] -> [T, heads * width]."""
-        bounds = packed_seq_params.cu_seqlens_q.tolist()
+        cu_seqlens = packed_seq_params.cu_seqlens_q
         group = parallel_state.get_context_parallel_group()
+        flash = query.dtype is not torch.float32 and has_kernel(query.device)
+        if flash and group.size() == 1:
+            return self._flash(query, key, value, PackedBounds.of(cu_seqlens, packed_seq_params.max_seqlen_q))
+        bounds = cu_seqlens.tolist()
         if group.size() > 1:
             owned = [own_tokens(bounds, rank, group.size()) for rank in range(group.size())]
             in_order = torch.cat(owned).argsort().to(query.device)
             key, value = (
                 gather_from_sequence_parallel_region(x, group=group)[in_order] for x in (key, value)
             )
+        own = list(stretches(bounds, group.rank(), group.size()))
+        if flash:
+            return self._flash(query, key, value, stretch_bounds(own, query.device))
         parts = []
         taken = 0
-        for start, first, last in stretches(bounds, group.rank(), group.size()):
+        for start, first, last in own:
             q = query[taken : taken + last - first].transpose(0, 1)[None]
             k, v = (x[start:last].transpose(0, 1)[None] for x in (key, value))
             parts.append(self._attend(q, k, v)[0].transpose(0, 1))
             taken += last - first
         return torch.cat(parts).flatten(1)
+
+    def _flash(self, query: Tensor, key: Tensor, value: Tensor, bounds: PackedBounds) -> Tensor:
+        parts = (x.transpose(0, 1)[None] for x in (query, key, value))
+        return torch_varlen(self, *parts, None, scaling=self._scale, packed_bounds=bounds)[0][0].flatten(1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Query [1, heads, R, width] of the last R of C tokens, key and value [1, groups, C, width] -> as query."""
@@ -75,12 +88,24 @@ class PackedAttention(MegatronModule):
         if rows < columns:
             seen = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
             mask = {"attn_mask": seen.tril(columns - rows)}
-        if rows < columns or query.dtype is torch.float32:
-            # On a GPU only the kernel for 16 bits without a mask shares keys among heads; without a kernel PyTorch holds
-            # the scores of all pairs of tokens.
-            shares = query.shape[1] // key.shape[1]
-            key, value = (x.repeat_interleave(shares, dim=1) for x in (key, value))
-        return F.scaled_dot_product_attention(query, key, value, enable_gqa=True, scale=self._scale, **mask)
+        # The GPU's kernel for float32 does not share keys among heads, and without a kernel PyTorch holds all scores.
+        shares = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(shares, dim=1) for x in (key, value))
+        return F.scaled_dot_product_attention(query, key, value, scale=self._scale, **mask)
+
+
+def stretch_bounds(own: Sequence[tuple[int, int, int]], device: torch.device) -> PackedBounds:
+    """For the flash kernel: each of a context-parallel rank's stretches sees its sequence up to its own end.
+
+    own: as `stretches` yields them. Keys and values are those of the whole sequences, in order.
+    """
+    queries = [last - first for _, first, last in own]
+    keys = [last - start for start, _, last in own]
+    bounds = [
+        F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(device, torch.int32) for lengths in (queries, keys)
+    ]
+    seen = torch.cat([torch.arange(start, last) for start, _, last in own]).to(device)
+    return PackedBounds(*bounds, max(queries), max(keys), seen)
 
 
 class RmsNorm(nn.RMSNorm):

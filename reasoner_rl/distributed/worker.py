@@ -85,9 +85,10 @@ class Worker(GenerationWorker):
             self.tokenizer,
             context_tokens=max(config.data.prompts.max_tokens + longest, len(proof_ids) + 1),
             seed=config.run.seed,
+            dummy_weights=True,  # the first publish replaces them
         )
         exact = {config.model.dtype, engine.dtype or config.model.dtype} == {"float32"}
-        tolerance = config.rollout.sync_tolerance or (1e-3 if exact else 0.1)
+        tolerance = config.rollout.sync_tolerance or (1e-3 if exact else None)
         proof = SyncProof(config.rollout.sync_check, proof_ids, tolerance)
         shared = isinstance(engine, VllmEngineConfig) and engine.share_weights
         if shared:
@@ -195,12 +196,22 @@ def build_engine(
     *,
     context_tokens: int,
     seed: int,
+    dummy_weights: bool = False,
 ) -> RolloutEngine:
     """The rollout engine that the recipe names, with the weights of ``model.path``.
 
     context_tokens: longest prompt and response together.
+    dummy_weights: it need not read the weights, because others are published before it generates; vLLM then does not.
     """
     device = default_device()
     if isinstance(engine, HfEngineConfig):
         return build_hf_engine(model, engine, tokenizer, device)
-    return build_vllm_engine(model, engine, tokenizer, device, context_tokens=context_tokens, seed=seed)
+    return build_vllm_engine(
+        model,
+        engine,
+        tokenizer,
+        device,
+        context_tokens=context_tokens,
+        seed=seed,
+        dummy_weights=dummy_weights,
+    )

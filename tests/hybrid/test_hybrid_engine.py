@@ -253,6 +253,33 @@ def test_a_sync_that_went_wrong_stops_the_run(
         engine.generate([REQUEST], SAMPLING)
 
 
+def test_without_a_tolerance_the_first_sync_sets_it(calls: list[str]) -> None:
+    engine = hybrid(calls)
+    engine.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)
+    engine.rollout.scores = [-1.0, -2.2]
+    first = values(engine.publish(1))
+    assert first["sync/proof_gap"] == pytest.approx(0.1)
+    assert first["sync/proof_limit"] == pytest.approx(0.4)
+    engine.rollout.scores = [-1.0, -2.7]
+    assert values(engine.publish(2))["sync/proof_limit"] == pytest.approx(0.4), "set once"
+    engine.rollout.scores = [-1.0, -2.9]
+    with pytest.raises(
+        WeightSyncError, match=r"differ by 0\.45 nats .* at most 0\.4 is rounding \(4 times the 0\.1"
+    ):
+        engine.publish(3)
+
+
+def test_without_a_tolerance_a_first_sync_can_still_be_wrong(calls: list[str]) -> None:
+    engine = hybrid(calls)
+    engine.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)
+    engine.rollout.scores = [-1.0, -3.2]
+    with pytest.raises(WeightSyncError, match=r"at most 0\.5 is rounding \(the limit of a first sync\)"):
+        engine.publish(1)
+    close = hybrid(calls)
+    close.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)
+    assert values(close.publish(1))["sync/proof_limit"] == 0.02, "where there is no gap at all"
+
+
 def test_every_tensor_can_be_compared_instead(calls: list[str]) -> None:
     engine = hybrid(calls, check="tensors", offload="all")
     calls.clear()

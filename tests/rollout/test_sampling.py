@@ -62,6 +62,17 @@ def test_draw_never_takes_an_impossible_token_when_the_sum_is_rounded() -> None:
             assert logprobs[0, token] > -torch.inf
 
 
+def test_draw_does_not_need_sums_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU may give them: smaller than the one before, or larger past a token of probability zero."""
+    logprobs = torch.tensor([[0.25, 0.25, 0.0, 0.5, 0.0]]).log()
+    sums = torch.tensor([[0.25, 0.5, 0.5000001, 0.9999999, 1.0]])
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: sums.clone())
+    tokens = [draw(logprobs, torch.tensor([u])).item() for u in (0.0, 0.3, 0.50000006, 1 - 2**-24, 1.0)]
+    assert tokens == [0, 1, 3, 3, 3]
+    sums = torch.tensor([[0.25, 0.2499999, 0.2499999, 1.0, 1.0]])
+    assert draw(logprobs, torch.tensor([0.2499999])).item() == 0
+
+
 def test_streams_depend_on_their_key_and_position_only() -> None:
     device = torch.device("cpu")
     keys = [(2**63 - 1, 0), (5, 0), (5, 1), (0, 5)]

@@ -36,15 +36,15 @@ RATES: dict[str, Any] = {"lr": 1e-5, "warmup_updates": 9}
 
 @dataclass(frozen=True)
 class Round:
-    """How one round of publishing, generating and training is done; the embedded engine has no sleep levels."""
+    """How one round of publishing, generating and training is done."""
 
     offload: Offload
-    sleep_level: int = 2  # of vLLM
+    sleep_level: int | None = None  # of vLLM; the embedded engine has none
 
     @property
     def label(self) -> str:
         """What the names of its figures begin with."""
-        return f"sleep{self.sleep_level}_{self.offload}"
+        return self.offload if self.sleep_level is None else f"sleep{self.sleep_level}_{self.offload}"
 
 
 def hybrid(context: Context) -> Figures:
@@ -63,7 +63,7 @@ def hybrid(context: Context) -> Figures:
 def vllm(context: Context) -> Figures:
     """vLLM without CUDA graphs beside FSDP2: sleep, gaps of syncs, rounds, speed, aborted work, faults."""
     claims, pair = start_vllm(context, "bfloat16", **RATES)
-    rounds = [Round("none"), Round("optimizer"), Round("all"), Round("all", sleep_level=1)]
+    rounds = [Round("none", 2), Round("optimizer", 2), Round("all", 2), Round("all", 1)]
     measure(pair, claims, context.pick(64, 12), rounds)
     measure_speed(pair, 64, 256)
     check_repetition(pair, claims)
@@ -114,7 +114,7 @@ def measure(pair: Pair, claims: Claims, response_tokens: int, rounds: Sequence[R
     measure_syncs(pair, requests, sampling, 6)
     figures = []
     for turn in rounds:
-        set_sleep_level(pair, turn.sleep_level)
+        set_sleep_level(pair, turn.sleep_level or 2)
         figures.append(measure_round(pair, pair.hybrid(turn.offload), turn.label, requests, sampling))
         report_gaps(pair)
     set_sleep_level(pair, 2)
@@ -163,7 +163,7 @@ def measure_speed(pair: Pair, *sequences: int) -> None:
     for count in sequences:
         requests = pair.requests(8, pair.context.pick(count // 8, 1))
         sampling = SamplingConfig(max_response_tokens=pair.context.pick(128, 8))
-        pair.context.report(**{f"sequences{count}_tokens_per_s": generate(engine, requests, sampling)[1]})
+        pair.context.report(**{f"sequences_{count} tokens_per_s": generate(engine, requests, sampling)[1]})
     engine.begin_training()
 
 

@@ -252,7 +252,7 @@ def measure_round(
     requests: Sequence[GenerationRequest],
     sampling: SamplingConfig,
 ) -> Figures:
-    """Publish, generate, go back to training, compare, update; the figures' names begin with ``label``."""
+    """Publish, generate, go back to training, compare, update; each figure's name begins with ``label``."""
     synced, publish_s = pair.publish(hybrid)
     groups, speed = generate(hybrid, requests, sampling)
     with stopwatch() as seconds:
@@ -273,7 +273,7 @@ def measure_round(
         "training_gib": training_gib,
         "updated_gib": used_gib(),
     }
-    named: Figures = {f"{label}_{name}": value for name, value in figures.items() if value is not None}
+    named: Figures = {f"{label} {name}": value for name, value in figures.items() if value is not None}
     pair.context.report(**named)
     return named
 
@@ -335,7 +335,7 @@ def judge_offload(pair: Pair, claims: Claims, none: Figures, optimizer: Figures,
     """
     parameters = sum(tensor.numel() for _, tensor in pair.backend.full_weights())
     awake = [
-        next(float(value or 0) for name, value in figures.items() if name.endswith("_awake_gib"))
+        next(float(value or 0) for name, value in figures.items() if name.endswith(" awake_gib"))
         for figures in (none, optimizer, everything)
     ]
     for name, used, size in (
@@ -343,7 +343,7 @@ def judge_offload(pair: Pair, claims: Claims, none: Figures, optimizer: Figures,
         ("all", awake[2], 12),
     ):  # bytes of float32 per parameter
         freed, moved = awake[0] - used, size * parameters / GIB
-        pair.context.report(**{f"offload_{name}_moved_gib": moved, f"offload_{name}_freed_gib": freed})
+        pair.context.report(**{f"offload_{name} moved_gib": moved, f"offload_{name} freed_gib": freed})
         if pair.context.device.type == "cuda":
             claims.require(
                 freed > 0.9 * moved, f"offload {name} frees {freed:.2f} GiB and should free {moved:.2f}"

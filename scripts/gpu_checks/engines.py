@@ -55,7 +55,7 @@ def hybrid(context: Context) -> Figures:
     measure(pair, claims, context.pick(48, 12), [Round("none"), Round("optimizer"), Round("all")])
     check_tensors(pair, claims)
     check_faults(pair, claims)
-    context.report(**copy_speeds(context.device, context.pick(1.0, 0.01)))
+    context.report(**copy_speeds(context.device, context.pick(1.0, 0.01)))  # to hold load_gib_per_s against
     claims.conclude()
     return {}
 

@@ -124,9 +124,7 @@ class Pair:
     ) -> HybridEngine:
         """A hybrid engine in the train phase; by default it accepts whatever gap there is, which is to be measured."""
         rollout = cast(RolloutEngine, self.rollout)
-        return HybridEngine(
-            self.backend, rollout, SyncProof(check, self.proof_ids, tolerance), cast(Any, offload)
-        )
+        return HybridEngine(self.backend, rollout, SyncProof(check, self.proof_ids, tolerance), offload)
 
     def requests(self, prompts: int, samples: int) -> list[GenerationRequest]:
         """The same requests at every call: prompts of 20 to 60 random tokens."""
@@ -153,12 +151,8 @@ class Pair:
     def compare(self, hybrid: HybridEngine, batch: MiniBatch) -> Figures:
         """How far the trainer's logprobs of the batch are from those of generation, token by token, in nats."""
         logprobs = hybrid.logprobs(batch.micro_batches)
-        gaps = torch.cat(
-            [
-                (ours - micro.rollout_logprobs).abs()
-                for micro, ours in zip(batch.micro_batches, logprobs, strict=True)
-            ]
-        )
+        generated = [micro.rollout_logprobs for micro in batch.micro_batches]
+        gaps = (torch.cat(logprobs) - torch.cat(generated)).abs()
         self.token_gaps.append(float(gaps.mean()))
         return {
             "gap_mean_nats": float(gaps.mean()),
@@ -338,10 +332,8 @@ def judge_offload(pair: Pair, claims: Claims, none: Figures, optimizer: Figures,
         next(float(value or 0) for name, value in figures.items() if name.endswith(" awake_gib"))
         for figures in (none, optimizer, everything)
     ]
-    for name, used, size in (
-        ("optimizer", awake[1], 8),
-        ("all", awake[2], 12),
-    ):  # bytes of float32 per parameter
+    # Bytes per parameter: two moments in float32, and with them the weights.
+    for name, used, size in (("optimizer", awake[1], 8), ("all", awake[2], 12)):
         freed, moved = awake[0] - used, size * parameters / GIB
         pair.context.report(**{f"offload_{name} moved_gib": moved, f"offload_{name} freed_gib": freed})
         if pair.context.device.type == "cuda":

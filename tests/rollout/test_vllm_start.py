@@ -124,7 +124,7 @@ def test_errors_of_the_trainer_that_streams_are_not_told_as_weights_that_do_not_
         yield "weight", torch.zeros(1, 2)
         raise ValueError("the trainer's own mistake")
 
-    with pytest.raises(ValueError, match="^the trainer's own mistake$"):
+    with pytest.raises(ValueError, match=r"^the trainer's own mistake$"):
         engine(lambda tensors: {name for name, _ in tensors}).load_weights(stream(), version=1)
 
 

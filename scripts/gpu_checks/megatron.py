@@ -97,7 +97,7 @@ class Plain:
         self.path = checkpoint(context, context.pick("small", "tiny"))
         lengths = context.pick(((20, 60), (50, 300)), ((4, 8), (5, 15)))
         samples = random_samples(4, 3, *lengths, seed=context.seed)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             self.path, dtype=torch.float32, attn_implementation="eager"
         )
         model.to(context.device)

@@ -172,6 +172,8 @@ def train_all_models(
         refuse_what_cannot_be_divided(path, backend)
         refuse_another_layout(path, backend, folder / name / "checkpoint")
         learn_in_bfloat16(path, backend, mine, loss)
+        if ranks == 1:
+            restore_random_states(path, backend, folder / name / "checkpoint")
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
@@ -251,6 +253,25 @@ def refuse_another_layout(path: Path, backend: MegatronBackendConfig, checkpoint
     other = backend.model_copy(update={"distributed_optimizer": not backend.distributed_optimizer})
     with pytest.raises(ConfigError, match="cannot be divided anew"):
         build(path, other).load(checkpoint)
+
+
+def restore_random_states(path: Path, backend: MegatronBackendConfig, checkpoint: Path) -> None:
+    """Those of the device too; checkpoints from before they were saved are read as well."""
+    from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+    file, tracker, resumed = checkpoint / "rank_0.pt", get_cuda_rng_tracker(), build(path, backend)
+    saved = torch.load(file, weights_only=False)
+    states = saved.pop("device_rng")["megatron"]
+    assert states.keys() == tracker.get_states().keys() != set()
+    for present in (True, False):
+        tracker.set_states({key: torch.zeros_like(state) for key, state in states.items()})
+        torch.manual_seed(123)
+        if not present:
+            torch.save(saved, file)
+        resumed.load(checkpoint)
+        assert torch.equal(torch.get_rng_state(), saved["rng"])
+        assert all(torch.equal(tracker.get_states()[key], states[key]) for key in states) is present
+    tracker.set_states(states)
 
 
 def learn_in_bfloat16(path: Path, backend: MegatronBackendConfig, batch: Any, loss: Any) -> None:

@@ -78,8 +78,8 @@ class PackedAttention(MegatronModule):
         return torch.cat(parts).flatten(1)
 
     def _flash(self, query: Tensor, key: Tensor, value: Tensor, bounds: PackedBounds) -> Tensor:
-        parts = (x.transpose(0, 1)[None] for x in (query, key, value))
-        return torch_varlen(self, *parts, None, scaling=self._scale, packed_bounds=bounds)[0][0].flatten(1)
+        q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+        return torch_varlen(self, q, k, v, None, self._scale, packed_bounds=bounds)[0][0].flatten(1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Query [1, heads, R, width] of the last R of C tokens, key and value [1, groups, C, width] -> as query."""
@@ -99,13 +99,11 @@ def stretch_bounds(own: Sequence[tuple[int, int, int]], device: torch.device) ->
 
     own: as `stretches` yields them. Keys and values are those of the whole sequences, in order.
     """
-    queries = [last - first for _, first, last in own]
-    keys = [last - start for start, _, last in own]
-    bounds = [
-        F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(device, torch.int32) for lengths in (queries, keys)
-    ]
+    rows = torch.tensor([last - first for _, first, last in own])
+    columns = torch.tensor([last - start for start, _, last in own])
+    queries, keys = (F.pad(counts.cumsum(0), (1, 0)).to(device, torch.int32) for counts in (rows, columns))
     seen = torch.cat([torch.arange(start, last) for start, _, last in own]).to(device)
-    return PackedBounds(*bounds, max(queries), max(keys), seen)
+    return PackedBounds(queries, keys, int(rows.max()), int(columns.max()), seen)
 
 
 class RmsNorm(nn.RMSNorm):

@@ -65,7 +65,7 @@ CHECKS: tuple[Check, ...] = (
     Check("quickstart", "gpu_checks.learning", "quickstart", "the quickstart, which must learn", 90),
     Check("megatron", "gpu_checks.megatron", "local", "Megatron-core without TransformerEngine", 90),
     Check("megatron-te", "gpu_checks.megatron", "transformer_engine", "Megatron-core with TransformerEngine", 90),
-    Check("vllm-graphs", "gpu_checks.engines", "vllm_graphs", "vLLM with CUDA graphs under new weights", 100, False),
+    Check("vllm-graphs", "gpu_checks.engines", "vllm_graphs", "vLLM with CUDA graphs under new weights", 150, False),
     Check("vllm-float32", "gpu_checks.engines", "vllm_float32", "vLLM in float32: gaps", 75, False),
     Check("dapo-optimizer", "gpu_checks.learning", "dapo_offload_optimizer", "DAPO, offload optimizer", 90, False),
     Check("dapo-none", "gpu_checks.learning", "dapo_offload_none", "DAPO, offload none", 90, False),

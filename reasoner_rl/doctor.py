@@ -38,7 +38,7 @@ RESOLVED_FOR_GPU = {name: version for name, version in TESTED.items() if name !=
     "vllm": "0.31.0"
 }
 # Those that scripts/gpu_check.py ran with on a GPU; docs/results.md has its figures.
-RUN_ON_GPU: dict[str, str] = {
+RUN_ON_GPU = {
     "torch": "2.11.0",
     "transformers": "5.17.0",
     "peft": "0.21.0",
@@ -124,9 +124,8 @@ def version_set() -> Finding:
     others = {
         title: [name for name, version in installed.items() if versions.get(name) != version]
         for title, versions in SETS.items()
-        if versions
     }
-    whole = [title for title, names in others.items() if not names]
+    whole = [title for title, differing in others.items() if not differing]
     if whole:
         return Finding("all versions", ", ".join(whole), "ok")
     nearest = min(others, key=lambda title: len(others[title]))

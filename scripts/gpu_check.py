@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -79,8 +80,9 @@ DEFAULTS = {  # of the checks' environment, where it does not say otherwise
     "GLOO_SOCKET_IFNAME": "lo",
     "TOKENIZERS_PARALLELISM": "false",
 }
-MORE_PACKAGES = ("transformer-engine", "flashinfer-python", "triton", "nvidia-nccl-cu13", "nvidia-cudnn-cu13")
+MORE_PACKAGES = ("flashinfer-python", "triton", "nvidia-nccl-cu13", "nvidia-cudnn-cu13")
 LIMIT_S, EVERYTHING_LIMIT_S = 300.0, 720.0
+KILL_S = 10.0  # that processes may take to be gone after SIGKILL
 LEAST_S = 5.0  # a check that has less time left than this does not start
 AHEAD = 2  # checks that load their libraries while another runs; loading takes longer than many a check
 CPU_SLACK = 4
@@ -177,9 +179,12 @@ def finish(check: Check, child: Child, options: Options, limit_s: float) -> Resu
 
 
 def end(child: Child) -> None:
-    """Kill what is left of a check's session, and wait until it is gone: some of it may hold memory of the device."""
+    """Kill what is left of a check's session, and wait for its leader as long as for the others."""
     kill_session(child.pid)
-    child.wait()
+    with suppress(
+        subprocess.TimeoutExpired
+    ):  # of a process that even SIGKILL does not end, as in a stuck driver
+        child.wait(KILL_S)
 
 
 def judge(
@@ -206,8 +211,8 @@ def judge(
 
 
 def kill_session(leader: int) -> None:
-    """Kill every process of a session, and wait until they are gone, for some hold memory of the device."""
-    deadline = time.monotonic() + 10
+    """Kill every process of a session and wait until they are gone, because some hold memory of the device."""
+    deadline = time.monotonic() + KILL_S
     while time.monotonic() < deadline:
         members = [pid for pid in _session(leader) if not _is_zombie(pid)]
         if not members:
@@ -284,7 +289,6 @@ def write_report(options: Options, facts: dict[str, Any], results: dict[str, Res
         "ok": exit_status(results) == 0,
         "checks": {name: asdict(result) for name, result in results.items()},
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.json.with_suffix(".tmp")
     temporary.write_text(json.dumps(report, indent=2) + "\n")
     temporary.replace(options.json)
@@ -317,15 +321,15 @@ def table(results: dict[str, Result]) -> str:
 
 
 def seconds(text: str) -> float:
-    """A positive number of the command line."""
+    """A positive, finite number of the command line."""
     value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, and it is {text}")
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0 and finite, and it is {text}")
     return value
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Command line. Ends with status 2 where a check is not known."""
+    """Command line. Ends with status 2 where a check is not known, none is left, or a place cannot be written to."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -346,7 +350,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             from reasoner_rl.errors import did_you_mean
 
             parser.error(f"there is no check {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
+    if not choose(options):
+        parser.error(f"no check is left to run: --skip names all of {', '.join(map(repr, options.skip))}")
+    if not options.list:
+        for flag, place in (("--json", options.json), ("--work", options.work)):
+            if (problem := unwritable(place, folder=flag == "--work")) is not None:
+                parser.error(f"{flag} {place}: {problem}")
     return options
+
+
+def unwritable(place: Path | None, *, folder: bool) -> str | None:
+    """Why a file (or folder) cannot be written, after making the folder that it is in; None if it can."""
+    if place is None:
+        return None
+    if not folder and place.is_dir():
+        return "it is a folder, and must be a file"
+    parent = place if folder else place.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"the folder {parent} cannot be made: {error.strerror}"
+    return None if os.access(parent, os.W_OK) else f"the folder {parent} cannot be written to"
 
 
 def choose(options: argparse.Namespace) -> list[Check]:

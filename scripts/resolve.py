@@ -10,8 +10,10 @@ A combination that cannot be resolved is told with uv's reason in place of the v
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +83,13 @@ def rows(constraints: tuple[str, ...]) -> tuple[list[str], bool]:
 
 
 def main() -> int:
-    """Print both tables."""
+    """Print both tables; returns the exit status, 2 where uv is missing."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    if shutil.which("uv") is None:
+        print("resolve.py: the program uv is not installed: pip install uv", file=sys.stderr)
+        return 2
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     complete = True
     for title, constraints in (("With the constraints", CONSTRAINTS), ("Without constraints", ())):

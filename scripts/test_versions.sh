@@ -13,6 +13,8 @@
 # vLLM, Ray and Megatron are not installed, and tests that need them are skipped. Ends with the status of the first
 # that failed. What ran, and when, is in docs/install.md.
 #
+#   PYTHON                makes the environments of oldest and newest; python3 unless set, which must be 3.11 or newer
+#   REASONER_RL_VENV      environment of transformers, instead of .venv
 #   PIP_EXTRA_INDEX_URL   read by pip. On Linux without a GPU, name PyTorch's index of CPU wheels here: otherwise the
 #                         CUDA build is taken, which runs the tests on the CPU too.
 
@@ -72,6 +74,10 @@ in_own_environment() {
 
 over_main_environment() {
     local python=${REASONER_RL_VENV:-.venv}/bin/python overlay
+    if [[ ! -x $python ]]; then
+        say "there is no $python: make the environment with \`source scripts/env.sh\`, or set REASONER_RL_VENV" >&2
+        return 1
+    fi
     overlay=$(dirname "$(dirname "$python")")/newest-transformers
     if ! cmp -s scripts/constraints-newest.txt "$overlay/installed.txt"; then
         say "installing $(grep '^transformers==' scripts/constraints-newest.txt) into $overlay"
@@ -84,7 +90,13 @@ over_main_environment() {
 
 names=() arguments=()
 while [[ $# -gt 0 && $1 != -- ]]; do
-    names+=("$1")
+    case $1 in
+        oldest | newest | transformers) names+=("$1") ;;
+        *)
+            say "unknown: $1 (known: oldest, newest, transformers; arguments of pytest go behind --)" >&2
+            exit 2
+            ;;
+    esac
     shift
 done
 [[ $# -eq 0 ]] || arguments=("${@:2}")
@@ -98,10 +110,6 @@ for name in "${names[@]}"; do
         oldest) (set -e && in_own_environment oldest "$(lower_bound torch)" "$(lower_bound transformers)") ;;
         newest) (set -e && in_own_environment newest torch transformers) ;;
         transformers) (set -e && over_main_environment) ;;
-        *)
-            say "unknown: $name (known: oldest, newest, transformers)" >&2
-            exit 2
-            ;;
     esac
     ended=$?
     set -e

@@ -29,7 +29,8 @@ from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.backend import Head, TrainBackend
 from reasoner_rl.training.checkpoint import reading
-from reasoner_rl.training.fsdp import FsdpBackend, default_device, single_process_group
+from reasoner_rl.training.device import default_device
+from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
 from reasoner_rl.training.megatron.layer_choice import settle_layers
 from reasoner_rl.types import MiniBatch
 

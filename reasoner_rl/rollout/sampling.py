@@ -68,7 +68,8 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     the largest sum, which rounding may leave off 1, so there is one. Nothing relies on the sums' being in order: a GPU
     adds in blocks, and a sum may be smaller than the one before it.
     """
-    cumulative = logprobs.exp().cumsum(dim=-1).masked_fill_(logprobs == -torch.inf, 0)
+    probabilities = logprobs.exp()
+    cumulative = probabilities.cumsum(dim=-1).masked_fill_(probabilities == 0, 0)
     total = cumulative.amax(dim=-1, keepdim=True)
     below_total = torch.nextafter(total, torch.zeros_like(total))
     targets = torch.minimum(uniforms.unsqueeze(-1) * total, below_total)

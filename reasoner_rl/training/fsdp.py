@@ -33,7 +33,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head
-from reasoner_rl.training.device import default_device as default_device
+from reasoner_rl.training.device import default_device
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import Policy, build_policy, decoder_layers, merged_weights

@@ -43,9 +43,8 @@ class VarlenLayout:
     gather: Tensor  # [P] int64: flat token at each place; padding repeats its sequence's last token
     scatter: Tensor  # [K] int64: place that each flat token's output is taken from
     copies: Tensor | None  # other places of shared tokens, int64; None where there are none
-    unused: (
-        Tensor | None
-    )  # places whose output is not taken, padding and copies, int64; None where there are none
+    # Places whose output is not taken, padding and copies, int64; None where there are none.
+    unused: Tensor | None
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, shared: SharedPrompts | None = None) -> VarlenLayout:

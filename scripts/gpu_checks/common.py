@@ -130,11 +130,10 @@ def used_gib() -> float:
     """GiB of the device in use by anyone, by the driver's figures; 0 on a CPU."""
     import torch
 
-    if not torch.cuda.is_available():
-        return 0.0
-    torch.cuda.synchronize()
-    free, total = torch.cuda.mem_get_info()
-    return (total - free) / GIB
+    from reasoner_rl.observability.measurements import device_used_gib
+
+    synchronize()
+    return device_used_gib() if torch.cuda.is_available() else 0.0
 
 
 def release_cache() -> None:

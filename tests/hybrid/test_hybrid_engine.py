@@ -170,6 +170,24 @@ def test_a_whole_step(engine: Any, calls: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize("offload", ["none", "optimizer", "all"])
+def test_cached_memory_is_given_back_before_each_wake(
+    offload: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: calls.append("empty_cache"))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: 5 << 30)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (1 << 30, 3 << 30))
+    metrics = values(hybrid(calls, check="none", offload=offload).publish(1))
+    woken = [index for index, call in enumerate(calls) if call.startswith("wake")]
+    assert [calls[index - 1 : index + 1] for index in woken] == [
+        ["empty_cache", "wake_weights"],
+        ["empty_cache", "wake_cache"],
+    ]
+    assert metrics["memory/sync_device_after_gib"] == 5, "by torch's count"
+    assert metrics["memory/sync_device_used_after_gib"] == 2, "by the driver's"
+
+
 EXPECT = "logprobs reference=False temperature=1.0"  # by the trainer, before anything is offloaded
 
 
@@ -273,7 +291,8 @@ def test_without_a_tolerance_a_first_sync_can_still_be_wrong(calls: list[str]) -
     engine = hybrid(calls)
     engine.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)
     engine.rollout.scores = [-1.0, -3.2]
-    with pytest.raises(WeightSyncError, match=r"at most 0\.5 is rounding \(the limit of a first sync\)"):
+    rule = r"at most 0\.5 is rounding \(the limit of a first sync; set rollout\.sync_tolerance for another limit\)"
+    with pytest.raises(WeightSyncError, match=rule):
         engine.publish(1)
     close = hybrid(calls)
     close.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)

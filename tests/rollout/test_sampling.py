@@ -71,6 +71,9 @@ def test_draw_does_not_need_sums_in_order(monkeypatch: pytest.MonkeyPatch) -> No
     assert tokens == [0, 1, 3, 3, 3]
     sums = torch.tensor([[0.25, 0.2499999, 0.2499999, 1.0, 1.0]])
     assert draw(logprobs, torch.tensor([0.2499999])).item() == 0
+    logprobs = torch.tensor([[0.5, -200.0, 0.5]]).log_softmax(-1)  # the second is 0 once it is no logarithm
+    sums = torch.tensor([[0.5, 0.5000001, 1.0]])
+    assert draw(logprobs, torch.tensor([0.50000004])).item() == 2
 
 
 def test_streams_depend_on_their_key_and_position_only() -> None:

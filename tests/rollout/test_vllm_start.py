@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import VllmEngineConfig
+from reasoner_rl.distributed import worker
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.rollout import vllm_engine
 from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, check_memory, refusal, vllm_options
 
 GIB = 2**30
@@ -74,6 +79,52 @@ def test_too_little_memory_is_told_with_need_and_have(model: ModelConfig) -> Non
     )
     other = refusal(ValueError("Model architectures ['X'] are not supported"), model, VllmEngineConfig())
     assert str(other).startswith(f"model.path={model.path!r}: vLLM refuses it: Model architectures")
+
+
+@pytest.mark.parametrize(
+    ("version", "warned"), [("0.24.0", True), ("0.30.9+cu130", True), ("0.31.0", False), ("0.33.1", False)]
+)
+def test_a_vllm_that_ignores_unknown_names_is_told_of(
+    version: str, warned: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM="the class", __spec__=object()))
+    monkeypatch.setattr(vllm_engine, "installed_version", {"vllm": version}.get)
+    assert vllm_engine._import_llm(on_cpu=False, dtype="bfloat16") == "the class"
+    told = [str(warning.message) for warning in recwarn]
+    assert [text.startswith(f"vLLM {version} ignores weights under names") for text in told] == [
+        True
+    ] * warned
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "ieee"), ("bfloat16", None)])
+def test_triton_multiplies_float32_without_tf32(
+    dtype: str, precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM="the class", __spec__=object()))
+    monkeypatch.setattr(vllm_engine, "installed_version", {"vllm": "0.31.0"}.get)
+    monkeypatch.delenv("TRITON_F32_DEFAULT", raising=False)
+    vllm_engine._import_llm(on_cpu=False, dtype=dtype)
+    found = os.environ.pop("TRITON_F32_DEFAULT", None)
+    assert found == precision
+
+
+def test_training_starts_vllm_with_dummy_weights_and_evaluation_does_not(
+    model: ModelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Started(Exception):
+        pass
+
+    def start(*arguments: Any, dummy_weights: bool, **options: Any) -> None:
+        raise Started(dummy_weights)
+
+    monkeypatch.setattr(worker, "build_vllm_engine", start)
+    path = f"model.path={model.path}"
+    training = ["rollout.engine={kind: vllm}", f"data.train.path={tmp_path}/x", f"run.output_dir={tmp_path}"]
+    evaluation = ["engine={kind: vllm}", f"run.output_dir={tmp_path}"]
+    for recipe, overrides, dummy in (("quickstart", training, True), ("aime", evaluation, False)):
+        config: Any = load_recipe(recipe, [path, *overrides])
+        with pytest.raises(Started, match=str(dummy)):
+            worker.build_worker(config)
 
 
 class PretendLlm:

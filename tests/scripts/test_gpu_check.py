@@ -151,14 +151,30 @@ def test_the_command_line(gpu_check: ModuleType, capsys: pytest.CaptureFixture[s
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == [check.name for check in gpu_check.CHECKS]
     assert set(HERE) <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--only atention", "there is no check 'atention'. Did you mean 'attention'? Known: versions,"),
+        ("--only dapo --skip dapo", "no check is left to run: --skip names all of 'dapo'"),
+        ("--limit 0", "must be above 0 and finite, and it is 0"),
+        ("--limit inf", "must be above 0 and finite, and it is inf"),
+        ("--json FILE/x.json", "--json FILE/x.json: the folder FILE cannot be made: "),
+        ("--json FOLDER", "--json FOLDER: it is a folder, and must be a file"),
+        ("--work FILE", "--work FILE: the folder FILE cannot be made: "),
+    ],
+)
+def test_a_wrong_command_line_is_told_before_any_check_runs(
+    arguments: str, told: str, gpu_check: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    arguments, told = (text.replace("FILE", str(file)) for text in (arguments, told))
+    arguments, told = (text.replace("FOLDER", str(tmp_path)) for text in (arguments, told))
     with pytest.raises(SystemExit, match="2"):
-        gpu_check.main(["--only", "atention"])
-    assert (
-        "there is no check 'atention'. Did you mean 'attention'? Known: versions," in capsys.readouterr().err
-    )
-    with pytest.raises(SystemExit, match="2"):
-        gpu_check.main(["--limit", "0"])
-    assert "must be above 0, and it is 0" in capsys.readouterr().err
+        gpu_check.main(arguments.split())
+    assert told in capsys.readouterr().err
 
 
 def test_which_checks_run(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

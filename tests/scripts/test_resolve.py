@@ -50,6 +50,18 @@ def test_pythons_with_different_answers_have_a_row_each(printed: tuple[int, list
     assert rows == [["3.11", "1.0"], ["3.12", "9.9"], ["3.11", "2.0"], ["3.12", "9.9"]]
 
 
+def test_a_missing_uv_is_told_and_help_asks_for_nothing(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / "scripts" / "resolve.py", *arguments]
+        environment = os.environ | {"PATH": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    missing = run()
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr == "resolve.py: the program uv is not installed: pip install uv\n"
+    assert run("--help").stdout.startswith("usage: resolve.py")
+
+
 def test_what_cannot_be_resolved_is_told_with_the_reason(printed: tuple[int, list[str]]) -> None:
     status, lines = printed
     assert status == 1

@@ -42,6 +42,33 @@ def test_help_prints_the_header_and_does_nothing_else(script: str, text: str, tm
     assert not (tmp_path / "venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["transformers", "nonsense"], 2, "unknown: nonsense (known: oldest, newest, transformers;"),
+        (
+            ["transformers"],
+            1,
+            "there is no NOWHERE/bin/python: make the environment with `source scripts/env.sh`",
+        ),
+    ],
+)
+def test_versions_that_cannot_be_tested_are_told(
+    arguments: list[str], status: int, told: str, tmp_path: Path
+) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    result = subprocess.run(
+        ["bash", ROOT / "scripts" / "test_versions.sh", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"REASONER_RL_VENV": nowhere},
+    )
+    assert result.returncode == status
+    assert result.stderr.startswith("test_versions: " + told.replace("NOWHERE", nowhere))
+    assert not Path(nowhere).exists()
+
+
 class Machine:
     """A virtual environment whose Python only writes down what pip was asked to do."""
 

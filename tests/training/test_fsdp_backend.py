@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from parity import CLIP_HIGHER, EPS, TRAINING, make_samples, plain_loss
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM, GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
 
@@ -43,6 +44,16 @@ def make_backend(path: Path, **changes: Any) -> FsdpBackend:
 
 def plan(tokens: int = 40) -> MiniBatch:
     return plan_mini_batch(make_samples(100), tokens, 64)
+
+
+def test_logprobs_leave_no_gathered_weights(tiny_checkpoint: Checkpoint) -> None:
+    """What vLLM wakes into is not taken by a whole copy that the last forward pass left."""
+    backend = make_backend(tiny_checkpoint("qwen2-tied"))
+    backend.logprobs(plan().micro_batches)
+    groups = [
+        m._get_fsdp_state()._fsdp_param_group for m in backend._policy.modules() if isinstance(m, FSDPModule)
+    ]
+    assert [group.is_unsharded for group in groups if group is not None] == [False] * 3
 
 
 @pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-tied"])

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, UntypedStorage
 
-# Host memory is pinned, for speed, and torch rounds each piece of it up to a power of two: so whole pieces are one.
+# Copies go into pinned host memory, which is fast. Torch rounds each allocation of it up to a power of two. So storage
+# is copied in pieces of this size, and only the last one takes more than it holds.
 _PIECE_BYTES = 2**28
 
 

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -21,8 +22,6 @@ from transformers import GenerationConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
 from reasoner_rl.errors import ConfigError, require_package
-from reasoner_rl.observability.measurements import GIB
-from reasoner_rl.observability.versions import installed_version
 from reasoner_rl.rollout import vllm_cpu
 from reasoner_rl.rollout.engine import (
     TURN_STEPS,
@@ -40,6 +39,7 @@ from reasoner_rl.tokenizer import context_length, require_folder
 from reasoner_rl.types import FinishReason, Rollout
 
 _SEEDS = 2**63  # vLLM holds seeds in signed 64 bits
+_GIB = 2**30
 _CHECKS_NAMES = Version("0.31")  # the first version that raises on a weight whose name it does not know
 
 
@@ -329,8 +329,8 @@ def check_memory(utilization: float, free: int, whole: int) -> None:
     """Raise ConfigError unless the share of the GPU that vLLM is to take, of ``whole`` bytes, is free."""
     if free < (needed := utilization * whole):
         raise ConfigError(
-            f"rollout.engine.gpu_memory_utilization={utilization:g} of a GPU with {whole / GIB:.1f} GiB needs "
-            f"{needed / GIB:.1f} GiB for vLLM, and {free / GIB:.1f} GiB are free beside the trainer's weights and "
+            f"rollout.engine.gpu_memory_utilization={utilization:g} of a GPU with {whole / _GIB:.1f} GiB needs "
+            f"{needed / _GIB:.1f} GiB for vLLM, and {free / _GIB:.1f} GiB are free beside the trainer's weights and "
             "other programs: lower it, or free the GPU"
         )
 
@@ -358,7 +358,7 @@ def _import_llm(on_cpu: bool, dtype: str) -> Any:
     llm_class: Any = importlib.import_module("vllm").LLM
     if on_cpu:
         vllm_cpu.adapt()
-    elif (version := installed_version("vllm")) is not None and Version(version) < _CHECKS_NAMES:
+    elif Version(version := metadata.version("vllm")) < _CHECKS_NAMES:
         warnings.warn(
             f"vLLM {version} ignores weights under names that it does not know, so that a weight which the trainer has "
             f"and vLLM lacks is not reported; vLLM {_CHECKS_NAMES} and newer report it",

@@ -88,7 +88,7 @@ def test_a_vllm_that_ignores_unknown_names_is_told_of(
     version: str, warned: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM="the class", __spec__=object()))
-    monkeypatch.setattr(vllm_engine, "installed_version", {"vllm": version}.get)
+    monkeypatch.setattr(vllm_engine.metadata, "version", lambda name: version)
     assert vllm_engine._import_llm(on_cpu=False, dtype="bfloat16") == "the class"
     told = [str(warning.message) for warning in recwarn]
     assert [text.startswith(f"vLLM {version} ignores weights under names") for text in told] == [
@@ -101,7 +101,7 @@ def test_triton_multiplies_float32_without_tf32(
     dtype: str, precision: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM="the class", __spec__=object()))
-    monkeypatch.setattr(vllm_engine, "installed_version", {"vllm": "0.31.0"}.get)
+    monkeypatch.setattr(vllm_engine.metadata, "version", lambda name: "0.31.0")
     monkeypatch.delenv("TRITON_F32_DEFAULT", raising=False)
     vllm_engine._import_llm(on_cpu=False, dtype=dtype)
     found = os.environ.pop("TRITON_F32_DEFAULT", None)

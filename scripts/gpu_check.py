@@ -64,7 +64,7 @@ CHECKS: tuple[Check, ...] = (
     Check("vllm", "gpu_checks.engines", "vllm", "vLLM: sleep, memory, syncs, gaps, speed, faults", 120),
     Check("dapo", "gpu_checks.learning", "dapo_offload_all", "three DAPO steps with vLLM, offload all", 120, False),
     Check("quickstart", "gpu_checks.learning", "quickstart", "the quickstart, which must learn", 90),
-    Check("megatron", "gpu_checks.megatron", "local", "Megatron without TransformerEngine", 90),
+    Check("megatron", "gpu_checks.megatron", "local", "Megatron without TransformerEngine", 90, False),
     Check("megatron-te", "gpu_checks.megatron", "transformer_engine", "Megatron with TransformerEngine", 90, False),
     Check("vllm-graphs", "gpu_checks.engines", "vllm_graphs", "vLLM with CUDA graphs under new weights", 150, False),
     Check("vllm-float32", "gpu_checks.engines", "vllm_float32", "vLLM in float32: gaps", 75, False),

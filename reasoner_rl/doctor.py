@@ -194,8 +194,8 @@ def network(name: str, interfaces: Mapping[str, Sequence[str]]) -> Finding:
     if (loopback := loopback_of(name)) is None:
         return Finding("network", value, "ok")
     advice = (
-        f"the host name {name} resolves to {loopback}, which other machines cannot reach: runs on several machines use the "
-        "interface that Ray's address is on; for other programs, correct /etc/hosts"
+        f"the host name {name} resolves to {loopback}, which other machines cannot reach: runs on several machines "
+        "use the interface that Ray's address is on; for other programs, correct /etc/hosts"
     )
     return Finding("network", value, "warning", advice)
 

@@ -72,7 +72,9 @@ def test_an_address_of_no_interface_leaves_the_choice_to_the_libraries() -> None
 
 
 def test_an_interface_that_is_not_there_is_refused() -> None:
-    told = rf"^GLOO_SOCKET_IFNAME=eth0,ib0: machine {socket.gethostname()} has no interface ib0; it has lo, doc"
+    told = (
+        rf"^GLOO_SOCKET_IFNAME=eth0,ib0: machine {socket.gethostname()} has no interface ib0; it has lo, doc"
+    )
     with pytest.raises(UserError, match=told):
         network_of("192.168.7.4", MACHINE, {GLOO: "eth0,ib0"})
 

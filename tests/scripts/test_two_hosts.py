@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fake_cluster import RAY, ROOT, SLURM
 
 pytest.importorskip("ray")
@@ -21,7 +22,6 @@ pytest.importorskip("verl")
 TWO_HOSTS = Path(__file__).with_name("two_hosts.sh")
 CANNOT_BE_MADE = 77
 ON_BOTH = "workers: 1 on n1 (10.91.0.1, interface eth0), 1 on n2 (10.91.0.2, interface eth0)"
-Recipe = Callable[..., Path]
 
 
 def on_two_hosts(*command: str | Path, slurm: bool = False) -> subprocess.CompletedProcess[str]:
@@ -47,18 +47,26 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
-def same_losses(one: Path, two: Path) -> None:
-    assert [row["step"] for row in rows(two)] == [row["step"] for row in rows(one)] == [0, 1, 2, 2]
-    for alone, together in zip(rows(one), rows(two), strict=True):
+@pytest.fixture(scope="module")
+def recipe_and_rows(
+    tiny_run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    """A recipe of two steps, and the metrics that one process gives."""
+    folder = tmp_path_factory.mktemp("one_process")
+    recipe, output = folder / "recipe.yaml", folder / "run"
+    run = {**tiny_run["run"], "steps": 2, "output_dir": str(output)}
+    recipe.write_text(yaml.safe_dump({**tiny_run, "run": run}))
+    command = [sys.executable, "-m", "reasoner_rl.cli", "train", recipe]
+    subprocess.run(command, check=True, capture_output=True)
+    return recipe, rows(output)
+
+
+def same_losses(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
+    assert [row["step"] for row in two] == [row["step"] for row in one] == [0, 1, 2, 2]
+    for alone, together in zip(one, two, strict=True):
         for key in alone:
             if key.startswith(("policy/loss", "policy/entropy", "train/", "reward/", "eval/", "groups/")):
                 assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-6), (alone["step"], key)
-
-
-def one_process(recipe: Path, output: Path) -> Path:
-    command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe)]
-    subprocess.run([*command, "run.steps=2", f"run.output_dir={output}"], check=True, capture_output=True)
-    return output
 
 
 def test_the_two_hosts_are_hosts_as_debian_installs_them_and_end_with_their_command() -> None:
@@ -99,24 +107,25 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.slow
 def test_a_run_over_ssh_where_names_resolve_to_loopback_addresses(
-    write_recipe: Recipe, tmp_path: Path
+    recipe_and_rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     """Both workers take the interface that joins the hosts, and the losses are those of one process."""
-    recipe, output = write_recipe(), tmp_path / "two"
+    recipe, expected = recipe_and_rows
     options = ["--hosts", "n1 n2", "--workers", "1"]
-    settings = ["cluster.device=cpu", "run.steps=2", f"run.output_dir={output}"]
+    settings = ["cluster.device=cpu", f"run.output_dir={tmp_path}"]
     finished = on_two_hosts("bash", ROOT / "scripts" / RAY, *options, recipe, *settings)
     assert finished.returncode == 0, finished.stdout
     assert ON_BOTH in finished.stdout
-    same_losses(one_process(recipe, tmp_path / "one"), output)
+    same_losses(expected, rows(tmp_path))
 
 
 @pytest.mark.slow
-def test_a_run_through_slurm(write_recipe: Recipe, tmp_path: Path) -> None:
-    recipe, output, log = write_recipe(), tmp_path / "two", tmp_path / "job.log"
+def test_a_run_through_slurm(recipe_and_rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    recipe, expected = recipe_and_rows
+    log = tmp_path / "job.log"
     options = ["--wait", "--nodes=2", f"--output={log}", ROOT / "scripts" / SLURM, "--workers", "1"]
-    settings = ["cluster.device=cpu", "run.steps=2", f"run.output_dir={output}"]
+    settings = ["cluster.device=cpu", f"run.output_dir={tmp_path}"]
     finished = on_two_hosts("sbatch", *options, recipe, *settings, slurm=True)
     assert finished.returncode == 0, finished.stdout + (log.read_text() if log.exists() else "")
     assert ON_BOTH in log.read_text()
-    same_losses(one_process(recipe, tmp_path / "one"), output)
+    same_losses(expected, rows(tmp_path))

@@ -8,16 +8,18 @@ import os
 import platform
 import shutil
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil  # type: ignore[import-untyped]
 
+from reasoner_rl.distributed.interfaces import interface_of, interfaces_here, loopback_of, own_address
 from reasoner_rl.observability.versions import installed_version
 
 GIB = 2**30
-Verdict = Literal["ok", "missing", "untested", "problem"]
+Verdict = Literal["ok", "missing", "untested", "warning", "problem"]
 
 # Three sets of versions, kept apart here and in docs/install.md.
 # Those that the whole test suite passed with, on a CPU: scripts/constraints.txt.
@@ -88,6 +90,7 @@ def examine() -> list[Finding]:
         *(_optional(name, *OPTIONAL[name]) for name in OPTIONAL),
         *_companions(),
         *_memory(),
+        network(socket.gethostname(), interfaces_here()),
         *(_port(port, user) for port, user in PORTS.items()),
     ]
 
@@ -184,6 +187,24 @@ def _memory() -> list[Finding]:
         advice = "" if enough else "ranks on one machine exchange data there: docker run --shm-size=8g"
         found.append(Finding("/dev/shm", f"{free:.1f} GiB free", "ok" if enough else "problem", advice))
     return found
+
+
+def network(name: str, interfaces: Mapping[str, Sequence[str]]) -> Finding:
+    """The address that other machines reach this one by, its interface, and what the machine's own name resolves to.
+
+    name: the host name. interfaces: each with its addresses.
+    """
+    address = own_address(interfaces)
+    if address is None:
+        return Finding("network", "loopback only", "ok", "enough for runs on this machine alone")
+    value = f"{address} on {interface_of(address, interfaces) or 'no interface'}"
+    if (loopback := loopback_of(name)) is None:
+        return Finding("network", value, "ok")
+    advice = (
+        f"the host name {name} resolves to {loopback}, which other machines cannot reach: runs on several machines "
+        "use the interface that Ray's address is on; for other programs, correct /etc/hosts"
+    )
+    return Finding("network", value, "warning", advice)
 
 
 def _port(port: int, user: str) -> Finding:

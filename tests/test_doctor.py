@@ -115,6 +115,21 @@ def test_little_shared_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> N
     assert (finding.value, finding.verdict) == ("0.1 GiB free", "problem")
 
 
+def test_the_interface_of_this_machine_is_named_and_a_loopback_name_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interfaces = {"lo": ["127.0.0.1"], "docker0": ["172.17.0.1"], "eth1": ["192.168.7.4"]}
+    monkeypatch.setattr(doctor, "own_address", lambda interfaces: "192.168.7.4")
+    assert doctor.network("192.168.7.4", interfaces) == Finding("network", "192.168.7.4 on eth1", "ok")
+    found = doctor.network("localhost", interfaces)
+    assert (found.value, found.verdict) == ("192.168.7.4 on eth1", "warning")
+    assert found.advice.startswith("the host name localhost resolves to ")
+    monkeypatch.setattr(doctor, "own_address", lambda interfaces: "203.0.113.9")
+    assert doctor.network("192.168.7.4", interfaces).value == "203.0.113.9 on no interface"
+    monkeypatch.setattr(doctor, "own_address", lambda interfaces: None)
+    assert doctor.network("localhost", {"lo": ["127.0.0.1"]}).value == "loopback only"
+
+
 def test_the_command_prints_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
     fine = [
         Finding("torch", "2.13.0", "ok"),

@@ -35,12 +35,14 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.group import Phase
 from reasoner_rl.distributed.hub import download, first_on_each_machine, from_cache, hub_names
+from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
 from reasoner_rl.distributed.worker import GenerationWorker, build_worker
 from reasoner_rl.errors import UserError, WorkerError
 from reasoner_rl.training.device import unused_gpus_here
 
 # Of the driver's environment, what begins so is passed on to workers on other machines.
 _PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
+_NOT_PASSED_ON = "VLLM_HOST_IP"  # each machine has its own
 _OWN_METHODS = ("place", "download", "build")  # of RayWorker; others are the worker's
 # Set, they keep Ray from giving every worker a GPU of its own: all would use the first of the machine.
 _ALL_GPUS_FOR_ALL = tuple(
@@ -58,6 +60,18 @@ class Failure:
     kind: str  # "died", "user", "diverged" or "error"
     message: str
     stack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker is."""
+
+    machine: str  # its host name
+    process: int
+    network: Network
+
+    def __str__(self) -> str:
+        return f"{self.machine} (process {self.process})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +119,11 @@ class RayWorker(VerlWorker):
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def place(self, folder: Path, stacks: Path) -> str:
-        """Go to the driver's ``folder``, since paths in a recipe may be relative. Returns where this process is.
+    def place(self, folder: Path, stacks: Path) -> Place:
+        """Go to the driver's ``folder``, since paths in a recipe may be relative, and choose a network interface.
 
-        Raises UserError if the file system is not the driver's, who has made the folder ``stacks``, or if this process
-        has no GPU of its own where Ray reserved one for it.
+        Raises UserError if the file system is not the driver's, who has made the folder ``stacks``, if this process
+        has no GPU of its own where Ray reserved one for it, or if gloo was told to use an interface that is not there.
         """
         machine = socket.gethostname()
         check_reserved_gpus(ray.get_gpu_ids(), torch.cuda.device_count(), os.environ, machine)
@@ -120,7 +134,10 @@ class RayWorker(VerlWorker):
         os.chdir(folder)
         with contextlib.suppress(OSError):  # the run can do without
             self._stacks = (stacks / f"rank_{self.rank:04d}.txt").open("w")
-        return f"{machine} (process {os.getpid()})"
+        address = ray.util.get_node_ip_address()
+        network = network_of(address, interfaces_here(), user_settings(os.environ))
+        os.environ.update(network.variables())
+        return Place(machine, os.getpid(), network)
 
     def download(self, model: ModelConfig) -> None:
         """Fetch the model into this machine's cache; see `hub.download`."""
@@ -170,8 +187,9 @@ class RayTransport:
         )
         self._actors = list(self._group.workers)
         self._tell(f"starting {self.ranks} workers")
-        self._places = self.call("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
-        machines = [place.partition(" ")[0] for place in self._places]
+        places: list[Place] = self.call("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
+        self._places = [str(place) for place in places]
+        machines = [f"{place.machine} ({place.network})" for place in places]
         self._tell("workers: " + ", ".join(f"{machines.count(m)} on {m}" for m in dict.fromkeys(machines)))
         self._download(first_on_each_machine(machines))
         self.call("start", "build", [(self._config,)] * self.ranks)
@@ -395,7 +413,7 @@ def _worker_environment(cluster: RayClusterConfig, use_gpu: bool) -> dict[str, s
     passed = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(_PASSED_ON) and not name.endswith(("_TOKEN", "_KEY"))
+        if name.startswith(_PASSED_ON) and not name.endswith(("_TOKEN", "_KEY")) and name != _NOT_PASSED_ON
     }
     # Ray itself hides no GPU from who asked for none.
     hidden = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": ""}

@@ -54,11 +54,11 @@ def check_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, ids: Iter
     if size is None or not (beyond := sorted({token_id for token_id in ids if token_id >= size})):
         return
     key, path = ("model.tokenizer", config.tokenizer) if config.tokenizer else ("model.path", config.path)
-    others = f" (and so have {len(beyond) - 1} more)" if len(beyond) > 1 else ""
+    others = f"; {len(beyond) - 1} more tokens are beyond it" if len(beyond) > 1 else ""
     raise ConfigError(
-        f"{key}={path!r}: the token {tokenizer.convert_ids_to_tokens(beyond[0])!r} has id {beyond[0]}{others}, and the "
-        f"vocabulary of the model in {config.path!r} has {size} ids, 0 to {size - 1}: use the tokenizer that belongs "
-        "to the model, or resize the model's embeddings"
+        f"{key}={path!r}: the token {tokenizer.convert_ids_to_tokens(beyond[0])!r} has id {beyond[0]}, and the "
+        f"vocabulary of the model in {config.path!r} has {size} ids, 0 to {size - 1}{others}. Use the tokenizer that "
+        "belongs to the model, or resize the model's embeddings"
     )
 
 

@@ -48,14 +48,16 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load_tokenizer(config)
     assert str(error.value).startswith(
-        f"model.path={str(tmp_path)!r}: the token 'b' has id 2 (and so have 1 more), and the vocabulary of the model "
-        f"in {str(tmp_path)!r} has 2 ids, 0 to 1: "
+        f"model.path={str(tmp_path)!r}: the token 'b' has id 2, and the vocabulary of the model in "
+        f"{str(tmp_path)!r} has 2 ids, 0 to 1; 1 more tokens are beyond it. "
     )
 
 
 def test_the_key_of_a_tokenizer_of_its_own_is_named(tmp_path: Path) -> None:
     model, other = saved(tmp_path / "model", 3, {"<end>": 0, "a": 1}), saved(tmp_path / "other", 9, WORDS)
-    with pytest.raises(ConfigError, match=r"^model\.tokenizer='.*other': the token 'c' has id 3, and .*model' has 3"):
+    with pytest.raises(
+        ConfigError, match=r"^model\.tokenizer='.*other': the token 'c' has id 3, and .*model' has 3"
+    ):
         load_tokenizer(ModelConfig(path=model.path, tokenizer=other.path))
 
 
@@ -80,7 +82,9 @@ def test_special_tokens_beyond_the_model_may_be_there_but_not_be_used(
         tokenizer.add_tokens([AddedToken(extra)])
         tokenizer.save_pretrained(tmp_path)
     if refused:
-        with pytest.raises(ConfigError, match="the token '<image>' has id 4, and the vocabulary .* has 4 ids, 0 to 3"):
+        with pytest.raises(
+            ConfigError, match="the token '<image>' has id 4, and the vocabulary .* has 4 ids, 0 to 3"
+        ):
             load_tokenizer(config)
         return
     tokenizer = load_tokenizer(config)

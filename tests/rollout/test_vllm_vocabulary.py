@@ -98,7 +98,7 @@ def test_trainer_and_vllm_agree_on_the_ids_that_have_a_token(
                 assert float(free[:, unused].sum(-1).mean()) > 0.1, "without the mask they would be drawn"
                 expected = logits.index_fill(-1, torch.tensor(unused), -torch.inf).log_softmax(-1)
                 chosen = expected.gather(1, torch.tensor([rollout.token_ids]).T)[:, 0]
-                torch.testing.assert_close(torch.tensor(rollout.logprobs), chosen, atol=1e-5, rtol=0)
+                torch.testing.assert_close(torch.tensor(rollout.logprobs), chosen, atol=5e-5, rtol=0)
         both.begin_training()
         batch = plan_mini_batch([as_sample(r, i) for i, r in enumerate(group)], 200, 12)
         for micro, computed in zip(batch.micro_batches, both.logprobs(batch.micro_batches), strict=True):

@@ -242,7 +242,9 @@ def test_unused_ids_have_no_probability_and_no_gradient(bias_kind, logit_scale, 
     toward = torch.linspace(-1, 1, len(targets))
 
     def loss(logprobs, entropy):
-        return (logprobs * toward).sum() + (0.3 * (entropy * toward.flip(0)).sum() if entropy_gradient else 0.0)
+        return (logprobs * toward).sum() + (
+            0.3 * (entropy * toward.flip(0)).sum() if entropy_gradient else 0.0
+        )
 
     expected = torch.autograd.grad(loss(logprobs, entropy), given)
     for found, wanted in zip(torch.autograd.grad(loss(*out), given), expected, strict=True):

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from parity import CLIP_HIGHER, MAX_RESPONSE, TEMPERATURE, TRAINING, UPDATES, Reference, make_samples, plain_reference
+from parity import (
+    CLIP_HIGHER,
+    MAX_RESPONSE,
+    TEMPERATURE,
+    TRAINING,
+    UPDATES,
+    Reference,
+    make_samples,
+    plain_reference,
+)
 from test_backend_parity import TOTAL_UPDATES, by_sample, copied, gradients
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM
@@ -51,7 +60,10 @@ def train(folder: Path, backend: BackendConfig, paths: dict[str, Path]) -> None:
             with_reference=True,
             unused_ids=UNUSED,
         )
-        batch, loss = plan_mini_batch(make_samples(100), 40, MAX_RESPONSE), partial(policy_loss, config=CLIP_HIGHER)
+        batch, loss = (
+            plan_mini_batch(make_samples(100), 40, MAX_RESPONSE),
+            partial(policy_loss, config=CLIP_HIGHER),
+        )
         found = {
             "logprobs": by_sample(trained, batch),
             "gradients": gradients(trained, batch, loss),
@@ -82,7 +94,9 @@ def compare(found: dict[str, Any], expected: Reference) -> None:
         torch.testing.assert_close(after, weight, atol=2e-6, rtol=0, msg=name)
         if len(weight) == VOCABULARY:
             assert not gradient[UNUSED].any(), "exactly zero"
-            torch.testing.assert_close(after[UNUSED], expected.initial[name][UNUSED] * decay, atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                after[UNUSED], expected.initial[name][UNUSED] * decay, atol=1e-6, rtol=0
+            )
 
 
 @pytest.mark.parametrize("backend", ["fsdp", "megatron"])
@@ -102,4 +116,6 @@ def test_unused_ids_have_no_probability_and_their_rows_only_decay(
         expected = plain_reference(path, masked)
         compare(torch.load(tmp_path / f"{name}.pt", weights_only=False), expected)
         whole = plain_reference(path).logprobs
-        assert max(float((a - b).max()) for a, b in zip(expected.logprobs, whole, strict=True)) > 0.1, "it matters"
+        assert max(float((a - b).max()) for a, b in zip(expected.logprobs, whole, strict=True)) > 0.1, (
+            "it matters"
+        )

@@ -111,6 +111,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
         sizes = (
             {**shape, "hidden_size": 128} if "-wide-" in name else shape
         )  # vLLM wants heads of 32 on a CPU
+        if "-padded-" in name:  # embeddings beyond the tokenizer, which are sampled like others
+            sizes = {**sizes, "vocab_size": len(tiny_tokenizer) + 42}
         if "-deep-" in name:  # for four pipeline stages
             sizes = {**sizes, "num_hidden_layers": 4}
         torch.manual_seed(0)

@@ -21,10 +21,15 @@ class SamplingConfig(Section):
         1024, ge=1, description="A response is cut off here (finish reason 'length')."
     )
     min_response_tokens: int = Field(
-        0, ge=0, description="End-of-sequence cannot be sampled before this many tokens; for benchmarks."
+        0,
+        ge=0,
+        description="What ends a response (end-of-sequence, special tokens in stop) cannot be sampled before this many "
+        "tokens; for benchmarks.",
     )
     stop: list[str] = Field(
-        [], description="Texts that end a response when they appear; kept in the response."
+        [],
+        description="Texts that end a response when they appear; kept in the response. A special token, such as "
+        "<|im_end|> with a base model, is an entry of its own and acts as a further end-of-sequence token.",
     )
 
     @field_validator("stop")

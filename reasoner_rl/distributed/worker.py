@@ -26,7 +26,7 @@ from reasoner_rl.rollout.engine import GenerationRequest, Generator, RolloutEngi
 from reasoner_rl.rollout.hf_engine import build_hf_engine
 from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.seeding import derive_seed
-from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.tokenizer import load_tokenizer, unused_ids
 from reasoner_rl.training.backend import Head, TrainBackend
 from reasoner_rl.training.checkpoint import reading
 from reasoner_rl.training.device import default_device
@@ -39,12 +39,14 @@ class GenerationWorker:
     """Only generates, with the weights of the recipe's checkpoint: for evaluation."""
 
     def __init__(self, config: EvalConfig) -> None:
+        tokenizer = load_tokenizer(config.model)
         self._generator: Generator = build_engine(
             config.model,
             config.engine,
-            load_tokenizer(config.model),
+            tokenizer,
             context_tokens=config.prompts.max_tokens + config.sampling.max_response_tokens,
             seed=config.run.seed,
+            unused_ids=unused_ids(config.model, tokenizer),
         )
 
     def turn(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> Turn:
@@ -66,6 +68,7 @@ class Worker(GenerationWorker):
         loss, arithmetic = config.algorithm.loss, step_arithmetic(config)
         self._loss = partial(policy_loss, config=loss)
         self.tokenizer = load_tokenizer(config.model)
+        unused = unused_ids(config.model, self.tokenizer)
         backend = build_backend(
             config.model,
             config.training,
@@ -74,6 +77,7 @@ class Worker(GenerationWorker):
             updates_per_step=arithmetic.updates_per_step,
             entropy_gradient=loss.entropy_coefficient > 0,
             with_reference=loss.kl.coefficient > 0,
+            unused_ids=unused,
         )
         engine = config.rollout.engine
         longest = max(
@@ -87,6 +91,7 @@ class Worker(GenerationWorker):
             context_tokens=max(config.data.prompts.max_tokens + longest, len(proof_ids) + 1),
             seed=config.run.seed,
             dummy_weights=True,  # the first publish replaces them
+            unused_ids=unused,
         )
         exact = {config.model.dtype, engine.dtype or config.model.dtype} == {"float32"}
         tolerance = config.rollout.sync_tolerance or (1e-3 if exact else None)
@@ -151,6 +156,7 @@ def build_backend(
     entropy_gradient: bool = False,
     with_reference: bool = False,
     head: Head = "policy",
+    unused_ids: Sequence[int] = (),
 ) -> TrainBackend:
     """The training backend that the recipe names, of a policy or of a critic; see FsdpBackend for the arguments.
 
@@ -169,6 +175,7 @@ def build_backend(
             entropy_gradient=entropy_gradient,
             with_reference=with_reference,
             head=head,
+            unused_ids=unused_ids,
         )
     for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
         require_package(package, name, "megatron", "training.backend.kind=megatron")
@@ -187,6 +194,7 @@ def build_backend(
         updates_per_step=updates_per_step,
         with_reference=with_reference,
         head=head,
+        unused_ids=unused_ids,
     )
 
 
@@ -198,15 +206,17 @@ def build_engine(
     context_tokens: int,
     seed: int,
     dummy_weights: bool = False,
+    unused_ids: Sequence[int] = (),
 ) -> RolloutEngine:
     """The rollout engine that the recipe names, with the weights of ``model.path``.
 
     context_tokens: longest prompt and response together.
     dummy_weights: it need not read the weights, because others are published before it generates; vLLM then does not.
+    unused_ids: ids of the model's vocabulary that get no probability; a backend beside the engine must get the same.
     """
     device = default_device()
     if isinstance(engine, HfEngineConfig):
-        return build_hf_engine(model, engine, tokenizer, device)
+        return build_hf_engine(model, engine, tokenizer, device, unused_ids)
     return build_vllm_engine(
         model,
         engine,
@@ -215,4 +225,5 @@ def build_engine(
         context_tokens=context_tokens,
         seed=seed,
         dummy_weights=dummy_weights,
+        unused_ids=unused_ids,
     )

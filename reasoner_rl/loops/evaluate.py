@@ -13,7 +13,15 @@ from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
 from reasoner_rl.loops.generate import generate_groups
-from reasoner_rl.loops.start import begin_run, check_context, check_rewards, load_prompts, output_folder, say
+from reasoner_rl.loops.start import (
+    begin_run,
+    check_context,
+    check_rewards,
+    check_vocabulary,
+    load_prompts,
+    output_folder,
+    say,
+)
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.summary import write_json
@@ -85,6 +93,8 @@ def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     limit = config.sampling.max_response_tokens
     held_out = load_held_out(config.evaluation.datasets, config.prompts, tokenizer)
     check_context(config.model, (prompt for dataset in held_out for prompt in dataset.prompts), limit)
+    token_ids = (token for dataset in held_out for prompt in dataset.prompts for token in prompt.token_ids)
+    check_vocabulary(config.model, tokenizer, token_ids, [config.sampling])
     check_rewards(config.reward, held_out[0].prompts[0])
     say(f"weights: {config.model.path}")
     with RewardRunner(config.reward, limit) as rewards, launch_workers(config, say) as workers:

@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.distributed.worker import build_backend
 from reasoner_rl.loops.finish import draw_curves, export_folder
 from reasoner_rl.loops.resume import checkpoint_to_resume, save_recipe
-from reasoner_rl.loops.start import begin_run, graceful_stop, load_examples, output_folder, say
+from reasoner_rl.loops.start import (
+    begin_run,
+    check_vocabulary,
+    graceful_stop,
+    load_examples,
+    output_folder,
+    say,
+)
 from reasoner_rl.loops.state import DriverState, is_due
 from reasoner_rl.losses.supervised import supervised_loss
 from reasoner_rl.metrics import merge, values
@@ -23,7 +32,7 @@ from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
 from reasoner_rl.observability.sinks import MetricLogger, open_logger
 from reasoner_rl.observability.summary import write_json
 from reasoner_rl.prompts.sampler import PromptSampler
-from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.tokenizer import load_tokenizer, unused_ids
 from reasoner_rl.training.backend import TrainBackend
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import TrainSample
@@ -97,13 +106,20 @@ def _fine_tune(
 ) -> dict[str, Any] | None:
     tokenizer = load_tokenizer(config.model)
     samples = load_examples(config.data, tokenizer)
+    token_ids = torch.cat([ids for sample in samples for ids in (sample.prompt_ids, sample.response_ids)])
+    check_vocabulary(config.model, tokenizer, token_ids.unique().tolist())
     epochs = config.run.steps * config.examples_per_step / len(samples)
     say(
         f"{config.run.steps} steps of {config.examples_per_step} examples: {epochs:.2f} passes over {len(samples)}"
     )
     sampler = PromptSampler(len(samples), config.run.seed, config.data.shuffle)
     state = DriverState()
-    backend = build_backend(config.model, config.training, total_updates=config.run.steps)
+    backend = build_backend(
+        config.model,
+        config.training,
+        total_updates=config.run.steps,
+        unused_ids=unused_ids(config.model, tokenizer),
+    )
     if newest:
         with reading(newest[1]):
             state = DriverState.load(newest[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from reasoner_rl.loops.start import (
     begin_run,
     check_context,
     check_rewards,
+    check_vocabulary,
     graceful_stop,
     load_prompts,
     output_folder,
@@ -179,6 +181,13 @@ def _train(
     check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
     for problems in held_out:
         check_context(config.model, problems.prompts, config.evaluation_sampling.max_response_tokens)
+    every_prompt = chain(prompts, *(problems.prompts for problems in held_out))
+    check_vocabulary(
+        config.model,
+        tokenizer,
+        chain.from_iterable(prompt.token_ids for prompt in every_prompt),
+        (config.rollout.sampling, config.evaluation_sampling),
+    )
     check_rewards(config.reward, prompts[0])
     sampler = PromptSampler(len(prompts), config.run.seed, config.data.shuffle)
     resume_step, state = None, DriverState()

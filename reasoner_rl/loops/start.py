@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +23,7 @@ from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.config.reward import RewardConfig
+from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.config.run import RunConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.summary import atomic_writer, write_json
@@ -31,8 +33,9 @@ from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
 from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
+from reasoner_rl.rollout.stop_strings import split_stops
 from reasoner_rl.seeding import derive_seed
-from reasoner_rl.tokenizer import context_length
+from reasoner_rl.tokenizer import check_ids, context_length, unused_ids, vocabulary_size
 from reasoner_rl.types import Prompt, TrainSample
 
 _CONSOLE = Console()
@@ -120,6 +123,26 @@ def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens
             f"a prompt of {longest} tokens and a response of up to {response_tokens} do not fit into the {context} "
             f"tokens that {model.path} can read (max_position_embeddings in its config.json): lower {MAX_TOKENS} or "
             "sampling.max_response_tokens"
+        )
+
+
+def check_vocabulary(
+    model: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    token_ids: Iterable[int],
+    samplings: Iterable[SamplingConfig] = (),
+) -> None:
+    """Check that the model has an embedding for all ``token_ids`` of the data, and for ``samplings``' stop tokens.
+
+    Tells how many ids of the model no token has. Raises ConfigError for a token that the model lacks, and for a stop
+    text that can never be found.
+    """
+    stops = [token for sampling in samplings for token in split_stops(tokenizer, sampling.stop)[0]]
+    check_ids(model, tokenizer, chain(token_ids, stops))
+    if unused := unused_ids(model, tokenizer):
+        say(
+            f"vocabulary: the tokenizer has no token for {len(unused)} of the model's {vocabulary_size(model)} ids "
+            f"(the first is {unused[0]}); they are given no probability"
         )
 
 

@@ -28,6 +28,15 @@ class Pending:
     prompt_ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """Which tokens and texts end a response, and which tokens are never chosen. The ids are on the model's device."""
+
+    ending: Tensor  # [E] int64; they end a response
+    unused: Tensor  # [U] int64; ids of the model that no token has
+    stop_texts: Sequence[str]
+
+
 class Decoded:
     """The responses of a batch of B, in its order. T is the limit on response tokens."""
 
@@ -44,27 +53,28 @@ def decode_batch(
     model: nn.Module,
     batch: Sequence[Pending],
     sampling: SamplingConfig,
-    eos_ids: Tensor,
+    rules: TokenRules,
     tokenizer: Any,
     decoded: Decoded,
 ) -> Iterator[int]:
     """Draw the responses of ``batch`` together into ``decoded``; yields, at every step, how many have ended with it.
 
-    ``eos_ids`` [E] int64 is on the model's device. Raises FloatingPointError if the model's probabilities are NaN.
+    Raises FloatingPointError if the model's probabilities are NaN.
     """
-    limit, device = sampling.max_response_tokens, eos_ids.device
+    limit, device = sampling.max_response_tokens, rules.ending.device
     decoder = Decoder(model, batch, limit, device)
     streams = UniformStreams([(pending.seed, pending.sample) for pending in batch], device)
-    watchers = [StopStringWatcher(tokenizer, sampling.stop) for _ in batch] if sampling.stop else []
+    watchers = [StopStringWatcher(tokenizer, rules.stop_texts) for _ in batch] if rules.stop_texts else []
     going = decoded.going
     rows = torch.arange(len(batch), device=device)  # which response each of the decoder's rows holds
+    early = torch.cat([rules.unused, rules.ending])
     for position in range(limit):
-        forbidden = eos_ids if position < sampling.min_response_tokens else None
+        forbidden = early if position < sampling.min_response_tokens else rules.unused
         chosen, chosen_logprobs = choose_tokens(
             decoder.logits, sampling, streams.next_column(position)[rows], forbidden
         )
         decoded.token_ids[rows, position], decoded.logprobs[rows, position] = chosen, chosen_logprobs
-        ended = torch.isin(chosen, eos_ids) & going[rows]
+        ended = torch.isin(chosen, rules.ending) & going[rows]
         if watchers:
             ended |= _ended_by_text(watchers, rows, chosen, going)
         decoded.lengths[rows[ended]] = position + 1

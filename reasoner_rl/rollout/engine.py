@@ -42,14 +42,15 @@ class Turn:
 class Generator(Protocol):
     """Answers prompts in turns, so that the caller can act on what is finished while the rest goes on.
 
-    Rollouts' logprobs are those of the distribution sampled from, after temperature, top-k and top-p.
+    Rollouts' logprobs are those of the distribution sampled from, after temperature, top-k and top-p. A special token
+    in ``sampling.stop`` ends a response as end-of-sequence does. Ids that no token has get no probability.
     """
 
     @abstractmethod
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """Take on more work. Whatever is in the works already must have the same ``sampling``.
 
-        Raises ValueError for an empty prompt or another sampling.
+        Raises ValueError for an empty prompt, another sampling, or a stop text that holds a special token.
         """
 
     @abstractmethod

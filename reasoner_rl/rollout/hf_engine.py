@@ -21,7 +21,7 @@ from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.rollout.attention import DECODE_ATTENTION
-from reasoner_rl.rollout.decoding import Decoded, Pending, decode_batch
+from reasoner_rl.rollout.decoding import Decoded, Pending, TokenRules, decode_batch
 from reasoner_rl.rollout.engine import (
     TURN_STEPS,
     EngineState,
@@ -31,6 +31,7 @@ from reasoner_rl.rollout.engine import (
     end_of_sequence_ids,
     require_state,
 )
+from reasoner_rl.rollout.stop_strings import split_stops
 from reasoner_rl.rollout.works import Works, require_idle
 from reasoner_rl.tokenizer import require_folder
 from reasoner_rl.types import Rollout
@@ -56,19 +57,26 @@ class HfRolloutEngine(Generator):
             gradients and dropout off and sets its attention function.
         tokenizer: decodes responses, and names one end-of-sequence token; the model's generation config may name more.
         max_batch_sequences: responses decoded side by side.
+        unused_ids: ids of the model's vocabulary that get no probability, because no token has them.
 
     Raises:
         UserError: the model's attention cannot be set, or it has layers other than full or sliding-window attention.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, max_batch_sequences: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        max_batch_sequences: int,
+        device: torch.device,
+        unused_ids: Sequence[int] = (),
+    ) -> None:
         _check_architecture(model)
         model.set_attn_implementation(DECODE_ATTENTION)
         self._model: nn.Module = model.to(device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
-        self._eos_ids = torch.tensor(
-            end_of_sequence_ids(getattr(model, "generation_config", None), tokenizer), device=device
-        )
+        self._eos_ids = end_of_sequence_ids(getattr(model, "generation_config", None), tokenizer)
+        self._unused_ids = torch.tensor(unused_ids, dtype=torch.int64, device=device)
         self._max_batch_sequences = max_batch_sequences
         self._device = device
         self._policy_version = 0
@@ -128,7 +136,10 @@ class HfRolloutEngine(Generator):
         chosen, self._waiting = self._waiting[:size], self._waiting[size:]
         sampling = self._works.sampling
         decoded = Decoded(len(chosen), sampling.max_response_tokens, self._device)
-        steps = decode_batch(self._model, chosen, sampling, self._eos_ids, self._tokenizer, decoded)
+        stop_ids, stop_texts = split_stops(self._tokenizer, sampling.stop)
+        ending = torch.tensor(sorted({*self._eos_ids, *stop_ids}), device=self._device)
+        rules = TokenRules(ending, self._unused_ids, stop_texts)
+        steps = decode_batch(self._model, chosen, sampling, rules, self._tokenizer, decoded)
         return _Batch(chosen, decoded, steps, going=len(chosen))
 
     def _to_rollouts(self, decoded: Decoded) -> list[Rollout]:
@@ -186,6 +197,7 @@ class HfRolloutEngine(Generator):
         ids = torch.tensor([list(token_ids)], device=self._device)
         with torch.inference_mode():
             logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            logits.index_fill_(-1, self._unused_ids, -torch.inf)
         chosen: list[float] = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
         return chosen
 
@@ -221,7 +233,11 @@ class HfRolloutEngine(Generator):
 
 
 def build_hf_engine(
-    model_config: ModelConfig, engine_config: HfEngineConfig, tokenizer: Any, device: torch.device
+    model_config: ModelConfig,
+    engine_config: HfEngineConfig,
+    tokenizer: Any,
+    device: torch.device,
+    unused_ids: Sequence[int] = (),
 ) -> HfRolloutEngine:
     """Load the checkpoint that training starts from into an engine of its own."""
     require_folder("model.path", model_config.path)
@@ -233,7 +249,7 @@ def build_hf_engine(
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.path={model_config.path!r} cannot be loaded: {error}") from error
-    return HfRolloutEngine(model, tokenizer, engine_config.max_batch_sequences, device)
+    return HfRolloutEngine(model, tokenizer, engine_config.max_batch_sequences, device, unused_ids)
 
 
 def _check_architecture(model: Any) -> None:

@@ -84,13 +84,14 @@ def choose_tokens(
     Args:
         logits: [B, V].
         uniforms: [B] in [0, 1).
-        forbidden: token ids that must not be chosen (end-of-sequence before min_response_tokens).
+        forbidden: token ids that must not be chosen: those that no token has, and what ends a response before
+            min_response_tokens.
 
     Returns:
         Tokens [B] int64 and their logprobs [B] float32 under the distribution sampled from. Temperature 0 takes
         the likeliest token; as that distribution is a point, the logprob given is the one at temperature 1.
     """
-    if forbidden is not None:
+    if forbidden is not None and len(forbidden):
         logits = logits.index_fill(-1, forbidden, -torch.inf)
     if sampling.temperature == 0:
         logprobs = sampling_logprobs(logits, temperature=1.0)

@@ -1,12 +1,36 @@
-"""Finding stop strings in text that grows by a token at a time."""
+"""Stop strings: which of them are special tokens, and finding the others in text that grows by a token at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from reasoner_rl.errors import ConfigError
+
 _REPLACEMENT = "\ufffd"  # what a tokenizer writes for the first bytes of a character
 _CHARACTER_TOKENS = 4  # a UTF-8 character has at most four bytes, so at most as many tokens
+
+
+def split_stops(tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Return the ids of the special tokens in ``stop``, and the other texts.
+
+    The text of a response has no special tokens, so that these can be found by their ids alone. Raises ConfigError for
+    a text that holds a special token among other characters, which would never be found.
+    """
+    if not stop:
+        return [], []
+    special = {
+        token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    texts = [text for text in stop if text not in special]
+    for text in texts:
+        if found := [token for token in special if token in text]:
+            raise ConfigError(
+                f"sampling.stop has {text!r}, in which {found[0]!r} is a special token: stop texts are looked for in a "
+                "response's text, which has no special tokens. Write the special token as an entry of its own"
+            )
+    return sorted({special[text] for text in stop if text in special}), texts
 
 
 class StopStringWatcher:

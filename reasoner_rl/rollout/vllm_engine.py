@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -32,6 +33,7 @@ from reasoner_rl.rollout.engine import (
     end_of_sequence_ids,
     require_state,
 )
+from reasoner_rl.rollout.stop_strings import split_stops
 from reasoner_rl.rollout.vllm_views import hugging_face_views
 from reasoner_rl.rollout.works import Works, require_idle
 from reasoner_rl.seeding import derive_seed
@@ -51,9 +53,17 @@ class VllmRolloutEngine(Generator):
         eos_ids: tokens that end a response.
         sleep_level: 1 keeps the weights in host memory while asleep, 2 drops them; None: sleeping gives nothing back
             (on a CPU, or when a trainer uses the same weights).
+        unused_ids: ids of the model's vocabulary that get no probability, because no token has them.
     """
 
-    def __init__(self, llm: Any, tokenizer: Any, eos_ids: Sequence[int], sleep_level: int | None) -> None:
+    def __init__(
+        self,
+        llm: Any,
+        tokenizer: Any,
+        eos_ids: Sequence[int],
+        sleep_level: int | None,
+        unused_ids: Sequence[int] = (),
+    ) -> None:
         self._llm, self._engine = llm, llm.llm_engine
         self._params: Any = importlib.import_module("vllm").SamplingParams
         # One list of numbers per response instead of a dictionary per token, where this version of vLLM has it.
@@ -68,6 +78,8 @@ class VllmRolloutEngine(Generator):
         ] = {}  # vLLM's count of requests -> ours, and number in the group
         self._names: dict[int, str] = {}
         self.state: EngineState = "ready"
+        if unused_ids:
+            llm.apply_model(partial(_mask_logits, ids=unused_ids))
 
     @property
     def policy_version(self) -> int:
@@ -115,18 +127,19 @@ class VllmRolloutEngine(Generator):
         self._places, self._names = {}, {}
 
     def _sampling_params(self, sampling: SamplingConfig, seed: int) -> Any:
+        stop_ids, stop_texts = split_stops(self._tokenizer, sampling.stop)
         return self._params(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_response_tokens,
             min_tokens=sampling.min_response_tokens,
-            stop=sampling.stop or None,
+            stop=stop_texts or None,
             include_stop_str_in_output=True,
-            stop_token_ids=self._eos_ids,
+            stop_token_ids=[*self._eos_ids, *stop_ids],
             seed=seed,
             logprobs=0,  # of the sampled token alone
-            detokenize=bool(sampling.stop),  # vLLM finds stop strings in the text
+            detokenize=bool(stop_texts),  # vLLM finds stop strings in the text
             **self._flat,
         )
 
@@ -262,12 +275,14 @@ def build_vllm_engine(
     context_tokens: int,
     seed: int,
     dummy_weights: bool = False,
+    unused_ids: Sequence[int] = (),
 ) -> VllmRolloutEngine:
     """Start vLLM in this process.
 
     context_tokens: longest prompt and response together.
     dummy_weights: start with random weights instead of those of ``model_config.path``, because a trainer publishes its
         own before anything is generated.
+    unused_ids: see VllmRolloutEngine.
 
     Raises MissingExtraError if vLLM is not installed, and ConfigError if it refuses the model or lacks memory.
     """
@@ -289,7 +304,7 @@ def build_vllm_engine(
         generation = None
     eos_ids = end_of_sequence_ids(generation, tokenizer)
     can_sleep = not on_cpu and not config.share_weights
-    return VllmRolloutEngine(llm, tokenizer, eos_ids, config.sleep_level if can_sleep else None)
+    return VllmRolloutEngine(llm, tokenizer, eos_ids, config.sleep_level if can_sleep else None, unused_ids)
 
 
 def vllm_options(
@@ -380,6 +395,21 @@ class _Source:
         except Exception as error:
             self.error = error
             raise
+
+
+def _mask_logits(model: nn.Module, ids: Sequence[int]) -> None:
+    """Give ``ids`` no probability wherever vLLM computes logits: in sampling, and in the logprobs of prompts.
+
+    A logits processor of vLLM would act on sampling alone, and the logprobs that prove a weight sync are a prompt's.
+    """
+    compute: Any = model.compute_logits
+    masked = torch.tensor(ids, device=next(model.parameters()).device)
+
+    def compute_logits(*args: Any, **options: Any) -> Tensor | None:
+        logits: Tensor | None = compute(*args, **options)  # None on ranks that do not sample
+        return logits if logits is None else logits.index_fill_(-1, masked, -torch.inf)
+
+    model.compute_logits = compute_logits  # type: ignore[assignment]
 
 
 def _as_reported(name: str) -> str:

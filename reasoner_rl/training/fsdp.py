@@ -65,6 +65,7 @@ class FsdpBackend:
         entropy_gradient: bool = False,
         with_reference: bool = False,
         head: Head = "policy",
+        unused_ids: Sequence[int] = (),
     ) -> None:
         """Load the checkpoint ``model.path`` and shard it.
 
@@ -72,12 +73,14 @@ class FsdpBackend:
         entropy_gradient: whether the loss uses the gradient of the entropy.
         with_reference: keep a frozen copy of the initial policy for KL.
         head: "value" makes a critic of the checkpoint; see `load_critic`. Temperature and entropy mean nothing then.
+        unused_ids: ids of the model's vocabulary that no token has. Policy and reference give them no probability, and
+            of their weights' rows nothing but weight decay changes.
         Raises RuntimeError if a critic is to have a reference policy.
         """
         self.device = default_device()
         self._model_config, self._training = model, training
         self._temperature, self._entropy_gradient = temperature, entropy_gradient
-        self._head = head
+        self._head, self._unused_ids = head, unused_ids
         self._world_size = dist.get_world_size()
         self._policy = self._build(model, backend)
         self._reference: Policy | Critic | None = None
@@ -91,7 +94,8 @@ class FsdpBackend:
     def _build(self, model: ModelConfig, backend: FsdpBackendConfig) -> Policy | Critic:
         build: Callable[..., Policy | Critic] = partial(build_critic, model, self.device)
         if self._head == "policy":
-            build = partial(build_policy, model, self._training.logprob_chunk_tokens, self.device)
+            chunk_tokens = self._training.logprob_chunk_tokens
+            build = partial(build_policy, model, chunk_tokens, self.device, unused_ids=self._unused_ids)
         if self._world_size == 1:
             return self._shard(build(), backend)
         # Rank 0 alone reads the checkpoint, and sends every rank its shards: one copy in host memory, not one a rank.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,17 @@ class Policy(nn.Module):
     """A transformers causal language model that never materialises its logits.
 
     The decoder runs over the flat tokens; only hidden states that predict a response token meet the output
-    embedding, chunk by chunk.
+    embedding, chunk by chunk. ``unused_ids`` of the vocabulary have no probability.
     """
 
-    def __init__(self, model: PreTrainedModel, attention: str, chunk_tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, attention: str, chunk_tokens: int, unused_ids: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.model = model
         self.attention = attention
         self.chunk_tokens = chunk_tokens
+        self.unused_ids = torch.tensor(unused_ids, dtype=torch.int64) if unused_ids else None
         config = model.config
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.logit_scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
@@ -53,6 +56,7 @@ class Policy(nn.Module):
             entropy_gradient=entropy_gradient,
             logit_scale=self.logit_scale,
             softcap=self.softcap,
+            unused_ids=None if self.unused_ids is None else self.unused_ids.to(batch.targets.device),
         )
 
 
@@ -107,7 +111,12 @@ def require_checkpoint(path: str) -> None:
 
 
 def build_policy(
-    config: ModelConfig, chunk_tokens: int, device: torch.device, *, empty: bool = False
+    config: ModelConfig,
+    chunk_tokens: int,
+    device: torch.device,
+    *,
+    empty: bool = False,
+    unused_ids: Sequence[int] = (),
 ) -> Policy:
     """Load the model with float32 master weights, frozen and adapted as configured.
 
@@ -117,7 +126,7 @@ def build_policy(
     attention = choose_attention(config.attention, device, getattr(torch, config.dtype))
     model = load_causal_lm(config, torch.float32, attention, empty=empty)
     prepare(model, config)
-    return Policy(model, attention, chunk_tokens)
+    return Policy(model, attention, chunk_tokens, unused_ids)
 
 
 def prepare(model: PreTrainedModel, config: ModelConfig) -> None:

@@ -27,15 +27,18 @@ def token_logprobs(
     entropy_gradient: bool = False,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    unused_ids: Tensor | None = None,
 ) -> TokenOutputs:
     """Return logprobs of ``targets`` and the distribution's entropy, both [N] float32, in nats.
 
     The distribution is softmax(logits / temperature) with logits = logit_scale * (hidden @ weight.T + bias),
-    and then softcap * tanh(logits / softcap) if the model has it (Gemma 2).
+    and then softcap * tanh(logits / softcap) if the model has it (Gemma 2), over all ids but ``unused_ids``: those
+    have no probability, and the gradient of their rows is exactly zero.
 
     hidden: [N, D]. weight: [V, D]. bias: [V] or None. targets: [N] int64 in 0..V-1.
     chunk_tokens: tokens whose logits are held at a time; memory, not results, depends on it.
     entropy_gradient: whether the entropy has a gradient.
+    unused_ids: [U] int64, no target among them; None: all ids have a probability.
 
     The matrix product is in the dtype of hidden and weight, everything after it in float32 (in float64 for
     float64). Raises ValueError unless temperature and chunk_tokens are positive.
@@ -47,27 +50,36 @@ def token_logprobs(
         weight,
         bias,
         targets,
-        _Logits(logit_scale, softcap, temperature),
+        _Logits(logit_scale, softcap, temperature, unused_ids),
         chunk_tokens,
         entropy_gradient,
     )
     return TokenOutputs(logprobs, entropy)
 
 
+# The logit of an id without probability: far below any other, and finite, because 0 * -inf in the entropy is NaN.
+NO_PROBABILITY = -1e30
+
+
 class _Logits:
     """How raw products become the logits of the sampled distribution, and the way back for gradients."""
 
-    def __init__(self, scale: float, softcap: float | None, temperature: float) -> None:
+    def __init__(
+        self, scale: float, softcap: float | None, temperature: float, unused_ids: Tensor | None
+    ) -> None:
         self.scale, self.softcap, self.temperature = scale, softcap, temperature
+        self.unused_ids = unused_ids
 
     def forward(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return logits / temperature of a chunk, [n, V] float32, in memory of its own."""
         logits = F.linear(hidden, weight, bias)
         logits = logits.to(_compute_dtype(logits))
-        if self.softcap is None:
-            factor = self.scale / self.temperature
-            return logits if factor == 1.0 else logits.mul_(factor)
-        return logits.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap / self.temperature)
+        factor = self.scale / self.temperature
+        if self.softcap is not None:
+            logits.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap / self.temperature)
+        elif factor != 1.0:
+            logits.mul_(factor)
+        return logits if self.unused_ids is None else logits.index_fill_(-1, self.unused_ids, NO_PROBABILITY)
 
     def backward_(self, gradient: Tensor, logits: Tensor) -> Tensor:
         """Turn the gradient of `forward`'s result ``logits`` into the raw product's; overwrites both."""

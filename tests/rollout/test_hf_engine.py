@@ -391,3 +391,56 @@ def test_build_reads_the_checkpoint_in_the_right_format(
     for prompt, group in zip(PROMPTS, half.generate(REQUESTS, sampling), strict=True):
         expected = plain_logprobs(rounded, prompt, group[0].token_ids, 1.0)
         torch.testing.assert_close(torch.tensor(group[0].logprobs), expected, atol=0.15, rtol=0.05)
+
+
+def test_a_special_token_ends_a_response_as_end_of_sequence_does(engine: Any, tiny_tokenizer: Any) -> None:
+    padding, eos = tiny_tokenizer.pad_token_id, tiny_tokenizer.eos_token_id
+    requests = [GenerationRequest(PROMPTS[0], samples=64, seed=1)]
+    plain = flat(engine().generate(requests, SamplingConfig(max_response_tokens=40)))
+    assert sum(padding in r.token_ids[:-1] for r in plain) > 5
+    stopped = flat(
+        engine().generate(requests, SamplingConfig(max_response_tokens=40, stop=["<|pad|>", "never written"]))
+    )
+    for before, after in zip(plain, stopped, strict=True):
+        cut = before.token_ids.index(padding) + 1 if padding in before.token_ids else len(before.token_ids)
+        assert after.token_ids == before.token_ids[:cut]
+        assert after.logprobs == before.logprobs[:cut]
+        assert (after.finish_reason == "stop") == (after.token_ids[-1] in (padding, eos))
+        assert "<|pad|>" not in after.text
+    late = SamplingConfig(max_response_tokens=40, min_response_tokens=10, stop=["<|pad|>"])
+    assert min(len(r.token_ids) for r in flat(engine().generate(requests, late))) > 10
+
+
+def test_ids_without_a_token_are_never_drawn(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> None:
+    path = tiny_checkpoint("qwen2-padded-tied")
+    model = AutoModelForCausalLM.from_pretrained(path)
+    hole, size = 50, len(tiny_tokenizer)
+    unused = [hole, *range(size, size + 42)]
+
+    def generate(ids: list[int], **sampling: Any) -> list[list[Rollout]]:
+        built = build_hf_engine(ModelConfig(path=str(path)), HfEngineConfig(), tiny_tokenizer, CPU, ids)
+        return built.generate(REQUESTS, SamplingConfig(max_response_tokens=20, **sampling))
+
+    drawn = [token for ids in tokens(generate([])) for token in ids]
+    assert sum(token in unused for token in drawn) > len(drawn) / 10
+    for sampling in ({}, {"temperature": 0.7}, {"top_p": 0.9, "min_response_tokens": 5}, {"temperature": 0}):
+        found = generate(unused, **sampling)
+        assert not {token for ids in tokens(found) for token in ids} & set(unused)
+    plain = masked_logprobs(model, unused)
+    for request, group in zip(REQUESTS, generate(unused, temperature=0.7), strict=True):
+        for r in group:
+            expected = plain(request.prompt_ids, r.token_ids, 0.7)
+            torch.testing.assert_close(torch.tensor(r.logprobs), expected, atol=1e-5, rtol=1e-5)
+    built = build_hf_engine(ModelConfig(path=str(path)), HfEngineConfig(), tiny_tokenizer, CPU, unused)
+    scored = torch.tensor(built.score(PROMPTS[2]))
+    torch.testing.assert_close(scored, plain(PROMPTS[2][:1], PROMPTS[2][1:], 1.0), atol=1e-5, rtol=1e-5)
+
+
+def masked_logprobs(model: Any, unused: list[int]) -> Callable[..., Any]:
+    """`plain_logprobs` of a model whose logits of ``unused`` are -inf."""
+
+    def mask(module: Any, given: Any, output: Any) -> None:
+        output.logits = output.logits.index_fill(-1, torch.tensor(unused), -torch.inf)
+
+    model.register_forward_hook(mask)
+    return lambda prompt, response, temperature: plain_logprobs(model, prompt, response, temperature)

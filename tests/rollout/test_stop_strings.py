@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reasoner_rl.rollout.stop_strings import StopStringWatcher
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.rollout.stop_strings import StopStringWatcher, split_stops
 
 
 class PieceTokenizer:
@@ -52,3 +53,20 @@ def test_real_tokenizer(tiny_tokenizer: Any) -> None:
     watcher = StopStringWatcher(tiny_tokenizer, ["Answer: 3"])
     hits = [length for length, token in enumerate(token_ids, 1) if watcher.completes(token)]
     assert tiny_tokenizer.decode(token_ids[: hits[0]]) == "1+2=3. Answer: 3"
+
+
+def test_special_tokens_are_found_by_their_ids(tiny_tokenizer: Any) -> None:
+    end, padding = tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id
+    assert split_stops(tiny_tokenizer, ["</answer>", "<|pad|>", "pad", "<|eos|>"]) == (
+        sorted([end, padding]),
+        ["</answer>", "pad"],
+    )
+    assert split_stops(None, []) == ([], [])
+
+
+@pytest.mark.parametrize("text", ["<|pad|>\n", "a<|pad|>", "<|pad|><|eos|>"])
+def test_a_special_token_among_other_text_would_never_be_found(text: str, tiny_tokenizer: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        split_stops(tiny_tokenizer, ["ok", text])
+    assert f"sampling.stop has {text!r}, in which " in str(error.value)
+    assert "Write the special token as an entry of its own" in str(error.value)

@@ -213,3 +213,41 @@ def test_the_logits_of_all_tokens_never_exist(softcap):
     with LargestTensor() as largest:
         plain(hidden, weight, None, targets, 0.9)
     assert largest.elements == tokens * vocabulary  # the instrument sees what it should
+
+
+@pytest.mark.parametrize(("bias_kind", "logit_scale", "softcap"), SHAPES)
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_unused_ids_have_no_probability_and_no_gradient(bias_kind, logit_scale, softcap, entropy_gradient):
+    hidden, weight, bias, targets = inputs()
+    given = [hidden, weight] if bias_kind is None else [hidden, weight, bias]
+    bias = None if bias_kind is None else bias
+    unused = torch.tensor([0, 4, 9, 10])  # the end, and holes
+    known = torch.tensor([i for i in range(11) if i not in unused.tolist()])
+    places = targets % len(known)
+    options = {"temperature": 0.7, "logit_scale": logit_scale, "softcap": softcap}
+    out = token_logprobs(
+        hidden,
+        weight,
+        bias,
+        known[places],
+        chunk_tokens=4,
+        entropy_gradient=entropy_gradient,
+        unused_ids=unused,
+        **options,
+    )
+    # The same as if the model had no such rows.
+    logprobs, entropy = plain(hidden, weight[known], None if bias is None else bias[known], places, **options)
+    torch.testing.assert_close(out.logprobs, logprobs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.entropy, entropy, rtol=1e-5, atol=1e-6)
+    toward = torch.linspace(-1, 1, len(targets))
+
+    def loss(logprobs, entropy):
+        return (logprobs * toward).sum() + (
+            0.3 * (entropy * toward.flip(0)).sum() if entropy_gradient else 0.0
+        )
+
+    expected = torch.autograd.grad(loss(logprobs, entropy), given)
+    for found, wanted in zip(torch.autograd.grad(loss(*out), given), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+        if len(found) == 11:
+            assert not found[unused].any(), "exactly zero"

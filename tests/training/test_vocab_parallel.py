@@ -23,13 +23,23 @@ def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits, targets, torch.randn(TOKENS, generator=generator), torch.randn(TOKENS, generator=generator)
 
 
-def expected() -> tuple[Tensor, Tensor, Tensor]:
+def unused_ids() -> Tensor:
+    """Those that are no target: holes on every rank."""
+    _, targets, _, _ = problem()
+    unused = torch.tensor(sorted(set(range(VOCABULARY)) - set(targets.tolist())))
+    assert len(unused[unused < 5]) and len(unused[unused >= 5])
+    return unused
+
+
+def expected(unused: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Logprobs, entropy, and the gradient of a weighted sum of both, by PyTorch."""
     logits, targets, for_logprobs, for_entropy = problem()
     logits.requires_grad_()
-    log_probabilities = (logits / TEMPERATURE).log_softmax(-1)
+    kept = logits if unused is None else logits.index_fill(1, unused, -torch.inf)
+    log_probabilities = (kept / TEMPERATURE).log_softmax(-1)
     logprobs = log_probabilities.gather(1, targets[:, None])[:, 0]
-    entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
+    terms = log_probabilities.exp() * log_probabilities.clamp(min=-1e9)
+    entropy = -terms.sum(-1)
     (logprobs * for_logprobs + entropy * for_entropy).sum().backward()
     assert logits.grad is not None
     return logprobs.detach(), entropy.detach(), logits.grad
@@ -40,29 +50,41 @@ def expected() -> tuple[Tensor, Tensor, Tensor]:
 )
 def test_the_parts_give_what_the_whole_gives(ranks: int, padded: int, tmp_path: Path) -> None:
     spawn(compute, (ranks, padded, tmp_path), nprocs=ranks)
-    logprobs, entropy, gradient = expected()
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(ranks)]
-    for rank in found:
-        torch.testing.assert_close(rank["logprobs"], logprobs)
-        torch.testing.assert_close(rank["entropy"], entropy)
-    whole = torch.cat([rank["gradient"] for rank in found], dim=1)
-    torch.testing.assert_close(whole[:, :VOCABULARY], gradient)
-    assert not whole[:, VOCABULARY:].any(), "padding has no probability, and no gradient"
+    for key, unused in (("all", None), ("without unused", unused_ids())):
+        logprobs, entropy, gradient = expected(unused)
+        for rank in found:
+            torch.testing.assert_close(rank[key]["logprobs"], logprobs)
+            torch.testing.assert_close(rank[key]["entropy"], entropy)
+        whole = torch.cat([rank[key]["gradient"] for rank in found], dim=1)
+        torch.testing.assert_close(whole[:, :VOCABULARY], gradient)
+        assert not whole[:, VOCABULARY:].any(), "padding has no probability, and no gradient"
+        assert unused is None or not whole[:, unused].any(), "exactly zero"
 
 
 def compute(rank: int, ranks: int, padded: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     logits, targets, for_logprobs, for_entropy = problem()
     whole = torch.cat([logits, torch.full((TOKENS, padded - VOCABULARY), 50.0)], dim=1)
-    mine = whole.chunk(ranks, dim=1)[rank].clone().requires_grad_()
-    outputs = vocab_parallel_logprobs(
-        mine, targets, dist.group.WORLD, vocabulary=VOCABULARY, temperature=TEMPERATURE, chunk_tokens=4
-    )
-    (outputs.logprobs * for_logprobs + outputs.entropy * for_entropy).sum().backward()
-    torch.save(
-        {"logprobs": outputs.logprobs.detach(), "entropy": outputs.entropy.detach(), "gradient": mine.grad},
-        folder / f"{rank}.pt",
-    )
+    found = {}
+    for key, unused in (("all", None), ("without unused", unused_ids())):
+        mine = whole.chunk(ranks, dim=1)[rank].clone().requires_grad_()
+        outputs = vocab_parallel_logprobs(
+            mine,
+            targets,
+            dist.group.WORLD,
+            vocabulary=VOCABULARY,
+            temperature=TEMPERATURE,
+            chunk_tokens=4,
+            unused_ids=unused,
+        )
+        (outputs.logprobs * for_logprobs + outputs.entropy * for_entropy).sum().backward()
+        found[key] = {
+            "logprobs": outputs.logprobs.detach(),
+            "entropy": outputs.entropy.detach(),
+            "gradient": mine.grad,
+        }
+    torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort

@@ -48,6 +48,7 @@ class MegatronBackend:
         updates_per_step: int,
         with_reference: bool = False,
         head: Head = "policy",
+        unused_ids: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
         """Load the checkpoint ``model.path`` and divide it; see FsdpBackend for the other arguments.
@@ -58,6 +59,7 @@ class MegatronBackend:
         self.device = device
         self._model_config, self._training, self._backend = model, training, backend
         self._temperature, self._head = temperature, head
+        self._unused_ids = torch.tensor(unused_ids, dtype=torch.int64, device=device)
         self._total_updates = total_updates
         self._warmup = training.schedule.warmup_steps * updates_per_step
         self._updates = 0
@@ -139,6 +141,7 @@ class MegatronBackend:
             models,
             [batch.to(self.device) for batch in batches],
             vocabulary=self._bridge.vocab_size,
+            unused_ids=self._unused_ids,
             temperature=self._temperature if temperature is None else temperature,
             chunk_tokens=self._training.logprob_chunk_tokens,
             objective=loss,

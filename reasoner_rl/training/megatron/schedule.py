@@ -27,6 +27,7 @@ def run(
     batches: Sequence[MicroBatch],
     *,
     vocabulary: int,
+    unused_ids: Tensor,
     temperature: float,
     chunk_tokens: int,
     objective: Objective | None,
@@ -34,13 +35,18 @@ def run(
 ) -> list[Any]:
     """Forward, and backward if there is an objective. Returns a report a batch, on the last stage; else nothing.
 
+    vocabulary, unused_ids: which columns of the logits have a probability; see `vocab_parallel_logprobs`.
     Without an objective the report is the `TokenOutputs` or, of a critic, the `ValueOutputs`. Gradients add up over
     micro-batches and data-parallel ranks.
     """
     outputs_of: Callable[[Tensor, MicroBatch, Share], Any] = value_outputs
     if head == "policy":
         outputs_of = partial(
-            _outputs, vocabulary=vocabulary, temperature=temperature, chunk_tokens=chunk_tokens
+            _outputs,
+            vocabulary=vocabulary,
+            unused_ids=unused_ids,
+            temperature=temperature,
+            chunk_tokens=chunk_tokens,
         )
     passed = _fill_up(batches) if len(models) > 1 else batches
     # Logits in bfloat16 stay so, and are read in float32 a chunk of tokens at a time.
@@ -74,16 +80,13 @@ def run(
     return reports[: len(batches)]
 
 
-def _outputs(
-    logits: Tensor, batch: MicroBatch, share: Share, *, vocabulary: int, temperature: float, chunk_tokens: int
-) -> TokenOutputs:
+def _outputs(logits: Tensor, batch: MicroBatch, share: Share, **options: Any) -> TokenOutputs:
+    """``options`` of `vocab_parallel_logprobs`."""
     own = vocab_parallel_logprobs(
         logits[0].index_select(0, share.predictors),
         batch.targets[share.predicted],
         parallel_state.get_tensor_model_parallel_group(),
-        vocabulary=vocabulary,
-        temperature=temperature,
-        chunk_tokens=chunk_tokens,
+        **options,
     )
     return TokenOutputs(*(assemble(values, share, len(batch.targets)) for values in own))
 

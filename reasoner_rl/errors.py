@@ -19,10 +19,6 @@ class DataError(UserError):
     """A file of prompts or examples cannot be used; the text names the file and the row."""
 
 
-class NothingToLearn(UserError):
-    """Every group that a step generated is all right: training is at its end."""
-
-
 class MissingExtraError(UserError):
     """An optional package is not installed; the text names the extra that brings it."""
 

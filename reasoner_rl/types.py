@@ -18,6 +18,8 @@ from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
 
+OVERLONG = "overlong"  # the part of a score that is the penalty for length
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -47,12 +49,17 @@ class Reward:
     """What the verifiers said of one response, and what shaping made of it."""
 
     score: float  # enters the advantage
-    accuracy: float  # raw correctness in [0, 1]; the filter and the evaluation read this one
+    accuracy: float | None  # raw correctness in [0, 1], for filter and evaluation; None: not known
     components: Mapping[str, float]  # every part of the score by name, before weighting
     status: str = "ok"  # "ok", "unparsed", "timeout" or "crash"
     extracted: str | None = None  # the answer that the verifier found
     trained: bool = True  # False: masked out of the loss (overlong filtering)
     seconds: float = field(default=0.0, compare=False)  # that the functions took for it
+
+    @property
+    def unshaped_score(self) -> float:
+        """The score without the penalty for length."""
+        return self.score - self.components.get(OVERLONG, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

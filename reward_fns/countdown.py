@@ -28,7 +28,8 @@ def compute_score(
 ) -> dict[str, Any]:
     """Return ``score``, ``acc``, ``pred`` (the expression) and ``status``.
 
-    ground_truth: ``{"target": 24, "numbers": [1, 2, 3, 4]}``, or that as JSON; the numbers may stand in ``extra_info``.
+    ground_truth: ``{"target": 24, "numbers": [1, 2, 3, 4]}``, or that as JSON, which is what a mapping in a data file
+    becomes while it is read; the numbers may stand in ``extra_info``.
     The expression stands in the last <answer></answer>, box or ``Answer:`` line; ``= 24`` behind it is ignored.
     Raises ValueError where the ground truth is something else.
     """

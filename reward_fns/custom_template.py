@@ -16,10 +16,12 @@ all answers at once, with `asyncio.gather`. What is at the bottom of this file s
   `reward.timeout_seconds` or more memory than `reward.memory_gib` has its process replaced and counts as wrong; so does
   one that raises. For a batch the deadline is that of the whole batch, of `reward.batch_size` answers at most.
 - `extra_info["response_tokens"]` is the length of the response, unless the row has a key of that name.
-- The first function of the list decides accuracy, which dynamic sampling and the evaluation read.
+- The first function of the list decides accuracy, which dynamic sampling and the evaluation read. A bare number tells
+  none: then metrics say that accuracy is unknown, and dynamic sampling keeps the groups whose scores differ.
 - It should be a pure function: the same arguments, the same score. Answers that are alike in all of them are judged
   once a batch (`reward.deduplicate`), and state is lost when a process is replaced (`reward.recycle_after`).
-- If it fails, it contributes `parameters.wrong_score` if there is one, else -1.
+- Where it fails, its score is the recipe's `failure_score`, a key beside `fn` (unset: `parameters.wrong_score` if there
+  is one, else -1), or the worst that it gave to the other responses to the same prompt, if that is lower.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ def compute_score(
 
     ``data_source``: where the problem comes from, as in the data file.
     ``solution_str``: the whole response as text, without the prompt and special tokens.
-    ``ground_truth``: the reference answer, as in the data file.
+    ``ground_truth``: the reference answer, as in the data file; lists and mappings as JSON with sorted keys.
     ``extra_info``: whatever else the row holds.
 
-    Return a number, or a dict with:
+    Return True or False, a number (accuracy is then not known), or a dict with:
     ``score`` (number): enters the training signal; required.
-    ``acc`` (bool, or 0 to 1): whether it is right; 1 where the score is positive if left out.
+    ``acc`` (bool, or 0 to 1): whether it is right; not known if left out.
     ``pred`` (text): the answer found, for the record and for majority voting.
     ``status`` (text): "unparsed" where no answer was found, counted in reward/unparsed; others are not counted.
     Any other number is logged under its name, here as reward/my_reward/brief.

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from reasoner_rl.types import ScoredGroup
 
+_SAME_SCORE = 1e-6  # scores that differ by no more are the same but for rounding
+
 
 class Split(NamedTuple):
     """Groups by whether they teach, each list in the order given."""
@@ -14,18 +16,24 @@ class Split(NamedTuple):
     kept: list[ScoredGroup]
     all_right: list[ScoredGroup]
     all_wrong: list[ScoredGroup]
+    alike: list[ScoredGroup]  # accuracy is not known, and all scores are the same
 
 
 def split(groups: Sequence[ScoredGroup]) -> Split:
     """Sort out the groups whose responses are all right or all wrong.
 
     Reads the raw accuracy, not the score: shaping, such as the penalty for overlong responses, makes scores
-    differ within a group that is all wrong.
+    differ within a group that is all wrong. In a group with a response whose accuracy is not known, the scores
+    before that penalty decide: it is kept if they differ.
     """
-    parts = Split([], [], [])
+    parts = Split([], [], [], [])
     for group in groups:
         accuracies = [reward.accuracy for reward in group.rewards]
-        if all(accuracy == 1 for accuracy in accuracies):
+        if None in accuracies:
+            scores = [reward.unshaped_score for reward in group.rewards]
+            differ = max(scores) - min(scores) > _SAME_SCORE
+            (parts.kept if differ else parts.alike).append(group)
+        elif all(accuracy == 1 for accuracy in accuracies):
             parts.all_right.append(group)
         elif all(accuracy == 0 for accuracy in accuracies):
             parts.all_wrong.append(group)

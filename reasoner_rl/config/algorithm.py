@@ -106,13 +106,16 @@ class DynamicSamplingConfig(Section):
     """DAPO's filter: a group whose responses are all right or all wrong teaches nothing."""
 
     enabled: bool = Field(
-        True, description="Drop groups with accuracy all 0 or all 1 and generate until the batch is full."
+        True,
+        description="Drop groups with accuracy all 0 or all 1 and generate until the batch is full. Where a reward "
+        "function tells no accuracy, groups whose scores are all the same are dropped.",
     )
     max_generation_batches: int = Field(
         10, ge=1, description="Give up filling the batch after this many times batch.prompts_per_generation."
     )
     when_exhausted: Literal["train", "fail"] = Field(
-        "train", description="At the cap: train on the groups at hand, or stop with the counts."
+        "train",
+        description="At the cap: train on the groups at hand and skip a step that has none, or stop with the counts.",
     )
     max_staleness: int = Field(
         1,

@@ -49,7 +49,8 @@ class DatasetConfig(Section):
     )
     deduplicate: bool = Field(
         True,
-        description="Drop rows whose prompt, ground truth and solution, if one is read, were seen before.",
+        description="Drop rows that were seen before: alike in prompt, ground truth, solution, if one is read, data "
+        "source and extra_info (of flat rows: the other columns), but for the row's number, extra_info.index.",
     )
 
     @model_validator(mode="after")

@@ -28,10 +28,23 @@ class RewardFunctionConfig(Section):
         "**parameters) -> list. Unset: it does if it has a parameter solution_strs.",
     )
 
+    failure_score: float | None = Field(
+        None,
+        description="Score of an answer on which the function raises, ends its process or takes too long, lowered to "
+        "the worst verdict of its group. Unset: parameters.wrong_score if there is one, else -1.",
+    )
+
     @property
     def label(self) -> str:
         """The name used in metrics."""
         return self.name or self.fn.rsplit(":", 1)[-1]
+
+    @property
+    def score_of_failure(self) -> float:
+        """What a failure of the function counts as, before it is compared with the verdicts of its group."""
+        if self.failure_score is not None:
+            return self.failure_score
+        return float(self.parameters.get("wrong_score", -1.0))
 
     @model_validator(mode="after")
     def _names_a_function(self) -> Self:
@@ -45,7 +58,9 @@ class RewardFunctionConfig(Section):
 
     @model_validator(mode="after")
     def _failure_has_a_score(self) -> Self:
-        wrong = self.parameters.get("wrong_score", -1.0)  # also what a function that fails counts as
+        wrong = self.parameters.get("wrong_score", -1.0)
+        if self.failure_score is not None:  # then wrong_score is the function's own affair
+            return self
         if isinstance(wrong, bool) or not isinstance(wrong, int | float) or not math.isfinite(wrong):
             raise ValueError(f"parameters.wrong_score must be a finite number; it is {wrong!r}")
         return self
@@ -72,7 +87,8 @@ class RewardConfig(Section):
     functions: list[RewardFunctionConfig] = Field(
         [RewardFunctionConfig(fn="reward_fns:compute_score")],
         min_length=1,
-        description="The first one decides accuracy, which the filter and the evaluation read.",
+        description="The first one decides accuracy, which the filter and the evaluation read: by 'acc' in the dict "
+        "that it returns, or by returning True or False. From any other number no accuracy is guessed.",
     )
     overlong: OverlongConfig = Field(OverlongConfig(), description="Punishment or masking of long responses.")
     workers: int = Field(2, ge=1, description="Verifier processes.")

@@ -22,10 +22,11 @@ Z95 = NormalDist().inv_cdf(0.975)  # 1.96: half-width of a 95 % interval in stan
 class ProblemResult:
     """What came of the k samples of one problem; every field is [k], in the order of sampling."""
 
-    accuracies: tuple[float, ...]  # in [0, 1]; 1 is right
+    accuracies: tuple[float | None, ...]  # in [0, 1]; 1 is right; None: the verifier does not say
     answers: tuple[str | None, ...]  # as the verifier extracted them; None: no answer found
     response_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]  # cut off at the token limit
+    scores: tuple[float, ...] = ()  # as in training, before the penalty for length; may be left out
 
     @classmethod
     def from_group(cls, group: ScoredGroup) -> ProblemResult:
@@ -35,27 +36,35 @@ class ProblemResult:
             answers=tuple(reward.extracted for reward in group.rewards),
             response_tokens=tuple(len(rollout.token_ids) for rollout in group.rollouts),
             truncated=tuple(rollout.finish_reason == "length" for rollout in group.rollouts),
+            scores=tuple(reward.unshaped_score for reward in group.rewards),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Accuracy on one dataset. Shares and accuracies are in [0, 1]; k is ``samples_per_problem``."""
+    """Accuracy on one dataset. Shares and accuracies are in [0, 1]; k is ``samples_per_problem``.
+
+    What is made of accuracies is None if that of any response is not known.
+    """
 
     dataset: str
     problems: int
     samples_per_problem: int
-    accuracy: float  # avg@k
-    ci_low: float  # 95 % interval of the accuracy
-    ci_high: float
-    pass_at_k: float
-    majority_at_k: float
+    accuracy: float | None  # avg@k
+    ci_low: float | None  # 95 % interval of the accuracy
+    ci_high: float | None
+    pass_at_k: float | None
+    majority_at_k: float | None
     mean_response_tokens: float
     truncated_share: float
     unanswered_share: float  # no answer could be extracted
+    mean_score: float | None = None
 
     def metrics(self, prefix: str = "eval") -> Metrics:
-        """Return ``<prefix>/<dataset>/accuracy`` and the like; pass@k and maj@k only where k is above 1."""
+        """Return ``<prefix>/<dataset>/accuracy`` and the like, without what is not known.
+
+        pass@k and maj@k are there only where k is above 1, and the score only where it must stand in for accuracy.
+        """
         numbers = {
             "accuracy": self.accuracy,
             "ci_low": self.ci_low,
@@ -63,10 +72,12 @@ class EvaluationReport:
             "response_length_mean": self.mean_response_tokens,
             "truncated_share": self.truncated_share,
             "unanswered_share": self.unanswered_share,
+            "score": self.mean_score if self.accuracy is None else None,
         }
         if self.samples_per_problem > 1:
             numbers |= {"pass_at_k": self.pass_at_k, "majority_at_k": self.majority_at_k}
-        return {f"{prefix}/{self.dataset}/{name}": mean(number) for name, number in numbers.items()}
+        known = {name: number for name, number in numbers.items() if number is not None}
+        return {f"{prefix}/{self.dataset}/{name}": mean(number) for name, number in known.items()}
 
     def row(self) -> dict[str, str]:
         """Return column title -> cell, for a table."""
@@ -75,19 +86,26 @@ class EvaluationReport:
             "dataset": self.dataset,
             "problems": str(self.problems),
             "samples": str(k),
-            "accuracy": f"{self.accuracy:.3f}",
-            "95 % interval": f"{self.ci_low:.3f} to {self.ci_high:.3f}",
-            "pass@k": f"{self.pass_at_k:.3f}",
-            "maj@k": f"{self.majority_at_k:.3f}",
+            "accuracy": _cell(self.accuracy),
+            "95 % interval": _cell(self.ci_low, self.ci_high),
+            "pass@k": _cell(self.pass_at_k),
+            "maj@k": _cell(self.majority_at_k),
             "tokens": f"{self.mean_response_tokens:.0f}",
             "truncated": f"{self.truncated_share:.1%}",
             "unanswered": f"{self.unanswered_share:.1%}",
         }
+        if self.accuracy is None:
+            cells["mean score"] = _cell(self.mean_score)
         return cells
 
     def to_json(self) -> dict[str, Any]:
         """Return every field by name."""
         return asdict(self)
+
+
+def _cell(*numbers: float | None) -> str:
+    """Numbers for people: one, or the ends of an interval."""
+    return " to ".join("unknown" if number is None else f"{number:.3f}" for number in dict.fromkeys(numbers))
 
 
 def summarise(dataset: str, results: Sequence[ProblemResult]) -> EvaluationReport:
@@ -102,21 +120,33 @@ def summarise(dataset: str, results: Sequence[ProblemResult]) -> EvaluationRepor
             f"{dataset}: every problem needs the same number of samples, at least 1; found {counts}"
         )
     k = counts[0]
-    accuracies = [result.accuracies for result in results]
-    low, high = confidence_interval(accuracies)
+    scores = [score for result in results for score in result.scores]
     return EvaluationReport(
         dataset=dataset,
         problems=len(results),
         samples_per_problem=k,
-        accuracy=mean_at_k(accuracies),
-        ci_low=low,
-        ci_high=high,
-        pass_at_k=fmean(pass_at_k(k, sum(a >= 1 for a in result.accuracies), k) for result in results),
-        majority_at_k=fmean(majority_at_k(result.answers, result.accuracies) for result in results),
+        **_of_accuracies(results, k),
         mean_response_tokens=fmean(tokens for result in results for tokens in result.response_tokens),
         truncated_share=fmean(cut for result in results for cut in result.truncated),
         unanswered_share=fmean(answer is None for result in results for answer in result.answers),
+        mean_score=fmean(scores) if scores else None,
     )
+
+
+def _of_accuracies(results: Sequence[ProblemResult], k: int) -> dict[str, float | None]:
+    """The fields of a report that are made of accuracies; None if one of those is not known."""
+    accuracies = [[a for a in result.accuracies if a is not None] for result in results]
+    if any(len(samples) < k for samples in accuracies):
+        return dict.fromkeys(("accuracy", "ci_low", "ci_high", "pass_at_k", "majority_at_k"))
+    low, high = confidence_interval(accuracies)
+    votes = zip(results, accuracies, strict=True)
+    return {
+        "accuracy": mean_at_k(accuracies),
+        "ci_low": low,
+        "ci_high": high,
+        "pass_at_k": fmean(pass_at_k(k, sum(a >= 1 for a in samples), k) for samples in accuracies),
+        "majority_at_k": fmean(majority_at_k(result.answers, samples) for result, samples in votes),
+    }
 
 
 def mean_at_k(accuracies: Sequence[Sequence[float]]) -> float:

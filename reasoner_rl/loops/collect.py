@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reasoner_rl.advantages.filters import Split, split
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.errors import NothingToLearn, UserError
+from reasoner_rl.errors import UserError
 from reasoner_rl.loops.filling import Filling
 from reasoner_rl.loops.generate import score_groups
 from reasoner_rl.metrics import Metrics, merge, total
@@ -26,7 +26,7 @@ from reasoner_rl.types import Prompt, ScoredGroup
 class Collected:
     """The groups to train on, in prompt order, and what it took to find them."""
 
-    groups: list[ScoredGroup]
+    groups: list[ScoredGroup]  # none: the step has nothing to train on
     dropped: list[ScoredGroup]  # by the filter
     metrics: Metrics  # accuracy, reward and lengths are of all generated responses, kept or not
     generated_tokens: int
@@ -36,6 +36,8 @@ class GroupCollector:
     """Generates and scores groups until a step's batch is full; see `Filling` for which groups make it.
 
     Surplus groups open the next step's batch unless they have become too old.
+
+    ``surplus`` and ``all_right`` (uids of prompts) are its memory from step to step, and belong into checkpoints.
     """
 
     def __init__(
@@ -54,29 +56,37 @@ class GroupCollector:
         self._rewards = rewards
         self._timer = timer
         self.surplus: list[ScoredGroup] = []
+        self.all_right: set[str] = set()  # answered right by the present policy
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether the present policy was seen to answer every prompt of the data right, with nothing between."""
+        return len(self.all_right) == len(self._prompts)
 
     def collect(self, step: int, version: int) -> Collected:
-        """Return a full batch for ``step``, or what the cap on generated prompts allowed.
+        """Return a full batch for ``step``, or what the cap on generated prompts allowed, which may be nothing.
 
-        Raises NothingToLearn if all groups are all right, and UserError, with the counts, if there is nothing else
-        to train on, or too little and dynamic_sampling.when_exhausted is "fail".
+        Raises UserError, with the counts, if that is too little and dynamic_sampling.when_exhausted is "fail".
         """
         dynamic = self._config.algorithm.dynamic_sampling
         fresh_enough = [g for g in self.surplus if version - g.policy_version <= dynamic.max_staleness]
         filling = Filling(self._config, fresh_enough)
         self._fill(step, filling)
         kept, generated = filling.kept(), filling.generated()
-        filtered = split(generated) if dynamic.enabled else Split(generated, [], [])
+        filtered = split(generated) if dynamic.enabled else Split(generated, [], [], [])
         counts = {
             "generated": len(generated),
             "dropped_right": len(filtered.all_right),
             "dropped_wrong": len(filtered.all_wrong),
+            "dropped_alike": len(filtered.alike),
         }
-        if len(kept) < filling.wanted:
-            self._accept_shortage(step, len(kept), counts)
+        if len(kept) < filling.wanted and dynamic.when_exhausted == "fail":
+            raise self._shortage(step, len(kept), counts)
+        self._remember(kept, filtered)
         kept, rest = kept[: filling.wanted], kept[filling.wanted :]
         counts |= {
             "kept": len(kept),
+            "skipped_steps": int(not kept),
             "stale": len(self.surplus) - len(fresh_enough),
             "reused": len(fresh_enough),
             "surplus": len(rest),
@@ -91,7 +101,15 @@ class GroupCollector:
             ]
         )
         tokens = sum(len(rollout.token_ids) for group in generated for rollout in group.rollouts)
-        return Collected(kept, [*filtered.all_right, *filtered.all_wrong], metrics, tokens)
+        dropped = [*filtered.all_right, *filtered.all_wrong, *filtered.alike]
+        return Collected(kept, dropped, metrics, tokens)
+
+    def _remember(self, kept: list[ScoredGroup], filtered: Split) -> None:
+        """Take note of the prompts that are all right, or forget them: the policy will change, or one is not."""
+        if kept or filtered.all_wrong or filtered.alike:
+            self.all_right.clear()
+        else:
+            self.all_right |= {group.prompt.uid for group in filtered.all_right}
 
     def _fill(self, step: int, filling: Filling) -> None:
         """Launch prompts and judge what is finished until the batch is full, or the cap is reached."""
@@ -135,18 +153,19 @@ class GroupCollector:
         for place, group in zip(places, groups, strict=True):
             filling.judge(place, group)
 
-    def _accept_shortage(self, step: int, kept: int, counts: dict[str, int]) -> None:
-        dynamic, generated = self._config.algorithm.dynamic_sampling, counts["generated"]
-        if kept and dynamic.when_exhausted == "train":
-            return
-        if dynamic.when_exhausted == "train" and counts["dropped_wrong"] == 0:
-            raise NothingToLearn(
-                f"step {step}: all {generated} groups generated were all right; nothing is left to learn"
-            )
-        raise UserError(
-            f"step {step}: {generated} generated groups (the most that batch.prompts_per_generation and "
+    def _shortage(self, step: int, kept: int, counts: dict[str, int]) -> UserError:
+        return UserError(
+            f"step {step}: {counts['generated']} generated groups (the most that batch.prompts_per_generation and "
             f"algorithm.dynamic_sampling.max_generation_batches allow) gave {kept} of the "
-            f"{self._config.batch.prompts_per_step} wanted: {counts['dropped_right']} were all right and "
-            f"{counts['dropped_wrong']} all wrong. Use easier or harder problems, more responses a prompt, or a "
-            "higher cap."
+            f"{self._config.batch.prompts_per_step} wanted: {what_was_dropped(counts)}. {ADVICE}"
         )
+
+
+ADVICE = "Use easier or harder problems, more responses a prompt, or a higher cap."
+
+
+def what_was_dropped(counts: Mapping[str, float]) -> str:
+    """The counts of dropped groups for people; the keys are those of metrics without ``groups/``."""
+    text = f"{counts['dropped_right']:.0f} were all right and {counts['dropped_wrong']:.0f} all wrong"
+    alike = counts["dropped_alike"]
+    return text + (f", and {alike:.0f} had equal scores, their accuracy not being known" if alike else "")

@@ -56,8 +56,9 @@ def score_groups(
             extra_info=prompt.extra_info,
             response_tokens=len(rollout.token_ids),
             truncated=rollout.finish_reason == "length",
+            group=number,
         )
-        for prompt, group in zip(prompts, rollouts, strict=True)
+        for number, (prompt, group) in enumerate(zip(prompts, rollouts, strict=True))
         for rollout in group
     ]
     with timer("reward"), progress_bar(progress, "scoring", len(tasks)) as advance:

@@ -6,7 +6,7 @@ collect (prompts -> rollouts -> rewards) -> samples (advantages, logprobs) -> pl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,9 +17,9 @@ from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.distributed.launch import launch_workers
-from reasoner_rl.errors import NothingToLearn, UserError
+from reasoner_rl.errors import UserError
 from reasoner_rl.evaluation.estimators import EvaluationReport
-from reasoner_rl.loops.collect import GroupCollector
+from reasoner_rl.loops.collect import ADVICE, GroupCollector, what_was_dropped
 from reasoner_rl.loops.evaluate import Evaluator, load_held_out
 from reasoner_rl.loops.finish import finish_run
 from reasoner_rl.loops.resume import checkpoint_to_resume, save_recipe
@@ -36,7 +36,7 @@ from reasoner_rl.loops.start import (
     say,
 )
 from reasoner_rl.loops.state import DriverState, is_due
-from reasoner_rl.metrics import merge, values
+from reasoner_rl.metrics import Metrics, merge, values
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import MetricLogger, open_logger
@@ -44,6 +44,7 @@ from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
+from reasoner_rl.types import ScoredGroup, TrainSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +62,22 @@ class OnlineRun:
     state: DriverState
 
     def step(self) -> None:
-        """Make one training step, from prompts to published weights, and log it."""
+        """Make one training step, from prompts to published weights, and log it.
+
+        A step that finds no group to train on leaves the weights as they are, and is logged like any other.
+        """
         config, state, timer = self.config, self.state, self.timer
         timer.reset()
         number = state.step + 1
         with timer("step"):
             collected = self.collector.collect(number, state.version)
-            samples = make_samples(collected.groups, config, self.workers, state.version, timer)
-            planned = plan_updates(
-                samples,
-                step_arithmetic(config).responses_per_update,
-                config.batch.micro_batch_tokens,
-                config.rollout.sampling.max_response_tokens,
-                self.workers.shards,
-            )
-            with timer("update"):
-                trained = self.workers.update([updates * config.batch.epochs for updates in planned])
-            state.version += 1
-            with timer("sync"):
-                synced = self.workers.publish_weights(state.version)
+            samples, trained = self._learn(collected.groups) if collected.groups else ([], {})
         tokens = {
             "generate": collected.generated_tokens,
             "update": config.batch.epochs * sum(sample.tokens for sample in samples),
         }
-        metrics = merge([synced, collected.metrics, trained, timer.metrics(tokens)])
-        self.logger.write(number, values(metrics))
+        metrics = values(merge([trained, collected.metrics, timer.metrics(tokens)]))
+        self.logger.write(number, metrics)
         group_size = config.rollout.responses_per_prompt
         advantages = [float(sample.advantages[0]) for sample in samples]
         self.recorder.rollouts(
@@ -95,6 +87,30 @@ class OnlineRun:
             collected.dropped,
         )
         state.step = number
+        if not collected.groups:
+            counts = {name.removeprefix("groups/"): number for name, number in metrics.items()}
+            say(
+                f"step {number} is skipped, without an update: none of the {counts['generated']:.0f} groups generated "
+                f"can be trained on; {what_was_dropped(counts)}"
+            )
+
+    def _learn(self, groups: Sequence[ScoredGroup]) -> tuple[list[TrainSample], Metrics]:
+        """Update the weights on groups and publish them. Returns the samples, one a response, in order."""
+        config, state, timer = self.config, self.state, self.timer
+        samples = make_samples(groups, config, self.workers, state.version, timer)
+        planned = plan_updates(
+            samples,
+            step_arithmetic(config).responses_per_update,
+            config.batch.micro_batch_tokens,
+            config.rollout.sampling.max_response_tokens,
+            self.workers.shards,
+        )
+        with timer("update"):
+            trained = self.workers.update([updates * config.batch.epochs for updates in planned])
+        state.version += 1
+        with timer("sync"):
+            synced = self.workers.publish_weights(state.version)
+        return samples, merge([synced, trained])
 
     def evaluate(self) -> list[EvaluationReport]:
         """Evaluate the published weights on every held-out set."""
@@ -115,6 +131,7 @@ class OnlineRun:
             return
         self.state.sampler = self.collector.sampler.state()
         self.state.surplus = self.collector.surplus
+        self.state.all_right = sorted(self.collector.all_right)
 
         def write(folder: Path) -> None:
             self.workers.save(folder)
@@ -127,6 +144,7 @@ class OnlineRun:
         """Go on from a checkpoint of workers and driver; ``state`` was loaded from it already."""
         self.collector.sampler.restore(self.state.sampler)
         self.collector.surplus = self.state.surplus
+        self.collector.all_right = set(self.state.all_right)
         self.workers.load(folder)
 
     def run(self, stop: StopRequest) -> bool:
@@ -135,14 +153,11 @@ class OnlineRun:
         self.workers.publish_weights(state.version)
         if state.step == 0 and config.evaluation.at_start:
             self._count_seconds(self.evaluate)
-        finished = state.step >= config.run.steps
+        finished = self._finished()
         while not finished and not stop:
             try:
                 self._count_seconds(self.step)
-                finished = state.step == config.run.steps
-            except NothingToLearn as reason:
-                say(f"{reason}; the run ends after step {state.step}")
-                finished = True
+                finished = self._finished()
             except UserError:  # what was learnt is kept
                 self.save()
                 raise
@@ -150,7 +165,23 @@ class OnlineRun:
                 self._count_seconds(self.evaluate)
             if is_due(state.step, config.checkpoint.every_steps) or finished or stop:
                 self.save()
+        trained_at_all = state.version > 0 or state.step == 0
+        if finished and not trained_at_all and not self.collector.nothing_left:
+            raise UserError(
+                f"none of the {state.step} steps found a group to train on: nothing was trained, and no weights are "
+                f"exported. {ADVICE}"
+            )
         return finished
+
+    def _finished(self) -> bool:
+        """Whether all steps are made, or none could be of use: then it is told why."""
+        if self.collector.nothing_left:
+            say(
+                f"all responses to all {len(self.collector.all_right)} prompts of {self.config.data.train.label} were "
+                "right in a whole pass over the data, and nothing is left to learn; "
+                f"the run ends after step {self.state.step}"
+            )
+        return self.collector.nothing_left or self.state.step >= self.config.run.steps
 
     def _count_seconds(self, action: Callable[[], object]) -> None:
         started = time.perf_counter()

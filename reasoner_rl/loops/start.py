@@ -149,11 +149,18 @@ def check_vocabulary(
 def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
     """Call each reward function on a row of the data, so that a mistake shows before models are loaded.
 
-    Raises ConfigError naming the function and what is wrong with it.
+    Tells if the first function does not say whether a response is right. Raises ConfigError naming the function and
+    what is wrong with it.
     """
     response = f"Answer: {prompt.ground_truth}"
     extra_info = {RESPONSE_TOKENS: len(response), **prompt.extra_info}
-    dry_run(rewards, Answer(prompt.data_source, response, prompt.ground_truth, extra_info))
+    results = dry_run(rewards, Answer(prompt.data_source, response, prompt.ground_truth, extra_info))
+    if results[0].accuracy is None:
+        say(
+            f"reward function {rewards.functions[0].label!r} returns a score without 'acc': accuracy is not known, and "
+            "dynamic sampling keeps the groups whose scores differ. To have accuracy measured, and groups that are all "
+            "right told from those that are all wrong, let it return {'score': ..., 'acc': True or False}."
+        )
 
 
 class StopRequest:

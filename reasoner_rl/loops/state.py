@@ -23,6 +23,7 @@ class DriverState:
     seconds: float = 0.0  # spent in finished steps and evaluations
     sampler: dict[str, Any] = field(default_factory=dict)
     surplus: list[ScoredGroup] = field(default_factory=list)
+    all_right: list[str] = field(default_factory=list)  # see GroupCollector
     evaluations: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=dict
     )  # step -> dataset -> report

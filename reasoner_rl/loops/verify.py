@@ -18,6 +18,7 @@ from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
 from reasoner_rl.errors import ConfigError, DataError, did_you_mean, require_package
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.summary import write_jsonl
+from reasoner_rl.prompts.read import TRUTH_RULE, truth_text
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rewards.queueing import answer_of
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
@@ -28,7 +29,7 @@ MATH_VERIFY = "math-verify"  # short for:
 MATH_VERIFY_FN = "reward_fns.math_verify_rule:compute_score"
 RESPONSE_KEYS = ("response", "solution")  # the first that a row has
 TRUTH_KEYS = ("ground_truth", "answer")
-VERDICTS = ("correct", "wrong", "unparsed", "timeout", "crash")
+VERDICTS = ("correct", "wrong", "unparsed", "timeout", "crash", "unknown")
 SHOWN = 20  # disagreements
 LONGEST_CELL = 48  # characters
 
@@ -54,9 +55,10 @@ class Scored:
         """The figures that stand under its name; see `FIGURES`."""
         verdicts = [verdict(reward) for reward in self.rewards]
         each = [reward.seconds for reward in self.rewards]
-        accuracy = math.fsum(reward.accuracy for reward in self.rewards) / len(self.rewards)
+        known = [reward.accuracy for reward in self.rewards if reward.accuracy is not None]
+        accuracy = math.fsum(known) / len(self.rewards)
         return [
-            f"{accuracy:.2%}",
+            f"{accuracy:.2%}" if len(known) == len(self.rewards) else "unknown",
             *(f"{verdicts.count(name):,}" for name in VERDICTS),
             f"{len(self.rewards) / max(self.seconds, 1e-9):,.0f}",
             *(f"{numpy.percentile(each, percent):.2g}" for percent in (50, 99)),
@@ -81,14 +83,15 @@ class Report:
         ]
 
     def disagreements(self) -> list[int]:
-        """Which rows only one of the two verifiers finds correct; none without a second one."""
+        """Which rows only one of the two verifiers finds correct, and the other does not; none without a second one."""
         if len(self.scored) < 2:
             return []
         pairs = zip(self.scored[0].rewards, self.scored[1].rewards, strict=True)
+        verdicts = [{verdict(reward) for reward in pair} for pair in pairs]
         return [
             number
-            for number, pair in enumerate(pairs)
-            if len({verdict(reward) == "correct" for reward in pair}) == 2
+            for number, said in enumerate(verdicts)
+            if len(said) == 2 and "correct" in said and "unknown" not in said
         ]
 
     def disagreement_table(self) -> tuple[list[str], list[list[str]]]:
@@ -107,9 +110,14 @@ class Report:
 
 
 def verdict(reward: Reward) -> str:
-    """One of `VERDICTS`. A function that gives parts of a point finds an answer correct from half a point on."""
+    """One of `VERDICTS`. A function whose accuracy is between 0 and 1 finds an answer correct from 0.5 on.
+
+    "unknown": the function returns a score without an accuracy.
+    """
     if reward.status != "ok":
         return reward.status
+    if reward.accuracy is None:
+        return "unknown"
     return "correct" if reward.accuracy >= 0.5 else "wrong"
 
 
@@ -233,9 +241,9 @@ def _task(place: str, content: Mapping[str, Any]) -> RewardTask:
     if not isinstance(response, str):
         raise _error(place, response_key, response, "must be text")
     truth_key, truth = _first(place, content, TRUTH_KEYS)
-    number = isinstance(truth, int | float) and not isinstance(truth, bool) and math.isfinite(truth)
-    if not number and not (isinstance(truth, str) and truth.strip()):
-        raise _error(place, truth_key, truth, "must be text, not empty, or a finite number")
+    text = truth_text(truth)
+    if text is None:
+        raise _error(place, truth_key, truth, TRUTH_RULE)
     source = content.get("data_source")
     if not isinstance(source, str | None):
         raise _error(place, "data_source", source, "must be text")
@@ -246,7 +254,7 @@ def _task(place: str, content: Mapping[str, Any]) -> RewardTask:
     return RewardTask(
         source or "",
         response,
-        str(truth),
+        text,
         extra_info or {},
         response_tokens=tokens if isinstance(tokens, int) else 0,
     )

@@ -13,6 +13,7 @@ def step_line(step: int, total_steps: int, values: Mapping[str, float]) -> Text 
     """Return the line of a step, without what was not measured, or None if nothing that it shows was."""
     parts = [
         _number(values, "reward/accuracy", "accuracy {:.3f}", "bold green"),
+        Text("accuracy unknown", "yellow") if values.get("reward/accuracy_unknown") else None,
         _number(values, "reward/score", "reward {:.3f}"),
         _number(values, "sft/loss", "loss {:.4f}", "bold green"),
         *_evaluations(values),
@@ -56,7 +57,8 @@ def _groups(values: Mapping[str, float]) -> Text | None:
     if "groups/kept" not in values:
         return None
     text = f"groups {values['groups/kept']:.0f} kept"
-    dropped = [values[name] for name in ("groups/dropped_right", "groups/dropped_wrong") if name in values]
+    reasons = ("groups/dropped_right", "groups/dropped_wrong", "groups/dropped_alike")
+    dropped = [values[name] for name in reasons if name in values]
     if dropped:
         text += f" {sum(dropped):.0f} dropped"
     return Text(text)

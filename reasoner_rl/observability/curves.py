@@ -145,13 +145,19 @@ def _groups(axes: Axes, history: History) -> None:
         ("groups/kept", "kept", BLUE),
         ("groups/dropped_right", "dropped: all right", SKY),
         ("groups/dropped_wrong", "dropped: all wrong", ORANGE),
+        ("groups/dropped_alike", "dropped: equal scores", VERMILION),
     ]
-    present = [layer for layer in layers if layer[0] in history]
+    present = [layer for layer in layers if layer[0] == "groups/kept" or _ever(history, layer[0])]
     heights = [_at(history[name], steps) for name, _, _ in present]
     colours = [colour for _, _, colour in present]
     axes.stackplot(steps, heights, labels=[label for _, label, _ in present], colors=colours, linewidth=0)
     axes.set_ylim(top=1.4 * axes.get_ylim()[1])  # room for the legend
     _legend(axes, reverse=True)
+
+
+def _ever(history: History, name: str) -> bool:
+    """Whether a metric was ever above zero."""
+    return name in history and any(history[name].numbers)
 
 
 def _has(*names: str) -> Callable[[History], bool]:

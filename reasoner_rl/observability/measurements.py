@@ -21,21 +21,22 @@ GIB = 2**30
 def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     """Lengths of responses in tokens, and the share that was cut off at the limit.
 
-    ``right`` means full accuracy; every other response is ``wrong``. A mean over no response is left to
-    `metrics.values` to drop.
+    ``right`` means full accuracy; every other response whose accuracy is known is ``wrong``. A mean over no response
+    is left to `metrics.values` to drop.
     """
     pairs = [pair for group in groups for pair in zip(group.rollouts, group.rewards, strict=True)]
     if not pairs:
         return {}
     lengths = [len(rollout.token_ids) for rollout, _ in pairs]
+    judged = [
+        (len(rollout.token_ids), reward.accuracy) for rollout, reward in pairs if reward.accuracy is not None
+    ]
     return {
         "response/length_mean": mean_of(lengths),
         "response/length_max": maximum(max(lengths)),
         "response/truncated_share": mean_of(rollout.finish_reason == "length" for rollout, _ in pairs),
-        "response/right_length_mean": mean_of(
-            len(r.token_ids) for r, reward in pairs if reward.accuracy >= 1
-        ),
-        "response/wrong_length_mean": mean_of(len(r.token_ids) for r, reward in pairs if reward.accuracy < 1),
+        "response/right_length_mean": mean_of(length for length, accuracy in judged if accuracy >= 1),
+        "response/wrong_length_mean": mean_of(length for length, accuracy in judged if accuracy < 1),
     }
 
 

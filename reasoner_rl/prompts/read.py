@@ -27,6 +27,7 @@ Row = Mapping[str, Any]
 
 _PARQUET_BATCH_ROWS = 4096
 _LONGEST_VALUE = 80
+_UTF8_RULE = "must be text that UTF-8 can hold, without lone surrogates"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -48,8 +49,9 @@ class ReadReport:
     """What became of the rows of one file."""
 
     rows: int  # read
-    duplicates: int  # rows dropped: prompt, ground truth and solution were seen before
+    duplicates: int  # rows dropped: all that a reward function or a lesson reads was seen before
     conflicting: int  # problems that appear with different ground truths; all of them are kept
+    variants: int  # tasks that differ from another in data_source or extra_info alone; all of them are kept
     kept: int  # problems, after `start` and `limit`
     whole_file: bool  # False: reading ended at `limit`
 
@@ -58,6 +60,10 @@ class ReadReport:
         parts = [rows, f"{self.duplicates:,} duplicates dropped", f"{self.kept:,} problems kept"]
         if self.conflicting:
             parts.append(f"{self.conflicting:,} problems with different ground truths (kept)")
+        if self.variants:
+            parts.append(
+                f"{self.variants:,} differing from another in data_source or extra_info alone (kept)"
+            )
         return ", ".join(parts)
 
 
@@ -80,9 +86,10 @@ def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
         count += 1
         try:
             problem = read_row(_Place(config.path, label, number), row)
+            known = seen.before(problem)
         except RecursionError:
             raise DataError(f"{config.path}, row {number}: brackets are nested too deeply") from None
-        if seen.before(problem) and config.deduplicate:
+        if known and config.deduplicate:
             continue
         unique += 1
         if unique > config.start:
@@ -91,31 +98,64 @@ def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
         raise DataError(
             f"{config.path}: no problems are left after start={config.start}; the file has {unique}"
         )
-    return problems, ReadReport(count, count - unique, seen.conflicting(), len(problems), whole_file)
+    return problems, ReadReport(
+        count, count - unique, seen.conflicting(), seen.variants(), len(problems), whole_file
+    )
 
 
 class _Seen:
-    """Which problems were met: their ground truths and solutions by a hash of the prompt."""
+    """Which tasks were met, by hashes: of the prompt, of truth and solution, and of what else a function reads.
+
+    ``extra_info["index"]`` is left out: it is the number of the row, which differs between copies too.
+    """
 
     def __init__(self) -> None:
-        self._answers: dict[bytes, tuple[tuple[str, bytes], ...]] = {}
+        self._tasks: dict[bytes, dict[tuple[str, bytes, bytes], None]] = {}
 
     def before(self, problem: Problem) -> bool:
-        """Note a problem, and tell whether its prompt was met with the same ground truth and solution."""
-        prompt, answer = _digest(problem.messages), (problem.ground_truth, _digest(problem.solution))
-        answers = self._answers.get(prompt, ())
-        if answer in answers:
+        """Note a problem, and tell whether one was met that is the same in all of it."""
+        rest = {name: value for name, value in problem.extra_info.items() if name != "index"}
+        extra_info = json.dumps(rest, sort_keys=True)
+        task = problem.ground_truth, _digest(problem.solution), _digest((problem.data_source, extra_info))
+        tasks = self._tasks.setdefault(_digest(problem.messages), {})
+        if task in tasks:
             return True
-        self._answers[prompt] = (*answers, answer)
+        tasks[task] = None
         return False
 
     def conflicting(self) -> int:
         """Number of prompts met with different ground truths."""
-        return sum(len({truth for truth, _ in answers}) > 1 for answers in self._answers.values())
+        return sum(len({truth for truth, _, _ in tasks}) > 1 for tasks in self._tasks.values())
+
+    def variants(self) -> int:
+        """Number of tasks, but for the first of their kind, that differ in data source or extra_info alone."""
+        return sum(len(tasks) - len({task[:2] for task in tasks}) for tasks in self._tasks.values())
 
 
 def _digest(value: object) -> bytes:
     return hashlib.blake2b(repr(value).encode(), digest_size=16).digest()
+
+
+TRUTH_RULE = "must be text, a number, a list or a mapping; neither empty, nor with NaN or infinities"
+
+
+def truth_text(value: object) -> str | None:
+    """A ground truth as the text that reward functions are given; None if it breaks `TRUTH_RULE`.
+
+    Text stands as it is. Lists and mappings become JSON with sorted keys, so that equal truths are equal texts;
+    what JSON does not know in them, such as dates, becomes text.
+    """
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, bool) or not isinstance(value, int | float | list | Mapping):
+        return None
+    if isinstance(value, int | float):
+        return str(value) if math.isfinite(value) else None
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=str)
+    except (TypeError, ValueError):  # keys of several types; NaN or infinity
+        return None
+    return text if value else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +194,18 @@ class _Place:
         if not isinstance(value, str) or not value.strip():
             raise self.error(inside + name, value, "must be text, and not empty")
         if _LONE_SURROGATE.search(value):
-            raise self.error(
-                inside + name, value, "must be text that UTF-8 can hold, without lone surrogates"
-            )
+            raise self.error(inside + name, value, _UTF8_RULE)
         return value
 
     def truth(self, row: Row, name: str, inside: str = "") -> str:
-        """The value of a column that must hold a ground truth: text or a number."""
+        """The value of a column that must hold a ground truth, as text."""
         value = self.column(row, name, inside)
-        if isinstance(value, str):
-            return self.text(row, name, inside)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.error(inside + name, value, "must be text, not empty, or a finite number")
-        return str(value)
+        text = truth_text(value)
+        if text is None:
+            raise self.error(inside + name, value, TRUTH_RULE)
+        if _LONE_SURROGATE.search(text):
+            raise self.error(inside + name, value, _UTF8_RULE)
+        return text
 
 
 def _reader(config: DatasetConfig, first: Row) -> Callable[[_Place, Row], Problem]:

@@ -27,6 +27,7 @@ class RenderReport:
     truncated: int  # rendered, but cut on the left
     dropped: int
     longest: int  # tokens of the longest prompt before it was cut or dropped
+    incomplete: int = 0  # problems with a message, such as a system prompt, that the chat template leaves out
 
     def __str__(self) -> str:
         parts = [f"{self.rendered:,} prompts rendered", f"longest {self.longest:,} tokens"]
@@ -34,13 +35,16 @@ class RenderReport:
             parts.append(f"{self.truncated:,} cut on the left")
         if self.dropped:
             parts.append(f"{self.dropped:,} too long and dropped")
+        if self.incomplete:
+            parts.append(f"{self.incomplete:,} with a message that the chat template leaves out")
         return ", ".join(parts)
 
 
 class PromptRenderer:
     """Renders problems with one tokenizer and its chat template.
 
-    Raises ConfigError if a chat template is asked for and there is none.
+    ``incomplete`` counts problems with a message that the chat template leaves out of the prompt. Raises ConfigError if
+    a chat template is asked for and there is none, and when it leaves out the recipe's system message.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
@@ -53,16 +57,44 @@ class PromptRenderer:
         self._tokenizer = tokenizer
         self._config = config
         self._use_template = has_template and config.apply_chat_template is not False
+        self.incomplete = 0
+        self._left_out: dict[tuple[str, ...], frozenset[str]] = {}  # roles of messages -> those left out
 
     def encode(self, problem: Problem) -> list[int]:
         """Return the token ids of the whole prompt, however long. Raises DataError if it cannot be rendered."""
         messages = list(problem.messages)
         if self._config.system is not None and all(message["role"] != "system" for message in messages):
             messages.insert(0, {"role": "system", "content": self._config.system})
-        ids = self._encode_chat(problem.uid, messages) if self._use_template else self._encode_plain(messages)
+        if self._use_template:
+            self._notice_left_out(problem, messages)
+            ids = list(self._apply_template(problem.uid, messages, tokenize=True))
+        else:
+            ids = self._encode_plain(messages)
         if not ids:
             raise DataError(f"problem {problem.uid}: no token is left for a response to follow")
         return ids
+
+    def _notice_left_out(self, problem: Problem, messages: Sequence[Message]) -> None:
+        """Count a problem if the template ignores one of its messages, which is tried once for each order of roles."""
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self._left_out:
+            self._left_out[roles] = self._roles_left_out(problem.uid, messages)
+        if "system" in self._left_out[roles] and len(messages) > len(problem.messages):
+            raise ConfigError(
+                "data.prompts.system is set, but the chat template leaves system messages out: put the text into "
+                "data.train.prompt_template, or set model.chat_template to a file whose template shows them"
+            )
+        self.incomplete += bool(self._left_out[roles])
+
+    def _roles_left_out(self, uid: str, messages: Sequence[Message]) -> frozenset[str]:
+        """Roles of the messages that can be changed without a change in the prompt."""
+        whole, left_out = self._apply_template(uid, messages, tokenize=False), set()
+        for place, message in enumerate(messages):
+            other = {**message, "content": f"{message['content']} and more"}
+            changed = [*messages[:place], other, *messages[place + 1 :]]
+            if self._apply_template(uid, changed, tokenize=False) == whole:
+                left_out.add(message["role"])
+        return frozenset(left_out)
 
     def fit(self, problem: Problem, ids: Sequence[int]) -> Prompt | None:
         """Make a prompt of what `encode` returned; None if it is too long and to be dropped.
@@ -94,19 +126,19 @@ class PromptRenderer:
         )
         return str(text)
 
-    def _encode_chat(self, uid: str, messages: list[Message]) -> list[int]:
+    def _apply_template(self, uid: str, messages: Sequence[Message], *, tokenize: bool) -> Any:
+        """The rendered prompt, as ids or as text."""
         # The template writes the special tokens itself; with the tokenizer's own there would be two BOS.
         try:
-            ids: Any = self._tokenizer.apply_chat_template(
+            return self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 add_generation_prompt=True,
-                tokenize=True,
+                tokenize=tokenize,
                 return_dict=False,
             )
         except Exception as error:  # a template is a program: it can raise anything
             reason = error if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
             raise DataError(f"problem {uid}: the chat template refuses it: {reason}") from error
-        return list(ids)
 
     def _encode_plain(self, messages: list[Message]) -> list[int]:
         text = "\n".join(message["content"] for message in messages)
@@ -138,4 +170,4 @@ def render_prompts(
             f"(the longest has {longest})"
         )
     dropped = len(problems) - len(prompts)
-    return prompts, RenderReport(len(prompts), truncated, dropped, longest)
+    return prompts, RenderReport(len(prompts), truncated, dropped, longest, renderer.incomplete)

@@ -28,12 +28,15 @@ class SupervisedReport:
     dropped_prompts: int  # too long
     dropped_responses: int  # too long
     longest_response: int  # tokens with EOS, before dropping
+    incomplete: int = 0  # examples with a message, such as a system prompt, that the chat template leaves out
 
     def __str__(self) -> str:
+        incomplete = f", {self.incomplete:,} with a message that the chat template leaves out"
         return (
             f"{self.samples:,} examples, {self.truncated_prompts:,} with the prompt cut on the left; "
             f"dropped {self.dropped_prompts:,} with too long a prompt, "
             f"{self.dropped_responses:,} with too long a response (longest {self.longest_response:,} tokens)"
+            f"{incomplete if self.incomplete else ''}"
         )
 
 
@@ -67,7 +70,10 @@ def supervised_samples(
             f"data.prompts.max_tokens={config.prompts.max_tokens}, {dropped_responses} responses longer "
             f"than data.max_response_tokens={config.max_response_tokens}"
         )
-    return samples, SupervisedReport(len(samples), truncated, dropped_prompts, dropped_responses, longest)
+    report = SupervisedReport(
+        len(samples), truncated, dropped_prompts, dropped_responses, longest, renderer.incomplete
+    )
+    return samples, report
 
 
 def _response_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: SftDataConfig) -> list[int]:

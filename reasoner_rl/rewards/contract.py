@@ -53,10 +53,11 @@ class FunctionResult:
     """What one reward function made of one response."""
 
     score: float
-    accuracy: float  # in [0, 1]
+    accuracy: float | None  # in [0, 1]; None: the function does not say whether the response is right
     extracted: str | None = None
     components: Mapping[str, float] = field(default_factory=dict)  # the other numbers of a returned dict
     status: str = "ok"  # "ok" or one of COUNTED_STATUSES
+    failed: bool = False  # the function gave no verdict: it raised, ended its process, or took too long
 
 
 def call(function: RewardFunction, parameters: Mapping[str, Any], answer: Answer) -> FunctionResult:
@@ -145,13 +146,12 @@ def _shown(value: object) -> str:
 
 def _read(returned: object) -> FunctionResult:
     if not isinstance(returned, Mapping):
-        score = _finite("the score", returned)
-        return FunctionResult(score, 1.0 if score > 0 else 0.0)
+        return FunctionResult(_finite("the score", returned), _verdict(returned))
     if "score" not in returned:
         raise ValueError(f"a dict without 'score'; its keys are {sorted(map(str, returned))}")
     score = _finite("'score'", returned["score"])
-    accuracy = _finite("'acc'", returned["acc"]) if "acc" in returned else (1.0 if score > 0 else 0.0)
-    if not 0 <= accuracy <= 1:
+    accuracy = _finite("'acc'", returned["acc"]) if "acc" in returned else _verdict(returned["score"])
+    if accuracy is not None and not 0 <= accuracy <= 1:
         raise ValueError(f"'acc' must be a bool or lie in 0 to 1; it is {accuracy}")
     prediction = returned.get("pred")
     components = {
@@ -162,6 +162,12 @@ def _read(returned: object) -> FunctionResult:
     extracted, status = None if prediction is None else str(prediction), returned.get("status")
     counted = isinstance(status, str) and status in COUNTED_STATUSES
     return FunctionResult(score, accuracy, extracted, components, str(status) if counted else "ok")
+
+
+def _verdict(score: object) -> float | None:
+    """The accuracy that a score alone tells: True is right and False wrong. A number may be partial credit."""
+    is_bool = type(score).__name__ in ("bool", "bool_")  # Python's, or numpy's
+    return float(bool(score)) if is_bool else None
 
 
 def _number_or_none(value: object) -> float | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reasoner_rl.metrics import Metrics, mean_of, total
-from reasoner_rl.rewards.shaping import OVERLONG
-from reasoner_rl.types import ScoredGroup
+from reasoner_rl.types import OVERLONG, ScoredGroup
 
 # Functions may not be called these: they would share a metric with something else.
 RESERVED_NAMES = (
     "score",
     "accuracy",
+    "accuracy_unknown",
     "unparsed",
     "timeouts",
     "crashes",
@@ -24,12 +24,15 @@ RESERVED_NAMES = (
 def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     """Return means over all responses of the groups, and counts of failures.
 
-    ``reward/unparsed``: responses in which a function found no answer, if it says so.
+    ``reward/accuracy`` is left out if there is a response of which it is not known, and ``reward/accuracy_unknown``
+    counts those. ``reward/unparsed``: responses in which a function found no answer, if it says so.
     ``reward/<component>``: mean over the responses that have it. ``reward/overlong_share``: share with an
     overlong penalty. ``reward/truncated``: share cut off at the token limit.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    accuracies = [reward.accuracy for reward in rewards]
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
     names = dict.fromkeys(name for reward in rewards for name in reward.components)
     metrics = {
         f"reward/{name}": mean_of(reward.components[name] for reward in rewards if name in reward.components)
@@ -37,7 +40,8 @@ def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     }
     return metrics | {
         "reward/score": mean_of(reward.score for reward in rewards),
-        "reward/accuracy": mean_of(reward.accuracy for reward in rewards),
+        "reward/accuracy": mean_of(known if len(known) == len(accuracies) else ()),
+        "reward/accuracy_unknown": total(len(accuracies) - len(known)),
         "reward/overlong_share": mean_of(reward.components.get(OVERLONG, 0.0) != 0 for reward in rewards),
         "reward/truncated": mean_of(rollout.finish_reason == "length" for rollout in rollouts),
         "reward/unparsed": total(sum(reward.status == "unparsed" for reward in rewards)),

@@ -14,10 +14,11 @@ from typing import Self
 
 from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.rewards.contract import FunctionResult
 from reasoner_rl.rewards.metrics import RESERVED_NAMES
 from reasoner_rl.rewards.process import VerifierProcess, loading_ended, loading_took_too_long
 from reasoner_rl.rewards.queueing import Batch, Job, RewardTask
-from reasoner_rl.rewards.shaping import combine, failed_result
+from reasoner_rl.rewards.shaping import combine, failed_result, settle_failures
 from reasoner_rl.rewards.worker import Outcome
 from reasoner_rl.types import Reward
 
@@ -78,9 +79,9 @@ class RewardRunner:
         """Return one Reward a task, in order. ``progress`` is told how many more tasks are finished.
 
         A function that exceeds the deadline, ends its process, needs too much memory or raises gives the reward
-        the status "timeout" or "crash", and counts as `failed_result` says. When a function that takes batches
-        fails in another way than by its deadline, the batch's answers are judged again one by one, and only
-        those that fail alone have failed. Raises RuntimeError after `close`.
+        the status "timeout" or "crash", and counts as `failed_result` and `settle_failures` say. When a function that
+        takes batches fails in another way than by its deadline, the batch's answers are judged again one by one, and
+        only those that fail alone have failed. Raises RuntimeError after `close`.
         """
         with self._lock:
             if not self._workers:
@@ -97,7 +98,10 @@ class RewardRunner:
                 for worker in [worker for worker in self._workers if worker.busy]:
                     self._replace(worker)
                 raise
-        return [self._reward(task, batch, number) for task, number in zip(tasks, batch.of_task, strict=True)]
+        judged = [[one for one in batch.results[number] if one is not None] for number in batch.of_task]
+        settled = settle_failures(judged, [task.group for task in tasks], self._config.functions)
+        seconds = [batch.seconds[number] for number in batch.of_task]
+        return [self._reward(*parts) for parts in zip(tasks, settled, seconds, strict=True)]
 
     def _batch(self, tasks: Sequence[RewardTask]) -> Batch:
         return Batch(
@@ -188,15 +192,15 @@ class RewardRunner:
         worker.kill()
         self._workers[self._workers.index(worker)] = VerifierProcess(self._config)
 
-    def _reward(self, task: RewardTask, batch: Batch, number: int) -> Reward:
+    def _reward(self, task: RewardTask, results: Sequence[FunctionResult], seconds: float) -> Reward:
         return combine(
-            [result for result in batch.results[number] if result is not None],
+            results,
             self._config.functions,
             self._config.overlong,
             response_tokens=task.response_tokens,
             max_response_tokens=self._max_response_tokens,
             truncated=task.truncated,
-            seconds=batch.seconds[number],
+            seconds=seconds,
         )
 
     def _warn(self, function: RewardFunctionConfig, status: str, reason: str) -> None:

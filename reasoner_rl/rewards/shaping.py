@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from reasoner_rl.config.reward import OverlongConfig, RewardFunctionConfig
 from reasoner_rl.rewards.contract import COUNTED_STATUSES, FunctionResult
-from reasoner_rl.types import Reward
-
-OVERLONG = "overlong"
+from reasoner_rl.types import OVERLONG, Reward
 
 
 def overlong_penalty(
@@ -25,8 +25,38 @@ def overlong_penalty(
 
 
 def failed_result(status: str, function: RewardFunctionConfig) -> FunctionResult:
-    """What a function that failed counts as: wrong, with its own ``wrong_score`` (-1 if it has none)."""
-    return FunctionResult(float(function.parameters.get("wrong_score", -1.0)), accuracy=0.0, status=status)
+    """What a function that failed counts as: wrong, with its ``score_of_failure``; see also `settle_failures`."""
+    return FunctionResult(function.score_of_failure, accuracy=0.0, status=status, failed=True)
+
+
+def settle_failures(
+    results: Sequence[Sequence[FunctionResult]],
+    groups: Sequence[int | None],
+    functions: Sequence[RewardFunctionConfig],
+) -> list[list[FunctionResult]]:
+    """Lower the scores of failures to the worst verdict of their group, so that no failure is rewarded.
+
+    results: [responses][functions]; groups: [responses], equal for responses to one prompt, None for one alone.
+    A failure keeps its own score if that is lower, or if its function gave no verdict in the group. "Lower" is
+    meant after weighting: under a negative weight the highest score is the worst.
+    """
+    verdicts: defaultdict[tuple[int, int], list[float]] = defaultdict(list)  # (group, function) -> scores
+    for row, group in zip(results, groups, strict=True):
+        for place, result in enumerate(row):
+            if group is not None and not result.failed:
+                verdicts[group, place].append(result.score)
+
+    def settled(result: FunctionResult, group: int | None, place: int) -> FunctionResult:
+        if group is None or not result.failed:
+            return result
+        weight = functions[place].weight
+        scores = [result.score, *verdicts[group, place]]
+        return replace(result, score=min(scores, key=lambda score: weight * score))
+
+    return [
+        [settled(result, group, place) for place, result in enumerate(row)]
+        for row, group in zip(results, groups, strict=True)
+    ]
 
 
 def combine(

@@ -15,7 +15,8 @@ def scored_group() -> Callable[..., ScoredGroup]:
 
     def make(
         scores: Sequence[float],
-        accuracies: Sequence[float] | None = None,
+        accuracies: Sequence[float | None] | None = None,
+        penalties: Sequence[float] | None = None,
         trained: Sequence[bool] | None = None,
         prompt_ids: tuple[int, ...] = (7, 8),
         version: int = 0,
@@ -35,8 +36,10 @@ def scored_group() -> Callable[..., ScoredGroup]:
                 for i in range(len(scores))
             ),
             rewards=tuple(
-                Reward(score, accuracy, {}, trained=kept)
-                for score, accuracy, kept in zip(scores, accuracies, trained, strict=True)
+                Reward(score + penalty, accuracy, {"overlong": penalty}, trained=kept)
+                for score, accuracy, kept, penalty in zip(
+                    scores, accuracies, trained, penalties or [0.0] * len(scores), strict=True
+                )
             ),
         )
 

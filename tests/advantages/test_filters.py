@@ -27,11 +27,34 @@ def test_the_raw_accuracy_decides_and_not_the_shaped_score(scored_group):
 
 def test_split_keeps_the_order(scored_group):
     mixed, right, wrong, mixed_too = (scored_group(scores) for scores in ([1, 0], [1, 1], [0, 0], [0, 1]))
-    kept, all_right, all_wrong = split([mixed, right, wrong, mixed_too])
+    kept, all_right, all_wrong, alike = split([mixed, right, wrong, mixed_too])
     assert kept == [mixed, mixed_too]
     assert all_right == [right]
     assert all_wrong == [wrong]
+    assert alike == []
+
+
+@pytest.mark.parametrize(
+    ("scores", "penalties", "kept"),
+    [
+        ([1.0, 0.1, 0.2], [0.0, 0.0, 0.0], True),  # partial credit: 1 if right, else 0.1 to 0.2
+        ([0.1, 0.2, 0.15], [0.0, 0.0, 0.0], True),
+        ([-1.9, -1.8, -1.9], [0.0, 0.0, 0.0], True),
+        ([0.2, 0.2, 0.2], [0.0, 0.0, 0.0], False),
+        ([0.1, 0.1, 0.1], [0.0, -0.37, -1.0], False),  # differ by the penalty for length alone
+        ([0.1, 0.2, 0.1], [0.0, -0.1, 0.0], True),
+    ],
+)
+def test_where_accuracy_is_not_known_the_scores_decide(scored_group, scores, penalties, kept):
+    group = scored_group(scores, accuracies=[None] * 3, penalties=penalties)
+    assert split([group]) == (([group], [], [], []) if kept else ([], [], [], [group]))
+
+
+def test_one_unknown_accuracy_makes_the_scores_decide(scored_group):
+    """A failure counts as wrong also where the function tells no accuracy."""
+    assert split([scored_group([-1.0, 0.5, 0.5], accuracies=[0.0, None, None])]).kept
+    assert split([scored_group([0.5, 0.5], accuracies=[0.0, None])]).alike
 
 
 def test_split_of_nothing():
-    assert split([]) == ([], [], [])
+    assert split([]) == ([], [], [], [])

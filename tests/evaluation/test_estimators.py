@@ -131,6 +131,22 @@ def test_report_as_metrics_row_and_json() -> None:
     assert report.to_json()["majority_at_k"] == 0.5
 
 
+def test_without_accuracy_a_report_says_so_and_gives_the_score() -> None:
+    known = ProblemResult((1.0, 0.0), ("4", "5"), (10, 20), (False, False), (1.0, 0.5))
+    unknown = ProblemResult((1.0, None), ("4", "5"), (30, 40), (False, False), (1.0, 0.1))
+    report = summarise("aime", [known, unknown])
+    made_of_accuracies = ("accuracy", "ci_low", "ci_high", "pass_at_k", "majority_at_k")
+    assert {name: report.to_json()[name] for name in made_of_accuracies} == dict.fromkeys(made_of_accuracies)
+    assert report.mean_score == pytest.approx(2.6 / 4)
+    numbers = values(report.metrics())
+    assert numbers["eval/aime/score"] == pytest.approx(0.65)
+    assert numbers["eval/aime/response_length_mean"] == 25.0
+    assert not [name for name in numbers if "accuracy" in name or "pass_at_k" in name]
+    row = report.row()
+    assert (row["accuracy"], row["95 % interval"], row["mean score"]) == ("unknown", "unknown", "0.650")
+    assert "mean score" not in summarise("aime", [known]).row()
+
+
 def test_single_samples_report_no_pass_at_k_metric() -> None:
     numbers = values(summarise("aime", [ProblemResult((1.0,), ("4",), (3,), (False,))]).metrics("final"))
     assert numbers["final/aime/accuracy"] == 1.0
@@ -150,4 +166,6 @@ def test_result_from_group() -> None:
         (Rollout((5, 6), (-0.1, -0.2), "stop", 0, "2"), Rollout((5, 6, 7), (-0.1,) * 3, "length", 0, "11")),
         (Reward(1.0, 1.0, {}, extracted="2"), Reward(-1.0, 0.0, {})),
     )
-    assert ProblemResult.from_group(group) == ProblemResult((1.0, 0.0), ("2", None), (2, 3), (False, True))
+    assert ProblemResult.from_group(group) == ProblemResult(
+        (1.0, 0.0), ("2", None), (2, 3), (False, True), scores=(1.0, -1.0)
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.errors import NothingToLearn, UserError
+from reasoner_rl.errors import UserError
 from reasoner_rl.loops.collect import GroupCollector
 from reasoner_rl.metrics import values
 from reasoner_rl.observability.measurements import PhaseTimer
@@ -20,6 +20,7 @@ from reasoner_rl.rollout.engine import Turn
 from reasoner_rl.types import Prompt, Reward, Rollout
 
 RIGHT, WRONG, MIXED = "right", "wrong", "mixed"
+PARTIAL, SAME = "partial", "same"  # scores without accuracy: different ones, equal ones
 
 
 class FakeGenerator:
@@ -62,6 +63,10 @@ class FakeRewards:
     def score(self, tasks: Sequence[RewardTask], progress: Any = None) -> list[Reward]:
         rewards = []
         for task in tasks:
+            if task.ground_truth in (PARTIAL, SAME):
+                score = 0.1 if task.ground_truth == SAME else 0.1 + float(task.response)
+                rewards.append(Reward(score, None, {}))
+                continue
             accuracy = float(
                 task.ground_truth == RIGHT or (task.ground_truth == MIXED and task.response == "0")
             )
@@ -120,6 +125,8 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
         "generated": 8,
         "dropped_right": 2,
         "dropped_wrong": 2,
+        "dropped_alike": 0,
+        "skipped_steps": 0,
         "kept": 4,
         "surplus": 0,
         "aborted": 0,
@@ -285,15 +292,58 @@ def test_at_the_cap_a_run_may_be_told_to_fail() -> None:
     )
 
 
-def test_nothing_to_train_on_is_an_error_even_when_a_shortage_is_accepted() -> None:
-    setting = Setting([WRONG, RIGHT], wanted=1, max_generation_batches=3)
-    with pytest.raises(UserError, match="gave 0 of the 1 wanted") as error:
-        setting.step(1)
-    assert not isinstance(error.value, NothingToLearn)
+@pytest.mark.parametrize("fates", [[WRONG, RIGHT, WRONG, WRONG], [WRONG] * 4, [RIGHT] * 9, [SAME] * 3])
+def test_a_step_without_a_usable_group_is_empty_and_counted(fates: list[str]) -> None:
+    setting = Setting(fates, wanted=1, max_generation_batches=3)
+    kept, counts = setting.step(1)
+    assert kept == []
+    assert (counts["kept"], counts["skipped_steps"], counts["generated"]) == (0, 1, 3)
+    dropped = [counts[f"dropped_{kind}"] for kind in ("right", "wrong", "alike")]
+    assert dropped == [fates[:3].count(kind) for kind in (RIGHT, WRONG, SAME)]
+    setting.generator.launched.clear()
+    setting.step(2)
+    assert setting.generator.launched[0] == 3 % len(fates), (
+        "the data goes on after the prompts that were seen"
+    )
 
 
-def test_when_every_group_is_all_right_nothing_is_left_to_learn() -> None:
-    with pytest.raises(NothingToLearn, match="step 4: all 6 groups generated were all right"):
-        Setting([RIGHT] * 9, wanted=2, max_generation_batches=3).step(4)
-    with pytest.raises(UserError, match="gave 0 of the 2 wanted"):
-        Setting([RIGHT] * 9, wanted=2, max_generation_batches=3, when_exhausted="fail").step(4)
+def test_a_shortage_without_a_usable_group_may_be_told_to_fail() -> None:
+    for fate in (RIGHT, WRONG, SAME):
+        with pytest.raises(UserError, match="gave 0 of the 2 wanted"):
+            Setting([fate] * 9, wanted=2, max_generation_batches=3, when_exhausted="fail").step(4)
+
+
+def test_groups_of_unknown_accuracy_are_kept_where_scores_differ() -> None:
+    setting = Setting([PARTIAL, SAME, PARTIAL, SAME], wanted=2)
+    kept, counts = setting.step(1)
+    assert kept == [0, 2]
+    assert (counts["dropped_alike"], counts["dropped_right"], counts["dropped_wrong"]) == (1, 0, 0)
+
+
+def test_only_a_whole_pass_that_was_all_right_leaves_nothing_to_learn() -> None:
+    """A draw that is all right says nothing of the rest."""
+    setting = Setting([RIGHT] * 7, wanted=2, max_generation_batches=1)
+    seen = []
+    for step in (1, 2, 3, 4):
+        setting.step(step)
+        seen.append(setting.collector.nothing_left)
+    assert seen == [False, False, False, True]
+    assert setting.collector.all_right == {f"p/{i}" for i in range(7)}
+
+
+@pytest.mark.parametrize("other", [WRONG, MIXED, SAME, PARTIAL])
+def test_the_pass_begins_anew_after_a_group_that_was_not_all_right(other: str) -> None:
+    fates = [RIGHT] * 6
+    setting = Setting(fates, wanted=2, max_generation_batches=1)
+    setting.step(1)
+    prompts: Any = setting.collector._prompts
+    prompts[2] = Prompt("p/2", (2,), "prompt 2", other, "test")
+    kept, _ = setting.step(2)
+    assert kept == ([2] if other in (MIXED, PARTIAL) else [])
+    assert setting.collector.all_right == set()
+    prompts[2] = Prompt("p/2", (2,), "prompt 2", RIGHT, "test")
+    for step in (3, 4):
+        setting.step(step)
+        assert not setting.collector.nothing_left, "prompts 2 and 3 have not been answered since"
+    setting.step(5)
+    assert setting.collector.nothing_left

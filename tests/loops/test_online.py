@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner_rl.config.load import load_recipe
-from reasoner_rl.errors import ConfigError, NothingToLearn, UserError
+from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.loops.online import OnlineRun, train
 
 Recipe = Callable[..., Path]
@@ -27,10 +27,10 @@ MEASURED = ("time/", "speed/", "memory/")  # these differ from run to run
 STEP_KEYS = {
     "step",
     *(f"groups/{name}" for name in ("generated", "kept", "dropped_right", "dropped_wrong", "surplus")),
-    *(f"groups/{name}" for name in ("reused", "stale", "aborted")),
+    *(f"groups/{name}" for name in ("dropped_alike", "reused", "stale", "aborted", "skipped_steps")),
     *(f"response/{name}" for name in ("length_mean", "length_max", "truncated_share")),
     *(f"reward/{name}" for name in ("score", "accuracy", "vowel", "overlong", "overlong_share")),
-    *(f"reward/{name}" for name in ("truncated", "timeouts", "crashes")),
+    *(f"reward/{name}" for name in ("truncated", "timeouts", "crashes", "accuracy_unknown")),
     *(f"train/{name}" for name in ("grad_norm", "lr")),
     *(f"time/{name}" for name in ("step", "generate", "reward", "logprobs", "update", "sync")),
     *(f"speed/{name}_tokens_per_second" for name in ("generate", "update")),
@@ -168,45 +168,136 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
-@pytest.fixture
-def fail_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[UserError], None]:
-    """A function that makes the third step of every run raise an error."""
+def test_a_run_that_cannot_go_on_keeps_what_it_has_learnt(
+    write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     step = OnlineRun.step
 
-    def arrange(error: UserError) -> None:
-        def step_until_then(run: OnlineRun) -> None:
-            if run.state.step == 2:
-                raise error
-            step(run)
+    def step_until_then(run: OnlineRun) -> None:
+        if run.state.step == 2:
+            raise UserError("all wrong")
+        step(run)
 
-        monkeypatch.setattr(OnlineRun, "step", step_until_then)
-
-    return arrange
-
-
-def test_a_run_that_cannot_go_on_keeps_what_it_has_learnt(
-    write_recipe: Recipe, tmp_path: Path, fail_after_two_steps: Callable[[UserError], None]
-) -> None:
-    fail_after_two_steps(UserError("all wrong"))
+    monkeypatch.setattr(OnlineRun, "step", step_until_then)
     with pytest.raises(UserError, match="all wrong"):
         train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
 
 
-def test_a_run_that_has_learnt_everything_ends_well(
-    write_recipe: Recipe,
-    tmp_path: Path,
-    fail_after_two_steps: Callable[[UserError], None],
-    capsys: pytest.CaptureFixture[str],
+# All right, all wrong or mixed, as the file beside it says.
+BY_FATE = """
+import pathlib
+FATE = pathlib.Path(__file__).with_name("fate")
+def judge(data_source, solution_str, ground_truth, extra_info):
+    fate = FATE.read_text()
+    accuracy = {"right": True, "wrong": False}.get(fate, len(set(solution_str)) % 2 == 1)
+    return {"score": 1.0 if accuracy else -1.0, "acc": accuracy}
+def partial(data_source, solution_str, ground_truth, extra_info):
+    return 0.1 + 0.01 * len(set(solution_str))
+"""
+
+
+@pytest.fixture
+def run_of_fates(
+    write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: dict[str, Any]
+) -> Callable[..., dict[str, Any] | None]:
+    """Make a run whose step n finds all responses as the n-th fate says: 4 prompts of 12 a step."""
+    (tmp_path / "verifier.py").write_text(BY_FATE)
+    step = OnlineRun.step
+
+    def run(*fates: str, **sections: Any) -> dict[str, Any] | None:
+        def step_of_fate(run: OnlineRun) -> None:
+            (tmp_path / "fate").write_text(fates[run.state.step])
+            step(run)
+
+        (tmp_path / "fate").write_text("mixed")
+        monkeypatch.setattr(OnlineRun, "step", step_of_fate)
+        recipe = write_recipe(
+            reward={"functions": [{"fn": f"{tmp_path}/verifier.py:judge"}], "workers": 1},
+            algorithm={"kind": "dapo", "dynamic_sampling": {"max_generation_batches": 1, "max_staleness": 0}},
+            batch={"prompts_per_step": 4, "prompts_per_update": 4, "micro_batch_tokens": 200},
+            data={**tiny_run["data"], "shuffle": False},
+            **{"evaluation": {}, **sections},
+        )
+        return train(load_recipe(recipe, [f"run.steps={len(fates)}"]))  # type: ignore[arg-type]
+
+    return run
+
+
+def test_steps_without_a_usable_group_are_skipped_said_and_counted(
+    run_of_fates: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fail_after_two_steps(NothingToLearn("step 3: all right"))
-    summary = train(load_recipe(write_recipe(checkpoint={"every_steps": None})))  # type: ignore[arg-type]
-    assert summary is not None
-    assert summary["steps"] == 2
-    assert list(summary["evaluations"]) == ["0", "2"]
+    summary = run_of_fates("right", "right", "mixed", "wrong", "right")
+    assert summary["steps"] == 5
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["groups/skipped_steps"] for row in rows] == [1, 1, 0, 1, 1]
+    assert ["train/lr" in row for row in rows] == [False, False, True, False, False]
+    assert [row["groups/dropped_right"] for row in rows][:2] == [4, 4]
+    said = capsys.readouterr().out
+    assert (
+        "step 1 is skipped, without an update: none of the 4 groups generated can be trained on; 4 were all right and "
+        "0 all wrong\n"
+    ) in said
+    assert (
+        "step 4 is skipped, without an update: none of the 4 groups generated can be trained on; 0 were"
+        in said
+    )
+    assert "nothing is left to learn" not in said
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step_000005" / "driver.json").read_text())
+    assert (state["step"], state["version"], len(state["all_right"])) == (5, 1, 4)
+
+
+def test_a_run_ends_as_learnt_after_a_whole_pass_that_was_all_right_also_across_a_stop(
+    run_of_fates: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = {"datasets": [{"path": str(tmp_path / "heldout.jsonl")}], "at_start": False}
+    (tmp_path / "heldout.jsonl").write_text('{"problem": "1 plus 1?", "answer": "2"}\n')
+    assert run_of_fates("mixed", "right", evaluation=evaluation) is not None
+    summary = run_of_fates("mixed", "right", "right", "right", "mixed", "mixed", evaluation=evaluation)
+    assert summary["steps"] == 4
+    assert list(summary["evaluations"]) == ["2", "4"]
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
-    assert "step 3: all right; the run ends after step 2" in capsys.readouterr().out
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000004\n"
+    said = capsys.readouterr().out
+    told = (
+        "all responses to all 12 prompts of train were right in a whole pass over the data, and nothing is left to "
+        "learn; the run ends after step 4"
+    )
+    assert said.count(told) == 1
+    assert run_of_fates("", "", "", "", "mixed", evaluation=evaluation) is not None
+    assert capsys.readouterr().out.count(told) == 1, "nothing is generated again to find that out"
+    assert [row["step"] for row in read_lines(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 2, 3, 4, 4]
+
+
+def test_a_run_that_never_found_a_usable_group_is_an_error(
+    run_of_fates: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"none of the 2 steps found a group to train on: nothing was trained"
+    ):
+        run_of_fates("wrong", "wrong")
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_partial_credit_without_accuracy_is_trained_on(
+    run_of_fates: Callable[..., Any], tmp_path: Path, write_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores of 0.1 and more are no reason to take all responses for right."""
+    (tmp_path / "verifier.py").write_text(BY_FATE)
+    recipe = write_recipe(reward={"functions": [{"fn": f"{tmp_path}/verifier.py:partial"}], "workers": 1})
+    summary = train(load_recipe(recipe, ["run.steps=2"]))  # type: ignore[arg-type]
+    assert summary is not None
+    assert (summary["steps"], summary["accuracy_after"]) == (2, None)
+    said = capsys.readouterr().out
+    assert "reward function 'partial' returns a score without 'acc': accuracy is not known" in said
+    steps = [row for row in read_lines(tmp_path / "run" / "metrics.jsonl") if "train/lr" in row]
+    assert [row["step"] for row in steps] == [1, 2]
+    for row in steps:
+        assert (row["groups/dropped_right"], row["groups/dropped_wrong"]) == (0, 0)
+        assert row["reward/accuracy_unknown"] == 4 * row["groups/generated"] > 0
+        assert "reward/accuracy" not in row
+    assert any("eval/heldout/score" in row for row in read_lines(tmp_path / "run" / "metrics.jsonl"))
 
 
 @pytest.mark.usefixtures("vllm_on_cpu")

@@ -40,6 +40,7 @@ def test_everything_comes_back_exactly(tmp_path: Path) -> None:
         seconds=1 / 3,
         sampler=sampler.state(),
         surplus=[GROUP, GROUP],
+        all_right=["train/1", "train/3"],
         evaluations={"0": {"heldout": {"accuracy": 0.1}}, "10": {}},
     )
     state.save(tmp_path)
@@ -72,6 +73,14 @@ def test_columns_that_json_does_not_know_come_back_too(tmp_path: Path) -> None:
 def test_a_new_state_comes_back_too(tmp_path: Path) -> None:
     DriverState().save(tmp_path)
     assert DriverState.load(tmp_path) == DriverState()
+
+
+def test_a_checkpoint_without_the_newer_fields_loads(tmp_path: Path) -> None:
+    DriverState(step=3, surplus=[GROUP]).save(tmp_path)
+    data = json.loads((tmp_path / "driver.json").read_text())
+    del data["all_right"]
+    (tmp_path / "driver.json").write_text(json.dumps(data))
+    assert DriverState.load(tmp_path) == DriverState(step=3, surplus=[GROUP])
 
 
 def test_people_can_read_it(tmp_path: Path) -> None:

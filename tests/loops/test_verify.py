@@ -55,13 +55,19 @@ def test_rows_of_both_kinds(tmp_path: Path) -> None:
         "",
         {"solution": "", "answer": 2.5, "data_source": None},
         {"response": "b", "solution": "worked out", "answer": 3},
+        {"response": "c", "answer": {"target": 3, "numbers": [1, 2]}},
     )
     rows = list(read_rows(path))
-    assert [row.line for row in rows] == [1, 3, 4]
+    assert [row.line for row in rows] == [1, 3, 4, 5]
     read = [
         (row.task.response, row.task.ground_truth, row.task.data_source, row.task.extra_info) for row in rows
     ]
-    assert read == [("a", "1", "x", {"n": 1}), ("", "2.5", "", {}), ("b", "3", "", {})]
+    assert read == [
+        ("a", "1", "x", {"n": 1}),
+        ("", "2.5", "", {}),
+        ("b", "3", "", {}),
+        ("c", '{"numbers": [1, 2], "target": 3}', "", {}),
+    ]
 
 
 def test_the_record_of_a_run_can_be_scored_again(tmp_path: Path) -> None:
@@ -86,9 +92,11 @@ def test_the_record_of_a_run_can_be_scored_again(tmp_path: Path) -> None:
         ({"response": 3, "answer": 1}, "line 2: response must be text; it is 3"),
         (
             {"response": "a", "answer": True},
-            "line 2: answer must be text, not empty, or a finite number; it is True",
+            "line 2: answer must be text, a number, a list or a mapping; neither empty, nor with NaN or infinities; "
+            "it is True",
         ),
-        ({"response": "a", "answer": " "}, "answer must be text, not empty, or a finite number; it is ' '"),
+        ({"response": "a", "answer": " "}, "nor with NaN or infinities; it is ' '"),
+        ({"response": "a", "answer": []}, "nor with NaN or infinities; it is []"),
         ({"response": "a", "answer": "1", "data_source": 4}, "line 2: data_source must be text; it is 4"),
         (
             {"response": "a", "answer": "1", "extra_info": []},
@@ -134,6 +142,17 @@ def test_what_is_wrong_with_the_rest_is_said(tmp_path: Path, plugin: str) -> Non
         run(path, f"{plugin}:sam")
 
 
+def test_scores_without_accuracy_are_no_verdicts(tmp_path: Path, plugin: str) -> None:
+    (tmp_path / "bare.py").write_text(
+        "def bare(solution_str, ground_truth, **_): return 0.1 * len(solution_str)\n"
+    )
+    path = write(tmp_path / "rows.jsonl", *({"response": text, "answer": "1"} for text in ("1", "22")))
+    report = run(path, f"{tmp_path}/bare.py:bare", f"{plugin}:same")
+    column = report.scored[0].column()
+    assert column[:7] == ["unknown", "0", "0", "0", "0", "0", "2"]
+    assert report.disagreements() == []
+
+
 def test_figures_and_disagreements(tmp_path: Path, plugin: str) -> None:
     texts = ["1", "2", "", "raise", "sleep", "1"]
     rows = [{"response": text, "answer": "1", "data_source": "s", "extra_info": {"n": 7}} for text in texts]
@@ -142,11 +161,12 @@ def test_figures_and_disagreements(tmp_path: Path, plugin: str) -> None:
     report = run(path, f"{plugin}:same", f"{plugin}:generous", timeout=1.0, limit=6, out=out)
     columns, figures = report.table()
     assert columns == ["", f"{plugin}:same", f"{plugin}:generous"]
-    assert [row[0] for row in figures[:6]] == ["accuracy", "correct", "wrong", "unparsed", "timeout", "crash"]
-    assert [row[1] for row in figures[:6]] == ["33.33%", "2", "1", "1", "1", "1"]
-    assert [row[2] for row in figures[:6]] == ["50.00%", "6", "0", "0", "0", "0"]
-    assert 0.9 < float(figures[8][1]) < 2  # 99th percentile, of six answers: nearly that of the slowest
-    assert float(figures[7][1]) < 0.5
+    names = ["accuracy", "correct", "wrong", "unparsed", "timeout", "crash", "unknown"]
+    assert [row[0] for row in figures[:7]] == names
+    assert [row[1] for row in figures[:7]] == ["33.33%", "2", "1", "1", "1", "1", "0"]
+    assert [row[2] for row in figures[:7]] == ["50.00%", "6", "0", "0", "0", "0", "0"]
+    assert 0.9 < float(figures[9][1]) < 2  # 99th percentile, of six answers: nearly that of the slowest
+    assert float(figures[8][1]) < 0.5
     assert report.disagreements() == [1, 2, 3, 4]
     columns, cells = report.disagreement_table()
     assert len(columns) == 7

@@ -17,6 +17,7 @@ import pytest
 from reasoner_rl.config.data import DAPO_PROMPT, ColumnMap, DatasetConfig
 from reasoner_rl.errors import DataError
 from reasoner_rl.prompts.read import read_problems
+from reward_fns import countdown
 
 SHARED = Path(os.environ.get("REASONER_RL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
@@ -107,10 +108,43 @@ def test_empty_lines_count_as_lines_but_not_as_rows(tmp_path: Path) -> None:
     assert report.rows == 2
 
 
-@pytest.mark.parametrize(("given", "truth"), [("x", "x"), (7, "7"), (0.5, "0.5"), (0, "0"), (" 3 ", " 3 ")])
+@pytest.mark.parametrize(
+    ("given", "truth"),
+    [
+        ("x", "x"),
+        (7, "7"),
+        (0.5, "0.5"),
+        (0, "0"),
+        (" 3 ", " 3 "),
+        (["1", 2.5, True], '["1", 2.5, true]'),
+        ({"target": 24, "numbers": [1, 2, 3, 4]}, '{"numbers": [1, 2, 3, 4], "target": 24}'),
+        ({"é": None}, '{"é": null}'),
+    ],
+)
 def test_ground_truths_become_text(tmp_path: Path, given: Any, truth: str) -> None:
     problems, _ = read_problems(DatasetConfig(path=jsonl(tmp_path, [{"problem": "p", "answer": given}])))
     assert problems[0].ground_truth == truth
+
+
+def test_ground_truths_of_parquet_become_text(tmp_path: Path) -> None:
+    """Rows of a column have one shape there: keys that a row lacks are null."""
+    truths = [{"target": 24, "numbers": [1, 2]}, {"target": 5, "names": ["x"]}]
+    rows = [verl_row(truth=truth) for truth in truths]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "set.parquet")
+    problems, _ = read_problems(DatasetConfig(path=tmp_path / "set.parquet"))
+    assert [json.loads(problem.ground_truth) for problem in problems] == [
+        {"target": 24, "numbers": [1, 2], "names": None},
+        {"target": 5, "numbers": None, "names": ["x"]},
+    ]
+
+
+def test_the_truth_that_countdown_documents(tmp_path: Path) -> None:
+    truth = {"target": 24, "numbers": [1, 2, 3, 4]}
+    file = jsonl(tmp_path, [verl_row(truth=truth), verl_row(truth={"target": 25, "numbers": [1, 2, 3, 4]})])
+    problems, report = read_problems(DatasetConfig(path=file))
+    right = [countdown.compute_score("", "<answer>4*3*2*1</answer>", p.ground_truth)["acc"] for p in problems]
+    assert right == [True, False]
+    assert report.conflicting == 1
 
 
 # --- repetitions, start and limit
@@ -178,8 +212,36 @@ def test_different_solutions_of_one_problem_are_all_kept(tmp_path: Path) -> None
     file = jsonl(tmp_path, rows)
     problems, report = read_problems(DatasetConfig(path=file, columns=ColumnMap(solution="work")))
     assert [problem.solution for problem in problems] == ["a", "b", "c"]
-    assert (report.duplicates, report.conflicting) == (1, 0)
-    assert len(read_problems(DatasetConfig(path=file))[0]) == 1
+    assert (report.duplicates, report.conflicting, report.variants) == (1, 0, 0)
+
+
+def test_what_reward_functions_read_tells_tasks_apart(tmp_path: Path) -> None:
+    """The same prompt and truth, for instance with other unit tests, another language, another rule."""
+    rows: list[dict[str, Any]] = [
+        verl_row(index=number) | other
+        for number, other in enumerate(
+            [
+                {},
+                {"data_source": "strict"},
+                {"extra_info": {"index": 7, "tests": ["f(1) == 2"]}},
+                {"extra_info": {"index": 8, "tests": ["f(2) == 3"]}},
+                {"extra_info": {"tests": ["f(2) == 3"], "index": 9}},  # the row's number is no difference
+                {"ability": "other"},  # nor what no function is given
+                {"extra_info": None},
+            ]
+        )
+    ]
+    problems, report = read_problems(DatasetConfig(path=jsonl(tmp_path, rows)))
+    assert [problem.uid for problem in problems] == ["set/0", "set/1", "set/2", "set/3"]
+    assert (report.duplicates, report.conflicting, report.variants) == (3, 0, 3)
+    assert str(report) == (
+        "7 rows read, 3 duplicates dropped, 4 problems kept, "
+        "3 differing from another in data_source or extra_info alone (kept)"
+    )
+    flat = [{"problem": "p", "answer": "1", "level": level} for level in (1, 2, 1)]
+    problems, report = read_problems(DatasetConfig(path=jsonl(tmp_path, flat)))
+    assert [problem.extra_info["level"] for problem in problems] == [1, 2]
+    assert (report.duplicates, report.variants) == (1, 1)
 
 
 def test_extra_columns_become_what_json_can_hold(tmp_path: Path) -> None:
@@ -235,9 +297,11 @@ MALFORMED: list[tuple[Any, str]] = [
     ),
     (change(reward_model=None), "reward_model must be a mapping"),
     (
-        change(reward_model={"ground_truth": ["1"]}),
-        "reward_model.ground_truth must be text, not empty, or a finite number; it is ['1']",
+        change(reward_model={"ground_truth": []}),
+        "reward_model.ground_truth must be text, a number, a list or a mapping; neither empty, nor with NaN or "
+        "infinities; it is []",
     ),
+    (change(reward_model={"ground_truth": {"a": float("inf")}}), "it is {'a': inf}"),
     (change(reward_model={"ground_truth": None}), "it is None"),
     (change(reward_model={"ground_truth": True}), "it is True"),
     (change(reward_model={"ground_truth": float("nan")}), "it is nan"),
@@ -247,6 +311,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ([1], "the row must be a mapping of columns; it is [1]"),
     (verl_row(content="a\ud800"), "prompt.0.content must be text that UTF-8 can hold"),
     (verl_row(truth="\ud800"), "reward_model.ground_truth must be text that UTF-8 can hold"),
+    (verl_row(truth=["\ud800"]), "reward_model.ground_truth must be text that UTF-8 can hold"),
 ]
 
 
@@ -264,8 +329,8 @@ def test_malformed_rows_name_file_row_column_and_value(tmp_path: Path, row: Any,
         ({"question": "p", "answer": "a"}, "no column 'problem'; found question, answer."),
         ({"problem": "", "answer": "a"}, "problem must be text, and not empty; it is ''"),
         (
-            {"problem": "p", "answer": {"a": 1}},
-            "answer must be text, not empty, or a finite number; it is {'a': 1}",
+            {"problem": "p", "answer": {}},
+            "answer must be text, a number, a list or a mapping; neither empty, nor with NaN or infinities; it is {}",
         ),
         ({"problem": "p", "answer": "a", "from": 3}, "from must be text, and not empty; it is 3"),
     ],

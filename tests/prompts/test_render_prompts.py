@@ -58,6 +58,34 @@ def test_a_system_message_is_put_before_prompts_that_have_none(
     assert renderer.encode(own) == [BOS, SYSTEM, *w(8), USER, *w(1), ASSISTANT]
 
 
+LAST_ONLY = "<s><user> {{ messages[-1]['content'] }} <assistant>"
+
+
+def test_a_system_message_that_the_template_leaves_out_is_refused(make_tokenizer: MakeTokenizer) -> None:
+    renderer = PromptRenderer(make_tokenizer(chat_template=LAST_ONLY), PromptConfig(system="w9"))
+    with pytest.raises(
+        ConfigError, match=r"data\.prompts\.system is set, but the chat template leaves system"
+    ):
+        renderer.encode(problem("w1"))
+
+
+def test_messages_of_the_data_that_the_template_leaves_out_are_counted(
+    make_tokenizer: MakeTokenizer, chat_template: str
+) -> None:
+    three = ("user", "assistant", "user")
+    problems = [
+        problem("w1"),
+        problem("w8", "w1", roles=("system", "user")),
+        problem("w1", "w1", "w1", roles=three),
+    ]
+    prompts, report = render_prompts(problems, make_tokenizer(chat_template=LAST_ONLY), PromptConfig())
+    assert [prompt.token_ids for prompt in prompts] == [(BOS, USER, *w(1), ASSISTANT)] * 3
+    assert report.incomplete == 2
+    assert str(report).endswith(", 2 with a message that the chat template leaves out")
+    _, report = render_prompts(problems, make_tokenizer(chat_template=chat_template), PromptConfig())
+    assert report.incomplete == 0
+
+
 def test_without_a_template_contents_are_joined_by_newlines(make_tokenizer: MakeTokenizer) -> None:
     renderer = PromptRenderer(make_tokenizer(), PromptConfig(system="w9"))
     assert renderer.encode(problem("w1 w2")) == [BOS, *w(9), NEWLINE, *w(1, 2)]

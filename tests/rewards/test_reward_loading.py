@@ -72,23 +72,25 @@ def test_what_is_wrong_with_a_name_is_said(
 @pytest.mark.parametrize(
     ("returned", "result"),
     [
-        (1, FunctionResult(1.0, 1.0)),
-        (-0.5, FunctionResult(-0.5, 0.0)),
-        (0.0, FunctionResult(0.0, 0.0)),
+        (1, FunctionResult(1.0, None)),
+        (-0.5, FunctionResult(-0.5, None)),
+        (0.0, FunctionResult(0.0, None)),
         (True, FunctionResult(1.0, 1.0)),
-        (Fraction(1, 4), FunctionResult(0.25, 1.0)),
-        (numpy.float32(0.5), FunctionResult(0.5, 1.0)),
+        (numpy.bool_(False), FunctionResult(0.0, 0.0)),
+        (Fraction(1, 4), FunctionResult(0.25, None)),
+        (numpy.float32(0.5), FunctionResult(0.5, None)),
         ({"score": 1.0, "acc": False}, FunctionResult(1.0, 0.0)),
         ({"score": -1.0, "acc": numpy.bool_(True)}, FunctionResult(-1.0, 1.0)),
-        ({"score": 0.2}, FunctionResult(0.2, 1.0)),
+        ({"score": 0.2}, FunctionResult(0.2, None)),
+        ({"score": True}, FunctionResult(1.0, 1.0)),
         ({"score": 1, "acc": 0.5, "pred": 42}, FunctionResult(1.0, 0.5, "42")),
         (
             {"score": 1, "pred": None, "n": 2, "ok": True, "note": "x"},
-            FunctionResult(1.0, 1.0, None, {"n": 2.0, "ok": 1.0}),
+            FunctionResult(1.0, None, None, {"n": 2.0, "ok": 1.0}),
         ),
         (
             {"score": 1, "nan": math.nan, "array": numpy.ones(2), "huge": 10**400, "n": 3},
-            FunctionResult(1.0, 1.0, None, {"n": 3.0}),
+            FunctionResult(1.0, None, None, {"n": 3.0}),
         ),
     ],
 )

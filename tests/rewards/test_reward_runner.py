@@ -103,7 +103,7 @@ def tasks_of(*responses: str) -> list[RewardTask]:
     ]
 
 
-def outcomes(rewards: list[Reward]) -> list[tuple[str, float, float]]:
+def outcomes(rewards: list[Reward]) -> list[tuple[str, float, float | None]]:
     return [(reward.status, reward.score, reward.accuracy) for reward in rewards]
 
 
@@ -241,7 +241,7 @@ def test_a_failing_function_leaves_the_others_results(runner_of: RunnerFactory, 
     length = {"fn": f"{tmp_path}/plugin.py:length"}
     runner = runner_of(length, {"parameters": {"wrong_score": -3.0}}, timeout=0.5)
     rewards = runner.score(tasks_of("raise x", "exit 1", "sleep 9"))
-    assert outcomes(rewards) == [("crash", 4.0, 1.0), ("crash", 3.0, 1.0), ("timeout", 4.0, 1.0)]
+    assert outcomes(rewards) == [("crash", 4.0, None), ("crash", 3.0, None), ("timeout", 4.0, None)]
     assert rewards[0].components == {"length": 7.0, "obey": -3.0, "overlong": 0.0}
     # Those behind a failing one run too, after a death in the next process.
     runner = runner_of({}, length)
@@ -249,6 +249,24 @@ def test_a_failing_function_leaves_the_others_results(runner_of: RunnerFactory, 
         ("crash", 6.0, 0.0),
         ("crash", 5.0, 0.0),
     ]
+
+
+def test_a_failure_never_scores_above_the_verdicts_of_its_group(
+    runner_of: RunnerFactory, tmp_path: Path
+) -> None:
+    """Scores far below -1, as of a verifier that gives -5 for wrong and 0 for right."""
+    (tmp_path / "deep.py").write_text(
+        "def deep(solution_str, **_):\n"
+        "    if solution_str == 'raise':\n        raise RuntimeError\n"
+        "    return {'score': 0.0 if solution_str == 'right' else -5.0, 'acc': solution_str == 'right'}\n"
+    )
+    texts = ["wrong", "raise", "wrong", "right", "raise", "right", "raise"]
+    groups = [0, 0, 0, 1, 1, 2, None]
+    tasks = [RewardTask("x", text, "t", group=group) for text, group in zip(texts, groups, strict=True)]
+    deep = {"fn": f"{tmp_path}/deep.py:deep"}
+    assert [reward.score for reward in runner_of(deep).score(tasks)] == [-5, -5, -5, 0, -1, 0, -1]
+    deep = {**deep, "failure_score": -7.0}
+    assert [reward.score for reward in runner_of(deep).score(tasks)] == [-5, -7, -5, 0, -7, 0, -7]
 
 
 def test_what_a_worker_sees(runner_of: RunnerFactory) -> None:

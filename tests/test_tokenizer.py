@@ -83,7 +83,7 @@ def test_special_tokens_beyond_the_model_may_be_there_but_not_be_used(
         tokenizer.save_pretrained(tmp_path)
     if refused:
         with pytest.raises(
-            ConfigError, match="the token '<image>' has id 4, and the vocabulary .* has 4 ids, 0 to 3"
+            ConfigError, match=r"the token '<image>' has id 4, and the vocabulary .* has 4 ids, 0 to 3"
         ):
             load_tokenizer(config)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import context_length
+from reasoner_rl.training.disk_space import partial_of
 from reasoner_rl.types import Prompt, TrainSample
 
 _CONSOLE = Console()
@@ -69,6 +71,7 @@ def output_folder(run: RunConfig) -> Iterator[Path]:
             ) from error
         except OSError:
             pass  # a file system without locks
+        shutil.rmtree(partial_of(output / "final"), ignore_errors=True)  # of an export that was killed
         yield output
 
 

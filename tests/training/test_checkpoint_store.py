@@ -195,7 +195,7 @@ def test_room_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch:
         store.save(2, write)
     text = str(raised.value)
     assert text.startswith(
-        f"the checkpoint of step 2 does not fit on the disk of {tmp_path}: it needs 3.2 KiB"
+        f"the checkpoint of step 2 does not fit on the disk of {tmp_path}: it needs 3.1 KiB"
     )
     assert "and 2.0 KiB are free" in text
     assert "the same command goes on from step_000001" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,18 +18,23 @@ from typer.core import TyperGroup
 from reasoner_rl.config.keys import list_keys
 from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, Recipe, SftConfig
-from reasoner_rl.errors import ConfigError, UserError, WorkerError
+from reasoner_rl.errors import ConfigError, UserError, WorkerError, is_interruption
 
 DIVERGED = 1
 USER_ERROR = 2
 WORKERS_FAILED = 3
+SYSTEM_ERROR = 4
 INTERRUPTED = 130
+_PACKAGE = f"{Path(__file__).parent.name}/"
 WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
 
 @contextmanager
 def exit_statuses() -> Iterator[None]:
-    """Users' mistakes become one message and exit status 2, divergence 1, failed workers 3, an interruption 130."""
+    """Users' mistakes become one message and exit status 2, divergence 1, failed workers 3, an interruption 130.
+
+    Errors of the operating system, such as a file that may not be read, have status 4.
+    """
     try:
         yield
     except UserError as error:
@@ -42,11 +48,27 @@ def exit_statuses() -> Iterator[None]:
             f"error: {error}\nThe same command goes on from the newest checkpoint, if there is one\n"
         )
         sys.exit(WORKERS_FAILED)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
-        )
-        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever read the output has ended; typer leaves silently
+        raise
+    except BaseException as error:
+        if is_interruption(error):  # also where a library has made another error of it
+            sys.stderr.write(
+                "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
+            )
+            sys.exit(INTERRUPTED)
+        if isinstance(error, OSError):
+            sys.stderr.write(f"error: {_system_error(error)}\n")
+            sys.exit(SYSTEM_ERROR)
+        raise
+
+
+def _system_error(error: OSError) -> str:
+    """What the system refused, of which file, and which line of this package asked for it."""
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in frame.filename]
+    place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"the system says: {': '.join([said, *named])}{place}"
 
 
 class _Commands(TyperGroup):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 
 class UserError(ValueError):
@@ -17,6 +17,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A file of prompts or examples cannot be used; the text names the file and the row."""
+
+
+class DiskFullError(UserError):
+    """Something does not fit on a disk; the text names what, the disk, and the room that is needed and free."""
 
 
 class MissingExtraError(UserError):
@@ -46,3 +50,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def related_errors(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that led to it: causes, contexts, members of groups, failures of ranks."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        related = waiting.pop(0)
+        if id(related) in seen:
+            continue
+        seen.add(id(related))
+        yield related
+        waiting += [cause for cause in (related.__cause__, related.__context__) if cause is not None]
+        if isinstance(related, BaseExceptionGroup):
+            waiting += related.exceptions
+        # Of torch's CheckpointException: rank -> (error, traceback).
+        failures = getattr(related, "failures", None)
+        if isinstance(failures, Mapping):
+            waiting += [failure[0] for failure in failures.values()]
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether an error is, or was raised because of, KeyboardInterrupt."""
+    return any(isinstance(related, KeyboardInterrupt) for related in related_errors(error))

@@ -288,3 +288,28 @@ def test_a_stopped_run_is_no_success(
     assert reasoner_rl("train", str(recipe)).status == 130
     monkeypatch.setattr("reasoner_rl.loops.offline.fine_tune", lambda config: None)
     assert reasoner_rl("sft", "quickstart_sft").status == 130
+
+
+def test_errors_of_the_system_have_a_status_and_a_line(
+    reasoner_rl: Callable[..., Outcome], recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "run.json").mkdir(parents=True)
+    outcome = reasoner_rl("train", str(recipe))
+    assert outcome.status == 4
+    assert outcome.err.startswith("error: the system says: Is a directory: ")
+    assert "run/run.json (summary.py, line " in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_an_interruption_that_a_library_has_wrapped_is_one(
+    reasoner_rl: Callable[..., Outcome], recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    def interrupted(config: Any) -> None:
+        raise CheckpointException("rank 0", {0: (KeyboardInterrupt(), None)})  # type: ignore[dict-item]
+
+    monkeypatch.setattr("reasoner_rl.loops.online.train", interrupted)
+    outcome = reasoner_rl("train", str(recipe))
+    assert (outcome.status, outcome.err.count("\n")) == (130, 1)
+    assert outcome.err.startswith("interrupted; the same command goes on")

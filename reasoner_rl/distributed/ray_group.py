@@ -33,6 +33,7 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.distributed.fate import SharedFate
 from reasoner_rl.distributed.group import Phase
 from reasoner_rl.distributed.hub import download, first_on_each_machine, from_cache, hub_names
 from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
@@ -168,12 +169,18 @@ class RayTransport:
         self._tickets = 0
         self._actors: list[Any] = []
         self._ended: Exception | None = None  # why no more calls can be made
+        self._fate: SharedFate | None = (
+            None  # of what Ray started on this machine, if it was started for this run
+        )
 
     def start(self) -> None:
         """Start or join Ray, wait for its machines, start the workers."""
         cluster = self._cluster
         self._stacks.mkdir(parents=True, exist_ok=True)
         _init_ray(cluster)
+        if cluster.address is None:
+            self._fate = SharedFate()
+            self._fate.include_ray()
         use_gpu = _wants_gpus(cluster)
         pool = RayResourcePool(
             [cluster.workers_per_node] * cluster.nodes, use_gpu=use_gpu, max_colocate_count=1
@@ -189,6 +196,8 @@ class RayTransport:
         self._tell(f"starting {self.ranks} workers")
         places: list[Place] = self.call("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
         self._places = [str(place) for place in places]
+        if self._fate is not None:
+            self._fate.include_ray()  # what has been started since: workers, and agents that were slow to start
         machines = [f"{place.machine} ({place.network})" for place in places]
         self._tell("workers: " + ", ".join(f"{machines.count(m)} on {m}" for m in dict.fromkeys(machines)))
         self._download(first_on_each_machine(machines))
@@ -207,6 +216,8 @@ class RayTransport:
             for actor in self._actors:
                 ray.kill(actor)
             ray.shutdown()
+            if self._fate is not None:
+                self._fate.close()
 
     def call(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `Transport.call`."""

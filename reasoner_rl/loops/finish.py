@@ -14,6 +14,7 @@ from reasoner_rl.loops.state import DriverState
 from reasoner_rl.observability.curves import plot_curves
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_json
+from reasoner_rl.training.disk_space import filled_folder, partial_of, size_of
 
 
 def finish_run(config: OnlineConfig, state: DriverState, workers: WorkerGroup) -> dict[str, Any]:
@@ -37,13 +38,19 @@ def draw_curves(output: Path) -> None:
 
 
 def export_folder(final: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a folder that replaces ``final`` only when it is whole."""
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    """Let ``write`` fill a folder that replaces ``final`` only when it is whole.
+
+    Raises DiskFullError if there is no room; nothing half-written stays behind.
+    """
+    need = size_of(final) if final.is_dir() else None
+    with filled_folder(partial_of(final), "the export of the weights", need):
+        write(partial_of(final))
+    replaced = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
+    partial_of(final).rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def summarise_run(config: OnlineConfig, state: DriverState) -> dict[str, Any]:

@@ -16,7 +16,14 @@ from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.distributed.worker import build_backend
 from reasoner_rl.loops.finish import draw_curves, export_folder
-from reasoner_rl.loops.resume import checkpoint_to_resume, save_recipe
+from reasoner_rl.loops.resume import (
+    TRAINING_DATA,
+    check_data,
+    check_records,
+    checkpoint_to_resume,
+    expect_checkpoints,
+    save_recipe,
+)
 from reasoner_rl.loops.start import (
     begin_run,
     check_vocabulary,
@@ -31,6 +38,7 @@ from reasoner_rl.metrics import merge, values
 from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics
 from reasoner_rl.observability.sinks import MetricLogger, open_logger
 from reasoner_rl.observability.summary import write_json
+from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.tokenizer import load_tokenizer, unused_ids
 from reasoner_rl.training.backend import TrainBackend
@@ -114,6 +122,12 @@ def _fine_tune(
     )
     sampler = PromptSampler(len(samples), config.run.seed, config.data.shuffle)
     state = DriverState()
+    if newest:
+        with reading(newest[1]):
+            state = DriverState.load(newest[1])
+        check_records(output, state.step, "none")
+    check_data(state, {TRAINING_DATA: fingerprint(samples)}, newest)
+    expect_checkpoints(config, store, state.step)
     backend = build_backend(
         config.model,
         config.training,
@@ -122,7 +136,6 @@ def _fine_tune(
     )
     if newest:
         with reading(newest[1]):
-            state = DriverState.load(newest[1])
             sampler.restore(state.sampler)
             backend.load(newest[1])
     resume_step = newest[0] if newest else None

@@ -18,11 +18,17 @@ from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.errors import UserError
-from reasoner_rl.evaluation.estimators import EvaluationReport
 from reasoner_rl.loops.collect import ADVICE, GroupCollector, what_was_dropped
 from reasoner_rl.loops.evaluate import Evaluator, load_held_out
 from reasoner_rl.loops.finish import finish_run
-from reasoner_rl.loops.resume import checkpoint_to_resume, save_recipe
+from reasoner_rl.loops.resume import (
+    TRAINING_DATA,
+    check_data,
+    check_records,
+    checkpoint_to_resume,
+    expect_checkpoints,
+    save_recipe,
+)
 from reasoner_rl.loops.samples import make_samples
 from reasoner_rl.loops.start import (
     StopRequest,
@@ -40,6 +46,7 @@ from reasoner_rl.metrics import Metrics, merge, values
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import MetricLogger, open_logger
+from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.tokenizer import load_tokenizer
@@ -78,12 +85,11 @@ class OnlineRun:
         }
         metrics = values(merge([trained, collected.metrics, timer.metrics(tokens)]))
         self.logger.write(number, metrics)
-        group_size = config.rollout.responses_per_prompt
-        advantages = [float(sample.advantages[0]) for sample in samples]
+        advantages = iter(float(sample.advantages[0]) for sample in samples)
         self.recorder.rollouts(
             number,
             collected.groups,
-            [advantages[start : start + group_size] for start in range(0, len(samples), group_size)],
+            [[next(advantages) for _ in group.rollouts] for group in collected.groups],
             collected.dropped,
         )
         state.step = number
@@ -112,8 +118,10 @@ class OnlineRun:
             synced = self.workers.publish_weights(state.version)
         return samples, merge([synced, trained])
 
-    def evaluate(self) -> list[EvaluationReport]:
-        """Evaluate the published weights on every held-out set."""
+    def evaluate(self) -> None:
+        """Evaluate the published weights on every held-out set, unless that was done after this step already."""
+        if str(self.state.step) in self.state.evaluations:
+            return
         timer = PhaseTimer()
         with timer("evaluate"):
             reports = self.evaluator.evaluate(self.workers, self.state.step)
@@ -123,11 +131,16 @@ class OnlineRun:
         self.state.evaluations[str(self.state.step)] = {
             report.dataset: report.to_json() for report in reports
         }
-        return reports
 
     def save(self) -> None:
-        """Write a checkpoint of workers and driver, if there was a step at all."""
+        """Write a checkpoint of workers and driver, if there was a step at all.
+
+        Where the step has a checkpoint, what has happened since is added to it.
+        """
         if self.state.step == 0:
+            return
+        if self.store.holds(self.state.step):
+            self.state.save_later(self.store.folder_of(self.state.step))
             return
         self.state.sampler = self.collector.sampler.state()
         self.state.surplus = self.collector.surplus
@@ -171,6 +184,9 @@ class OnlineRun:
                 f"none of the {state.step} steps found a group to train on: nothing was trained, and no weights are "
                 f"exported. {ADVICE}"
             )
+        if finished and config.evaluation.at_end and str(state.step) not in state.evaluations:
+            self._count_seconds(self.evaluate)  # a run whose steps were all made before
+            self.save()
         return finished
 
     def _finished(self) -> bool:
@@ -222,10 +238,15 @@ def _train(
     check_rewards(config.reward, prompts[0])
     sampler = PromptSampler(len(prompts), config.run.seed, config.data.shuffle)
     resume_step, state = None, DriverState()
+    data = {TRAINING_DATA: fingerprint(prompts)}
+    data |= {f"evaluation.datasets {each.name}": fingerprint(each.prompts) for each in held_out}
     if newest:
         resume_step = newest[0]
         with reading(newest[1]):
             state = DriverState.load(newest[1])
+        check_records(output, state.step, config.logging.rollouts)
+    check_data(state, data, newest)
+    expect_checkpoints(config, store, state.step)
     timer, recorder = PhaseTimer(), RolloutRecorder(output, config.logging.rollouts)
     with (
         RewardRunner(config.reward, config.rollout.sampling.max_response_tokens) as rewards,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rollout.stop_strings import split_stops
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import check_ids, context_length, unused_ids, vocabulary_size
+from reasoner_rl.training.disk_space import partial_of
 from reasoner_rl.types import Prompt, TrainSample
 
 _CONSOLE = Console()
@@ -72,6 +74,7 @@ def output_folder(run: RunConfig) -> Iterator[Path]:
             ) from error
         except OSError:
             pass  # a file system without locks
+        shutil.rmtree(partial_of(output / "final"), ignore_errors=True)  # of an export that was killed
         yield output
 
 

@@ -12,6 +12,8 @@ from reasoner_rl.observability.summary import write_json
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
 _FILE = "driver.json"
+_LATER = "later.json"  # what happened after the checkpoint, without another step; not in its manifest
+_LATER_FIELDS = ("seconds", "evaluations")
 
 
 @dataclass(slots=True)
@@ -27,15 +29,22 @@ class DriverState:
     evaluations: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=dict
     )  # step -> dataset -> report
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)  # dataset -> fingerprint
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint's folder."""
         write_json(folder / _FILE, dataclasses.asdict(self))
 
+    def save_later(self, folder: Path) -> None:
+        """Add to the checkpoint of this step what has happened since, such as an evaluation."""
+        write_json(folder / _LATER, {name: getattr(self, name) for name in _LATER_FIELDS})
+
     @classmethod
     def load(cls, folder: Path) -> DriverState:
         """Read the state back, exactly."""
         data = json.loads((folder / _FILE).read_text())
+        if (folder / _LATER).exists():
+            data |= json.loads((folder / _LATER).read_text())
         return cls(**{**data, "surplus": [_group(item) for item in data["surplus"]]})
 
 

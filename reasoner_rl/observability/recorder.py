@@ -7,13 +7,17 @@ output_dir/evaluations/step_000010_<dataset>.jsonl  likewise
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_jsonl
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+
+logger = logging.getLogger(__name__)
 
 RolloutMode = Literal["all", "first_group", "none"]
 
@@ -29,6 +33,7 @@ class RolloutRecorder:
     def __init__(self, folder: Path, mode: RolloutMode) -> None:
         self._folder = folder
         self._mode = mode
+        self._last: Path | None = None  # file of the previous step
 
     def rollouts(
         self,
@@ -46,6 +51,9 @@ class RolloutRecorder:
             return None
         kept = slice(1) if self._mode == "first_group" else slice(None)
         path = self._folder / "rollouts" / f"step_{step:06d}.jsonl"
+        if self._last is not None and not self._last.exists():
+            logger.warning("%s was deleted while the run was writing; later steps are recorded", self._last)
+        self._last = path
         write_jsonl(path, _lines(step, groups[kept], advantages[kept]))
         if dropped and self._mode == "all":
             write_jsonl(path.with_name(f"{path.stem}_dropped.jsonl"), _lines(step, dropped, ()))
@@ -63,6 +71,24 @@ class RolloutRecorder:
         path = self._folder / "evaluations" / f"step_{step:06d}_{quote(dataset, safe=' ')}.jsonl"
         write_jsonl(path, _lines(step, groups, ()))
         return path
+
+
+def missing_records(folder: Path, step: int, mode: RolloutMode) -> list[str]:
+    """What a run that goes on after ``step`` should find in its output_dir ``folder`` and does not, for people."""
+    missing, metrics = [], folder / "metrics.jsonl"
+    steps = [row["step"] for row in read_jsonl(metrics)]
+    if not metrics.exists():
+        missing.append(f"{metrics} is missing: it begins anew after step {step}")
+    elif step > 0 and step not in steps:
+        newest = max((found for found in steps if found < step), default=None)
+        there = "no row before it" if newest is None else f"its newest row before that is of step {newest}"
+        missing.append(f"{metrics} has no row of step {step}; {there}")
+    rollouts = folder / "rollouts" / f"step_{step:06d}.jsonl"
+    if mode != "none" and step > 0 and not rollouts.exists():
+        missing.append(
+            f"{rollouts} is missing: the responses of that step were not recorded, or were deleted"
+        )
+    return missing
 
 
 def _lines(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +19,8 @@ from reasoner_rl.config.run import LoggingConfig, WandbConfig
 from reasoner_rl.errors import DataError, MissingExtraError
 from reasoner_rl.observability.console import step_line
 from reasoner_rl.observability.summary import atomic_writer, json_ready
+
+logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -31,7 +36,9 @@ class Sink(Protocol):
 
 
 class JsonlSink:
-    """Appends ``{"step": n, "<metric>": number, ...}`` lines, each flushed before `write` returns.
+    """Appends ``{"step": n, "<metric>": number, ...}`` lines, each on the disk before `write` returns.
+
+    A file that is deleted or replaced meanwhile is written anew, with all its lines, and a warning is logged.
 
     Args:
         path: the file, metrics.jsonl of a run.
@@ -47,11 +54,29 @@ class JsonlSink:
         kept = [] if resume_step is None else [row for row in read_jsonl(path) if row["step"] <= resume_step]
         with atomic_writer(path) as file:
             file.writelines(json.dumps(row) + "\n" for row in kept)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("a+", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._is_there():
+            self._write_anew()
         self._file.write(json.dumps(json_ready({"step": step, **values}), allow_nan=False) + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+
+    def _write_anew(self) -> None:
+        """A deleted file can be read as long as it is open."""
+        logger.warning("%s was deleted or replaced while the run was writing; it is written anew", self._path)
+        self._file.seek(0)
+        with self._file as gone, atomic_writer(self._path) as file:
+            shutil.copyfileobj(gone, file)
+        self._file = self._path.open("a+", encoding="utf-8")
 
     def close(self) -> None:
         self._file.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import struct
@@ -29,7 +30,10 @@ from reasoner_rl.rewards.queueing import Job
 from reasoner_rl.rewards.worker import Setup
 
 START_SECONDS = 120.0  # most time that loading the reward functions may take
-STALL_SECONDS = 5.0  # most time that a message may stand still halfway
+STALL_SECONDS = 5.0  # most time that a message may stand still halfway; less if an answer has less time
+MAX_MESSAGE_BYTES = (
+    1 << 26
+)  # longer ones are announced by what is no message: text that a function wrote here
 GIB = 2**30
 
 _BOOT = """
@@ -51,7 +55,7 @@ class VerifierProcess:
         self.judged = 0  # answers, also if several functions judged them
         self.begun = time.monotonic()  # loading the functions, then the first job
         self.patience = START_SECONDS
-        self.connection, self._process = _start()
+        self.connection, self._process = _start(config.timeout_seconds)
         setup = Setup(
             tuple(FunctionSpec(f.fn, f.parameters, f.batch) for f in config.functions),
             None if config.memory_gib is None else int(config.memory_gib * GIB),
@@ -96,7 +100,7 @@ class VerifierProcess:
     def receive(self) -> Any:
         """The next message. Raises EOFError if there will be none that can be read."""
         try:
-            return self.connection.recv()
+            return pickle.loads(self.connection.recv_bytes(MAX_MESSAGE_BYTES))
         except Exception as error:  # closed, stopped halfway, or written to by the function itself
             raise EOFError from error
 
@@ -165,9 +169,9 @@ def loading_ended(ending: str) -> ConfigError:
     return ConfigError(f"loading the reward functions ended their process ({ending})")
 
 
-def _start() -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
+def _start(timeout: float) -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
     ours, theirs = Pipe()
-    _never_wait_for_ever(ours)
+    _never_wait_for_ever(ours, timeout)
     command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)]
     try:
         # Standard output goes to standard error: what functions print is no output of the command.
@@ -179,9 +183,17 @@ def _start() -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
     return ours, process
 
 
-def _never_wait_for_ever(connection: Connection[Any, Any]) -> None:
-    """Let sending and receiving fail when nothing moves: the other side may be stopped in the middle of a message."""
-    seconds = struct.pack("ll", int(STALL_SECONDS), 0)
+def _never_wait_for_ever(connection: Connection[Any, Any], timeout: float) -> None:
+    """Let sending and receiving fail when nothing moves: the other side may be stopped in the middle of a message.
+
+    Or a function has written something into the connection that only begins like a message; that costs its answer
+    ``timeout`` seconds at the most, like anything else that a function does.
+    """
     with socket.socket(fileno=os.dup(connection.fileno())) as copy:
-        copy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
-        copy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(STALL_SECONDS))
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(STALL_SECONDS, timeout)))
+
+
+def _timeval(seconds: float) -> bytes:
+    """C's struct timeval; zero would mean for ever."""
+    return struct.pack("ll", *divmod(max(1, int(seconds * 1e6)), 1_000_000))

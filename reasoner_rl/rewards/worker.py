@@ -44,6 +44,13 @@ class Outcome:
 
 def main(descriptor: int) -> None:
     """Serve a connection until the other side closes it. The process must lead its own process group."""
+    try:
+        _serve(descriptor)
+    except (EOFError, ConnectionError):  # the other side has died: nobody is left to be told
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _serve(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
     connection: Connection[Any, Any] = Connection(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,69 +10,117 @@ from pathlib import Path
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from reasoner_rl.errors import UserError, WorkerError
+from reasoner_rl.errors import DiskFullError, UserError, WorkerError, is_interruption
+from reasoner_rl.training.disk_space import filled_folder, flush, flush_folder, size_of
+from reasoner_rl.training.manifest import has_manifest, verify_manifest, write_manifest
 
 _FOLDER = re.compile(r"step_(\d{6,})")
 
 
 class CheckpointStore:
-    """The folders ``step_000010``, ``step_000020``, ... and, for people and scripts, ``latest`` naming the newest."""
+    """The folders ``step_000010``, ``step_000020``, ... and, for people and scripts, ``latest`` naming the newest.
+
+    expected_bytes: size of the first checkpoint, as far as known; later ones need as much as the newest.
+    """
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder = folder
         self.keep_last = keep_last
+        self.expected_bytes: int | None = None
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Let ``write`` fill a temporary folder, then rename it; an interruption leaves no half-written one.
+        """Let ``write`` fill a temporary folder, add a manifest, rename the folder; then older ones are deleted.
 
-        A checkpoint of the same step that is there already is kept: it has the same weights.
+        Whatever interrupts, no folder is half-written, and nothing of it stays if ``write`` fails. A checkpoint of
+        the same step that is there already is kept: it has the same weights. Raises DiskFullError if there is no
+        room, and UserError if the name is taken by something else.
         """
-        final = self.folder / f"step_{step:06d}"
-        if final.is_dir():
+        final, newest = self.folder_of(step), self.latest()
+        if self.holds(step):
             return final
+        if final.exists():
+            raise UserError(f"{final} is a file, where the checkpoint of step {step} belongs: move it away")
         partial = self.folder / f".partial_{step:06d}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        _flush_to_disk(partial)
+        try:
+            with filled_folder(partial, f"the checkpoint of step {step}", self.needed_bytes()):
+                write(partial)
+                write_manifest(partial)
+                flush_folder(partial)
+        except DiskFullError as error:
+            kept = f"the same command goes on from {newest[1].name}" if newest else "nothing was saved before"
+            raise DiskFullError(f"{error}; {kept}") from error
         partial.rename(final)
-        _flush(self.folder)
-        pointer = self.folder / ".latest"
-        pointer.write_text(final.name + "\n")
-        pointer.replace(self.folder / "latest")
-        self._prune()
+        flush(self.folder)
+        self.tidy()
         return final
+
+    def needed_bytes(self) -> int | None:
+        """Size of the next checkpoint, as far as known."""
+        newest = self.latest()
+        return size_of(newest[1]) if newest else self.expected_bytes
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step."""
+        return self.folder_of(step).is_dir()
+
+    def folder_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, if there is one."""
+        return self.folder / f"step_{step:06d}"
 
     def latest(self) -> tuple[int, Path] | None:
         """Step and folder of the newest checkpoint, or None."""
-        steps = self._steps()
-        return max(steps) if steps else None
+        steps = self.all()
+        return steps[-1] if steps else None
 
-    def _steps(self) -> list[tuple[int, Path]]:
+    def remove_partial(self) -> None:
+        """Delete what a write that was killed has left. No other process may be writing."""
+        for partial in self.folder.glob(".partial_*"):
+            shutil.rmtree(partial)
+        (self.folder / ".latest").unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Point to the newest checkpoint and delete old ones, also where a process was killed before it could."""
+        self.remove_partial()
+        steps = self.all()
+        if not steps:
+            return
+        pointer, name = self.folder / ".latest", steps[-1][1].name
+        pointer.write_text(name + "\n")
+        pointer.replace(self.folder / "latest")
+        for _, old in steps[: -self.keep_last]:
+            shutil.rmtree(old)
+
+    def all(self) -> list[tuple[int, Path]]:
+        """Step and folder of every checkpoint, in order of the steps. Files of such names are none."""
         if not self.folder.is_dir():
             return []
         matches = ((_FOLDER.fullmatch(path.name), path) for path in self.folder.iterdir())
-        return sorted((int(match[1]), path) for match, path in matches if match)
-
-    def _prune(self) -> None:
-        for _, old in self._steps()[: -self.keep_last]:
-            shutil.rmtree(old)
-        for partial in self.folder.glob(".partial_*"):
-            shutil.rmtree(partial)
+        return sorted((int(match[1]), path) for match, path in matches if match and path.is_dir())
 
 
-def _flush_to_disk(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _flush(path)
-    _flush(folder)
+def verify(folder: Path) -> None:
+    """Compare a checkpoint with its manifest, if it has one. Raises UserError naming the file that is damaged."""
+    if (problem := _damage(folder)) is not None:
+        raise UserError(f"checkpoint {folder} is damaged: {problem}. {way_out(folder)}")
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def way_out(folder: Path) -> str:
+    """What to do about a checkpoint that cannot be used: go on from the newest of those before it that is whole."""
+    store, own = CheckpointStore(folder.parent, 1), _FOLDER.fullmatch(folder.name)
+    older = [path for step, path in store.all() if own and step < int(own[1])]
+    for path in reversed(older):
+        if _damage(path) is None:
+            return f"Delete {folder.name}, and the same command goes on from {path.name}, the one before"
+    return "There is none before it that is whole: choose another run.output_dir, or delete this one"
+
+
+def _damage(folder: Path) -> str | None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        if has_manifest(folder):
+            verify_manifest(folder)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @contextmanager
@@ -81,20 +128,13 @@ def reading(folder: Path) -> Iterator[None]:
     """Turn what goes wrong in the block into a UserError that names the checkpoint."""
     try:
         yield
-    except (UserError, WorkerError):
+    except (UserError, WorkerError, MemoryError):
         raise
-    except (
-        OSError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        CheckpointException,
-    ) as error:
+    except Exception as error:
+        if is_interruption(error):
+            raise KeyboardInterrupt from error
         raise UserError(
-            f"checkpoint {folder} is damaged, or of another model: {_reason(error)}. "
-            "Delete that folder to go on from an older one, or choose another run.output_dir"
+            f"checkpoint {folder} is damaged, or of another model: {_reason(error)}. {way_out(folder)}"
         ) from error
 
 

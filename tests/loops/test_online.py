@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -421,10 +422,116 @@ def test_going_on_with_other_settings(
     assert [row["step"] for row in read_lines(tmp_path / "run" / "metrics.jsonl")] == [2]
 
 
+@pytest.mark.parametrize("text", ["", "- a list", "\0: ["])
+def test_a_garbled_recipe_in_a_checkpoint_is_named(one_step: Path, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "run" / "checkpoints" / "step_000001"
+    (folder / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"step_000001 is damaged: recipe.yaml has "):
+        resume(one_step, "run.steps=2")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"step_000001 is damaged, or of another model: "):
+        resume(one_step, "run.steps=2")
+
+
+def test_a_flipped_bit_in_the_weights_is_named(one_step: Path, tmp_path: Path) -> None:
+    weights = next((tmp_path / "run" / "checkpoints" / "step_000001" / "weights").glob("*.distcp"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 3] ^= 64
+    weights.write_bytes(data)
+    with pytest.raises(UserError, match=rf"weights/{weights.name} has other contents than were saved"):
+        resume(one_step, "run.steps=2")
+
+
+def test_changed_data_are_refused_on_resume(
+    one_step: Path, tmp_path: Path, tiny_run: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Path(tiny_run["data"]["train"]["path"]).read_text().splitlines()
+    changed = [*rows[:5], rows[5].replace('"answer": "10"', '"answer": "11"'), *rows[6:]]
+    assert changed != rows
+    for lines, said in (
+        (changed, "other rows"),
+        (rows[::-1], "the same rows in another order"),
+        (rows[:-1], "11 rows instead of 12"),
+    ):
+        (tmp_path / "data.jsonl").write_text("\n".join(lines))
+        with pytest.raises(
+            ConfigError, match=rf"data\.train: {said}, compared with what .*step_000001 was made"
+        ):
+            resume(one_step, "run.steps=2", f"data.train.path={tmp_path / 'data.jsonl'}")
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
+    resume(one_step, f"data.train.path={tmp_path / 'data.jsonl'}", "run.steps=1")
+    assert "changed since: data.train.path" in capsys.readouterr().out, "data may move"
+
+
+def test_surplus_groups_of_another_size_are_trained_on_and_recorded(
+    write_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = write_recipe(evaluation={})
+    resume(recipe, "run.steps=1")
+    driver = json.loads((tmp_path / "run" / "checkpoints" / "step_000001" / "driver.json").read_text())
+    surplus = len(driver["surplus"])
+    assert 0 < surplus < 4
+    resume(recipe, "run.steps=2", "rollout.responses_per_prompt=6")
+    lines = read_lines(tmp_path / "run" / "rollouts" / "step_000002.jsonl")
+    uids = [line["uid"] for line in lines]
+    assert [uids.count(uid) for uid in dict.fromkeys(uids)] == [4] * surplus + [6] * (4 - surplus)
+    for uid in set(uids):
+        assert sum(line["advantage"] for line in lines if line["uid"] == uid) == pytest.approx(0, abs=1e-5)
+
+
+def test_records_that_are_missing_on_resume_are_told(
+    one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    (output / "metrics.jsonl").write_text("")
+    shutil.rmtree(output / "rollouts")
+    resume(one_step, "run.steps=1")
+    said = capsys.readouterr().out
+    assert f"{output}/metrics.jsonl has no row of step 1; no row before it" in said
+    assert f"{output}/rollouts/step_000001.jsonl is missing" in said
+
+
+def test_a_finished_run_without_checkpoints_is_not_replaced(
+    one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    shutil.rmtree(output / "checkpoints")
+    before = (output / "metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match=r"summary\.json is of a run that finished after 1 steps"):
+        resume(one_step, "run.steps=1")
+    assert (output / "metrics.jsonl").read_text() == before
+    (output / "summary.json").unlink()
+    resume(one_step, "run.steps=1")
+    assert f"{output} has no checkpoint: a new run begins, and replaces the records of 1 steps" in (
+        capsys.readouterr().out
+    )
+
+
+def test_run_steps_lowered_to_the_checkpoint_evaluates_its_weights_once(
+    write_recipe: Recipe, tmp_path: Path, fail_after_two_steps: Callable[[UserError], None]
+) -> None:
+    held_out = {"datasets": yaml.safe_load(write_recipe().read_text())["evaluation"]["datasets"]}
+    recipe = write_recipe(evaluation=held_out)
+    fail_after_two_steps(UserError("stopped"))
+    with pytest.raises(UserError, match="stopped"):
+        resume(recipe)
+    for _ in range(2):
+        resume(recipe, "run.steps=2")
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert list(summary["evaluations"]) == ["0", "2"]
+        evaluated = read_lines(tmp_path / "run" / "evaluations" / "step_000002_heldout.jsonl")
+        assert summary["accuracy_after"] == pytest.approx(sum(line["accuracy"] for line in evaluated) / 5)
+        rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+        assert [row["step"] for row in rows if "eval/heldout/accuracy" in row] == [0, 2]
+
+
 @pytest.mark.parametrize("missing", ["driver.json", "recipe.yaml", "rank_0.pt", "weights/.metadata"])
 def test_a_damaged_checkpoint_is_named(one_step: Path, tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "run" / "checkpoints" / "step_000001"
     (folder / missing).unlink()
+    with pytest.raises(UserError, match=rf"checkpoint .*step_000001 is damaged: {missing} is missing"):
+        resume(one_step, "run.steps=2")
+    (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"checkpoint .*step_000001 is damaged, or of another model: "):
         resume(one_step, "run.steps=2")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,20 @@ def console_line(step: int, values: Mapping[str, float], **options: Any) -> str:
 
 
 class TestJsonl:
+    def test_a_file_that_is_deleted_meanwhile_comes_back_whole(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "run" / "metrics.jsonl"
+        sink = JsonlSink(path)
+        sink.write(1, {"x": 1.0})
+        shutil.rmtree(path.parent)
+        sink.write(2, {"x": 2.0})
+        path.unlink()
+        sink.write(3, {"x": 3.0})
+        sink.close()
+        assert rows(path) == [{"step": step, "x": float(step)} for step in (1, 2, 3)]
+        assert "metrics.jsonl was deleted or replaced" in caplog.text
+
     def test_lines_are_readable_while_the_run_goes_on(self, tmp_path: Path) -> None:
         sink = JsonlSink(tmp_path / "metrics.jsonl")
         sink.write(1, {"reward/score": 0.1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import threading
 import time
@@ -49,6 +50,14 @@ def garbage():
             os.write(descriptor, b"\\x00\\x00\\x00\\x05hello" * 10)
         except OSError:
             pass
+def elsewhere(text):
+    for descriptor in range(3, 100):
+        try:
+            os.write(descriptor, text)
+        except OSError:
+            pass
+def debug_output(): elsewhere(b"debug: x = 3\\n")
+def half_a_message(): elsewhere(b"\\x00\\x00\\x00\\x05he")
 def noise():
     for _ in range(200):
         print("x" * 10_000)
@@ -250,6 +259,25 @@ def test_a_process_stopped_while_idle_holds_up_nothing(make: Make, monkeypatch: 
     (reward,) = runner.score([RewardTask("x", "y" * 10_000_000, "")])  # fits into no buffer
     assert reward.status == "timeout"
     assert time.monotonic() - start < 8
+
+
+@pytest.mark.parametrize("misdeed", ["debug_output", "half_a_message"])
+def test_what_a_function_writes_to_foreign_descriptors_costs_its_own_time(
+    misdeed: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "STALL_SECONDS", 300.0)
+    runner = make(timeout_seconds=0.5)
+    start = time.monotonic()
+    rewards = runner.score(tasks_of("a", misdeed, "b"))
+    assert [reward.status for reward in rewards] == ["ok", "crash", "ok"]
+    assert time.monotonic() - start < 60, "it was waited for as long as nothing moved"
+
+
+def test_verifiers_of_a_parent_that_died_at_the_start_end_without_a_word(capfd: Any) -> None:
+    connection, verifier = process._start(1.0)
+    connection.close()
+    assert verifier.wait(60) == -signal.SIGKILL
+    assert capfd.readouterr() == ("", "")
 
 
 def test_threads_take_turns(make: Make) -> None:

@@ -1,0 +1,51 @@
+"""Fingerprints of data, by which a resumed run notices that its prompts are not those it began with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reasoner_rl.types import Prompt, TrainSample
+
+Fingerprint = Mapping[
+    str, Any
+]  # JSON: {"rows": count, "contents": hash without order, "order": hash with order}
+
+
+def fingerprint(rows: Iterable[Prompt | TrainSample]) -> Fingerprint:
+    """Count and hashes of prompts as the model reads them, with all that a reward function is told of them.
+
+    Names of files and datasets do not count, so data may move.
+    """
+    rows = list(rows)
+    return {
+        "rows": len(rows),
+        "contents": _joint(sorted(_digest(row, numbered=False) for row in rows)),
+        "order": _joint(_digest(row, numbered=True) for row in rows),
+    }
+
+
+def difference(old: Fingerprint, new: Fingerprint) -> str | None:
+    """How data with the second fingerprint differ from those with the first, or None."""
+    if old == new:
+        return None
+    if old["rows"] != new["rows"]:
+        return f"{new['rows']:,} rows instead of {old['rows']:,}"
+    return "the same rows in another order" if old["contents"] == new["contents"] else "other rows"
+
+
+def _digest(row: Prompt | TrainSample, *, numbered: bool) -> bytes:
+    if isinstance(row, Prompt):
+        told = dict(row.extra_info)
+        if not numbered:
+            told.pop("index", None)  # the row's place, which is another in another order
+        fields = [list(row.token_ids), row.ground_truth, row.data_source, told]
+    else:
+        fields = [row.prompt_ids.tolist(), row.response_ids.tolist()]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=repr).encode()).digest()
+
+
+def _joint(digests: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -1,0 +1,107 @@
+"""Writing folders that need much room: the room is checked before, and nothing half-written stays behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reasoner_rl.errors import DiskFullError, is_interruption, related_errors
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Libraries that do not raise OSError: safetensors and PyTorch's writer of zip files.
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+_NEXT_TO_NOTHING = 1 << 20  # bytes; less is free where writing has stopped because the disk is full
+
+
+def partial_of(final: Path) -> Path:
+    """Where a folder is written before it takes its place."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def size_of(folder: Path) -> int:
+    """Bytes that the files of a folder take up."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_room(what: str, folder: Path, need: int | None) -> None:
+    """Raise DiskFullError if the disk of ``folder`` has less than ``need`` bytes free; None is not checked."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    have = shutil.disk_usage(existing).free
+    if need is not None and have < need:
+        raise disk_full(what, folder, need, have)
+
+
+def disk_full(what: str, folder: Path, need: int, have: int, cause: Exception | None = None) -> DiskFullError:
+    """The error for ``what``, which needs more bytes than the disk of ``folder`` has."""
+    said = str(cause or "").strip().partition("\n")[0]
+    reason = f" ({said})" if said else ""
+    return DiskFullError(
+        f"{what} does not fit on the disk of {folder}: it needs {amount(need)}, and {amount(have)} are free"
+        f"{reason}. Make room there, or choose a run.output_dir on another disk"
+    )
+
+
+@contextmanager
+def filled_folder(partial: Path, what: str, need: int | None = None) -> Iterator[None]:
+    """Make the folder ``partial``, empty, for the block to fill. If the block fails, the folder is removed.
+
+    need: bytes that will be written, as far as known.
+
+    Raises:
+        DiskFullError: before the block if the disk has less room, and after it if the disk became full. ``what`` is
+            what was to be written.
+        KeyboardInterrupt: if that is what ended the block, also where a library has wrapped it.
+    """
+    shutil.rmtree(partial, ignore_errors=True)
+    check_room(what, partial.parent, need)
+    try:
+        partial.mkdir(parents=True)
+        yield
+    except BaseException as error:
+        left = shutil.disk_usage(partial.parent).free if partial.exists() else 0
+        written = size_of(partial)
+        shutil.rmtree(partial, ignore_errors=True)
+        if is_interruption(error):
+            raise KeyboardInterrupt from error
+        missing = max((need or 0) - written, _NEXT_TO_NOTHING)
+        if isinstance(error, Exception) and (_says_full(error) or left < missing):
+            have = shutil.disk_usage(next(p for p in partial.parents if p.exists())).free
+            raise disk_full(what, partial.parent, max(need or 0, written + missing), have, error) from error
+        raise
+
+
+def _says_full(error: Exception) -> bool:
+    return any(
+        (isinstance(related, OSError) and related.errno in _FULL)
+        or any(text in str(related) for text in _FULL_TEXTS)
+        for related in related_errors(error)
+    )
+
+
+def amount(count: int) -> str:
+    """Bytes for people, such as 1.5 GiB."""
+    size, units = float(count), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while size >= 1024 and unit != "TiB":
+        size, unit = size / 1024, next(units)
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file or folder to its disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the system write a folder with all that is in it to its disk."""
+    for path in folder.rglob("*"):
+        flush(path)
+    flush(folder)

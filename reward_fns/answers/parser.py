@@ -82,9 +82,15 @@ class _Parser:
         found = self._signed()
         while self._at("+", "-", "pm", "mp"):
             sign = self._take().text
-            found = Operation("add", (found, _with_sign(sign, self._product())))
+            found = Operation("add", (found, _with_sign(sign, self._signed_once())))
         self._depth -= 1
         return found
+
+    def _signed_once(self) -> Expression:
+        """A product, also with a sign of its own: the -3 of 2 + -3."""
+        if self._at("+", "-"):
+            return _with_sign(self._take().text, self._product())
+        return self._product()
 
     def _fraction_or_sum(self) -> Expression:
         r"""A sum, or in plain TeX a fraction or binomial of two: {1 \over 2}, {10 \choose 3}."""

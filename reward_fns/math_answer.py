@@ -17,6 +17,7 @@ def compute_score(
     extraction: Extraction = "answer_or_boxed",
     bare_percent: bool = False,
     relative_tolerance: float = 1e-4,
+    long_decimals: bool = False,
     correct_score: float = 1.0,
     wrong_score: float = -1.0,
 ) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def compute_score(
         opened=opened_by(extra_info),
         bare_percent=bare_percent,
         relative_tolerance=relative_tolerance,
+        long_decimals=long_decimals,
         correct_score=correct_score,
         wrong_score=wrong_score,
     )

@@ -33,6 +33,7 @@ def verify_math(
     opened: str = "",
     bare_percent: bool = False,
     relative_tolerance: float = 1e-4,
+    long_decimals: bool = False,
     correct_score: float = 1.0,
     wrong_score: float = 0.0,
 ) -> RewardResult:
@@ -41,6 +42,7 @@ def verify_math(
     extraction: where the answer stands, and opened: the tag with which the prompt ends; see `locate_answer`.
     bare_percent: ``50`` is right for ``50%``.
     relative_tolerance: for a ground truth that is a decimal, and an answer that has its digits as far as both have any.
+    long_decimals: a decimal of six significant digits or more is right for a fraction that it is, rounded or cut off.
     Raises ValueError for an unknown extraction.
     """
     if extraction not in EXTRACTIONS:
@@ -61,7 +63,7 @@ def verify_math(
             return result("unparsed")
         answer = found.text
         truth = _bare(ground_truth)
-        if same_answer(answer, truth, Rules(Fraction(relative_tolerance), bare_percent)):
+        if same_answer(answer, truth, Rules(Fraction(relative_tolerance), bare_percent, long_decimals)):
             return result("correct", canonical(answer))
         return result("unparsed" if is_text(answer) and not is_text(truth) else "wrong", canonical(answer))
     except Exception:

@@ -193,6 +193,7 @@ def _listing(parts: list[list[Token]], separators: list[str], level: int) -> Val
         return values[0]
     values = relations.without_domains(values)
     combined = values[0] if len(values) == 1 else relations.combine(values, separators)
+    combined = combined or relations.grouped(values)
     return Listing(_flat(values)) if combined is None else combined
 
 

@@ -24,6 +24,7 @@ _PART = re.compile(
 _LABEL = re.compile(
     r"(?<![\w\\^+\-*/})])(?P<name>\\?[A-Za-z]{1,8}(?:_(?:\w|\{\w{1,8}\}))?'?(?:\(\w{1,3}\))?)\s*=\s*[\s$({]*\Z"
 )
+_MENTION = re.compile(r"(?i)\b(?:in|within|inside|into|using|with|by|a|the|of)\s+[$`\"'(\\]*\Z")
 _MOST_BETWEEN = 60  # characters
 
 
@@ -58,7 +59,7 @@ class Boxes:
         together, as a list; with their names where each has one, as in ``x = \boxed{1}, y = \boxed{2}``.
         """
         text = self._text
-        boxes = [box for box in self._closed if box.end >= after]
+        boxes = [box for box in self._closed if box.end >= after and not self._is_mention(box)]
         if not boxes or self.cut_off >= 0:
             return None
         last = max(boxes, key=lambda box: box.start)
@@ -75,6 +76,11 @@ class Boxes:
                 break
             joined.append(box)
         return self._list(joined[::-1])
+
+    def _is_mention(self, box: _Box) -> bool:
+        """Whether a box only tells of the format: "the answer is given within \\boxed{}"."""
+        empty = not self._text[box.start : box.end].strip()
+        return empty and _MENTION.search(self._text[max(0, box.command - 20) : box.command]) is not None
 
     def _list(self, boxes: list[_Box]) -> str:
         contents = [self._text[box.start : box.end].strip() for box in boxes]

@@ -49,12 +49,19 @@ SAME = [
     (r"40 \text{ cm}^2", "40 square units"),
     ("40 square units", "40"),
     ("40^\\circ", "40"),
+    # Numbers in words.
+    ("twenty-one", "21"),
+    ("two hundred five", "205"),
+    ("forty thousand", "40000"),
     # A product in an equation of many terms.
     ("x*x + y*y - 2*x*y + 3*x - 7*y + z*z*z = 12", "x^2 + y^2 - 2xy + 3x - 7y + z^3 - 12 = 0"),
     (r"a\cdot a\cdot b + b*b*b*b = c*c - a*b*c + a - b + 1", "a^2b + b^4 = c^2 - abc + a - b + 1"),
 ]
 DIFFERENT = [
     ("2 + -3", "5"),
+    ("twenty thirty", "50"),
+    ("one twenty", "120"),
+    ("-", "0"),
     ("1+-3", "1+3"),
     ("(3,1),(6,4)", "a=3,b=4;a=6,b=1"),
     ("(3,4)", "a=3,b=4;a=6,b=1"),

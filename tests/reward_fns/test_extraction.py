@@ -203,6 +203,8 @@ ECHO = 'Answer: 42\n\n(As asked, it stands on a line of its own after "Answer:".
         ("Answer: 42\nThe last line is of the form Answer: $Answer (without quotes), as asked.", "42"),
         ("Answer: 42\n(Format: “Answer: [your answer]”)", "42"),
         ("Answer: 42\nI wrote `Answer:` as asked.", "42"),
+        (r"\boxed{28}" + "\n(The answer is given within \\boxed{}, as requested.)", "28"),
+        (r"\boxed{28}. No: \boxed{}", ""),
         # Nor is a reference to one.
         (r"\boxed{42}" + "\nFinal Answer: as boxed above.", "42"),
         (r"\boxed{42}" + "\nAnswer: see the box above", "42"),

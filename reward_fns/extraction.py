@@ -133,7 +133,7 @@ def _last_stated(text: str, *, hashes: bool, boxes: bool = True, tags: bool = Tr
     """The last answer of a text. boxes: one in a box alone counts too."""
     all_boxes = Boxes(text)
     start, content, by = max(_lines(text, hashes), default=(-1, "", ""))
-    tag = _last_tag(text) if tags else None
+    tag = _last_tag(text) if tags and "<" in text else None
     if tag is not None and tag.end("content") > max(start, all_boxes.last, all_boxes.cut_off):
         inner = tag["content"].strip()
         if Boxes(inner).cut_off >= 0:
@@ -156,7 +156,8 @@ def _found(text: str | None, by: str) -> Found | None:
 
 def _lines(text: str, hashes: bool) -> Iterable[tuple[int, str, str]]:
     """Where the last line of each kind begins that states an answer, what it states, and of what kind it is."""
-    for label in reversed(list(_LABEL.finditer(text))):
+    labels = _LABEL.finditer(text) if "answer" in text.lower() else ()
+    for label in reversed(list(labels)):
         line = re.compile(r"\s*([^\n]+)").match(text, label.end())
         if line is not None and not _is_mention(label, line[1]):
             yield label.start(), _line_content(line), "answer_line"

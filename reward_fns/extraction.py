@@ -1,71 +1,123 @@
-"""Finding the final answer in a response. There is no rule that takes any number that stands somewhere."""
+"""Finding the final answer in a response. What stands last decides, wherever it stands.
+
+But for the mode ``lenient`` there is no rule that takes any number that stands somewhere.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, get_args
 
-Extraction = Literal["answer_or_boxed", "answer", "boxed", "hash_or_answer", "whole"]
+from reward_fns.boxes import Boxes, last_boxed
+
+__all__ = ["EXTRACTIONS", "Extraction", "Found", "find_answer", "last_boxed", "locate_answer", "opened_by"]
+
+Extraction = Literal["answer_or_boxed", "answer", "boxed", "hash_or_answer", "whole", "minerva", "lenient"]
 EXTRACTIONS: tuple[str, ...] = get_args(Extraction)
+# The key of extra_info for the tag with which the prompt ends, such as "think": the response begins within it.
+OPENED_TAG = "opened_tag"
 
-_ANSWER_LABEL = r"Answer[\s*]*[:：]"  # also **Answer**: and the colon of Chinese text
-_ANSWER_LINE = re.compile(rf"(?i)(?<!wrong )(?<!incorrect ){_ANSWER_LABEL}\s*([^\n]+)")
+_LABEL = re.compile(  # also **Answer**: and the colon of Chinese text
+    r"(?i)(?<!wrong )(?<!incorrect )(?P<quote>[\"'`\u201c\u2018])?Answer[\s*]*[:\uff1a](?:\*\*)?"
+)
+_QUOTES = "\"'`\u201d\u2019"
+# What stands behind a label that only tells of the format.
+_PLACEHOLDER = re.compile(
+    r"(?i)\s*(?:\\?\$\\?(?:your )?Answer\b|[\[<({]\s*(?:your|the|final|insert|\s)*(?:answer|result)(?: here)?\s*[\]>)}]"
+    r"|X[\"'`\u201d]|_{2,})"
+)
+_STATES_SOMETHING = re.compile(r"[\w\\$\u2205\u221e]")
+# "as boxed above": the answer stands before.
+_REFERRING = re.compile(
+    "above|boxed|box|before|earlier|previously|preceding|already|as|see|in|the|is|it|its|value|number|expression|"
+    "result|answer|final|given|shown|stated|written|derived|computed|found|same|which|that|i|we|my|one|of|to|refer|"
+    "and|was|has|been|have|this|inside|from|line|up|here"
+)
+_REFERENCE = re.compile(r"\b(?:above|boxed|box|before|earlier|previously|preceding)\b")
+
 _DISPLAY = {"$$": "$$", r"\[": r"\]", "$": "$", r"\(": r"\)"}  # a formula that begins on the answer's line
+_DISPLAY_WINDOW = 300  # characters
 # Not a Markdown heading of the fourth level, "#### Step 2" or "#### Answer: 72".
 _HASH_LINE = re.compile(r"(?<!#)####[ \t]*(?![#A-Za-z\s])([^\n]+)")
 _FEW_SHOT_END = re.compile(r"(?i)\.?\s*I hope it is correct\.?\s*$")  # of Minerva's prompt
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed\s+(?P<bare>-?[0-9][0-9.]*)|\\.|[{}]", re.DOTALL)
-_OPEN_THOUGHT, _CLOSED_THOUGHT = "<think>", "</think>"
+_TAG = re.compile(r"(?i)(?P<quote>[\"'`\u201c])?<answer>(?P<content>[^<]*(?:<(?!/?answer>)[^<]*)*)")
+_CLOSING_TAG = re.compile(r"(?i)</answer>")
+_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>")
+_CLOSED_THOUGHT = re.compile(r"</think(?:ing)?>")
 
-# The DAPO reference reads no further back, so that an answer must stand at the end of the response.
-ANSWER_WINDOW = 300
-
-# Behind the last box.
-_TAKEN_BACK = re.compile(
-    r"[\s$.,)\]\\]{0,6}(?:text\{\s*)?"
-    r"(?:(?P<wrong>is (?:wrong|incorrect|not)\b)|or (?:maybe |perhaps )?(?P<other>[^\s]{1,20})[\s.$]*(?:\n|\Z))"
-)
-# Between two boxes these words, and nothing else, make one answer of both: "\boxed{41}, or maybe \boxed{42}".
-_JOINING_WORD = re.compile(
-    "and|or|also|maybe|perhaps|possibly|alternatively|either|else|could|be|it|is|the|answer|might|as|well|"
-    "text|quad|qquad|mathrm|textbf|hspace"
-)
-_MOST_BETWEEN = 60  # characters
+_MINERVA = re.compile(r"(?i)\bfinal answer is:?[ \t]*([^\n]*)")
+_PHRASE = re.compile(r"(?i)\b(?:answer|result|solution)\s+(?:is|equals|to be)\b:?[ \t]*([^\n]*)")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+_NUMBER = re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+|(?<=[0-9]))(?:/[0-9]+)?%?")
+# A base model that has answered goes on with a question of its own.
+_NEXT_QUESTION = re.compile(r"\n\s*(?:Question|Problem|Q|Human|User)\s*[:.]")
 
 
-def find_answer(response: str, extraction: Extraction = "answer_or_boxed") -> str | None:
-    r"""Return the final answer in a response, or None if it states none.
+class Found(NamedTuple):
+    """An answer, and by what it was found.
+
+    by: ``boxed``, ``answer_line``, ``hash``, ``answer_tag``, ``whole``, ``minerva``, or of the lenient mode
+    ``phrase`` ("the answer is") and ``last_number``.
+    """
+
+    text: str
+    by: str
+
+
+def find_answer(response: str, extraction: Extraction = "answer_or_boxed", *, opened: str = "") -> str | None:
+    """Return the final answer in a response, or None if it states none. See `locate_answer`."""
+    found = locate_answer(response, extraction, opened=opened)
+    return None if found is None else found.text
+
+
+def locate_answer(
+    response: str, extraction: Extraction = "answer_or_boxed", *, opened: str = ""
+) -> Found | None:
+    r"""Return the final answer in a response and by what it was found, or None if it states none.
 
     Thinking between <think> and </think> is left out; what is never closed is all thinking. Of several boxes the last
-    counts, but boxes with nothing but "or" between them are one answer.
+    counts, but boxes with nothing but "or" between them are one answer. A last box that is cut off is no answer, and
+    neither is what stands before it.
 
-    extraction: ``answer``: the last ``Answer:`` line, within the last 300 characters. ``boxed``: the last
-    ``\boxed{...}``. ``answer_or_boxed``: whichever of these comes later. ``hash_or_answer``: these, or GSM8K's
-    ``#### 72``. ``whole``: ``hash_or_answer``, or without any all of a response of one line.
+    opened: the tag with which the prompt ends, such as ``think``; the response begins within it.
+    extraction: ``answer``: the last ``Answer:`` line or ``<answer>`` tag. ``boxed``: the last ``\boxed{...}``.
+    ``answer_or_boxed``: whichever of these comes later. ``hash_or_answer``: these, or GSM8K's ``#### 72``. ``whole``:
+    ``hash_or_answer``, or without any all of a response of one line. ``minerva``: "The final answer is X. I hope it is
+    correct." (arXiv 2206.14858). ``lenient``, for the evaluation of base models: ``whole``, else ``minerva``, else what
+    follows "the answer is", else the last number, of the text before the next question.
     """
-    text = without_thinking(response)
-    if extraction == "answer":
-        return last_answer_line(text)
+    text = without_thinking(f"<{opened}>{response}" if opened else response)
+    if extraction == "minerva":
+        return _minerva(text)
+    if extraction == "lenient":
+        return _lenient(text)
     if extraction == "boxed":
-        return last_boxed(text)
-    found = last_answer_or_boxed(text, hashes=extraction in ("hash_or_answer", "whole"))
-    if found is None and extraction == "whole" and "\n" not in text.strip():
-        return text.strip() or None
+        return _found(last_boxed(text), "boxed")
+    if extraction == "answer":
+        return _last_stated(text, hashes=False, boxes=False)
+    found = _last_stated(text, hashes=extraction in ("hash_or_answer", "whole"))
+    if found is None and extraction == "whole" and "\n" not in text.strip() and Boxes(text).cut_off < 0:
+        return _found(text.strip() or None, "whole")
     return found
 
 
+def opened_by(extra_info: Any) -> str:
+    """The tag with which the prompt ends, as `OPENED_TAG` of extra_info says; "" where it says none."""
+    tag = extra_info.get(OPENED_TAG) if isinstance(extra_info, dict) else None
+    return tag if isinstance(tag, str) else ""
+
+
 def without_thinking(response: str) -> str:
-    """What follows the last </think> (a template may have opened it); nothing where a <think> is not closed."""
-    said = response.rpartition(_CLOSED_THOUGHT)[2]
-    return "" if _OPEN_THOUGHT in said else said
+    """What follows the last </think>; nothing where a <think> is not closed."""
+    said = _CLOSED_THOUGHT.split(response)[-1]
+    return "" if _OPEN_THOUGHT.search(said) else said
 
 
 def last_answer_line(text: str) -> str | None:
-    """Return what follows the last ``Answer:`` within the last 300 characters, or None (arXiv 2503.14476)."""
-    found = _last_match(_ANSWER_LINE, text)
-    if found is None:
-        return None
-    return last_boxed(text, after=found.start()) or _line_content(found)
+    """Return what follows the last ``Answer:``, or None."""
+    found = _last_stated(text, hashes=False, boxes=False)
+    return None if found is None else found.text
 
 
 def last_answer_or_boxed(text: str, *, hashes: bool = False) -> str | None:
@@ -73,81 +125,94 @@ def last_answer_or_boxed(text: str, *, hashes: bool = False) -> str | None:
 
     hashes: a ``#### 72`` counts as an ``Answer:``.
     """
-    patterns = (_ANSWER_LINE, _HASH_LINE) if hashes else (_ANSWER_LINE,)
-    lines = [match for match in (_last_match(pattern, text) for pattern in patterns) if match]
-    if not lines:
-        return last_boxed(text)
-    line = max(lines, key=lambda match: match.start())
-    boxed = last_boxed(text, after=line.start())
-    return _line_content(line) if boxed is None else boxed
+    found = _last_stated(text, hashes=hashes)
+    return None if found is None else found.text
+
+
+def _last_stated(text: str, *, hashes: bool, boxes: bool = True, tags: bool = True) -> Found | None:
+    """The last answer of a text. boxes: one in a box alone counts too."""
+    all_boxes = Boxes(text)
+    start, content, by = max(_lines(text, hashes), default=(-1, "", ""))
+    tag = _last_tag(text) if tags and "<" in text else None
+    if tag is not None and tag.end("content") > max(start, all_boxes.last, all_boxes.cut_off):
+        inner = tag["content"].strip()
+        if Boxes(inner).cut_off >= 0:
+            return None
+        stated = _last_stated(inner, hashes=True, tags=False)
+        return Found(inner if stated is None else stated.text, "answer_tag")
+    if start < 0 and not boxes:
+        return None
+    if all_boxes.cut_off > start:
+        return None
+    boxed = all_boxes.content(after=max(start, 0))
+    if boxed is not None:
+        return Found(boxed, "boxed")
+    return _found(content or None, by)
+
+
+def _found(text: str | None, by: str) -> Found | None:
+    return None if text is None else Found(text, by)
+
+
+def _lines(text: str, hashes: bool) -> Iterable[tuple[int, str, str]]:
+    """Where the last line of each kind begins that states an answer, what it states, and of what kind it is."""
+    labels = _LABEL.finditer(text) if "answer" in text.lower() else ()
+    for label in reversed(list(labels)):
+        line = re.compile(r"\s*([^\n]+)").match(text, label.end())
+        if line is not None and not _is_mention(label, line[1]):
+            yield label.start(), _line_content(line), "answer_line"
+            break
+    if hashes and (lines := list(_HASH_LINE.finditer(text))):
+        yield lines[-1].start(), _line_content(lines[-1]), "hash"
+
+
+def _is_mention(label: re.Match[str], content: str) -> bool:
+    """Whether a label only tells of the format, or refers to an answer that stands before."""
+    if label["quote"] and label.string[label.end() : label.end() + 1] in tuple(_QUOTES):
+        return True
+    if _PLACEHOLDER.match(content) or not _STATES_SOMETHING.search(content):
+        return True
+    return bool(_REFERENCE.search(content.lower())) and all(
+        _REFERRING.fullmatch(word) for word in re.findall(r"\w+|[^\w\s.,;:!()*$\"'-]", content.lower())
+    )
 
 
 def _line_content(line: re.Match[str]) -> str:
-    content = _FEW_SHOT_END.sub("", line[1]).strip()
+    content = _CLOSING_TAG.split(_FEW_SHOT_END.sub("", line[1]))[0].strip()
     if content in _DISPLAY:
-        return line.string[line.end() : line.end() + ANSWER_WINDOW].partition(_DISPLAY[content])[0].strip()
+        return line.string[line.end() : line.end() + _DISPLAY_WINDOW].partition(_DISPLAY[content])[0].strip()
     return content
 
 
-def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    matches = list(pattern.finditer(text, max(0, len(text) - ANSWER_WINDOW)))
-    return matches[-1] if matches else None
+def _last_tag(text: str) -> re.Match[str] | None:
+    """The last <answer> tag with something in it; it need not be closed, since </answer> may be a stop string."""
+    for tag in reversed(list(_TAG.finditer(text))):
+        content = tag["content"].strip()
+        if _STATES_SOMETHING.search(content) and not tag["quote"] and not _PLACEHOLDER.match(f"[{content}]"):
+            return tag
+    return None
 
 
-class _Box(NamedTuple):
-    command: int  # where \boxed begins
-    start: int  # where its content begins
-    end: int  # where its content ends
-    after: int  # where what follows begins
-
-
-def last_boxed(text: str, *, after: int = 0) -> str | None:
-    r"""Return the content of the last ``\boxed{...}`` whose braces balance, or None. Takes linear time.
-
-    after: where the box must not have ended yet. Boxes that are joined by "or", commas and the like are returned
-    together, as a list.
-    """
-    boxes = [box for box in _boxes(text) if box.end >= after]
-    if not boxes:
+def _minerva(text: str) -> Found | None:
+    matches = list(_MINERVA.finditer(text))
+    if not matches:
         return None
-    last = max(boxes, key=lambda box: box.start)
-    contents = [text[last.start : last.end].strip()]
-    if not contents[0]:
-        return ""
-    if (taken_back := _TAKEN_BACK.match(text, last.after)) is not None:
-        return None if taken_back["wrong"] else f"{contents[0]} or {taken_back['other']}"
-    first = last
-    for box in sorted(boxes, key=lambda box: box.end, reverse=True):
-        if box.end >= first.command:
-            continue
-        if not _joins(text[box.after : first.command]):
-            break
-        contents.append(text[box.start : box.end].strip())
-        first = box
-    return ", ".join(dict.fromkeys(reversed(contents)))
+    content = re.split(r"(?i)\.?\s*I hope it is correct", matches[-1][1])[0].strip()
+    if Boxes(content).cut_off >= 0 or not content.rstrip("."):
+        return None
+    return Found(last_boxed(content) or content, "minerva")
 
 
-def _boxes(text: str) -> list[_Box]:
-    # For each open brace: where it begins, where its content starts, and whether it is a box.
-    opened: list[tuple[int, int, bool]] = []
-    found = []
-    for token in _BOX_OR_BRACE.finditer(text):
-        if token["bare"]:  # \boxed 7
-            after = token.end() + text.startswith("}", token.end())
-            found.append(_Box(token.start(), token.start("bare"), token.end(), after))
-        elif token[0] == "}":
-            command, start, is_box = opened.pop() if opened else (-1, -1, False)
-            if is_box:
-                found.append(_Box(command, start, token.start(), token.end()))
-        elif token[0].endswith("{") and token[0] != r"\{":
-            opened.append((token.start(), token.end(), token[0] != "{"))
+def _lenient(text: str) -> Found | None:
+    following = _NEXT_QUESTION.search(text, len(text) - len(text.lstrip()))
+    if following is not None and text[: following.start()].strip():
+        text = text[: following.start()]
+    found = _last_stated(text, hashes=True) or _minerva(text)
+    if found is None and "\n" not in text.strip() and len(text.split()) == 1:
+        found = _found(text.strip(), "whole")
+    if found is None and (phrases := list(_PHRASE.finditer(text))):
+        content = _SENTENCE_END.split(phrases[-1][1])[0].strip()
+        found = _found(content or None, "phrase")
+    if found is None and (numbers := list(_NUMBER.finditer(text))):
+        found = Found(numbers[-1][0], "last_number")
     return found
-
-
-def _joins(between: str) -> bool:
-    """Whether what stands between two boxes leaves both as an answer."""
-    if len(between) > _MOST_BETWEEN or re.search(
-        r"[0-9=<>+*/^]|\\[({]", between.replace(r"\(", "").replace(r"\)", "")
-    ):
-        return False
-    return all(_JOINING_WORD.fullmatch(word) for word in re.findall("[a-z]+", between.lower()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reward_fns.extraction import Extraction
+from reward_fns.extraction import Extraction, opened_by
 from reward_fns.verify import verify_math
 
 
@@ -17,20 +17,31 @@ def compute_score(
     extraction: Extraction = "answer_or_boxed",
     bare_percent: bool = False,
     relative_tolerance: float = 1e-4,
+    long_decimals: bool = False,
     correct_score: float = 1.0,
     wrong_score: float = -1.0,
 ) -> dict[str, Any]:
-    """Return ``score``, ``acc`` (bool), ``pred`` (the answer in its normal form, None without one) and ``status``.
+    """Return ``score``, ``acc`` (bool), ``pred`` (the answer in its normal form, None without one), ``status`` and
+    ``found_by`` (see `reward_fns.extraction.Found`).
 
+    The key ``opened_tag`` of ``extra_info`` is the tag with which the prompt ends, such as ``think``.
     See `verify_math` for the parameters. Raises ValueError for an unknown ``extraction``.
     """
     found = verify_math(
         solution_str,
         str(ground_truth),
         extraction=extraction,
+        opened=opened_by(extra_info),
         bare_percent=bare_percent,
         relative_tolerance=relative_tolerance,
+        long_decimals=long_decimals,
         correct_score=correct_score,
         wrong_score=wrong_score,
     )
-    return {"score": found.score, "acc": found.correct, "pred": found.extracted, "status": found.status}
+    return {
+        "score": found.score,
+        "acc": found.correct,
+        "pred": found.extracted,
+        "status": found.status,
+        "found_by": found.found_by,
+    }

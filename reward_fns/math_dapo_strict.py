@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from reward_fns.extraction import ANSWER_WINDOW
-
+ANSWER_WINDOW = 300  # characters: the reference reads no further back
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
 _BOX_WINDOW = 100
 _NO_ANSWER = "[INVALID]"

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Literal
 
 from reward_fns.answers import Rules, canonical, is_text, same_answer
-from reward_fns.extraction import EXTRACTIONS, Extraction, find_answer, last_boxed
+from reward_fns.extraction import EXTRACTIONS, Extraction, last_boxed, locate_answer
 
 Status = Literal["correct", "wrong", "unparsed", "timeout", "crash"]
 
@@ -22,6 +22,7 @@ class RewardResult:
     status: Status  # unparsed: no answer was found, or none that can be read; timeout: for runners with a deadline
     extracted: str | None  # the answer in its normal form
     seconds: float
+    found_by: str | None = None  # what the answer was found by: see `reward_fns.extraction.Found`
 
 
 def verify_math(
@@ -29,32 +30,40 @@ def verify_math(
     ground_truth: str,
     *,
     extraction: Extraction = "whole",
+    opened: str = "",
     bare_percent: bool = False,
     relative_tolerance: float = 1e-4,
+    long_decimals: bool = False,
     correct_score: float = 1.0,
     wrong_score: float = 0.0,
 ) -> RewardResult:
     """Judge a response. No text makes it raise, none is run, and it takes bounded time.
 
-    extraction: where the answer stands: see `find_answer`. bare_percent: ``50`` is right for ``50%``.
+    extraction: where the answer stands, and opened: the tag with which the prompt ends; see `locate_answer`.
+    bare_percent: ``50`` is right for ``50%``.
     relative_tolerance: for a ground truth that is a decimal, and an answer that has its digits as far as both have any.
+    long_decimals: a decimal of six significant digits or more is right for a fraction that it is, rounded or cut off.
     Raises ValueError for an unknown extraction.
     """
     if extraction not in EXTRACTIONS:
         raise ValueError(f"extraction={extraction!r} must be one of {', '.join(EXTRACTIONS)}")
     begun = time.perf_counter()
 
+    found = None
+
     def result(status: Status, extracted: str | None = None) -> RewardResult:
         correct = status == "correct"
         score = correct_score if correct else wrong_score
-        return RewardResult(correct, score, status, extracted, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        return RewardResult(correct, score, status, extracted, seconds, found and found.by)
 
     try:
-        answer = find_answer(solution, extraction)
-        if not answer:
+        found = locate_answer(solution, extraction, opened=opened)
+        if found is None or not found.text:
             return result("unparsed")
+        answer = found.text
         truth = _bare(ground_truth)
-        if same_answer(answer, truth, Rules(Fraction(relative_tolerance), bare_percent)):
+        if same_answer(answer, truth, Rules(Fraction(relative_tolerance), bare_percent, long_decimals)):
             return result("correct", canonical(answer))
         return result("unparsed" if is_text(answer) and not is_text(truth) else "wrong", canonical(answer))
     except Exception:

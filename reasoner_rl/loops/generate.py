@@ -8,6 +8,7 @@ from typing import Literal
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.rewards.contract import opened_tag
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
 from reasoner_rl.rollout.engine import GenerationRequest, Generator
 from reasoner_rl.seeding import derive_seed
@@ -56,7 +57,11 @@ def score_groups(
             extra_info=prompt.extra_info,
             response_tokens=len(rollout.token_ids),
             truncated=rollout.finish_reason == "length",
+<<<<<<< HEAD
             group=number,
+=======
+            opened_tag=opened_tag(prompt.text),
+>>>>>>> i13a
         )
         for number, (prompt, group) in enumerate(zip(prompts, rollouts, strict=True))
         for rollout in group

@@ -18,7 +18,11 @@ from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
 from reasoner_rl.errors import ConfigError, DataError, did_you_mean, require_package
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.summary import write_jsonl
+<<<<<<< HEAD
 from reasoner_rl.prompts.read import TRUTH_RULE, truth_text
+=======
+from reasoner_rl.rewards.contract import opened_tag
+>>>>>>> i13a
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rewards.queueing import answer_of
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
@@ -250,13 +254,14 @@ def _task(place: str, content: Mapping[str, Any]) -> RewardTask:
     extra_info = content.get("extra_info")
     if not isinstance(extra_info, dict | None):
         raise _error(place, "extra_info", extra_info, "must be an object")
-    tokens = content.get("tokens")  # of the record of a run
+    tokens, prompt = content.get("tokens"), content.get("prompt")  # of the record of a run
     return RewardTask(
         source or "",
         response,
         text,
         extra_info or {},
         response_tokens=tokens if isinstance(tokens, int) else 0,
+        opened_tag=opened_tag(prompt) if isinstance(prompt, str) else "",
     )
 
 

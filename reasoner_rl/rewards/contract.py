@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
@@ -23,6 +24,8 @@ EXPECTED_RETURN = (
 # What a returned dict's "status" may say that is counted; the others ("correct", "wrong") are told by "acc".
 COUNTED_STATUSES = ("timeout", "crash", "unparsed")
 RESPONSE_TOKENS = "response_tokens"  # the key of extra_info for the response's length
+OPENED_TAG = "opened_tag"  # the key of extra_info for the tag with which the prompt ends, such as "think"
+_OPENED_TAG = re.compile(r"<([A-Za-z][A-Za-z0-9_]*)>\s*\Z")
 LONGEST_SHOWN = 400  # characters of a wrong return value
 
 
@@ -58,6 +61,12 @@ class FunctionResult:
     components: Mapping[str, float] = field(default_factory=dict)  # the other numbers of a returned dict
     status: str = "ok"  # "ok" or one of COUNTED_STATUSES
     failed: bool = False  # the function gave no verdict: it raised, ended its process, or took too long
+
+
+def opened_tag(prompt: str) -> str:
+    """The tag that a rendered prompt leaves open at its end, such as ``think``; "" where there is none."""
+    found = _OPENED_TAG.search(prompt, max(0, len(prompt) - 100))
+    return found[1] if found else ""
 
 
 def call(function: RewardFunction, parameters: Mapping[str, Any], answer: Answer) -> FunctionResult:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer, FunctionResult
+from reasoner_rl.rewards.contract import OPENED_TAG, RESPONSE_TOKENS, Answer, FunctionResult
 
 MAX_CHUNK = 16  # jobs sent at once; more would leave other workers idle at the end
 
@@ -23,13 +23,19 @@ class RewardTask:
     extra_info: Mapping[str, Any] = field(default_factory=dict)
     response_tokens: int = 0  # functions find it in extra_info, unless the row has a key of that name
     truncated: bool = False  # cut off at the token limit
+<<<<<<< HEAD
     group: int | None = None  # equal for responses to one prompt, whose scores bound that of a failure
+=======
+    opened_tag: str = ""  # with which the prompt ends; told to functions in the same way
+>>>>>>> i13a
 
 
 def answer_of(task: RewardTask) -> Answer:
-    """What a function is told of a task: the length of the response too, if it is known."""
+    """What a function is told of a task: the length of the response and the opened tag too, if they are known."""
     counted = {RESPONSE_TOKENS: task.response_tokens} if task.response_tokens else {}
-    return Answer(task.data_source, task.response, task.ground_truth, {**counted, **task.extra_info})
+    opened = {OPENED_TAG: task.opened_tag} if task.opened_tag else {}
+    extra_info = {**counted, **opened, **task.extra_info}
+    return Answer(task.data_source, task.response, task.ground_truth, extra_info)
 
 
 class Job(NamedTuple):

@@ -17,6 +17,7 @@ from functools import lru_cache
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.reader import intervals_of, reading
 from reward_fns.answers.regions import INFINITY, MINUS_INFINITY, single_points
+from reward_fns.answers.series import Opaque, has_series
 from reward_fns.answers.tokens import MAX_CHARACTERS, NotReadable
 from reward_fns.answers.values import (
     Bracketed,
@@ -43,8 +44,10 @@ from reward_fns.answers.vocabulary import NO_SOLUTION, TEXT_SYNONYMS
 
 MAX_COMPARED = 15_000  # sizes of the expressions that are compared by value; sets are compared item by item
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
+LONG_DECIMAL = 6  # significant digits
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
 _FONT = re.compile(r"\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{([^{}]*)\}")
+_UPRIGHT_E = re.compile(r"\\(?:text|textrm|textnormal|mbox|operatorname)\s*\{\s*e\s*\}")
 _LETTER = re.compile(r"\s*\(?(?P<letter>[A-J])\)?[.:]?\s*")
 # Of a multiple choice, with its content: (A) 12, A. 12, Option A.
 _CHOICE = re.compile(
@@ -60,10 +63,12 @@ class Rules:
 
     relative_tolerance: a truth that is a decimal accepts an answer that differs by no more than this share of it and
     has the same digits as far as both have any. bare_percent: ``50`` is right for ``50%``, and the other way round.
+    long_decimals: a decimal of at least six significant digits is right for a fraction that it is, rounded or cut off.
     """
 
     relative_tolerance: Fraction = RELATIVE_TOLERANCE
     bare_percent: bool = False
+    long_decimals: bool = False
 
 
 def same_answer(answer: str, truth: str, rules: Rules | None = None) -> bool:
@@ -79,6 +84,8 @@ def same_answer(answer: str, truth: str, rules: Rules | None = None) -> bool:
 
 def _compare(answer: str, truth: str, rules: Rules) -> bool:
     try:
+        if _UPRIGHT_E.search(answer) and _has_e(reading(truth)):
+            answer = _UPRIGHT_E.sub(" e ", answer)
         return _Judge(rules).same(reading(answer), reading(truth)) or _same_choice(answer, truth, rules)
     except RecursionError:  # hundreds of operations within each other
         return False
@@ -157,7 +164,8 @@ class _Judge:
         """A name on one side is no part of the answer; on both sides it is."""
         if isinstance(answer, Named) and isinstance(truth, Named):
             if answer.name.partition("(")[0] == truth.name.partition("(")[0]:  # y(x) and y
-                return self.same(answer.value, truth.value)
+                both = (answer.value, truth.value)
+                return self.same(*(map(_quotient, both) if _is_ratio(answer) else both))
             if isinstance(answer.value, Text) and isinstance(truth.value, Text):  # AB = AC
                 return (answer.name.casefold(), answer.value.text) == (
                     truth.value.text,
@@ -167,13 +175,15 @@ class _Judge:
         if isinstance(answer, Relation) or isinstance(truth, Relation):
             return self._same_curve(_as_relation(answer), _as_relation(truth))
         mine, true = _unnamed(answer), _unnamed(truth)
+        if _is_ratio(answer) or _is_ratio(truth):
+            mine, true = _quotient(mine), _quotient(true)
         # "A = B" is not the choice (B).
         return isinstance(mine, Text) == isinstance(true, Text) and self.same(mine, true)
 
     def _same_quantity(self, answer: Quantity, truth: Quantity) -> bool:
-        if answer.unit and truth.unit and answer.unit != truth.unit:
-            return False
         mine, true = answer.expression, truth.expression
+        if not _units_agree(answer.unit or _sign_of(mine), truth.unit or _sign_of(true)):
+            return False
         if self._same_expression(mine, true):
             return True
         in_radians = "radian" in (answer.unit, truth.unit)
@@ -193,6 +203,8 @@ class _Judge:
         if decimals is not None and true is not None:
             found = mine if mine is not None else _approximate(answer)
             return found is not None and self._agree(found, _decimals(answer), true, decimals)
+        if self._rules.long_decimals and mine is not None and true is not None:
+            return _is_long_decimal_of(answer, mine, true)
         self._left -= size_of(answer) + size_of(truth)
         return self._left >= 0 and _same_function(answer, truth, mine, true)
 
@@ -281,6 +293,12 @@ def _same_function(
         return False  # two rational numbers, and not the same
     from reward_fns.answers import numeric  # mpmath is loaded where it is needed
 
+    if has_series(answer) or has_series(truth):
+        opaque = Opaque(lambda a, b: _same_function(a, b, exact_value(a), exact_value(b)))
+        left, right = opaque.named(answer), opaque.named(truth)
+        if left is None or right is None:
+            return False
+        answer, truth = left, right
     try:
         if numeric.same_function(answer, truth):
             return True
@@ -299,6 +317,18 @@ def _approximate(expression: Expression) -> Fraction | None:
         return None if value is None else Fraction(value)
     except (OverflowError, ValueError):
         return None
+
+
+def _is_long_decimal_of(written: Expression, answer: Fraction, truth: Fraction) -> bool:
+    """Whether a number was written with six significant digits or more, and is the truth to these."""
+    digits = _decimals(written)
+    if digits is None or not truth:
+        return False
+    last = Fraction(10) ** -digits
+    if abs(answer) < last * 10 ** (LONG_DECIMAL - 1):
+        return False
+    cut_off = answer * truth > 0 and 0 <= abs(truth) - abs(answer) < last
+    return cut_off or abs(answer - truth) <= last / 2
 
 
 def _decimals(written: Expression) -> int | None:
@@ -326,6 +356,39 @@ def _inside(name: str, expression: Expression) -> Expression:
 
 def _unnamed(value: Value) -> Value:
     return value.value if isinstance(value, Named) else value
+
+
+def _units_agree(answer: str, truth: str) -> bool:
+    """Whether both are the same, or one is missing. "Square units" are squares of any."""
+    if not answer or not truth or answer == truth or {answer, truth} == {"degrees", "radian"}:
+        return True
+    generic = next((unit for unit in (answer, truth) if unit.startswith("unit^")), None)
+    other = truth if generic == answer else answer
+    return generic is not None and other.endswith(generic.removeprefix("unit"))
+
+
+def _sign_of(expression: Expression) -> str:
+    """The sign behind a number that is a unit, which an answer may have in another form."""
+    return next((name for name in ("degrees", "percent") if _is(name, expression)), "")
+
+
+def _has_e(value: Value) -> bool:
+    """Whether a number has the constant e in it: in such an answer \\text{e} is no word."""
+    expression = _unnamed(value)
+    return isinstance(expression, Quantity) and Operation("e") in walk(expression.expression)
+
+
+def _is_ratio(value: Value) -> bool:
+    """Whether the value is named as a ratio of two: AB:CD = 3."""
+    return isinstance(value, Named) and value.name.count(":") == 1
+
+
+def _quotient(value: Value) -> Value:
+    """A ratio of two as a number."""
+    match value:
+        case Bracketed(":", (Quantity(above, ""), Quantity(below, ""))):
+            return Quantity(Operation("divide", (above, below)))
+    return value
 
 
 def _right_side(value: Value) -> Quantity | None:

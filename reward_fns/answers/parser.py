@@ -14,6 +14,7 @@ from functools import reduce
 
 from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
+from reward_fns.answers.series import replaced, series
 from reward_fns.answers.tokens import NotReadable, Token
 from reward_fns.answers.values import Expression, Number, Operation, Symbol, size_of
 
@@ -82,9 +83,15 @@ class _Parser:
         found = self._signed()
         while self._at("+", "-", "pm", "mp"):
             sign = self._take().text
-            found = Operation("add", (found, _with_sign(sign, self._product())))
+            found = Operation("add", (found, _with_sign(sign, self._signed_once())))
         self._depth -= 1
         return found
+
+    def _signed_once(self) -> Expression:
+        """A product, also with a sign of its own: the -3 of 2 + -3."""
+        if self._at("+", "-"):
+            return _with_sign(self._take().text, self._product())
+        return self._product()
 
     def _fraction_or_sum(self) -> Expression:
         r"""A sum, or in plain TeX a fraction or binomial of two: {1 \over 2}, {10 \choose 3}."""
@@ -323,22 +330,27 @@ class _Parser:
         raise NotReadable(f"the command {name!r}")
 
     def _series(self, operation: str) -> Expression:
-        """A sum or product over whole numbers, written out."""
+        """A sum or product over whole numbers: written out, or where its bounds are no numbers a series."""
         self._expect("_")
         self._expect("{")
         index = self._letter()
         self._expect("=")
-        first = exact_value(self._sum())
+        low = self._sum()
         self._expect("}")
         self._expect("^")
-        last = exact_value(self._exponent())
+        high = self._exponent()
         body = self._product()
-        if not isinstance(index, Symbol) or first is None or last is None:
-            raise NotReadable("a series without bounds")
+        if not isinstance(index, Symbol) and index != Operation("imaginary"):
+            raise NotReadable("a series without an index")
+        first, last = exact_value(low), exact_value(high)
+        if first is None or last is None:
+            return series(operation, body, index, low, high)
         count = last - first + 1
-        if first.denominator * last.denominator != 1 or count < 1 or count * size_of(body) > MAX_SERIES:
-            raise NotReadable("a series that is empty or too long")
-        terms = [_replaced(body, index, Number(first + n)) for n in range(int(count))]
+        if first.denominator * last.denominator != 1 or count < 1:
+            raise NotReadable("a series that is empty")
+        if count * size_of(body) > MAX_SERIES:
+            return series(operation, body, index, low, high)
+        terms = [replaced(body, index, Number(first + n)) for n in range(int(count))]
         return reduce(lambda total, term: Operation(operation, (total, term)), terms)
 
     def _argument(self) -> Expression:
@@ -416,13 +428,6 @@ class _Parser:
 def _is_known(command: str) -> bool:
     names = (_CONSTANTS, words.GREEK, _BARS, _SEVERAL, _ONE_ARGUMENT, _FORMS, _OPERATORS)
     return any(command in known for known in names)
-
-
-def _replaced(expression: Expression, symbol: Symbol, value: Number) -> Expression:
-    if isinstance(expression, Operation):
-        arguments = tuple(_replaced(each, symbol, value) for each in expression.arguments)
-        return Operation(expression.name, arguments)
-    return value if expression == symbol else expression
 
 
 def _with_sign(sign: str, value: Expression) -> Expression:

@@ -193,6 +193,7 @@ def _listing(parts: list[list[Token]], separators: list[str], level: int) -> Val
         return values[0]
     values = relations.without_domains(values)
     combined = values[0] if len(values) == 1 else relations.combine(values, separators)
+    combined = combined or relations.grouped(values)
     return Listing(_flat(values)) if combined is None else combined
 
 
@@ -325,6 +326,8 @@ def _single(tokens: Tokens) -> Value:
         return numeral
     if len(tokens) == 1 and tokens[0].text.lower() in words.NUMBER_WORDS:
         return Quantity(Number(Fraction(words.NUMBER_WORDS[tokens[0].text.lower()])))
+    if (number := _in_words(tokens)) is not None:
+        return Quantity(Number(Fraction(number)))
     if tokens[0].kind == "word" or all(token.kind in ("word", "symbol") for token in tokens):
         return Text(written(tokens))
     rest, factor, unit = split_unit(tokens)
@@ -332,6 +335,26 @@ def _single(tokens: Tokens) -> Value:
     if factor != 1:
         expression = Operation("multiply", (expression, Number(factor)))
     return Quantity(expression, unit)
+
+
+def _in_words(tokens: Tokens) -> int | None:
+    """A number below a million in words: thirty, twenty-one, two hundred five, forty thousand; None for other words."""
+    total = part = 0
+    before = 1000  # what the next word must be below
+    if tokens[0].text == "-" or tokens[-1].text == "-":
+        return None
+    for word in [token.text.lower() for token in tokens if token.text != "-"]:
+        multiple = words.MULTIPLES.get(word, 0)
+        number = words.TENS.get(word, words.NUMBER_WORDS.get(word, 0))
+        if multiple == 100 and 0 < part < 10:
+            part, before = part * 100, 100
+        elif multiple == 1000 and part > 0 and not total:
+            total, part, before = part * 1000, 0, 1000
+        elif 0 < number < before:
+            part, before = part + number, (10 if number >= 20 and number % 10 == 0 else 1)
+        else:
+            return None
+    return total + part or None
 
 
 def _numeral(tokens: Tokens) -> Numeral | Quantity | None:

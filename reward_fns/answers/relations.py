@@ -8,6 +8,7 @@ from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.parser import parse
 from reward_fns.answers.regions import ZERO, half_line, intersection, point, union
+from reward_fns.answers.series import has_series
 from reward_fns.answers.structure import Tokens, enclosed, has, matches, split, written
 from reward_fns.answers.tokens import NotReadable, Token
 from reward_fns.answers.values import (
@@ -100,9 +101,10 @@ def _equation(parts: list[list[Token]], read: Read) -> Value:
             return Relation("=", parse(first), parse(last))  # f' = f defines neither
         except NotReadable:
             return Named(written(first), Text(written(last)))
-    if is_name(first):
+    name = written(first) if is_name(first) else ratio_name(first)
+    if name:
         _refuse_contradiction(parts[1:])
-        return Named(written(first), read(last))
+        return Named(name, read(last))
     if len(parts) > 2:
         _refuse_contradiction(parts)
         return read(last)
@@ -120,6 +122,8 @@ def _equation(parts: list[list[Token]], read: Read) -> Value:
         if not symbols_of(left):
             raise
         return Named(written(first), read(last))  # R^6 = (a matrix)
+    if first[0].text in _UNEVALUATED and has_series(left):
+        return Named(written(first), read(last))
     value = exact_value(left)
     if value is not None and value == exact_value(right):  # "2 + 3 = 5" states its right side
         return Quantity(right)
@@ -173,6 +177,27 @@ def is_name(tokens: Tokens) -> bool:
         else:
             return False
     return named
+
+
+def ratio_name(tokens: Tokens) -> str:
+    r"""``AB:CD`` for AB:CD, \frac{AB}{CD} and AB/CD; "" for anything else, as a quotient of single letters."""
+    parts = split(tokens, (":",))[0]
+    if len(parts) == 1:
+        parts = _above_and_below(tokens)
+        if not all(any(token.kind == "word" for token in part) for part in parts):
+            return ""  # a quotient of variables
+    if len(parts) < 2 or not all(part and is_name(part) for part in parts):
+        return ""
+    return ":".join(map(written, parts))
+
+
+def _above_and_below(tokens: Tokens) -> list[list[Token]]:
+    if tokens and tokens[0].text == "frac":
+        middle = _after_group(tokens, 1)
+        if middle < len(tokens) and _after_group(tokens, middle) == len(tokens):
+            return [list(tokens[1:middle]), list(tokens[middle:])]
+    parts = split(tokens, ("/",))[0]
+    return parts if len(parts) == 2 else []
 
 
 def _may_name(tokens: Tokens, index: int, letters: Sequence[Token]) -> bool:
@@ -273,6 +298,18 @@ def combine(values: list[Value], separators: Sequence[str]) -> Value | None:
     if common is not None and "or" not in separators and (common or "and" in separators):
         return Region(common, variables.pop())
     return Region(union([each for piece in pieces for each in piece]), variables.pop())
+
+
+def grouped(values: Sequence[Value]) -> Listing | None:
+    """``a = 3, b = 4; a = 6, b = 1`` as a list of two lists; None where names do not come again in turn."""
+    named = [value for value in values if isinstance(value, Named)]
+    size = len({value.name for value in named})
+    if len(named) < len(values) or size < 2 or len(named) == size or len(named) % size:
+        return None
+    groups = [named[start : start + size] for start in range(0, len(named), size)]
+    if any(len({value.name for value in group}) < size for group in groups):
+        return None
+    return Listing(tuple(Listing(tuple(group)) for group in groups))
 
 
 def _region_of(value: Value) -> Region | None:

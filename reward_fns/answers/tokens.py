@@ -139,7 +139,7 @@ class _Lexer:
         elif kind == "command":
             self._command(text)
         elif kind == "letters":
-            self._letters(text, upright)
+            self._letters(text, upright, match.string[match.end() :])
         elif kind == "foreign":
             self._add("word", text)
         else:
@@ -163,12 +163,14 @@ class _Lexer:
         else:
             self._add("command", words.COMMAND_SYNONYMS.get(name, name))
 
-    def _letters(self, text: str, upright: bool) -> None:
+    def _letters(self, text: str, upright: bool, following: str) -> None:
         lower = text.lower()
         if lower in words.PLAIN_FUNCTIONS and len(text) > 1:
             self._add("command", words.PLAIN_FUNCTIONS[lower])
         elif lower in words.WORD_SYMBOLS:
             self._add("symbol", words.WORD_SYMBOLS[lower])
+        elif lower in ("pct", "percentage") and self._is_percent(following):
+            self._symbol("%")
         elif lower in ("degree", "degrees"):
             self._add("command", "degree")
         elif upright or _is_word(text):
@@ -176,6 +178,11 @@ class _Lexer:
         else:
             for letter in text:
                 self._add("letter", letter)
+
+    def _is_percent(self, following: str) -> bool:
+        """Whether "percentage" is a sign behind a number; "percentage points" are a unit of their own."""
+        behind_number = bool(self._tokens) and self._tokens[-1].kind == "number"
+        return behind_number and not following.lstrip(" \\~").lower().startswith("point")
 
 
 def _is_word(text: str) -> bool:

@@ -78,7 +78,7 @@ def normal_unit(tokens: Tokens) -> str:
                 power = _POWERS[name]
             elif name == "per":
                 parts.append("/")
-            elif (single := _singular(name)) not in _NOTHING:
+            elif (single := _singular(name)) not in _NOTHING or (power and single == "unit"):
                 parts.append(single + power)
                 power = ""
         elif name == "^" and place:

@@ -208,6 +208,10 @@ NUMBER_WORDS = {
     """)
     )
 }
+TENS = {
+    word: 10 * (2 + number)
+    for number, word in enumerate(_words("twenty thirty forty fifty sixty seventy eighty ninety"))
+}
 MULTIPLES = {
     "dozen": 12,
     "hundred": 100,

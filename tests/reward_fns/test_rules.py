@@ -54,6 +54,7 @@ def test_the_rule_as_a_reward_function() -> None:
         "acc": True,
         "pred": "42",
         "status": "correct",
+        "found_by": "answer_line",
     }
     wrong = math_answer.compute_score("", "Answer: 41", "42", {}, correct_score=2, wrong_score=0)
     assert (wrong["score"], wrong["acc"], wrong["pred"]) == (0, False, "41")

@@ -57,11 +57,8 @@ def score_groups(
             extra_info=prompt.extra_info,
             response_tokens=len(rollout.token_ids),
             truncated=rollout.finish_reason == "length",
-<<<<<<< HEAD
             group=number,
-=======
             opened_tag=opened_tag(prompt.text),
->>>>>>> i13a
         )
         for number, (prompt, group) in enumerate(zip(prompts, rollouts, strict=True))
         for rollout in group

@@ -18,11 +18,8 @@ from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
 from reasoner_rl.errors import ConfigError, DataError, did_you_mean, require_package
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.summary import write_jsonl
-<<<<<<< HEAD
 from reasoner_rl.prompts.read import TRUTH_RULE, truth_text
-=======
 from reasoner_rl.rewards.contract import opened_tag
->>>>>>> i13a
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rewards.queueing import answer_of
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask

@@ -23,11 +23,8 @@ class RewardTask:
     extra_info: Mapping[str, Any] = field(default_factory=dict)
     response_tokens: int = 0  # functions find it in extra_info, unless the row has a key of that name
     truncated: bool = False  # cut off at the token limit
-<<<<<<< HEAD
     group: int | None = None  # equal for responses to one prompt, whose scores bound that of a failure
-=======
     opened_tag: str = ""  # with which the prompt ends; told to functions in the same way
->>>>>>> i13a
 
 
 def answer_of(task: RewardTask) -> Answer:

@@ -112,9 +112,10 @@ def _bind(loaded: LoadedFunction, sample: Answer) -> None:
     try:
         inspect.signature(loaded.function).bind(**keywords, **parameters)
     except TypeError as error:
+        remedy = "; what a failure counts as is set by failure_score, beside fn in the recipe"
         raise ConfigError(
             f"reward function {loaded.spec.fn!r} cannot be called as {expected} "
-            f"with parameters {sorted(parameters)}: {error}"
+            f"with parameters {sorted(parameters)}: {error}{remedy if 'wrong_score' in parameters else ''}"
         ) from error
     except ValueError:
         pass  # some callables written in C tell no signature; the call shows whether it fits

@@ -175,3 +175,12 @@ def test_wrong_signatures_are_told_from_the_right_one(
     expected = "fn(data_source=..., solution_str=..., ground_truth=..., extra_info=..., **parameters)"
     assert f"cannot be called as {expected} with parameters {sorted(parameters)}" in str(error.value)
     assert said in str(error.value)
+
+
+def test_a_wrong_score_that_the_function_does_not_take_is_answered_with_the_recipes_key() -> None:
+    def fn(data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any]) -> float:
+        return 0.0
+
+    spec = FunctionSpec("my.py:score", {"wrong_score": -5})
+    with pytest.raises(ConfigError, match="what a failure counts as is set by failure_score, beside fn"):
+        check_function(LoadedFunction(fn, spec, batch=False))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed.checkpoint.api import CheckpointException
 
 from reasoner_rl.errors import DiskFullError, UserError
 from reasoner_rl.training import disk_space
@@ -237,15 +238,16 @@ def test_a_disk_that_fills_up_while_writing_is_told_and_freed(small_disk: Path) 
     "error",
     [
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        CheckpointException("", {0: (OSError(errno.ENOSPC, "full"), None)}),  # type: ignore[dict-item]
         OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
         RuntimeError(
             "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/3"
         ),
     ],
 )
-def test_libraries_errors_of_a_full_disk_are_understood(error: Exception, tmp_path: Path) -> None:
+def test_libraries_errors_of_a_full_disk_are_understood(error: BaseException, tmp_path: Path) -> None:
     def write(folder: Path) -> None:
-        raise ValueError("while saving") from error
+        raise error
 
     with pytest.raises(
         DiskFullError, match=r"the checkpoint of step 1 does not fit .* nothing was saved before"

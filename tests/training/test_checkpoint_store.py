@@ -14,7 +14,6 @@ import pytest
 from torch.distributed.checkpoint.api import CheckpointException
 
 from reasoner_rl.errors import DiskFullError, UserError
-from reasoner_rl.training import disk_space
 from reasoner_rl.training.checkpoint import CheckpointStore, reading, verify
 from reasoner_rl.training.manifest import verify_manifest
 
@@ -186,8 +185,8 @@ def test_an_interruption_of_a_write_stays_one_however_it_is_wrapped(tmp_path: Pa
 def test_room_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CheckpointStore(tmp_path, keep_last=1)
     store.save(1, writes("x" * 3000))
-    usage = shutil._ntuple_diskusage(10_000, 8_000, 2_000)  # type: ignore[attr-defined]
-    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage)
+    usage = shutil._ntuple_diskusage(10_000, 8_000, 2_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
 
     def write(folder: Path) -> None:
         raise AssertionError("written to")

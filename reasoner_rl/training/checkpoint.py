@@ -130,7 +130,7 @@ def reading(folder: Path) -> Iterator[None]:
         yield
     except (UserError, WorkerError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is none of the former
         if is_interruption(error):
             raise KeyboardInterrupt from error
         raise UserError(

@@ -35,7 +35,9 @@ def check_room(what: str, folder: Path, need: int | None) -> None:
         raise disk_full(what, folder, need, have)
 
 
-def disk_full(what: str, folder: Path, need: int, have: int, cause: Exception | None = None) -> DiskFullError:
+def disk_full(
+    what: str, folder: Path, need: int, have: int, cause: BaseException | None = None
+) -> DiskFullError:
     """The error for ``what``, which needs more bytes than the disk of ``folder`` has."""
     said = str(cause or "").strip().partition("\n")[0]
     reason = f" ({said})" if said else ""
@@ -68,13 +70,13 @@ def filled_folder(partial: Path, what: str, need: int | None = None) -> Iterator
         if is_interruption(error):
             raise KeyboardInterrupt from error
         missing = max((need or 0) - written, _NEXT_TO_NOTHING)
-        if isinstance(error, Exception) and (_says_full(error) or left < missing):
+        if not isinstance(error, (SystemExit, GeneratorExit)) and (_says_full(error) or left < missing):
             have = shutil.disk_usage(next(p for p in partial.parents if p.exists())).free
             raise disk_full(what, partial.parent, max(need or 0, written + missing), have, error) from error
         raise
 
 
-def _says_full(error: Exception) -> bool:
+def _says_full(error: BaseException) -> bool:
     return any(
         (isinstance(related, OSError) and related.errno in _FULL)
         or any(text in str(related) for text in _FULL_TEXTS)

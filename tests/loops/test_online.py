@@ -453,13 +453,13 @@ def test_changed_data_are_refused_on_resume(
         (rows[::-1], "the same rows in another order"),
         (rows[:-1], "11 rows instead of 12"),
     ):
-        (tmp_path / "data.jsonl").write_text("\n".join(lines))
+        (tmp_path / "train.jsonl").write_text("\n".join(lines))
         with pytest.raises(
             ConfigError, match=rf"data\.train: {said}, compared with what .*step_000001 was made"
         ):
-            resume(one_step, "run.steps=2", f"data.train.path={tmp_path / 'data.jsonl'}")
-    (tmp_path / "data.jsonl").write_text("\n".join(rows))
-    resume(one_step, f"data.train.path={tmp_path / 'data.jsonl'}", "run.steps=1")
+            resume(one_step, "run.steps=2", f"data.train.path={tmp_path / 'train.jsonl'}")
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    resume(one_step, f"data.train.path={tmp_path / 'train.jsonl'}", "run.steps=1")
     assert "changed since: data.train.path" in capsys.readouterr().out, "data may move"
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed.checkpoint.api import CheckpointException
 
 from reasoner_rl.errors import DiskFullError, UserError
-from reasoner_rl.training import disk_space
 from reasoner_rl.training.checkpoint import CheckpointStore, reading, verify
 from reasoner_rl.training.manifest import verify_manifest
 
@@ -185,8 +185,8 @@ def test_an_interruption_of_a_write_stays_one_however_it_is_wrapped(tmp_path: Pa
 def test_room_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CheckpointStore(tmp_path, keep_last=1)
     store.save(1, writes("x" * 3000))
-    usage = shutil._ntuple_diskusage(10_000, 8_000, 2_000)  # type: ignore[attr-defined]
-    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage)
+    usage = shutil._ntuple_diskusage(10_000, 8_000, 2_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
 
     def write(folder: Path) -> None:
         raise AssertionError("written to")
@@ -237,15 +237,16 @@ def test_a_disk_that_fills_up_while_writing_is_told_and_freed(small_disk: Path) 
     "error",
     [
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        CheckpointException("", {0: (OSError(errno.ENOSPC, "full"), None)}),  # type: ignore[dict-item]
         OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
         RuntimeError(
             "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/3"
         ),
     ],
 )
-def test_libraries_errors_of_a_full_disk_are_understood(error: Exception, tmp_path: Path) -> None:
+def test_libraries_errors_of_a_full_disk_are_understood(error: BaseException, tmp_path: Path) -> None:
     def write(folder: Path) -> None:
-        raise ValueError("while saving") from error
+        raise error
 
     with pytest.raises(
         DiskFullError, match=r"the checkpoint of step 1 does not fit .* nothing was saved before"

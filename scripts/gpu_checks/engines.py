@@ -157,7 +157,7 @@ def check_sleep(pair: Pair, claims: Claims) -> None:
 
 
 def measure_speed(pair: Pair, *sequences: int) -> None:
-    """Tokens per second with so many responses in the works."""
+    """Tokens per second with so many responses in flight."""
     engine = pair.hybrid()
     pair.publish(engine)
     for count in sequences:

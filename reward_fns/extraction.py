@@ -95,9 +95,10 @@ def locate_answer(
     if extraction == "boxed":
         return _found(last_boxed(text), "boxed")
     if extraction == "answer":
-        return _last_stated(text, hashes=False, boxes=False)
-    found = _last_stated(text, hashes=extraction in ("hash_or_answer", "whole"))
-    if found is None and extraction == "whole" and "\n" not in text.strip() and Boxes(text).cut_off < 0:
+        return _last_stated(text, Boxes(text), hashes=False, boxed=False)
+    boxes = Boxes(text)
+    found = _last_stated(text, boxes, hashes=extraction in ("hash_or_answer", "whole"))
+    if found is None and extraction == "whole" and "\n" not in text.strip() and boxes.cut_off < 0:
         return _found(text.strip() or None, "whole")
     return found
 
@@ -114,39 +115,26 @@ def without_thinking(response: str) -> str:
     return "" if _OPEN_THOUGHT.search(said) else said
 
 
-def last_answer_line(text: str) -> str | None:
-    """Return what follows the last ``Answer:``, or None."""
-    found = _last_stated(text, hashes=False, boxes=False)
-    return None if found is None else found.text
-
-
-def last_answer_or_boxed(text: str, *, hashes: bool = False) -> str | None:
-    r"""Return the content of the last ``\boxed{...}`` if it is not before the last ``Answer:``, else that line's.
-
-    hashes: a ``#### 72`` counts as an ``Answer:``.
-    """
-    found = _last_stated(text, hashes=hashes)
-    return None if found is None else found.text
-
-
-def _last_stated(text: str, *, hashes: bool, boxes: bool = True, tags: bool = True) -> Found | None:
-    """The last answer of a text. boxes: one in a box alone counts too."""
-    all_boxes = Boxes(text)
+def _last_stated(
+    text: str, boxes: Boxes, *, hashes: bool, boxed: bool = True, tags: bool = True
+) -> Found | None:
+    """The last answer of a text. boxes: those of the text. boxed: an answer in a box alone counts too."""
     start, content, by = max(_lines(text, hashes), default=(-1, "", ""))
     tag = _last_tag(text) if tags and "<" in text else None
-    if tag is not None and tag.end("content") > max(start, all_boxes.last, all_boxes.cut_off):
+    if tag is not None and tag.end("content") > max(start, boxes.last, boxes.cut_off):
         inner = tag["content"].strip()
-        if Boxes(inner).cut_off >= 0:
+        inner_boxes = Boxes(inner)
+        if inner_boxes.cut_off >= 0:
             return None
-        stated = _last_stated(inner, hashes=True, tags=False)
+        stated = _last_stated(inner, inner_boxes, hashes=True, tags=False)
         return Found(inner if stated is None else stated.text, "answer_tag")
-    if start < 0 and not boxes:
+    if start < 0 and not boxed:
         return None
-    if all_boxes.cut_off > start:
+    if boxes.cut_off > start:
         return None
-    boxed = all_boxes.content(after=max(start, 0))
-    if boxed is not None:
-        return Found(boxed, "boxed")
+    content_of_box = boxes.content(after=max(start, 0))
+    if content_of_box is not None:
+        return Found(content_of_box, "boxed")
     return _found(content or None, by)
 
 
@@ -207,7 +195,7 @@ def _lenient(text: str) -> Found | None:
     following = _NEXT_QUESTION.search(text, len(text) - len(text.lstrip()))
     if following is not None and text[: following.start()].strip():
         text = text[: following.start()]
-    found = _last_stated(text, hashes=True) or _minerva(text)
+    found = _last_stated(text, Boxes(text), hashes=True) or _minerva(text)
     if found is None and "\n" not in text.strip() and len(text.split()) == 1:
         found = _found(text.strip(), "whole")
     if found is None and (phrases := list(_PHRASE.finditer(text))):

@@ -8,8 +8,6 @@ import pytest
 
 from reward_fns.extraction import (
     find_answer,
-    last_answer_line,
-    last_answer_or_boxed,
     last_boxed,
     locate_answer,
 )
@@ -40,7 +38,7 @@ from reward_fns.extraction import (
     ],
 )
 def test_last_answer_line(text: str, answer: str | None) -> None:
-    assert last_answer_line(text) == answer
+    assert find_answer(text, "answer") == answer
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,7 @@ def test_last_boxed(text: str, answer: str | None) -> None:
     ],
 )
 def test_last_answer_or_boxed_is_whichever_comes_later(text: str, answer: str | None) -> None:
-    assert last_answer_or_boxed(text) == answer
+    assert find_answer(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,7 @@ def test_last_answer_or_boxed_is_whichever_comes_later(text: str, answer: str | 
     ],
 )
 def test_hashes_count_as_an_answer_line(text: str, answer: str | None) -> None:
-    assert last_answer_or_boxed(text, hashes=True) == answer
+    assert find_answer(text, "hash_or_answer") == answer
 
 
 def test_last_boxed_takes_linear_time() -> None:

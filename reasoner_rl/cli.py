@@ -1,4 +1,4 @@
-"""`reasoner-rl`: the command line. It reads recipes and calls the loops; heavy imports wait until they are needed."""
+"""`reasoner-rl`: the command line. It reads recipes and calls the trainer; heavy imports wait until they are needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from reasoner_rl.config.keys import list_keys
 from reasoner_rl.config.load import dump_recipe, load_recipe
-from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, Recipe, SftConfig
+from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, Recipe, SftConfig, TrainConfig
 from reasoner_rl.errors import ConfigError, UserError, WorkerError, is_interruption
 
 DIVERGED = 1
@@ -106,7 +106,7 @@ def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     config = load_recipe(recipe, overrides or [])
     if not isinstance(config, OnlineConfig):
         raise _wrong_kind("train", recipe, config, "online")
-    from reasoner_rl.loops.online import train as run
+    from reasoner_rl.trainer.train import train as run
 
     if run(config) is None:
         raise typer.Exit(INTERRUPTED)
@@ -118,9 +118,9 @@ def sft(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     config = load_recipe(recipe, overrides or [])
     if not isinstance(config, SftConfig):
         raise _wrong_kind("sft", recipe, config, "sft")
-    from reasoner_rl.loops.offline import fine_tune
+    from reasoner_rl.trainer.train import train as run
 
-    if fine_tune(config) is None:
+    if run(config) is None:
         raise typer.Exit(INTERRUPTED)
 
 
@@ -132,11 +132,11 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     before that, and with an override of model.path, they are those of model.path.
     """
     config = load_recipe(recipe, overrides or [])
-    if isinstance(config, OnlineConfig):
-        config = EvalConfig.of_online(config, _weights(config, overrides or []))
+    if isinstance(config, OnlineConfig | SftConfig):
+        config = EvalConfig.of_training(config, _weights(config, overrides or []))
     if not isinstance(config, EvalConfig):
         raise _wrong_kind("eval", recipe, config, "eval")
-    from reasoner_rl.loops.evaluate import evaluate_checkpoint
+    from reasoner_rl.commands.evaluate import evaluate_checkpoint
 
     rows = [report.row() for report in evaluate_checkpoint(config)]
     _print_table(list(rows[0]), [list(row.values()) for row in rows])
@@ -145,7 +145,7 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 @app.command()
 def data(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Read and render a recipe's data without training: counts, duplicates, lengths and the first prompt."""
-    from reasoner_rl.loops.inspect_data import inspect_data
+    from reasoner_rl.commands.inspect_data import inspect_data
 
     inspect_data(load_recipe(recipe, overrides or []))
 
@@ -172,8 +172,8 @@ def verify(
     out: Annotated[Path | None, typer.Option(help="JSONL file for the rows with their verdicts.")] = None,
 ) -> None:
     """Score the responses in a file with a verifier: accuracy, failures, speed, and where another one disagrees."""
-    from reasoner_rl.loops.verify import SHOWN
-    from reasoner_rl.loops.verify import verify as run
+    from reasoner_rl.commands.verify import SHOWN
+    from reasoner_rl.commands.verify import verify as run
 
     report = run(file, fn, against, workers=workers, timeout=timeout, limit=limit, out=out)
     _print_table(*report.table())
@@ -226,7 +226,7 @@ def config(
         sys.stdout.writelines(f"{name}\n" for name in shipped_recipes())
 
 
-def _weights(config: OnlineConfig, overrides: list[str]) -> str:
+def _weights(config: TrainConfig, overrides: list[str]) -> str:
     """What a training recipe's evaluation is of: what the run has made, unless a model is chosen or it made none."""
     final = config.run.output_dir / "final"
     keys = {override.partition("=")[0].strip() for override in overrides}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
+Role = Literal["policy", "reference", "critic", "reward_model"]  # what a model is for
 
 OVERLONG = "overlong"  # the part of a score that is the penalty for length
 
@@ -76,21 +77,34 @@ class ScoredGroup:
         return min(rollout.policy_version for rollout in self.rollouts)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSample:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseColumns:
+    """What is known of each response token: [R] in a sample, [N] in a micro-batch. None: not known, and not needed.
+
+    A column is added here and nowhere else: packing carries over whatever is known.
+    """
+
+    loss_mask: Tensor  # bool; False tokens are read but not trained
+    advantages: Tensor  # float32
+    rollout_logprobs: Tensor  # float32, of the distribution sampled from
+    old_logprobs: Tensor | None = None  # float32, by the trainer before the first update of the batch
+    reference_logprobs: Tensor | None = None  # float32, by the frozen reference policy
+    returns: Tensor | None = None  # float32, the target of the critic for the state before each token
+    old_values: Tensor | None = (
+        None  # float32, what the critic predicted before the first update of the batch
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSample(ResponseColumns):
     """One response as the trainer sees it. P prompt tokens, R response tokens."""
 
     prompt_ids: Tensor  # [P] int64
     response_ids: Tensor  # [R] int64
-    loss_mask: Tensor  # [R] bool; False tokens are read but not trained
-    advantages: Tensor  # [R] float32
-    rollout_logprobs: Tensor  # [R] float32
     policy_version: int = 0
     on_policy: bool = True  # False: sampled by an earlier policy, so old_logprobs are those of generation
-    old_logprobs: Tensor | None = None  # [R] float32, by the trainer before the first update of the batch
-    reference_logprobs: Tensor | None = None  # [R] float32, by the frozen reference policy
-    returns: Tensor | None = None  # [R] float32, what a critic is to say of the state before each token
-    old_values: Tensor | None = None  # [R] float32, what it said before the first update of the batch
+    reward: float = 0.0  # the score of the whole response
+    group: int = 0  # samples of a batch with the same number answer the same prompt
 
     @property
     def tokens(self) -> int:
@@ -109,10 +123,11 @@ class LossDenominators:
     tokens: float  # response tokens with loss_mask True
     sequences: float  # responses with at least one such token
     max_response_tokens: float  # the constant length of Dr. GRPO's normalisation
+    groups: float = 0.0  # groups with at least one such response
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch(ResponseColumns):
     """Several sequences laid end to end, without padding. T tokens in S sequences, N of them response tokens.
 
     The hidden state at ``predictors[n]`` predicts the response token ``targets[n]``; every [N] field is in that
@@ -126,15 +141,9 @@ class MicroBatch:
     predictors: Tensor  # [N] int64, indices into the T tokens
     targets: Tensor  # [N] int64
     sequence_ids: Tensor  # [N] int64 in 0..S-1
-    loss_mask: Tensor  # [N] bool
-    advantages: Tensor  # [N] float32
-    rollout_logprobs: Tensor  # [N] float32
     on_policy: Tensor  # [N] bool; False: old_logprobs are those of generation by an earlier policy
-    old_logprobs: Tensor | None  # [N] float32
-    reference_logprobs: Tensor | None  # [N] float32
-    returns: Tensor | None  # [N] float32
-    old_values: Tensor | None  # [N] float32
     sample_indices: tuple[int, ...]  # [S]: where each sequence stood in the list that was cut
+    groups: tuple[int, ...]  # [S]: the group of each sequence
     denominators: LossDenominators
 
     @property

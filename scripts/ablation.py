@@ -29,7 +29,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import ConfigError, UserError
-from reasoner_rl.loops.online import train
 from reasoner_rl.observability.curves import (
     BLUE,
     DOTS_PER_INCH,
@@ -43,6 +42,7 @@ from reasoner_rl.observability.curves import (
 )
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import atomic_path, atomic_writer, write_json
+from reasoner_rl.trainer.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 PALETTE = (SKY, ORANGE, GREEN, PURPLE, VERMILION, BLUE)
@@ -150,7 +150,7 @@ def read_outcome(config: OnlineConfig) -> Outcome:
         overlong_share=fmean(response["tokens"] > punished_from for response in read_jsonl(responses)),
         responses_generated=round(sum(row["groups/generated"] for row in steps) * samples),
         responses_used=round(sum(row["groups/kept"] for row in steps) * samples),
-        seconds=summary["seconds_rl"],
+        seconds=summary["seconds"],
         curve={step: held_out[step]["accuracy"] for step in sorted(held_out)},
     )
 

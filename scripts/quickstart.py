@@ -94,16 +94,9 @@ class Quickstart:
             main = runpy.run_path(str(ROOT / script))["main"]
             main(["--out", str(self.folder / out), "--seed", seed])
 
-    def warm_start(self, config: SftConfig) -> None:
-        """Supervised fine-tuning."""
-        from reasoner_rl.loops.offline import fine_tune
-
-        if fine_tune(config) is None:
-            raise KeyboardInterrupt
-
-    def reinforce(self, config: OnlineConfig) -> None:
-        """DAPO."""
-        from reasoner_rl.loops.online import train
+    def train(self, config: SftConfig | OnlineConfig) -> None:
+        """Supervised fine-tuning, or DAPO."""
+        from reasoner_rl.trainer.train import train
 
         if train(config) is None:
             raise KeyboardInterrupt
@@ -111,7 +104,7 @@ class Quickstart:
     def summarise(self, rl_folder: Path) -> dict[str, Any]:
         """Write summary.json and the curves' pictures beside it."""
         rl = read_json(rl_folder / "summary.json")
-        seconds_rl = max(self.seconds["DAPO"], rl["seconds_rl"])
+        seconds_rl = max(self.seconds["DAPO"], rl["seconds"])
         total = sum(self.seconds.values()) - self.seconds["DAPO"] + seconds_rl
         summary = {
             **{name: rl.get(name) for name in RESULTS},  # accuracies are null where nothing was evaluated
@@ -156,8 +149,8 @@ def run_phases(folder: Path, seed: int, overrides: list[str]) -> None:
     make_room(folder, settings)
     quickstart = Quickstart(folder, settings)
     quickstart.phase("problems and model", quickstart.prepare)
-    quickstart.phase("warm start", lambda: quickstart.warm_start(warm_start))
-    quickstart.phase("DAPO", lambda: quickstart.reinforce(dapo))
+    quickstart.phase("warm start", lambda: quickstart.train(warm_start))
+    quickstart.phase("DAPO", lambda: quickstart.train(dapo))
     summary = quickstart.summarise(dapo.run.output_dir)
     if summary["accuracy_after"] is not None:
         print(

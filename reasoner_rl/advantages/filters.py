@@ -10,7 +10,7 @@ from reasoner_rl.types import ScoredGroup
 _SAME_SCORE = 1e-6  # scores that differ by no more are the same but for rounding
 
 
-class Split(NamedTuple):
+class Filtered(NamedTuple):
     """Groups by whether they teach, each list in the order given."""
 
     kept: list[ScoredGroup]
@@ -19,14 +19,14 @@ class Split(NamedTuple):
     alike: list[ScoredGroup]  # accuracy is not known, and all scores are the same
 
 
-def split(groups: Sequence[ScoredGroup]) -> Split:
+def filter_groups(groups: Sequence[ScoredGroup]) -> Filtered:
     """Sort out the groups whose responses are all right or all wrong.
 
     Reads the raw accuracy, not the score: shaping, such as the penalty for overlong responses, makes scores
     differ within a group that is all wrong. In a group with a response whose accuracy is not known, the scores
     before that penalty decide: it is kept if they differ.
     """
-    parts = Split([], [], [], [])
+    parts = Filtered([], [], [], [])
     for group in groups:
         accuracies = [reward.accuracy for reward in group.rewards]
         if None in accuracies:
@@ -40,3 +40,8 @@ def split(groups: Sequence[ScoredGroup]) -> Split:
         else:
             parts.kept.append(group)
     return parts
+
+
+def teaches(group: ScoredGroup) -> bool:
+    """Whether the filter keeps a group."""
+    return bool(filter_groups([group]).kept)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from reasoner_rl.errors import UserError
-from reasoner_rl.types import Reward, Rollout, ScoredGroup, TrainSample
 
 GroupAdvantage = Literal["group_std", "group_mean", "leave_one_out"]
 
@@ -40,43 +39,18 @@ def group_advantages(scores: Tensor, kind: GroupAdvantage) -> Tensor:
     return centred
 
 
-def assign(
-    groups: Sequence[ScoredGroup],
-    kind: GroupAdvantage,
-    penalties: Sequence[Sequence[float]] | None = None,
-) -> list[TrainSample]:
-    """Turn groups into training samples, one a response, group after group.
+def advantages_in_groups(scores: Sequence[float], groups: Sequence[int], kind: GroupAdvantage) -> list[float]:
+    """Return the advantage of each response, in order, within its group.
 
-    penalties: [groups][G], subtracted from the scores before the advantage (KL in the reward).
-
-    Every token of a response has its response's advantage. A response whose reward says ``trained=False`` has
-    its loss mask False throughout, yet counts in its group's baseline. Raises UserError for a group of one.
+    scores, groups: of each response. Groups may differ in size. Raises UserError for a group of one.
     """
-    if penalties is None:
-        penalties = [[0.0] * len(group.rewards) for group in groups]
-    samples: list[TrainSample] = []
-    for group, penalty in zip(groups, penalties, strict=True):
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    found = [0.0] * len(scores)
+    for indices in members.values():
         # In float64 a group of equal scores has deviations that stay far below the floor of the deviation.
-        scores = torch.tensor(
-            [reward.score - amount for reward, amount in zip(group.rewards, penalty, strict=True)],
-            dtype=torch.float64,
-        )
-        advantages = group_advantages(scores[None], kind)[0].tolist()
-        prompt_ids = torch.tensor(group.prompt.token_ids, dtype=torch.int64)
-        samples += [
-            _sample(prompt_ids, rollout, reward, advantage)
-            for rollout, reward, advantage in zip(group.rollouts, group.rewards, advantages, strict=True)
-        ]
-    return samples
-
-
-def _sample(prompt_ids: Tensor, rollout: Rollout, reward: Reward, advantage: float) -> TrainSample:
-    tokens = len(rollout.token_ids)
-    return TrainSample(
-        prompt_ids=prompt_ids,
-        response_ids=torch.tensor(rollout.token_ids, dtype=torch.int64),
-        loss_mask=torch.full((tokens,), reward.trained),
-        advantages=torch.full((tokens,), advantage, dtype=torch.float32),
-        rollout_logprobs=torch.tensor(rollout.logprobs, dtype=torch.float32),
-        policy_version=rollout.policy_version,
-    )
+        chosen = torch.tensor([scores[index] for index in indices], dtype=torch.float64)
+        for index, advantage in zip(indices, group_advantages(chosen[None], kind)[0].tolist(), strict=True):
+            found[index] = advantage
+    return found

@@ -213,9 +213,8 @@ class GspoConfig(_GroupPolicyGradient):
     )
 
 
-AlgorithmConfig = Annotated[
-    DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig, Field(discriminator="kind")
-]
+GroupAlgorithmConfig = DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig
+AlgorithmConfig = Annotated[GroupAlgorithmConfig, Field(discriminator="kind")]
 
 
 class BatchConfig(Section):

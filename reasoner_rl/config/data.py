@@ -96,6 +96,12 @@ class PromptDataConfig(Section):
     shuffle: bool = Field(True, description="Shuffle the prompts anew each epoch, from run.seed.")
 
 
+class EvalDataConfig(Section):
+    """How held-out problems become prompts."""
+
+    prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
+
+
 class SftDataConfig(Section):
     """Worked examples for supervised fine-tuning."""
 

@@ -10,12 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, DapoConfig
 from reasoner_rl.config.base import Section
 from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
-from reasoner_rl.config.data import PromptConfig, PromptDataConfig, SftDataConfig
+from reasoner_rl.config.data import EvalDataConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.offline import SftAlgorithmConfig, SftBatchConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import (
     EngineConfig,
-    HfEngineConfig,
+    GenerationConfig,
     RolloutConfig,
     SamplingConfig,
     VllmEngineConfig,
@@ -33,19 +34,17 @@ from reasoner_rl.config.training import FsdpBackendConfig, MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
 
 
-class OnlineConfig(Section):
-    """Reinforcement learning with fresh responses: `reasoner-rl train`."""
+class TrainingRecipe(Section):
+    """What recipes that train have in common."""
 
-    recipe: Literal["online"] = Field("online", description="Kind of recipe.")
+    recipe: Any
     run: RunConfig = Field(description="Place and length of the run.")
     model: ModelConfig = Field(description="The policy.")
-    data: PromptDataConfig = Field(description="Training prompts.")
+    data: Any
     rollout: RolloutConfig = Field(RolloutConfig(), description="Generation.")
     reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
-    algorithm: AlgorithmConfig = Field(
-        DapoConfig(), description="The algorithm: dapo, grpo, dr_grpo, rloo or gspo."
-    )
-    batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
+    algorithm: Any
+    batch: Any
     training: TrainingConfig = Field(TrainingConfig(), description="The optimizer and its backend.")
     cluster: ClusterConfig = Field(
         LocalClusterConfig(), description="The processes: local (one) or ray (many)."
@@ -53,15 +52,6 @@ class OnlineConfig(Section):
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out accuracy.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
     logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
-
-    @model_validator(mode="after")
-    def _groups_can_be_compared(self) -> Self:
-        if self.rollout.responses_per_prompt < 2:
-            raise ValueError(
-                "rollout.responses_per_prompt must be at least 2: an advantage within the group needs "
-                f"another response to compare with; it is {self.rollout.responses_per_prompt}"
-            )
-        return self
 
     @field_validator("evaluation", mode="before")
     @classmethod
@@ -77,42 +67,25 @@ class OnlineConfig(Section):
         """How held-out problems are answered."""
         return self.evaluation.sampling or self.rollout.sampling
 
+    @property
+    def generates(self) -> bool:
+        """Whether the run has a rollout engine."""
+        return bool(self.evaluation.datasets)
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """The longest prompt and response that are generated, together."""
+        responses = (self.rollout.sampling, self.evaluation_sampling)
+        longest: int = max(sampling.max_response_tokens for sampling in responses)
+        return int(self.data.prompts.max_tokens) + longest
+
     @model_validator(mode="after")
     def _overlong_buffer_fits(self) -> Self:
+        if not self.generates:
+            return self
         _check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
         if self.evaluation.sampling is not None:
             _check_overlong(self.reward, self.evaluation.sampling, "evaluation.sampling")
-        return self
-
-    @model_validator(mode="after")
-    def _training_samples(self) -> Self:
-        if self.rollout.sampling.temperature == 0:
-            raise ValueError(
-                "rollout.sampling.temperature must be above 0 in training: greedy responses to a prompt are "
-                "all equal"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _rollout_logprobs_are_comparable(self) -> Self:
-        """Logprobs of a cut distribution are higher than the trainer's for the same weights."""
-        sampling, loss = self.rollout.sampling, self.algorithm.loss
-        filtered = self.algorithm.dynamic_sampling
-        cuts = {"top_p": 1.0, "top_k": 0, "min_response_tokens": 0}
-        cut = [key for key, neutral in cuts.items() if getattr(sampling, key) != neutral]
-        uses = {
-            "algorithm.loss.old_logprobs must not be 'rollout'": loss.old_logprobs == "rollout",
-            "algorithm.loss.importance_sampling.kind must be 'none'": loss.importance_sampling.kind != "none",
-            "algorithm.dynamic_sampling.max_staleness must be 0": filtered.enabled
-            and filtered.max_staleness > 0,
-        }
-        if cut and any(uses.values()):
-            raise ValueError(
-                f"rollout.sampling.{cut[0]}={getattr(sampling, cut[0])} leaves tokens out in generation, so its "
-                "logprobs cannot stand beside the trainer's: "
-                + "; ".join(rule for rule, broken in uses.items() if broken)
-                + f" (or rollout.sampling.{cut[0]}={cuts[cut[0]]})"
-            )
         return self
 
     @model_validator(mode="after")
@@ -147,6 +120,68 @@ class OnlineConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        _check_warmup(self.training, self.run)
+        return self
+
+
+class OnlineConfig(TrainingRecipe):
+    """Reinforcement learning with fresh responses: `reasoner-rl train`."""
+
+    recipe: Literal["online"] = Field("online", description="Kind of recipe.")
+    data: PromptDataConfig = Field(description="Training prompts.")
+    algorithm: AlgorithmConfig = Field(
+        DapoConfig(), description="The algorithm: dapo, grpo, dr_grpo, rloo or gspo."
+    )
+    batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
+
+    @property
+    def generates(self) -> bool:
+        """See `TrainingRecipe.generates`."""
+        return True
+
+    @model_validator(mode="after")
+    def _groups_can_be_compared(self) -> Self:
+        if self.rollout.responses_per_prompt < 2:
+            raise ValueError(
+                f"rollout.responses_per_prompt must be at least 2 with algorithm.kind {self.algorithm.kind}: an "
+                "advantage within the group needs another response to compare with; it is "
+                f"{self.rollout.responses_per_prompt}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_samples(self) -> Self:
+        if self.rollout.sampling.temperature == 0:
+            raise ValueError(
+                "rollout.sampling.temperature must be above 0 in training: greedy responses to a prompt are "
+                "all equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rollout_logprobs_are_comparable(self) -> Self:
+        """Logprobs of a cut distribution are higher than the trainer's for the same weights."""
+        sampling, loss = self.rollout.sampling, self.algorithm.loss
+        filtered = self.algorithm.dynamic_sampling
+        cuts = {"top_p": 1.0, "top_k": 0, "min_response_tokens": 0}
+        cut = [key for key, neutral in cuts.items() if getattr(sampling, key) != neutral]
+        uses = {
+            "algorithm.loss.old_logprobs must not be 'rollout'": loss.old_logprobs == "rollout",
+            "algorithm.loss.importance_sampling.kind must be 'none'": loss.importance_sampling.kind != "none",
+            "algorithm.dynamic_sampling.max_staleness must be 0": filtered.enabled
+            and filtered.max_staleness > 0,
+        }
+        if cut and any(uses.values()):
+            raise ValueError(
+                f"rollout.sampling.{cut[0]}={getattr(sampling, cut[0])} leaves tokens out in generation, so its "
+                "logprobs cannot stand beside the trainer's: "
+                + "; ".join(rule for rule, broken in uses.items() if broken)
+                + f" (or rollout.sampling.{cut[0]}={cuts[cut[0]]})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_can_be_filled(self) -> Self:
         filtered = self.algorithm.dynamic_sampling
         at_a_time = self.batch.prompts_per_generation or self.batch.prompts_per_step
@@ -158,31 +193,14 @@ class OnlineConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
-        _check_warmup(self.training, self.run)
-        return self
 
-
-class SftConfig(Section):
+class SftConfig(TrainingRecipe):
     """Supervised fine-tuning on worked examples: `reasoner-rl sft`."""
 
     recipe: Literal["sft"] = Field("sft", description="Kind of recipe.")
-    run: RunConfig = Field(description="Place and length of the run.")
-    model: ModelConfig = Field(description="The model.")
     data: SftDataConfig = Field(description="Examples.")
-    examples_per_step: int = Field(64, ge=1, description="Examples in one optimizer update.")
-    micro_batch_tokens: int = Field(16384, ge=1, description="Most tokens in one forward and backward pass.")
-    training: TrainingConfig = Field(TrainingConfig(), description="The optimizer and its backend.")
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
-    logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
-        _check_warmup(self.training, self.run)
-        if isinstance(self.training.backend, MegatronBackendConfig):
-            _check_megatron(self.training.backend, self.model, LocalClusterConfig())
-        return self
+    algorithm: SftAlgorithmConfig = Field(SftAlgorithmConfig(), description="The algorithm.")
+    batch: SftBatchConfig = Field(SftBatchConfig(), description="Sizes of a step.")
 
 
 class EvalConfig(Section):
@@ -191,9 +209,8 @@ class EvalConfig(Section):
     recipe: Literal["eval"] = Field("eval", description="Kind of recipe.")
     run: RunConfig = Field(description="Place of the report, and the seed.")
     model: ModelConfig = Field(description="The model.")
-    prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
-    engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="How problems are answered.")
+    data: EvalDataConfig = Field(EvalDataConfig(), description="Rendering of prompts.")
+    rollout: GenerationConfig = Field(GenerationConfig(), description="Generation.")
     reward: RewardConfig = Field(RewardConfig(), description="Scoring.")
     cluster: ClusterConfig = Field(
         LocalClusterConfig(), description="The processes: local (one) or ray (many)."
@@ -209,21 +226,21 @@ class EvalConfig(Section):
 
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
-        _check_tensor_parallel(self.engine, self.cluster, "engine")
+        _check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
         return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
-        check_samples_differ(self.evaluation.samples_per_prompt, self.sampling, "sampling")
+        check_samples_differ(self.evaluation.samples_per_prompt, self.rollout.sampling, "rollout.sampling")
         return self
 
     @model_validator(mode="after")
     def _overlong_buffer_fits(self) -> Self:
-        _check_overlong(self.reward, self.sampling, "sampling")
+        _check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
         return self
 
     @classmethod
-    def of_online(cls, config: OnlineConfig, weights: str) -> EvalConfig:
+    def of_training(cls, config: TrainConfig, weights: str) -> EvalConfig:
         """The evaluation that a training recipe describes, of other weights, in a folder of its own below the run's.
 
         Raises ConfigError if the recipe names no problems to evaluate.
@@ -233,9 +250,8 @@ class EvalConfig(Section):
         return cls(
             run=config.run.model_copy(update={"output_dir": config.run.output_dir / "eval"}),
             model=config.model.model_copy(update={"path": weights}),
-            prompts=config.data.prompts,
-            engine=config.rollout.engine,
-            sampling=config.evaluation_sampling,
+            data=EvalDataConfig(prompts=config.data.prompts),
+            rollout=GenerationConfig(engine=config.rollout.engine, sampling=config.evaluation_sampling),
             reward=config.reward,
             cluster=config.cluster,
             evaluation=_shared(HeldOutConfig, config.evaluation),
@@ -320,7 +336,8 @@ def _check_warmup(training: TrainingConfig, run: RunConfig) -> None:
         )
 
 
-Recipe = OnlineConfig | SftConfig | EvalConfig
+TrainConfig = OnlineConfig | SftConfig
+Recipe = TrainConfig | EvalConfig
 RECIPE_KINDS: dict[str, type[OnlineConfig] | type[SftConfig] | type[EvalConfig]] = {
     "online": OnlineConfig,
     "sft": SftConfig,

@@ -87,10 +87,18 @@ class VllmEngineConfig(Section):
 EngineConfig = Annotated[HfEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
 
 
-class RolloutConfig(Section):
-    """Generation for training."""
+class GenerationConfig(Section):
+    """Generation by itself."""
 
     engine: EngineConfig = Field(HfEngineConfig(), description="What generates: hf or vllm.")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(), description="Sampling for training; in an eval recipe, how problems are answered."
+    )
+
+
+class RolloutConfig(GenerationConfig):
+    """Generation for training."""
+
     responses_per_prompt: int = Field(16, ge=1, description="Size of a group.")
     sync_tolerance: float | None = Field(
         None,
@@ -100,7 +108,7 @@ class RolloutConfig(Section):
     )
     sync_check: Literal["logprobs", "tensors", "none"] = Field(
         "logprobs",
-        description="How it is proved after every weight sync that generation has the trained weights. logprobs: both "
-        "engines score a fixed text. tensors: every tensor is compared to the bit, at the cost of another sync.",
+        description="How it is checked after every weight sync that generation has the trained weights. logprobs: both "
+        "engines score a fixed text, which does not reach embeddings of other tokens, or experts that it is not sent "
+        "to. tensors: every tensor is compared to the bit, at the cost of another sync.",
     )
-    sampling: SamplingConfig = Field(SamplingConfig(), description="Sampling for training.")

@@ -52,11 +52,11 @@ class FsdpBackendConfig(Section):
         "few as hold it, best those of one machine. All workers if unset.",
     )
 
-    def shards(self, ranks: int) -> int:
-        """Into how many shares a batch is divided: one a worker."""
+    def data_parallel_size(self, ranks: int) -> int:
+        """Into how many shares a batch is divided: one per worker."""
         return ranks
 
-    def shard_of(self, rank: int, ranks: int) -> int:
+    def data_parallel_rank(self, rank: int, ranks: int) -> int:
         """Which share a rank trains on."""
         del ranks
         return rank
@@ -101,13 +101,13 @@ class MegatronBackendConfig(Section):
         description="The vocabulary is padded to a multiple of this for each tensor-parallel worker; 128 suits GPUs.",
     )
 
-    def shards(self, ranks: int) -> int:
-        """Into how many shares a batch is divided: one a data-parallel replica."""
+    def data_parallel_size(self, ranks: int) -> int:
+        """Into how many shares a batch is divided: one per data-parallel replica."""
         return ranks // (self.tensor_parallel * self.context_parallel * self.pipeline_parallel)
 
-    def shard_of(self, rank: int, ranks: int) -> int:
+    def data_parallel_rank(self, rank: int, ranks: int) -> int:
         """Which share a rank trains on. Megatron counts tensor, then context ranks, then replicas, then stages."""
-        return rank // (self.tensor_parallel * self.context_parallel) % self.shards(ranks)
+        return rank // (self.tensor_parallel * self.context_parallel) % self.data_parallel_size(ranks)
 
 
 BackendConfig = Annotated[FsdpBackendConfig | MegatronBackendConfig, Field(discriminator="kind")]

@@ -6,22 +6,41 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.config.cluster import RayClusterConfig
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
-from reasoner_rl.distributed.group import WorkerGroup
+from reasoner_rl.config.recipes import EvalConfig, Recipe, TrainConfig
+from reasoner_rl.distributed.building import build_worker
 from reasoner_rl.distributed.local import LocalTransport
-from reasoner_rl.distributed.worker import build_worker
+from reasoner_rl.distributed.pool import GenerationPool
+from reasoner_rl.distributed.transport import Transport
+from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.errors import require_package
 
 
 @contextmanager
-def launch_workers(config: OnlineConfig | EvalConfig, tell: Callable[[str], None]) -> Iterator[WorkerGroup]:
-    """Start the workers of a recipe, and stop them after the block. ``tell`` is told what is waited for.
+def launch_workers(
+    config: TrainConfig, algorithm: Algorithm, tell: Callable[[str], None]
+) -> Iterator[Workers]:
+    """Start the workers of a recipe that trains, and stop them after the block; see `_launch`."""
+    with _launch(config, tell) as transport:
+        yield Workers(config, algorithm, transport)
+
+
+@contextmanager
+def launch_pool(config: EvalConfig, tell: Callable[[str], None]) -> Iterator[GenerationPool]:
+    """Start what generates in an evaluation by itself, and stop it after the block; see `_launch`."""
+    with _launch(config, tell) as transport:
+        yield GenerationPool(config.rollout.engine, transport)
+
+
+@contextmanager
+def _launch(config: Recipe, tell: Callable[[str], None]) -> Iterator[Transport]:
+    """Start workers. ``tell`` is told what is waited for.
 
     Raises MissingExtraError if Ray or verl are not installed and needed, and UserError if the cluster is too small.
     """
     if not isinstance(config.cluster, RayClusterConfig):
-        yield WorkerGroup(config, LocalTransport(build_worker(config)))
+        yield LocalTransport(build_worker(config))
         return
     for package in ("ray", "verl"):
         require_package(package, package, "cluster", "cluster.kind=ray")
@@ -32,7 +51,7 @@ def launch_workers(config: OnlineConfig | EvalConfig, tell: Callable[[str], None
     try:
         transport.start()
         logging.disable(logging.NOTSET)
-        yield WorkerGroup(config, transport)
+        yield transport
     finally:
         logging.disable(logging.NOTSET)
         transport.stop()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, TypeVarTuple
 
-from reasoner_rl.distributed.group import Phase
+from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
+from reasoner_rl.distributed.worker import Worker
+
+R = TypeVar("R")
+Arguments = TypeVarTuple("Arguments")
 
 
 class LocalTransport:
@@ -13,25 +17,33 @@ class LocalTransport:
 
     ranks = 1
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._begun: dict[Hashable, tuple[str, tuple[Any, ...]]] = {}
+        self._begun: dict[Ticket[Any], Callable[[], Any]] = {}
         self._tickets = 0
 
-    def call(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def call(
+        self, phase: Phase, method: Callable[[Worker, *Arguments], R], arguments: Sequence[tuple[*Arguments]]
+    ) -> list[R]:
         """See `Transport.call`."""
         del phase
-        self._begun.clear()
-        return [getattr(self._worker, method)(*arguments[0])]
+        require_none_begun(self._begun)
+        return [method(self._worker, *arguments[0])]
 
-    def begin(self, phase: Phase, method: str, ranks: Sequence[int], arguments: tuple[Any, ...]) -> Hashable:
+    def begin(
+        self,
+        phase: Phase,
+        method: Callable[[Worker, *Arguments], R],
+        ranks: Sequence[int],
+        arguments: tuple[*Arguments],
+    ) -> Ticket[R]:
         """See `Transport.begin`."""
         del phase, ranks
         self._tickets += 1
-        self._begun[self._tickets] = (method, arguments)
-        return self._tickets
+        ticket = Ticket[R](self._tickets)
+        self._begun[ticket] = lambda: method(self._worker, *arguments)
+        return ticket
 
-    def wait(self, tickets: Sequence[Hashable]) -> list[tuple[Hashable, Any]]:
+    def wait(self, tickets: Sequence[Ticket[R]]) -> list[tuple[Ticket[R], R]]:
         """See `Transport.wait`."""
-        method, arguments = self._begun.pop(tickets[0])
-        return [(tickets[0], getattr(self._worker, method)(*arguments))]
+        return [(tickets[0], self._begun.pop(tickets[0])())]

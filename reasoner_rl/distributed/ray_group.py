@@ -15,11 +15,11 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, TypeVar, TypeVarTuple
 
 import ray
 import torch
@@ -32,14 +32,18 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.config.recipes import Recipe
+from reasoner_rl.distributed.building import build_worker
 from reasoner_rl.distributed.fate import SharedFate
-from reasoner_rl.distributed.group import Phase
 from reasoner_rl.distributed.hub import download, first_on_each_machine, from_cache, hub_names
 from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
-from reasoner_rl.distributed.worker import GenerationWorker, build_worker
+from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
+from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
 from reasoner_rl.training.device import unused_gpus_here
+
+R = TypeVar("R")
+Arguments = TypeVarTuple("Arguments")
 
 # Of the driver's environment, what begins so is passed on to workers on other machines.
 _PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
@@ -64,7 +68,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where a worker is."""
 
     machine: str  # its host name
@@ -99,7 +103,7 @@ class RayWorker(VerlWorker):
 
     def __init__(self) -> None:
         super().__init__()
-        self._worker: GenerationWorker | None = None
+        self._worker: Worker | None = None
         self._stacks: TextIO | None = None
 
     @register(dispatch_mode=Dispatch.ALL_TO_ALL, blocking=False)
@@ -120,7 +124,7 @@ class RayWorker(VerlWorker):
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def place(self, folder: Path, stacks: Path) -> Place:
+    def place(self, folder: Path, stacks: Path) -> Location:
         """Go to the driver's ``folder``, since paths in a recipe may be relative, and choose a network interface.
 
         Raises UserError if the file system is not the driver's, who has made the folder ``stacks``, if this process
@@ -138,13 +142,13 @@ class RayWorker(VerlWorker):
         address = ray.util.get_node_ip_address()
         network = network_of(address, interfaces_here(), user_settings(os.environ))
         os.environ.update(network.variables())
-        return Place(machine, os.getpid(), network)
+        return Location(machine, os.getpid(), network)
 
     def download(self, model: ModelConfig) -> None:
         """Fetch the model into this machine's cache; see `hub.download`."""
         download(model)
 
-    def build(self, config: OnlineConfig | EvalConfig) -> None:
+    def build(self, config: Recipe) -> None:
         """Join the process group and make the worker. What the recipe names on the hub is in this machine's cache."""
         assert isinstance(config.cluster, RayClusterConfig)
         torch.set_num_threads(config.cluster.cpus_per_worker)
@@ -158,14 +162,12 @@ class RayWorker(VerlWorker):
 class RayTransport:
     """Implements `Transport` with one actor a rank."""
 
-    def __init__(
-        self, config: OnlineConfig | EvalConfig, cluster: RayClusterConfig, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, config: Recipe, cluster: RayClusterConfig, tell: Callable[[str], None]) -> None:
         self.ranks = cluster.ranks
         self._config, self._cluster, self._tell = config, cluster, tell
         self._stacks = config.run.output_dir.absolute() / "stacks"
-        self._places = ["a machine that has not answered yet"] * self.ranks
-        self._calls: dict[Hashable, _Call] = {}
+        self._locations = ["a machine that has not answered yet"] * self.ranks
+        self._calls: dict[Ticket[Any], _Call] = {}
         self._tickets = 0
         self._actors: list[Any] = []
         self._ended: Exception | None = None  # why no more calls can be made
@@ -194,20 +196,20 @@ class RayTransport:
         )
         self._actors = list(self._group.workers)
         self._tell(f"starting {self.ranks} workers")
-        places: list[Place] = self.call("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
-        self._places = [str(place) for place in places]
+        places: list[Location] = self._call_all("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
+        self._locations = [str(place) for place in places]
         if self._fate is not None:
             self._fate.include_ray()  # what has been started since: workers, and agents that were slow to start
         machines = [f"{place.machine} ({place.network})" for place in places]
         self._tell("workers: " + ", ".join(f"{machines.count(m)} on {m}" for m in dict.fromkeys(machines)))
         self._download(first_on_each_machine(machines))
-        self.call("start", "build", [(self._config,)] * self.ranks)
+        self._call_all("start", "build", [(self._config,)] * self.ranks)
 
     def _download(self, ranks: Sequence[int]) -> None:
         names = hub_names(self._config.model)
         if names:
             self._tell(f"fetching {' and '.join(names)} from the hub, once per machine")
-            self.wait([self.begin("start", "download", ranks, (self._config.model,))])
+            self.wait([self._begin("start", "download", ranks, (self._config.model,))])
 
     def stop(self) -> None:
         """Stop the workers, and Ray if it was started here."""
@@ -219,30 +221,49 @@ class RayTransport:
             if self._fate is not None:
                 self._fate.close()
 
-    def call(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def call(
+        self, phase: Phase, method: Callable[[Worker, *Arguments], R], arguments: Sequence[tuple[*Arguments]]
+    ) -> list[R]:
         """See `Transport.call`."""
+        require_none_begun(self._calls)
+        return self._call_all(phase, method.__name__, arguments)
+
+    def _call_all(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a method of every worker, or of `RayWorker`; what several ranks are given is stored once."""
         self._check_running()
-        self._calls.clear()
         seconds, n = getattr(self._cluster.deadlines, phase), self.ranks
-        references = self._group.call([method] * n, list(arguments), [seconds] * n, [True] * n)
+        stored = {id(each): ray.put(each) for each in arguments}
+        messages = [stored[id(each)] for each in arguments]
+        references = self._group.call([method] * n, messages, [seconds] * n, [True] * n)
         call = _Call(phase, method, dict(zip(references, range(n), strict=True)), time.monotonic() + seconds)
         while call.pending:
             self._await([call])
         return [call.answers[rank] for rank in range(n)]
 
-    def begin(self, phase: Phase, method: str, ranks: Sequence[int], arguments: tuple[Any, ...]) -> Hashable:
+    def begin(
+        self,
+        phase: Phase,
+        method: Callable[[Worker, *Arguments], R],
+        ranks: Sequence[int],
+        arguments: tuple[*Arguments],
+    ) -> Ticket[R]:
         """See `Transport.begin`."""
+        return self._begin(phase, method.__name__, ranks, arguments)
+
+    def _begin(
+        self, phase: Phase, method: str, ranks: Sequence[int], arguments: tuple[Any, ...]
+    ) -> Ticket[Any]:
         self._check_running()
-        seconds = getattr(self._cluster.deadlines, phase)
+        seconds, message = getattr(self._cluster.deadlines, phase), ray.put(arguments)
         pending = {
-            self._actors[rank].call.remote(method, arguments, seconds, rank == ranks[0]): rank
-            for rank in ranks
+            self._actors[rank].call.remote(method, message, seconds, rank == ranks[0]): rank for rank in ranks
         }
         self._tickets += 1
-        self._calls[self._tickets] = _Call(phase, method, pending, time.monotonic() + seconds)
-        return self._tickets
+        ticket = Ticket[Any](self._tickets)
+        self._calls[ticket] = _Call(phase, method, pending, time.monotonic() + seconds)
+        return ticket
 
-    def wait(self, tickets: Sequence[Hashable]) -> list[tuple[Hashable, Any]]:
+    def wait(self, tickets: Sequence[Ticket[R]]) -> list[tuple[Ticket[R], R]]:
         """See `Transport.wait`."""
         self._check_running()
         while True:
@@ -288,7 +309,7 @@ class RayTransport:
             self._stop_with(FloatingPointError(failure.message))
         if failure.kind == "user" and call.phase in ("start", "checkpoint"):
             self._stop_with(UserError(failure.message))
-        where = f"worker {rank} of {self.ranks}, on {self._places[rank]},"
+        where = f"worker {rank} of {self.ranks}, on {self._locations[rank]},"
         if failure.kind == "died":
             logs = "What it said last is in /tmp/ray/session_latest/logs on that machine, in worker-*-PROCESS.err"
             self._stop_with(WorkerError(f"{where} died in {call.method}: {failure.message}\n{logs}"))
@@ -297,7 +318,7 @@ class RayTransport:
 
     def _hung(self, call: _Call) -> NoReturn:
         seconds = getattr(self._cluster.deadlines, call.phase)
-        waited = ", ".join(f"{rank} on {self._places[rank]}" for rank in sorted(call.pending.values()))
+        waited = ", ".join(f"{rank} on {self._locations[rank]}" for rank in sorted(call.pending.values()))
         self._stop_with(
             WorkerError(
                 f"no answer to {call.method} within {seconds:g} s (cluster.deadlines.{call.phase}) from workers "

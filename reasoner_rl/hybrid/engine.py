@@ -1,139 +1,180 @@
-"""The hybrid engine: one training backend and one rollout engine that take turns on the same device.
+"""The hybrid engine: a rollout engine and the models of a run that take turns on the same device.
 
-    generate phase --begin_training()--> train phase --publish(version)--> generate phase
+    generate phase --take_turn(role)--> train phase, one model at a time --publish(version)--> generate phase
 
 Every phase change is made here and nowhere else, in this order:
 
-    begin_training   rollout.sleep -> backend.reload
-    publish          score the proof's text (trainer) -> backend.offload_optimizer -> rollout.wake_weights
-                     -> rollout.load_weights, tensor by tensor (rollout.adopt, where storage is shared)
-                     -> backend.offload_weights -> rollout.wake_cache -> score the proof's text (rollout), compare
+    take_turn   rollout.sleep, where it generated -> other models: offload_optimizer, offload_weights
+                -> the model of the role: reload
+    publish     the policy takes its turn -> it scores the check's text -> policy.offload_optimizer
+                -> rollout.wake_weights -> rollout.load_weights, tensor by tensor (rollout.use_shared_weights, where
+                storage is shared) -> policy.offload_weights -> rollout.wake_cache
+                -> rollout scores the check's text, compare
 
-so the device holds one whole copy of the weights, one rank's shards and one whole tensor at most, and the key-value
-cache only once the trainer has made room. Before each wake torch gives its cached blocks back: vLLM maps device memory
-itself and cannot use them. Generating while training, or training while generating, raises.
+What a model moves to host memory while another has its turn, or generation has, is its own ``offload``. So the device
+holds one whole copy of the weights, one rank's shards of the models that stay, and one whole tensor at most; the
+key-value cache comes only once the trainer has made room. Before each wake torch gives its cached blocks back: vLLM
+maps device memory itself and cannot use them. A call that does not belong to the present phase raises RuntimeError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.meter import SwitchMeter
-from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError, any_rank
+from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError, any_rank
 from reasoner_rl.metrics import Metrics, merge
-from reasoner_rl.rollout.engine import GenerationRequest, Generator, RolloutEngine, Turn
-from reasoner_rl.training.backend import LossFunction, TrainBackend
-from reasoner_rl.types import MicroBatch, MiniBatch
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, RolloutEngine, StepOutput
+from reasoner_rl.training.backend import TrainBackend
+from reasoner_rl.types import Role
 
 Phase = Literal["train", "generate"]
 Offload = Literal["none", "optimizer", "all"]
 
 
 class HybridEngine(Generator):
-    """Owns both engines. Starts in the train phase: nothing can be generated before weights were published.
+    """Owns a rollout engine, or none, and the backends of a run's models by role, or none.
+
+    Starts in the train phase, with every model on the device: nothing can be generated before weights were published.
+    Without a model it is in the generate phase for good, with the weights of the rollout engine's checkpoint.
 
     Args:
-        offload: what the trainer moves to host memory while the rollout engine generates.
-        shared: both engines use the same storage, so a sync moves nothing.
+        offload: what each model moves to host memory while it has no turn.
+        shared: rollout engine and policy use the same storage, so a sync moves nothing.
     """
 
     def __init__(
         self,
-        backend: TrainBackend,
-        rollout: RolloutEngine,
-        proof: SyncProof,
-        offload: Offload = "none",
+        models: Mapping[Role, TrainBackend],
+        rollout: RolloutEngine | None,
+        check: SyncCheck | None,
+        offload: Mapping[Role, Offload],
         *,
         shared: bool = False,
     ) -> None:
-        self.backend = backend
-        self.rollout = rollout
-        self.proof = proof
-        self.offload: Offload = offload
-        self.shared = shared
-        self.phase: Phase = "train"
+        self.models = models
+        self._rollout = rollout
+        self.check = check
+        self._offload = offload
+        self._shared = shared
+        self.phase: Phase = "train" if models else "generate"
         self._version = 0
+        self._here = set(models)  # the roles whose models are on the device, whole
         self._meter = SwitchMeter()
-        rollout.sleep()
+        if models and rollout is not None:
+            rollout.sleep()
 
-    def begin_training(self) -> None:
-        """Put the rollout engine to sleep and bring the trainer back; does nothing in the train phase."""
-        if self.phase == "train":
-            return
+    @property
+    def rollout(self) -> RolloutEngine:
+        """The rollout engine. Raises RuntimeError if the run has none."""
+        if self._rollout is None:
+            raise RuntimeError("this run generates nothing: it has no rollout engine")
+        return self._rollout
+
+    def take_turn(self, role: Role) -> TrainBackend:
+        """The model of a role, on the device; generation and the other models make room for it.
+
+        Raises RuntimeError if the run has no model of that role, or responses are in flight.
+        """
+        if role not in self.models:
+            raise RuntimeError(f"this run has no {role}; its models are {', '.join(self.models) or 'none'}")
+        if self.phase == "train" and role in self._here and not self._in_the_way(role):
+            return self.models[role]
         with self._meter.change("switch"):
-            self.rollout.sleep()
-            if self.offload != "none":
-                self.backend.reload()
+            if self.phase == "generate":
+                self.rollout.sleep()
+            for other in self._in_the_way(role):
+                self._move_away(other)
+            if role not in self._here:
+                self.models[role].reload()
+                self._here.add(role)
         self.phase = "train"
+        return self.models[role]
+
+    def _in_the_way(self, role: Role) -> list[Role]:
+        """The other models on the device that are to be moved when they have no turn."""
+        return [
+            other for other in self.models if other in self._here - {role} and self._offload[other] != "none"
+        ]
+
+    def _move_away(self, role: Role) -> None:
+        model = self.models[role]
+        model.offload_optimizer()
+        if self._offload[role] == "all":
+            model.offload_weights()
+        self._here.remove(role)
 
     def publish(self, version: int) -> Metrics:
-        """Wake the rollout engine, give it the trainer's weights as policy ``version``, and prove that it has them.
+        """Wake the rollout engine, give it the policy's weights as ``version``, and check that it has them.
 
-        Returns what this phase change and the one before it cost. Raises WeightSyncError, naming the tensors that
+        Returns what this phase change and the ones before it cost. Raises WeightSyncError, naming the tensors that
         differ, if they do.
         """
-        self.begin_training()
-        meter = self._meter
+        policy, rollout, check = self.take_turn("policy"), self.rollout, self._required_check()
+        meter, offload = self._meter, self._offload["policy"]
         with meter.change("sync"):
             with meter.part("sync_check"):
-                expected = self.proof.expected(self.backend)
+                expected = check.expected(policy)
             with meter.part("sync_offload"):
-                if self.offload != "none":
-                    self.backend.offload_optimizer()
+                if offload != "none":
+                    policy.offload_optimizer()
+                    self._here.remove("policy")
             with meter.part("sync_wake"):
                 _give_back_cached_memory()
-                self.rollout.wake_weights()
+                rollout.wake_weights()
             with meter.part("sync_load"):
-                if self.shared:
-                    self.rollout.adopt(version)
+                if self._shared:
+                    rollout.use_shared_weights(version)
                 else:
-                    self.rollout.load_weights(meter.counted(self.backend.full_weights()), version)
+                    rollout.load_weights(meter.counted(policy.full_weights()), version)
             with meter.part("sync_check"):
-                self.proof.compare_tensors(self.backend, self.rollout)
+                check.compare_tensors(policy, rollout)
             with meter.part("sync_offload"):
-                if self.offload == "all":
-                    self.backend.offload_weights()
+                if offload == "all":
+                    policy.offload_weights()
             with meter.part("sync_wake"):
                 _give_back_cached_memory()
-                self.rollout.wake_cache()
+                rollout.wake_cache()
             with meter.part("sync_check"):
                 self._compare_scores(expected)
         self.phase, self._version = "generate", version
-        return merge([meter.take(), self.proof.metrics()])
+        return merge([meter.take(), check.metrics()])
 
-    @contextmanager
-    def weights_at_hand(self) -> Iterator[TrainBackend]:
-        """The trainer with its weights on the device, to write them, in whatever phase; the phase stays what it is.
+    def _required_check(self) -> SyncCheck:
+        if self.check is None:
+            raise RuntimeError("publishing needs a check of the weight sync")
+        return self.check
 
-        Where they are in host memory while the rollout engine generates, the two take turns and the weights are
-        published once more: there may be no room for both.
+    def each_on_device(self, roles: Iterable[Role]) -> Iterator[tuple[Role, TrainBackend]]:
+        """Each model with its weights on the device, to write them, in whatever phase; the phase stays what it is.
+
+        Where they are in host memory while the rollout engine generates, they take turns, and after the last one the
+        weights are published once more: there may be no room for both. To be iterated to the end.
         """
-        if self.phase == "train" or self.offload != "all":
-            yield self.backend
-            return
-        self.begin_training()
-        yield self.backend
-        self.publish(self._version)
+        before = self.phase
+        for role in roles:
+            here = role in self._here or self._offload[role] != "all"
+            yield role, self.models[role] if here else self.take_turn(role)
+        if before == "generate" and self.phase == "train":
+            self.publish(self._version)
 
     def _compare_scores(self, expected: Sequence[float]) -> None:
         """Every rank looks at its own copy; if any is wrong, all take part in finding out what differs."""
-        wrong: WeightSyncError | None = None
+        check, policy, wrong = self._required_check(), self.models["policy"], None
         try:
-            self.proof.compare_scores(expected, self.rollout)
+            check.compare_scores(expected, self.rollout)
         except WeightSyncError as error:
             wrong = error
         if not any_rank(wrong is not None):
             return
         try:
-            if self.offload == "all":
-                self.backend.reload()
-            names = self.proof.differing(self.backend, self.rollout)
+            if self._offload["policy"] == "all":
+                policy.reload()
+            names = check.differing_tensors(policy, self.rollout)
         except RuntimeError as error:  # such as a full device
             names = f"which tensors differ could not be found out: {error}"
         if wrong is not None:
@@ -141,33 +182,21 @@ class HybridEngine(Generator):
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """Generate with the published weights: see `Generator.submit`."""
-        self._require("generate")
+        self._require_generating()
         self.rollout.submit(requests, sampling)
 
-    def advance(self) -> Turn:
-        """See `Generator.advance`."""
-        self._require("generate")
-        return self.rollout.advance()
+    def step(self) -> StepOutput:
+        """See `Generator.step`."""
+        self._require_generating()
+        return self.rollout.step()
 
-    def abort(self) -> None:
-        """See `Generator.abort`."""
-        self.rollout.abort()
+    def cancel(self) -> None:
+        """See `Generator.cancel`."""
+        self.rollout.cancel()
 
-    def logprobs(self, micro_batches: Sequence[MicroBatch], *, reference: bool = False) -> list[Tensor]:
-        """Logprobs by the trainer's present weights, or by the reference policy's."""
-        self._require("train")
-        return self.backend.logprobs(micro_batches, reference=reference)
-
-    def update(self, mini_batches: Sequence[MiniBatch], loss: LossFunction) -> Metrics:
-        """One optimizer update a mini-batch."""
-        self._require("train")
-        return merge([self.backend.update(mini_batch, loss) for mini_batch in mini_batches])
-
-    def _require(self, phase: Phase) -> None:
-        if self.phase != phase:
-            raise RuntimeError(
-                f"this call belongs to the {phase} phase; the engine is in the {self.phase} phase"
-            )
+    def _require_generating(self) -> None:
+        if self.phase != "generate":
+            raise RuntimeError("this call belongs to the generate phase; the engine is in the train phase")
 
 
 def _give_back_cached_memory() -> None:

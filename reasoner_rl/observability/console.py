@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-PHASES = ("generate", "reward", "logprobs", "update", "sync")
+PHASES = ("generate", "reward", "prepare", "update", "sync")
 
 
 def step_line(step: int, total_steps: int, values: Mapping[str, float]) -> Text | None:

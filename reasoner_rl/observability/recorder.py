@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_jsonl
-from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup, TrainSample
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ class RolloutRecorder:
         self,
         step: int,
         groups: Sequence[ScoredGroup],
-        advantages: Sequence[Sequence[float]] = (),
+        samples: Sequence[TrainSample] = (),
         dropped: Sequence[ScoredGroup] = (),
     ) -> Path | None:
         """Record the groups of a training step and return the file, or None if nothing is to be recorded.
 
-        ``advantages`` is [groups][G], or empty where there are none; a recorded advantage is then null. ``dropped``
-        groups have a file of their own, in mode "all".
+        ``samples`` are what was made of the responses, in order; the recorded advantage is the mean over a response's
+        tokens, and null without samples. ``dropped`` groups have a file of their own, in mode "all".
         """
         if self._mode == "none":
             return None
@@ -54,7 +54,7 @@ class RolloutRecorder:
         if self._last is not None and not self._last.exists():
             logger.warning("%s was deleted while the run was writing; later steps are recorded", self._last)
         self._last = path
-        write_jsonl(path, _lines(step, groups[kept], advantages[kept]))
+        write_jsonl(path, _lines(step, groups[kept], samples))
         if dropped and self._mode == "all":
             write_jsonl(path.with_name(f"{path.stem}_dropped.jsonl"), _lines(step, dropped, ()))
         for folder in ("rollouts", "evaluations"):
@@ -92,13 +92,13 @@ def missing_records(folder: Path, step: int, mode: RolloutMode) -> list[str]:
 
 
 def _lines(
-    step: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]]
+    step: int, groups: Sequence[ScoredGroup], samples: Sequence[TrainSample]
 ) -> Iterator[dict[str, Any]]:
-    absent = [[None] * len(group.rollouts) for group in groups]
-    by_group: Sequence[Sequence[float | None]] = advantages or absent
-    for group, group_advantages in zip(groups, by_group, strict=True):
-        for rollout, reward, advantage in zip(group.rollouts, group.rewards, group_advantages, strict=True):
-            yield _line(step, group.prompt, rollout, reward, advantage)
+    advantages = [float(sample.advantages.double().mean()) for sample in samples]
+    known = iter(advantages)
+    for group in groups:
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
+            yield _line(step, group.prompt, rollout, reward, next(known) if samples else None)
 
 
 def _line(

@@ -1,7 +1,8 @@
-"""The order in which prompts are used."""
+"""The order in which prompts or examples are used."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy
@@ -10,7 +11,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.seeding import derive_seed
 
 
-class PromptSampler:
+class OrderedSampler:
     """An endless stream of the indices 0..size-1, epoch after epoch, that can be stopped and taken up again.
 
     The order of an epoch depends on the seed and the epoch alone, and the stream does not depend on how it is
@@ -20,7 +21,7 @@ class PromptSampler:
 
     def __init__(self, size: int, seed: int, shuffle: bool) -> None:
         if size < 1:
-            raise ConfigError(f"a sampler needs at least one prompt; size is {size}")
+            raise ConfigError(f"a sampler needs at least one row; size is {size}")
         self._size = size
         self._seed = seed
         self._shuffle = shuffle
@@ -42,13 +43,13 @@ class PromptSampler:
         """Return what `restore` needs, as JSON can hold it."""
         return {"size": self._size, "seed": self._seed, "shuffle": self._shuffle, "position": self._position}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises ConfigError if it was made for other prompts, or another order."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state. Raises ConfigError if it was made for other prompts, or another order."""
         for name, own in (("size", self._size), ("seed", self._seed), ("shuffle", self._shuffle)):
             if state[name] != own:
                 raise ConfigError(
                     f"the saved order of prompts has {name} {state[name]}, and this run has {name} {own}; "
-                    "go on with the same prompts, run.seed and data.shuffle, or start a new run"
+                    "resume with the same prompts, run.seed and data.shuffle, or start a new run"
                 )
         self._position = state["position"]
 

@@ -14,9 +14,8 @@ from reasoner_rl.types import Rollout
 
 # asleep: holds as little device memory as it can. weights: has room for weights and none to generate. ready: generates.
 EngineState = Literal["asleep", "weights", "ready"]
-TURN_STEPS = (
-    64  # most decoding steps in a turn; bounds how long a caller waits to hear of progress, or to abort
-)
+# Most tokens that a response grows by in a step; bounds how long a caller waits to hear of progress, or to cancel.
+MAX_DECODING_STEPS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +25,21 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     samples: int
     seed: int  # response j is drawn from its own random stream (seed, j), whatever else is in the batch
-    number: int = 0  # the caller's name for it, unique among those in the works
+    number: int = 0  # the caller's name for it, unique among those in flight
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What a generator has finished since its last turn."""
+class StepOutput:
+    """What a generator has finished since its last step."""
 
     finished: list[tuple[int, list[Rollout]]] = field(
         default_factory=list
     )  # number of the request, its responses
-    responses: int = 0  # those of requests that are still in the works count too
+    responses: int = 0  # those of requests that are still in flight count too
 
 
 class Generator(Protocol):
-    """Answers prompts in turns, so that the caller can act on what is finished while the rest goes on.
+    """Answers prompts step by step, so that the caller can act on what is finished while the rest is in flight.
 
     Rollouts' logprobs are those of the distribution sampled from, after temperature, top-k and top-p. A special token
     in ``sampling.stop`` ends a response as end-of-sequence does. Ids that no token has get no probability.
@@ -48,18 +47,21 @@ class Generator(Protocol):
 
     @abstractmethod
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
-        """Take on more work. Whatever is in the works already must have the same ``sampling``.
+        """Take on more work. Whatever is in flight already must have the same ``sampling``.
 
         Raises ValueError for an empty prompt, another sampling, or a stop text that holds a special token.
         """
 
     @abstractmethod
-    def advance(self) -> Turn:
-        """Generate until a request is finished, or for `TURN_STEPS` at most. An empty turn if nothing is to be done."""
+    def step(self) -> StepOutput:
+        """Generate until a request is finished, or for `MAX_DECODING_STEPS` at most.
+
+        Returns an empty output if nothing is in flight.
+        """
 
     @abstractmethod
-    def abort(self) -> None:
-        """Drop everything that is in the works."""
+    def cancel(self) -> None:
+        """Drop everything that is in flight."""
 
     def generate(
         self,
@@ -67,7 +69,7 @@ class Generator(Protocol):
         sampling: SamplingConfig,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Rollout]]:
-        """Return the responses of each request, in order; all are aborted if something goes wrong.
+        """Return the responses of each request, in order; all are cancelled if something goes wrong.
 
         ``progress`` is told how many more responses are finished.
         """
@@ -75,12 +77,12 @@ class Generator(Protocol):
         try:
             self.submit([replace(r, number=number) for number, r in enumerate(requests)], sampling)
             while len(found) < len(requests):
-                turn = self.advance()
-                found.update(turn.finished)
-                if turn.responses and progress is not None:
-                    progress(turn.responses)
+                output = self.step()
+                found.update(output.finished)
+                if output.responses and progress is not None:
+                    progress(output.responses)
         except Exception:  # Ctrl-C ends the process, and must not wait for workers to tidy up
-            self.abort()
+            self.cancel()
             raise
         return [found[number] for number in range(len(requests))]
 
@@ -117,7 +119,7 @@ class RolloutEngine(Generator, Protocol):
         """Take over full tensors under their Hugging Face names. Raises ValueError naming what does not fit."""
         ...
 
-    def adopt(self, version: int) -> None:
+    def use_shared_weights(self, version: int) -> None:
         """Generate as policy ``version``: the weights were changed in place, by a trainer that shares their storage."""
         ...
 
@@ -125,7 +127,7 @@ class RolloutEngine(Generator, Protocol):
         """Take back the rest of the memory, and get ready to generate."""
         ...
 
-    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    def differing_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
         """Return the names of the tensors that are not, to the bit, what the engine holds in its number format.
 
         For finding out what went wrong; the engine's weights are undefined afterwards.

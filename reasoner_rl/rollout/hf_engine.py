@@ -23,16 +23,16 @@ from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.rollout.attention import DECODE_ATTENTION
 from reasoner_rl.rollout.decoding import Decoded, Pending, TokenRules, decode_batch
 from reasoner_rl.rollout.engine import (
-    TURN_STEPS,
+    MAX_DECODING_STEPS,
     EngineState,
     GenerationRequest,
     Generator,
-    Turn,
+    StepOutput,
     end_of_sequence_ids,
     require_state,
 )
+from reasoner_rl.rollout.in_flight import InFlight, require_idle
 from reasoner_rl.rollout.stop_strings import split_stops
-from reasoner_rl.rollout.works import Works, require_idle
 from reasoner_rl.tokenizer import require_folder
 from reasoner_rl.types import Rollout
 
@@ -82,7 +82,7 @@ class HfRolloutEngine(Generator):
         self._policy_version = 0
         self.state: EngineState = "ready"
         self._weights_complete = True
-        self._works = Works()
+        self._in_flight = InFlight()
         self._waiting: list[Pending] = []
         self._batch: _Batch | None = None
 
@@ -96,7 +96,7 @@ class HfRolloutEngine(Generator):
         require_state(self, "generate", "ready")
         if not self._weights_complete:
             raise RuntimeError("generate needs complete weights; the last load_weights failed")
-        self._works.add(requests, sampling)
+        self._in_flight.add(requests, sampling)
         self._waiting += [
             Pending(request.number, sample, request.seed, request.prompt_ids)
             for request in requests
@@ -104,28 +104,28 @@ class HfRolloutEngine(Generator):
         ]
 
     @torch.inference_mode()
-    def advance(self) -> Turn:
-        """See `Generator.advance`. A batch's responses are returned together, when the last of them has ended."""
+    def step(self) -> StepOutput:
+        """See `Generator.step`. A batch's responses are returned together, when the last of them has ended."""
         require_state(self, "generate", "ready")
         if self._batch is None:
             if not self._waiting:
-                return Turn()
+                return StepOutput()
             self._batch = self._next_batch()
         batch = self._batch
-        ended = sum(islice(batch.steps, TURN_STEPS))
+        ended = sum(islice(batch.steps, MAX_DECODING_STEPS))
         batch.going -= ended
         if batch.going:
-            return Turn([], ended)
+            return StepOutput([], ended)
         for _ in batch.steps:  # to the end, where it is checked that all probabilities were numbers
             pass
         for pending, rollout in zip(batch.pending, self._to_rollouts(batch.decoded), strict=True):
-            self._works.record(pending.request, pending.sample, rollout)
+            self._in_flight.record(pending.request, pending.sample, rollout)
         self._batch = None
-        return Turn(self._works.turn().finished, ended)
+        return StepOutput(self._in_flight.take().finished, ended)
 
-    def abort(self) -> None:
-        """See `Generator.abort`."""
-        self._works.clear()
+    def cancel(self) -> None:
+        """See `Generator.cancel`."""
+        self._in_flight.clear()
         self._waiting, self._batch = [], None
 
     def _next_batch(self) -> _Batch:
@@ -134,7 +134,7 @@ class HfRolloutEngine(Generator):
         batches = -(-len(self._waiting) // self._max_batch_sequences)
         size = len(self._waiting) // batches
         chosen, self._waiting = self._waiting[:size], self._waiting[size:]
-        sampling = self._works.sampling
+        sampling = self._in_flight.sampling
         decoded = Decoded(len(chosen), sampling.max_response_tokens, self._device)
         stop_ids, stop_texts = split_stops(self._tokenizer, sampling.stop)
         ending = torch.tensor(sorted({*self._eos_ids, *stop_ids}), device=self._device)
@@ -203,7 +203,7 @@ class HfRolloutEngine(Generator):
 
     def sleep(self) -> None:
         """Move the weights off the GPU. On a CPU there is nothing to give back: caches die with their batch."""
-        require_idle(self._works)
+        require_idle(self._in_flight)
         self.state = "asleep"
         self._model.to("cpu")
         if self._device.type == "cuda":
@@ -215,7 +215,7 @@ class HfRolloutEngine(Generator):
         self._model.to(self._device)
         self.state = "weights"
 
-    def adopt(self, version: int) -> None:
+    def use_shared_weights(self, version: int) -> None:
         """See `RolloutEngine.adopt`."""
         require_state(self, "adopt", "weights", "ready")
         self._policy_version = version
@@ -225,7 +225,7 @@ class HfRolloutEngine(Generator):
         require_state(self, "wake_cache", "weights")
         self.state = "ready"
 
-    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    def differing_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
         """See `RolloutEngine.differing`."""
         require_state(self, "differing", "weights", "ready")
         held = self._as_in_checkpoints(self._model.state_dict().items())

@@ -25,17 +25,17 @@ from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
 from reasoner_rl.errors import ConfigError, require_package
 from reasoner_rl.rollout import vllm_cpu
 from reasoner_rl.rollout.engine import (
-    TURN_STEPS,
+    MAX_DECODING_STEPS,
     EngineState,
     GenerationRequest,
     Generator,
-    Turn,
+    StepOutput,
     end_of_sequence_ids,
     require_state,
 )
+from reasoner_rl.rollout.in_flight import InFlight, require_idle
 from reasoner_rl.rollout.stop_strings import split_stops
 from reasoner_rl.rollout.vllm_views import hugging_face_views
-from reasoner_rl.rollout.works import Works, require_idle
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import context_length, require_folder
 from reasoner_rl.types import FinishReason, Rollout
@@ -72,7 +72,7 @@ class VllmRolloutEngine(Generator):
         self._eos_ids = list(eos_ids)
         self._sleep_level = sleep_level
         self._policy_version = 0
-        self._works = Works()
+        self._in_flight = InFlight()
         self._places: dict[
             int, tuple[int, int]
         ] = {}  # vLLM's count of requests -> ours, and number in the group
@@ -89,7 +89,7 @@ class VllmRolloutEngine(Generator):
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`."""
         require_state(self, "generate", "ready")
-        self._works.add(requests, sampling)
+        self._in_flight.add(requests, sampling)
         samples = [(request, sample) for request in requests for sample in range(request.samples)]
         names: list[str] = self._llm.enqueue(
             [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in samples],
@@ -103,27 +103,27 @@ class VllmRolloutEngine(Generator):
             count = int(name.partition("-")[0])  # newer versions append letters to it
             self._places[count], self._names[count] = (request.number, sample), name
 
-    def advance(self) -> Turn:
-        """See `Generator.advance`."""
+    def step(self) -> StepOutput:
+        """See `Generator.step`."""
         require_state(self, "generate", "ready")
-        for _ in range(TURN_STEPS):
-            if not self._works or self._works.any_finished:
+        for _ in range(MAX_DECODING_STEPS):
+            if not self._in_flight or self._in_flight.any_finished:
                 break
             for output in self._engine.step():
                 if output.finished:
                     count = int(output.request_id)
                     del self._names[count]
-                    self._works.record(*self._places.pop(count), self._to_rollout(output.outputs[0]))
-        return self._works.turn()
+                    self._in_flight.record(*self._places.pop(count), self._to_rollout(output.outputs[0]))
+        return self._in_flight.take()
 
-    def abort(self) -> None:
-        """See `Generator.abort`.
+    def cancel(self) -> None:
+        """See `Generator.cancel`.
 
         vLLM frees the blocks of aborted requests in an order that differs between the ranks of a replica. That is of no
         effect, because weights are loaded and prefixes forgotten before the next generation.
         """
         self._engine.abort_request(list(self._names.values()), internal=True)
-        self._works.clear()
+        self._in_flight.clear()
         self._places, self._names = {}, {}
 
     def _sampling_params(self, sampling: SamplingConfig, seed: int) -> Any:
@@ -188,9 +188,9 @@ class VllmRolloutEngine(Generator):
             raise ValueError(f"the weights do not fit the rollout model: {reason}") from error
         if missing:
             raise ValueError(f"the weights do not fit the rollout model: {', '.join(missing)} got none")
-        self.adopt(version)
+        self.use_shared_weights(version)
 
-    def adopt(self, version: int) -> None:
+    def use_shared_weights(self, version: int) -> None:
         """See `RolloutEngine.adopt`."""
         require_state(self, "adopt", "weights", "ready")
         self._forget_prefixes()
@@ -218,7 +218,7 @@ class VllmRolloutEngine(Generator):
 
     def sleep(self) -> None:
         """See `RolloutEngine.sleep`."""
-        require_idle(self._works)
+        require_idle(self._in_flight)
         if self.state != "asleep":
             self._finish_batches()
             if self._sleep_level is not None:
@@ -236,7 +236,7 @@ class VllmRolloutEngine(Generator):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    def differing_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
         """See `RolloutEngine.differing`.
 
         vLLM fuses and pads tensors in ways that differ between models, so each is loaded by vLLM's own loader; one

@@ -23,6 +23,12 @@ ValueLossFunction = Callable[[ValueOutputs, MicroBatch], tuple[Tensor, Metrics]]
 LossFunction = PolicyLossFunction | ValueLossFunction
 
 
+def require_optimizer(trained: bool, what: str) -> None:
+    """Raise RuntimeError if the model is frozen and ``what`` is of one that is trained."""
+    if not trained:
+        raise RuntimeError(f"{what} needs a model that is trained, and this one was built frozen")
+
+
 def require_head(held: Head, needed: Head, what: str) -> None:
     """Raise RuntimeError if the backend holds another model than ``what`` is of."""
     if held != needed:
@@ -30,7 +36,10 @@ def require_head(held: Head, needed: Head, what: str) -> None:
 
 
 class TrainBackend(Protocol):
-    """Holds the master weights and optimizer of a policy or of a critic, and updates them."""
+    """Holds the weights of one model, a policy or a critic, and updates them, unless it was built frozen.
+
+    A frozen model, such as a reference policy, has no optimizer: `update`, `save` and `load` raise RuntimeError.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -41,13 +50,14 @@ class TrainBackend(Protocol):
         self,
         micro_batches: Sequence[MicroBatch],
         *,
-        reference: bool = False,
         temperature: float | None = None,
+        adapters: bool = True,
     ) -> list[Tensor]:
         """Return each micro-batch's response logprobs [N] float32, without gradient.
 
-        ``reference``: by the frozen reference policy instead of the present one. ``temperature``: another than that of
-        the sampling. Raises RuntimeError if it is a critic that is held.
+        temperature: another than that of the sampling.
+        adapters: False leaves LoRA's adapters out, so that the model is the one it was at the start.
+        Raises RuntimeError if it is a critic that is held.
         """
         ...
 

@@ -8,6 +8,7 @@ and the loss is multiplied by the number of ranks to undo that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
-from reasoner_rl.training.backend import Head, LossFunction, require_head
+from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
 from reasoner_rl.training.device import default_device
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
-from reasoner_rl.training.policy import Policy, build_policy, decoder_layers, merged_weights
+from reasoner_rl.training.policy import Policy, adapters_off, build_policy, decoder_layers, merged_weights
 from reasoner_rl.training.value import Critic, build_critic
 from reasoner_rl.types import MicroBatch, MiniBatch
 
@@ -63,7 +64,7 @@ class FsdpBackend:
         total_updates: int,
         updates_per_step: int,
         entropy_gradient: bool = False,
-        with_reference: bool = False,
+        frozen: bool = False,
         head: Head = "policy",
         unused_ids: Sequence[int] = (),
     ) -> None:
@@ -71,11 +72,10 @@ class FsdpBackend:
 
         temperature: of the sampling that produced the responses; logprobs are those of logits / temperature.
         entropy_gradient: whether the loss uses the gradient of the entropy.
-        with_reference: keep a frozen copy of the initial policy for KL.
+        frozen: the model is not trained, and there is no optimizer.
         head: "value" makes a critic of the checkpoint; see `load_critic`. Temperature and entropy mean nothing then.
-        unused_ids: ids of the model's vocabulary that no token has. Policy and reference give them no probability, and
-            of their weights' rows nothing but weight decay changes.
-        Raises RuntimeError if a critic is to have a reference policy.
+        unused_ids: ids of the model's vocabulary that no token has. They get no probability, and of their weights' rows
+            nothing but weight decay changes.
         """
         self.device = default_device()
         self._model_config, self._training = model, training
@@ -83,11 +83,10 @@ class FsdpBackend:
         self._head, self._unused_ids = head, unused_ids
         self._world_size = dist.get_world_size()
         self._policy = self._build(model, backend)
-        self._reference: Policy | Critic | None = None
-        if with_reference:
-            require_head(head, "policy", "a reference policy")
-            self._reference = self._build(model.model_copy(update={"lora": None}), backend)
-            self._reference.requires_grad_(False)
+        self._trained = not frozen
+        if frozen:
+            self._policy.requires_grad_(False)
+            return
         self._optimizer = build_optimizer(self._policy, training.optimizer)
         self._schedule = build_schedule(self._optimizer, training.schedule, total_updates, updates_per_step)
 
@@ -133,18 +132,16 @@ class FsdpBackend:
         self,
         micro_batches: Sequence[MicroBatch],
         *,
-        reference: bool = False,
         temperature: float | None = None,
+        adapters: bool = True,
     ) -> list[Tensor]:
-        """See TrainBackend. Raises RuntimeError if the reference policy was not asked for at construction."""
+        """See TrainBackend."""
         require_head(self._head, "policy", "logprobs")
-        policy = self._reference if reference else self._policy
-        if policy is None:
-            raise RuntimeError("this backend was built without a reference policy")
-        policy.eval()
+        self._policy.eval()
         chosen = self._temperature if temperature is None else temperature
-        found = [policy(batch.to(self.device), chosen).logprobs.cpu() for batch in micro_batches]
-        _free_gathered(policy)
+        with nullcontext() if adapters else adapters_off(self._policy):
+            found = [self._policy(batch.to(self.device), chosen).logprobs.cpu() for batch in micro_batches]
+        _free_gathered(self._policy)
         return found
 
     @torch.no_grad()
@@ -158,6 +155,7 @@ class FsdpBackend:
 
     def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
         """See TrainBackend."""
+        require_optimizer(self._trained, "update")
         self._policy.train()
         options = (self._temperature, self._entropy_gradient) if self._head == "policy" else ()
         parts: list[Metrics] = []
@@ -237,17 +235,17 @@ class FsdpBackend:
         self._move_optimizer(self.device)
 
     def _move_optimizer(self, device: torch.device) -> None:
-        move_state(self._optimizer, device)
+        if self._trained:
+            move_state(self._optimizer, device)
         _release(self.device)
 
     def _move_weights(self, device: torch.device) -> None:
-        for policy in (self._policy, self._reference):
-            if policy is not None:
-                policy.to(device, non_blocking=True)  # through pinned memory, as in `move_state`
+        self._policy.to(device, non_blocking=True)  # through pinned memory, as in `move_state`
         _release(self.device)
 
     def save(self, folder: Path) -> None:
         """See TrainBackend."""
+        require_optimizer(self._trained, "save")
         model, optimizer = get_state_dict(self._policy, self._optimizer)
         save_distributed({"model": model, "optimizer": optimizer}, checkpoint_id=folder / "weights")
         rest = {"schedule": self._schedule.state_dict(), "rng": torch.get_rng_state()}
@@ -257,6 +255,7 @@ class FsdpBackend:
 
     def load(self, folder: Path) -> None:
         """See TrainBackend."""
+        require_optimizer(self._trained, "load")
         model, optimizer = get_state_dict(self._policy, self._optimizer)
         state: dict[str, Any] = {"model": model, "optimizer": optimizer}
         load_distributed(state, checkpoint_id=folder / "weights")

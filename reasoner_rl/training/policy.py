@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,21 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
                 f"model.lora.target_modules={config.target_modules!r} puts an adapter on "
                 f"{name.partition('.lora_')[0]}; only linear layers inside the decoder layers can have one"
             )
+
+
+@contextmanager
+def adapters_off(policy: nn.Module) -> Iterator[None]:
+    """Compute without LoRA's adapters while the block runs, by scaling what they add by 0."""
+    # Public in peft, unlike the flag behind its own switch, which also changes which parameters are trained.
+    layers: list[Any] = [module for module in policy.modules() if hasattr(module, "lora_A")]
+    before = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+        yield
+    finally:
+        for layer, scaling in zip(layers, before, strict=True):
+            layer.scaling.update(scaling)
 
 
 def merged_weights(

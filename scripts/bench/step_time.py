@@ -11,7 +11,7 @@ of its own, one after the other; the first step of each is not counted.
 Phases:
   generate  prompts to responses and their text
   reward    the reward function; reasoner_rl calls it in verifier processes that can be killed, TRL in its own
-  logprobs  old and reference logprobs; nothing to compute here
+  prepare   advantages, old and reference logprobs; nothing to compute here
   update    all the rest: advantages, batching, forward, backward, clipping, optimizer
   sync      handing the new weights to generation; TRL generates with the weights that it trains
   total     the whole step
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from reasoner_rl.config.recipes import OnlineConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-PHASES = ("generate", "reward", "logprobs", "update", "sync", "total")
+PHASES = ("generate", "reward", "prepare", "update", "sync", "total")
 PACKAGES = ("torch", "transformers", "trl", "accelerate")
 SHAPES: dict[str, dict[str, Any]] = {
     "2.5m": {"num_hidden_layers": 6, "hidden_size": 192, "intermediate_size": 512},
@@ -158,16 +158,16 @@ def time_ours(work: Work, folder: Path) -> list[Times]:
 
 
 def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
-    """Make steps of the functions that the online loop is made of; return every timed step's metrics."""
+    """Make steps of the functions that the trainer is made of; return every timed step's metrics."""
     import torch
 
-    from reasoner_rl.batching.plan import plan_updates
+    from reasoner_rl.algorithms.build import build_algorithm
     from reasoner_rl.distributed.launch import launch_workers
-    from reasoner_rl.loops.generate import generate_groups
-    from reasoner_rl.loops.samples import make_samples
     from reasoner_rl.metrics import merge, values
     from reasoner_rl.observability.measurements import PhaseTimer
     from reasoner_rl.rewards.runner import RewardRunner
+    from reasoner_rl.sources.generate import generate_groups
+    from reasoner_rl.sources.samples import samples_of
     from reasoner_rl.tokenizer import load_tokenizer
     from reasoner_rl.types import Prompt
 
@@ -178,14 +178,19 @@ def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
         Prompt(str(index), tuple(tokenizer(text).input_ids), text, "", "")
         for index, text in enumerate(work.prompt_texts())
     ]
-    with RewardRunner(config.reward, work.tokens) as rewards, launch_workers(config, print) as workers:
-        workers.publish_weights(0)
+    algorithm = build_algorithm(config)
+    with (
+        RewardRunner(config.reward, work.tokens) as rewards,
+        launch_workers(config, algorithm, print) as workers,
+    ):
+        assert workers.pool is not None
+        workers.publish(0)
         for step in range(work.steps + 1):
             timer.reset()
             with timer("total"):
                 groups = generate_groups(
                     prompts[step * work.prompts : (step + 1) * work.prompts],
-                    workers,
+                    workers.pool,
                     rewards,
                     config.rollout.sampling,
                     work.responses,
@@ -193,14 +198,12 @@ def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
                     timer=timer,
                     progress=False,
                 )
-                samples = make_samples(groups, config, workers, step, timer)
-                planned = plan_updates(
-                    samples, len(samples), work.micro_batch_tokens, work.tokens, workers.shards
-                )
+                with timer("prepare"):
+                    samples, _ = algorithm.prepare(samples_of(groups, step), workers.models)
                 with timer("update"):
-                    trained = workers.update(planned)
+                    trained = algorithm.update(samples, workers.models)
                 with timer("sync"):
-                    synced = workers.publish_weights(step + 1)
+                    synced = workers.publish(step + 1)
             check_lengths([rollout.token_ids for group in groups for rollout in group.rollouts], work)
             tokens = {
                 "generate": work.prompts * work.responses * work.tokens,

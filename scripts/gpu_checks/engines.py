@@ -24,7 +24,7 @@ from gpu_checks.pair import (
 )
 from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig, VllmEngineConfig
 from reasoner_rl.hybrid.engine import HybridEngine, Offload
-from reasoner_rl.hybrid.proof import WeightSyncError
+from reasoner_rl.hybrid.sync_check import WeightSyncError
 from reasoner_rl.metrics import values
 
 VLLM_SHARE = 0.3  # of the GPU's memory
@@ -164,7 +164,7 @@ def measure_speed(pair: Pair, *sequences: int) -> None:
         requests = pair.requests(8, pair.context.pick(count // 8, 1))
         sampling = SamplingConfig(max_response_tokens=pair.context.pick(128, 8))
         pair.context.report(**{f"sequences_{count} tokens_per_s": generate(engine, requests, sampling)[1]})
-    engine.begin_training()
+    engine.take_turn("policy")
 
 
 def check_repetition(pair: Pair, claims: Claims) -> None:
@@ -177,11 +177,11 @@ def check_repetition(pair: Pair, claims: Claims) -> None:
     pair.publish(engine)
     again, _ = generate(engine, requests, sampling)
     engine.submit(requests, sampling)
-    engine.advance()
-    engine.abort()
+    engine.step()
+    engine.cancel()
     pair.publish(engine)
     after, _ = generate(engine, requests, sampling)
-    engine.begin_training()
+    engine.take_turn("policy")
     for name, groups in {"again": again, "after_abort": after}.items():
         share = same_share(first, groups)
         pair.context.report(**{f"same_{name}_share": share})
@@ -192,7 +192,7 @@ def check_tensors(pair: Pair, claims: Claims) -> None:
     """With sync_check: tensors a correct sync passes, and one wrong tensor is named."""
     engine = pair.hybrid(check="tensors")
     pair.context.report(tensors_publish_s=pair.publish(engine)[1])
-    engine.begin_training()
+    engine.take_turn("policy")
     judge_wrong_tensor(pair, engine, claims)
 
 
@@ -206,20 +206,21 @@ def check_faults(pair: Pair, claims: Claims) -> None:
     pair.publish(engine)  # learns the limit
     requests = pair.requests(2, 2)
     batch = training_batch(requests, generate(engine, requests, SamplingConfig(max_response_tokens=12))[0])
-    engine.begin_training()
+    engine.take_turn("policy")
     judge_wrong_tensor(pair, engine, claims)
-    found = values(engine.proof.metrics())
+    assert engine.check is not None
+    found = values(engine.check.metrics())
     pair.context.report(
-        wrong_tensor_gap_nats=found["sync/proof_gap"], learned_limit_nats=found["sync/proof_limit"]
+        wrong_tensor_gap_nats=found["sync/check_gap"], learned_limit_nats=found["sync/check_limit"]
     )
     engine = pair.hybrid()
     pair.publish(engine)
-    engine.begin_training()
+    engine.take_turn("policy")
     pair.update(engine, batch)
     pair.rollout.stale = True
-    stale = values(engine.publish(pair.version + 1))["sync/proof_gap"]
+    stale = values(engine.publish(pair.version + 1))["sync/check_gap"]
     pair.rollout.stale = False
-    engine.begin_training()
+    engine.take_turn("policy")
     set_sleep_level(pair, 2)
     last = pair.updates[-1]
     pair.context.report(stale_gap_nats=stale, stale_rate=last.rate, stale_moves_nats=last.moved)

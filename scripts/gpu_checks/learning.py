@@ -17,7 +17,7 @@ from gpu_checks.common import Context, Figures, checkpoint, require
 from gpu_checks.pair import TOKEN_GAP
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig, SftConfig
-from reasoner_rl.loops.online import train
+from reasoner_rl.trainer.train import train
 
 DAPO_STEPS = 3
 SHOWN = ("time/", "speed/", "memory/", "sync/", "policy/rollout_gap")  # figures of the last step
@@ -40,7 +40,7 @@ def dapo_offload_none(context: Context) -> Figures:
 
 
 def dapo(context: Context, offload: str) -> Figures:
-    """Three steps of DAPO by the loop of `reasoner-rl train`, in bfloat16 with vLLM; tiny: the embedded engine."""
+    """Three steps of DAPO by the trainer of `reasoner-rl train`, in bfloat16 with vLLM; tiny: the embedded engine."""
     if context.full:
         require("vllm")
     print(f"{context.name} on {context.device}", flush=True)
@@ -117,7 +117,7 @@ def quickstart(context: Context) -> Figures:
     run.phase("problems and model", run.prepare)
     if not context.full:
         warm_start = shorten(warm_start)
-    run.phase("warm start", lambda: run.warm_start(warm_start))
+    run.phase("warm start", lambda: run.train(warm_start))
     losses = [row["sft/loss"] for row in read_rows(folder / "warm_start" / "metrics.jsonl")]
     context.report(
         warm_start_s=run.seconds["warm start"],
@@ -128,7 +128,7 @@ def quickstart(context: Context) -> Figures:
     assert losses[-1] < 0.6 * losses[0], (
         f"the warm start's loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
     )
-    run.phase("DAPO", lambda: run.reinforce(dapo))
+    run.phase("DAPO", lambda: run.train(dapo))
     rows = [row for row in read_rows(folder / "rl" / "metrics.jsonl") if "time/step" in row]
     summary: dict[str, Any] = run.summarise(folder / "rl")
     before, after = summary["accuracy_before"], summary["accuracy_after"]
@@ -152,7 +152,8 @@ def shorten(warm_start: SftConfig) -> SftConfig:
     file = warm_start.data.train.path
     file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:1000]))
     run = warm_start.run.model_copy(update={"steps": 24})
-    return warm_start.model_copy(update={"run": run, "examples_per_step": 16})
+    batch = warm_start.batch.model_copy(update={"examples_per_step": 16})
+    return warm_start.model_copy(update={"run": run, "batch": batch})
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

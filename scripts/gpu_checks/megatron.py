@@ -45,7 +45,7 @@ from gpu_checks.training import (
 )
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig, OptimizerConfig, TrainingConfig
-from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.metrics import values
 from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.types import MiniBatch, TrainSample

@@ -18,9 +18,9 @@ from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import EngineConfig, SamplingConfig
 from reasoner_rl.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
-from reasoner_rl.distributed.worker import build_backend, build_engine
+from reasoner_rl.distributed.building import build_backend, build_engine
 from reasoner_rl.hybrid.engine import HybridEngine, Offload
-from reasoner_rl.hybrid.proof import FACTOR, FLOOR, SyncCheck, SyncProof, proof_token_ids
+from reasoner_rl.hybrid.sync_check import FACTOR, FLOOR, SyncCheck, SyncCheckKind, check_token_ids
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.rollout.engine import GenerationRequest, RolloutEngine
@@ -86,7 +86,7 @@ class Watched:
     def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `RolloutEngine.load_weights`."""
         if self.stale:
-            self.rollout.adopt(version)
+            self.rollout.use_shared_weights(version)
         else:
             self.rollout.load_weights(self._spoiled(tensors), version)
 
@@ -111,20 +111,25 @@ class Pair:
     context: Context
     backend: TrainBackend
     rollout: Watched
-    proof_ids: list[int]
+    check_ids: list[int]
     dtype: Dtype
     trainer_gib: float  # in use before the rollout engine was built
     version: int = 0
     updates: list[Update] = field(default_factory=list)
-    proof_gaps: list[float] = field(default_factory=list)  # nats, of every sync that was checked by logprobs
+    check_gaps: list[float] = field(default_factory=list)  # nats, of every sync that was checked by logprobs
     token_gaps: list[float] = field(default_factory=list)  # nats, the mean of each batch
 
     def hybrid(
-        self, offload: Offload = "none", check: SyncCheck = "logprobs", tolerance: float | None = math.inf
+        self, offload: Offload = "none", check: SyncCheckKind = "logprobs", tolerance: float | None = math.inf
     ) -> HybridEngine:
         """A hybrid engine in the train phase; by default it accepts whatever gap there is, which is to be measured."""
         rollout = cast(RolloutEngine, self.rollout)
-        return HybridEngine(self.backend, rollout, SyncProof(check, self.proof_ids, tolerance), offload)
+        return HybridEngine(
+            {"policy": self.backend},
+            rollout,
+            SyncCheck(check, self.check_ids, tolerance),
+            {"policy": offload},
+        )
 
     def requests(self, prompts: int, samples: int) -> list[GenerationRequest]:
         """The same requests at every call: prompts of 20 to 60 random tokens."""
@@ -144,13 +149,13 @@ class Pair:
         self.version += 1
         with stopwatch() as seconds:
             synced = values(hybrid.publish(self.version))
-        if "sync/proof_gap" in synced:
-            self.proof_gaps.append(synced["sync/proof_gap"])
+        if "sync/check_gap" in synced:
+            self.check_gaps.append(synced["sync/check_gap"])
         return synced, seconds()
 
     def compare(self, hybrid: HybridEngine, batch: MiniBatch) -> Figures:
         """How far the trainer's logprobs of the batch are from those of generation, token by token, in nats."""
-        logprobs = hybrid.logprobs(batch.micro_batches)
+        logprobs = hybrid.take_turn("policy").logprobs(batch.micro_batches)
         generated = [micro.rollout_logprobs for micro in batch.micro_batches]
         gaps = (torch.cat(logprobs) - torch.cat(generated)).abs()
         self.token_gaps.append(float(gaps.mean()))
@@ -162,9 +167,9 @@ class Pair:
 
     def update(self, hybrid: HybridEngine, batch: MiniBatch) -> None:
         """One optimizer update, of which it is noted what it changes."""
-        proof = SyncProof("logprobs", self.proof_ids, math.inf)
+        proof = SyncCheck("logprobs", self.check_ids, math.inf)
         before = proof.expected(self.backend)
-        done = values(hybrid.update([batch], partial(policy_loss, config=LossConfig())))
+        done = values(hybrid.take_turn("policy").update(batch, partial(policy_loss, config=LossConfig())))
         moved = mean_gap(before, proof.expected(self.backend))
         self.updates.append(Update(done["train/lr"], done["train/grad_norm"], moved))
 
@@ -189,7 +194,7 @@ def build_pair(
             model, engine, tokenizer, context_tokens=CONTEXT_TOKENS, seed=context.seed, dummy_weights=True
         )
     context.report(construct_s=seconds(), constructed_gib=settled_gib())
-    return Pair(context, backend, Watched(rollout), proof_token_ids(tokenizer), dtype, trainer_gib)
+    return Pair(context, backend, Watched(rollout), check_token_ids(tokenizer), dtype, trainer_gib)
 
 
 def settled_gib() -> float:
@@ -250,7 +255,7 @@ def measure_round(
     synced, publish_s = pair.publish(hybrid)
     groups, speed = generate(hybrid, requests, sampling)
     with stopwatch() as seconds:
-        hybrid.begin_training()
+        hybrid.take_turn("policy")
     switch_s, training_gib = seconds(), used_gib()
     batch = training_batch(requests, groups)
     compared = pair.compare(hybrid, batch)
@@ -259,7 +264,7 @@ def measure_round(
         "publish_s": publish_s,
         "load_s": synced.get("time/sync_load"),
         "load_gib_per_s": synced.get("speed/sync_gib_per_second"),
-        "proof_gap_nats": synced.get("sync/proof_gap"),
+        "check_gap_nats": synced.get("sync/check_gap"),
         **compared,
         "tokens_per_s": speed,
         "switch_s": switch_s,
@@ -280,36 +285,36 @@ def measure_syncs(
     pair.publish(hybrid)
     batch = training_batch(requests, generate(hybrid, requests, sampling)[0])
     for _ in range(count):
-        hybrid.begin_training()
+        hybrid.take_turn("policy")
         pair.update(hybrid, batch)
         pair.publish(hybrid)
-    hybrid.begin_training()
+    hybrid.take_turn("policy")
 
 
 def report_gaps(pair: Pair) -> None:
     """Report the gaps of all syncs and batches so far, and what each update changed."""
-    gaps = pair.proof_gaps
+    gaps = pair.check_gaps
     pair.context.report(
         syncs=len(gaps),
-        proof_gap_first_nats=gaps[0],
-        proof_gap_min_nats=min(gaps),
-        proof_gap_max_nats=max(gaps),
-        proof_gap_limit_nats=proof_limit(pair),
+        check_gap_first_nats=gaps[0],
+        check_gap_min_nats=min(gaps),
+        check_gap_max_nats=max(gaps),
+        check_gap_limit_nats=check_limit(pair),
         token_gap_worst_mean_nats=max(pair.token_gaps),
-        proof_gap_all_nats=listed(gaps),
+        check_gap_all_nats=listed(gaps),
         update_rates=listed(update.rate for update in pair.updates),
         update_moves_nats=listed(update.moved for update in pair.updates),
     )
 
 
-def proof_limit(pair: Pair) -> float:
+def check_limit(pair: Pair) -> float:
     """What a training run would allow for the proof's text, in nats."""
-    return max(FLOOR, FACTOR * pair.proof_gaps[0]) if pair.dtype == "bfloat16" else PROOF_GAP_FLOAT32
+    return max(FLOOR, FACTOR * pair.check_gaps[0]) if pair.dtype == "bfloat16" else PROOF_GAP_FLOAT32
 
 
 def judge_gaps(pair: Pair, claims: Claims) -> None:
     """Both engines agreed after every sync, and every update changed something."""
-    worst, limit = max(pair.proof_gaps), proof_limit(pair)
+    worst, limit = max(pair.check_gaps), check_limit(pair)
     claims.require(
         worst <= limit, f"a sync of equal weights has a gap of {worst:.3g} nats, above {limit:.3g}"
     )

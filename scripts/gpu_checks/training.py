@@ -35,7 +35,7 @@ from gpu_checks.kernels import attentions
 from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import OptimizerConfig, TrainingConfig
-from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.training.fsdp import FsdpBackend

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from reasoner_rl.distributed.group import WorkerGroup
 
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.metrics import maximum, mean, total, values
-from reasoner_rl.rollout.engine import GenerationRequest, Turn
+from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
 from reasoner_rl.types import Rollout, TrainSample
 
 SAMPLING = SamplingConfig(max_response_tokens=4)
@@ -71,10 +71,10 @@ class FakeTransport:
         ticket = next(ticket for ticket in tickets if self.running[ticket] == wanted)
         if responses := self.partial.pop(wanted, 0):
             del self.running[ticket]
-            return [(ticket, Turn([], responses))]
+            return [(ticket, StepOutput([], responses))]
         request = self.works[self.running.pop(ticket)].pop(0)
         return [
-            (ticket, Turn([(request.number, [rollout(request.number)] * request.samples)], request.samples))
+            (ticket, StepOutput([(request.number, [rollout(request.number)] * request.samples)], request.samples))
         ]
 
 
@@ -155,26 +155,26 @@ def test_a_group_larger_than_the_capacity_is_drawn_by_one_replica() -> None:
 def test_a_replica_goes_on_while_the_caller_looks_at_what_is_finished() -> None:
     group, transport = make(1, capacity=8)
     group.submit(requests(2), SAMPLING)
-    turn = group.advance()
+    turn = group.step()
     assert [number for number, _ in turn.finished] == [0]
     assert list(transport.running.values()) == [0], "the next turn has begun"
     group.submit([GenerationRequest((1,), 1, 0, number=7)], SAMPLING)
-    numbers = [number for _ in range(2) for number, _ in group.advance().finished]
+    numbers = [number for _ in range(2) for number, _ in group.step().finished]
     assert numbers == [1, 7]
-    assert group.advance() == Turn(), "nothing is left to do"
+    assert group.step() == StepOutput(), "nothing is left to do"
 
 
 def test_a_response_that_is_finished_makes_room_though_its_group_is_not() -> None:
     """A group ends with its longest response; the places of the others must not stay empty until then."""
     group, transport = make(2, capacity=4)
     group.submit([GenerationRequest((1,), 4, seed=0, number=number) for number in range(4)], SAMPLING)
-    group.advance()  # begins both replicas' turns
+    group.step()  # begins both replicas' turns
     [ticket, *_] = list(transport.running)
     busy = transport.running[ticket]
     transport.partial[busy] = 4  # four responses of the replica's groups, no group complete
     transport.order = [busy]
     before = sum(len(new) for ranks, new in handed_out(transport) if ranks == (busy,))
-    group.advance()
+    group.step()
     after = sum(len(new) for ranks, new in handed_out(transport) if ranks == (busy,))
     assert after == before + 1
 

@@ -15,9 +15,9 @@ from torch.multiprocessing.spawn import spawn
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.engine import HybridEngine
-from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError
+from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError
 from reasoner_rl.metrics import Metrics, mean, values
-from reasoner_rl.rollout.engine import GenerationRequest, Turn
+from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
 from reasoner_rl.types import Rollout
 
 SAMPLING = SamplingConfig(max_response_tokens=4)
@@ -68,18 +68,18 @@ class FakeRollout:
         self.calls.append(f"submit {len(requests)}")
         self.works = list(requests)
 
-    def advance(self) -> Turn:
+    def step(self) -> StepOutput:
         self.calls.append("advance")
-        return Turn([(self.works.pop().number, [ROLLOUT])], 1)
+        return StepOutput([(self.works.pop().number, [ROLLOUT])], 1)
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         self.calls.append("abort")
 
     def load_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         self.calls.append(f"load_weights {version}")
         self.weights = {name: float(tensor) for name, tensor in tensors}
 
-    def adopt(self, version: int) -> None:
+    def use_shared_weights(self, version: int) -> None:
         self.calls.append(f"adopt {version}")
 
     def sleep(self) -> None:
@@ -95,7 +95,7 @@ class FakeRollout:
         self.calls.append(f"score {list(token_ids)}")
         return self.scores
 
-    def differing(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    def differing_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
         self.calls.append("differing")
         dict(tensors)
         return self.wrong
@@ -112,7 +112,7 @@ def engine(calls: list[str]) -> Any:
 
 
 def hybrid(calls: list[str], *, check: Any = "logprobs", offload: Any = "none") -> Any:
-    proof = SyncProof(check, [7, 8, 9], tolerance=0.01)
+    proof = SyncCheck(check, [7, 8, 9], tolerance=0.01)
     backend: Any = FakeBackend(calls)
     return HybridEngine(backend, FakeRollout(calls), proof, offload)
 
@@ -233,7 +233,7 @@ def test_weights_that_were_moved_away_come_back_to_be_saved(offload: str, calls:
 
 def test_shared_storage_moves_nothing(calls: list[str]) -> None:
     backend: Any = FakeBackend(calls)
-    engine = HybridEngine(backend, FakeRollout(calls), SyncProof("logprobs", [7, 8, 9], 0.01), shared=True)  # type: ignore[arg-type]
+    engine = HybridEngine(backend, FakeRollout(calls), SyncCheck("logprobs", [7, 8, 9], 0.01), shared=True)  # type: ignore[arg-type]
     calls.clear()
     metrics = values(engine.publish(4))
     assert calls == [EXPECT, "wake_weights", "adopt 4", "wake_cache", "score [7, 8, 9]"]
@@ -244,7 +244,7 @@ def test_what_a_phase_change_costs_is_measured(calls: list[str]) -> None:
     engine = hybrid(calls)
     first = values(engine.publish(1))
     assert first["sync/gib"] == 4 / 2**30, "one float32"
-    assert first["sync/proof_gap"] == 0
+    assert first["sync/check_gap"] == 0
     assert first["memory/sync_host_before_gib"] > 0.01
     parts = sum(first[f"time/sync_{part}"] for part in ("check", "offload", "wake", "load"))
     assert 0 < parts <= first["time/sync"]
@@ -273,13 +273,13 @@ def test_a_sync_that_went_wrong_stops_the_run(
 
 def test_without_a_tolerance_the_first_sync_sets_it(calls: list[str]) -> None:
     engine = hybrid(calls)
-    engine.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)
+    engine.proof = SyncCheck("logprobs", [7, 8, 9], tolerance=None)
     engine.rollout.scores = [-1.0, -2.2]
     first = values(engine.publish(1))
-    assert first["sync/proof_gap"] == pytest.approx(0.1)
-    assert first["sync/proof_limit"] == pytest.approx(0.4)
+    assert first["sync/check_gap"] == pytest.approx(0.1)
+    assert first["sync/check_limit"] == pytest.approx(0.4)
     engine.rollout.scores = [-1.0, -2.7]
-    assert values(engine.publish(2))["sync/proof_limit"] == pytest.approx(0.4), "set once"
+    assert values(engine.publish(2))["sync/check_limit"] == pytest.approx(0.4), "set once"
     engine.rollout.scores = [-1.0, -2.9]
     with pytest.raises(
         WeightSyncError, match=r"differ by 0\.45 nats .* at most 0\.4 is rounding \(4 times the 0\.1"
@@ -289,14 +289,14 @@ def test_without_a_tolerance_the_first_sync_sets_it(calls: list[str]) -> None:
 
 def test_without_a_tolerance_a_first_sync_can_still_be_wrong(calls: list[str]) -> None:
     engine = hybrid(calls)
-    engine.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)
+    engine.proof = SyncCheck("logprobs", [7, 8, 9], tolerance=None)
     engine.rollout.scores = [-1.0, -3.2]
     rule = r"at most 0\.5 is rounding \(the limit of a first sync; set rollout\.sync_tolerance for another limit\)"
     with pytest.raises(WeightSyncError, match=rule):
         engine.publish(1)
     close = hybrid(calls)
-    close.proof = SyncProof("logprobs", [7, 8, 9], tolerance=None)
-    assert values(close.publish(1))["sync/proof_limit"] == 0.02, "where there is no gap at all"
+    close.proof = SyncCheck("logprobs", [7, 8, 9], tolerance=None)
+    assert values(close.publish(1))["sync/check_limit"] == 0.02, "where there is no gap at all"
 
 
 def test_every_tensor_can_be_compared_instead(calls: list[str]) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reasoner_rl.loops.collect import GroupCollector
 
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import UserError
-from reasoner_rl.loops.collect import GroupCollector
 from reasoner_rl.metrics import values
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.rewards.runner import RewardTask
-from reasoner_rl.rollout.engine import Turn
+from reasoner_rl.rollout.engine import StepOutput
 from reasoner_rl.types import Prompt, Reward, Rollout
 
 RIGHT, WRONG, MIXED = "right", "wrong", "mixed"
@@ -44,15 +44,15 @@ class FakeGenerator:
         self.works += requests
         self.most_in_works = max(self.most_in_works, len(self.works))
 
-    def advance(self) -> Turn:
+    def step(self) -> StepOutput:
         request = self.works.pop(self.finish([request.prompt_ids[0] for request in self.works]))
         group = [
             Rollout((request.prompt_ids[0], sample), (-1.0, -1.0), "stop", self.version, str(sample))
             for sample in range(request.samples)
         ]
-        return Turn([(request.number, group)], request.samples)
+        return StepOutput([(request.number, group)], request.samples)
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         self.aborted += len(self.works)
         self.works.clear()
 

@@ -10,14 +10,14 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from reasoner_rl.loops.evaluate import Evaluator, evaluate_checkpoint, load_held_out
 
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.loops.evaluate import Evaluator, evaluate_checkpoint, load_held_out
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.rewards.runner import RewardRunner
-from reasoner_rl.rollout.engine import GenerationRequest, Generator, Turn
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.types import Rollout
 
@@ -131,8 +131,8 @@ class Repeater(Generator):
         assert sampling.max_response_tokens == 24
         self._finished = [(request.number, [self._rollout] * request.samples) for request in requests]
 
-    def advance(self) -> Turn:
-        return Turn(self._finished)
+    def step(self) -> StepOutput:
+        return StepOutput(self._finished)
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         pass

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from reasoner_rl.loops.offline import SupervisedRun, fine_tune
 from safetensors.torch import load_file
 
 from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.errors import ConfigError, UserError
-from reasoner_rl.loops.offline import SupervisedRun, fine_tune
 
 
 @pytest.fixture

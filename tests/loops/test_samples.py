@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from reasoner_rl.loops.samples import make_samples
 from torch import Tensor
 
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.loops.samples import make_samples
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup, TrainSample
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
+from reasoner_rl.loops.state import DriverState
 
 from reasoner_rl.config.data import DatasetConfig
-from reasoner_rl.loops.state import DriverState
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.sampler import PromptSampler
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from reasoner_rl.loops.evaluate import evaluate_checkpoint
+from reasoner_rl.loops.inspect_data import inspect_data
+from reasoner_rl.loops.offline import fine_tune
+from reasoner_rl.loops.online import train
 from safetensors.torch import load_file
 from transformers import Qwen2Config
 
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.loops.evaluate import evaluate_checkpoint
-from reasoner_rl.loops.inspect_data import inspect_data
-from reasoner_rl.loops.offline import fine_tune
-from reasoner_rl.loops.online import train
 from reasoner_rl.rollout.decoding import Decoded
 from reasoner_rl.rollout.hf_engine import HfRolloutEngine
 
@@ -113,7 +113,7 @@ def test_padding_of_the_vocabulary_is_neither_drawn_nor_trained(
     rows = [json.loads(line) for line in (config.run.output_dir / "metrics.jsonl").read_text().splitlines()]
     metrics = {key: value for row in rows for key, value in row.items()}
     assert metrics["policy/rollout_gap_max"] < 1e-4
-    assert metrics["sync/proof_gap"] < 1e-4
+    assert metrics["sync/check_gap"] < 1e-4
     fine_tune(supervised(path))
     before = load_file(path / "model.safetensors")[TABLE]
     for output, decays in ((config.run.output_dir, 2), (config.run.output_dir.with_name("sft"), 2)):

@@ -373,10 +373,10 @@ def test_scores_of_a_text_are_those_of_the_plain_model(engine: Any, tiny_checkpo
 def test_the_tensors_that_differ_are_named(engine: Any, tiny_checkpoint: Checkpoint) -> None:
     rollout_engine = engine("qwen2-tied")
     weights = dict(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied")).named_parameters())
-    assert rollout_engine.differing(weights.items()) == []
+    assert rollout_engine.differing_tensors(weights.items()) == []
     with torch.no_grad():
         weights["model.layers.1.self_attn.k_proj.weight"][3, 2] += 1e-6
-    assert rollout_engine.differing(weights.items()) == ["model.layers.1.self_attn.k_proj.weight"]
+    assert rollout_engine.differing_tensors(weights.items()) == ["model.layers.1.self_attn.k_proj.weight"]
 
 
 def test_build_reads_the_checkpoint_in_the_right_format(

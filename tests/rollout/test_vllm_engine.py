@@ -22,11 +22,11 @@ from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, Trai
 from reasoner_rl.errors import UserError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.hybrid.engine import HybridEngine
-from reasoner_rl.hybrid.proof import SyncProof, WeightSyncError, proof_token_ids
+from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError, check_token_ids
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.rollout import vllm_cpu
-from reasoner_rl.rollout.engine import GenerationRequest, Turn
+from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
 from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
 from reasoner_rl.types import Rollout, TrainSample
@@ -187,16 +187,16 @@ def test_aborted_work_leaves_no_trace(engine: Any) -> None:
     vllm.submit(numbered, sampling)
     for _ in range(3):
         assert not any(output.finished for output in vllm._engine.step())
-    vllm.abort()
+    vllm.cancel()
     assert not vllm._engine.has_unfinished_requests()
     vllm.sleep()
     vllm.wake_weights()
-    vllm.adopt(3)
+    vllm.use_shared_weights(3)
     vllm.wake_cache()
     vllm.submit(numbered, sampling)
     found: dict[int, Any] = {}
     while len(found) < len(numbered):
-        found.update(vllm.advance().finished)
+        found.update(vllm.step().finished)
     tokens = [[rollout.token_ids for rollout in found[number]] for number in range(len(numbered))]
     assert tokens == [[rollout.token_ids for rollout in group] for group in expected]
 
@@ -210,12 +210,12 @@ def test_a_turn_ends_with_the_first_whole_group_or_after_so_many_steps(
         GenerationRequest((5, 9), 2, seed=2, number=8),
     )
     vllm.submit([short, long], SamplingConfig(max_response_tokens=30, min_response_tokens=30))
-    monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.TURN_STEPS", 10)
-    turns = [vllm.advance() for _ in range(2)]
+    monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.MAX_DECODING_STEPS", 10)
+    turns = [vllm.step() for _ in range(2)]
     assert [turn.finished for turn in turns] == [[], []], "ten tokens each"
-    monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.TURN_STEPS", 1000)
-    assert {number for number, _ in vllm.advance().finished} == {7, 8}
-    assert vllm.advance() == Turn()
+    monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.MAX_DECODING_STEPS", 1000)
+    assert {number for number, _ in vllm.step().finished} == {7, 8}
+    assert vllm.step() == StepOutput()
 
 
 def test_states(engine: Any) -> None:
@@ -244,7 +244,7 @@ def test_tensors_that_differ_are_named_though_vllm_fuses_them(
     model: str, up: str, engine: Any, tiny_checkpoint: Checkpoint
 ) -> None:
     vllm, weights = engine(model), as_trained(plain(tiny_checkpoint(model)))
-    assert vllm.differing(weights.items()) == []
+    assert vllm.differing_tensors(weights.items()) == []
     wrong = {
         "model.layers.0.self_attn.k_proj.weight",
         f"model.layers.1.{up}.weight",
@@ -254,7 +254,7 @@ def test_tensors_that_differ_are_named_though_vllm_fuses_them(
     with torch.no_grad():
         for name in wrong:
             weights[name].flatten()[3] += 1e-6
-    assert set(vllm.differing(weights.items())) == wrong
+    assert set(vllm.differing_tensors(weights.items())) == wrong
 
 
 def test_weights_that_do_not_fit_are_named(engine: Any, tiny_checkpoint: Checkpoint) -> None:
@@ -290,7 +290,7 @@ def hybrid(
         total_updates=10,
         updates_per_step=1,
     )
-    return HybridEngine(backend, vllm, SyncProof(check, proof_token_ids(tokenizer), tolerance=1e-3))
+    return HybridEngine(backend, vllm, SyncCheck(check, check_token_ids(tokenizer), tolerance=1e-3))
 
 
 def as_samples(groups: Sequence[Sequence[Rollout]]) -> list[TrainSample]:
@@ -320,7 +320,7 @@ def test_trainer_and_vllm_agree_before_and_after_updates(
     generated = []
     for version in range(3):
         synced = values(both.publish(version))
-        assert synced["sync/proof_gap"] < 1e-4
+        assert synced["sync/check_gap"] < 1e-4
         generated.append(both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7)))
         both.begin_training()
         batch = plan_mini_batch(as_samples(generated[-1]), 100, 12)
@@ -343,7 +343,7 @@ def test_a_trainer_can_train_vllms_own_weights(
     assert isinstance(backend, FsdpBackend)
     backend.train_in(vllm.storage(backend.parameter_shapes()))
     both = HybridEngine(
-        backend, vllm, SyncProof("logprobs", proof_token_ids(tiny_tokenizer), 1e-4), shared=True
+        backend, vllm, SyncCheck("logprobs", check_token_ids(tiny_tokenizer), 1e-4), shared=True
     )
     loss, tokens = partial(policy_loss, config=LossConfig()), []
     for version in range(3):
@@ -364,7 +364,7 @@ def test_a_trainer_can_train_vllms_own_weights(
     for key, tensor in apart.full_weights():
         assert torch.equal(trained[key], tensor), f"{key}: training in place is the same training"
     both.publish(3)
-    assert vllm.differing(trained.items()) == []
+    assert vllm.differing_tensors(trained.items()) == []
 
 
 def test_a_corrupted_sync_is_caught_and_the_tensor_named(

@@ -18,7 +18,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, TrainingConfig
 from reasoner_rl.hybrid.engine import HybridEngine
-from reasoner_rl.hybrid.proof import SyncProof, proof_token_ids
+from reasoner_rl.hybrid.sync_check import SyncCheck, check_token_ids
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.rollout.engine import GenerationRequest
@@ -43,7 +43,7 @@ def config(tiny_checkpoint: Callable[[str], Path]) -> ModelConfig:
 def unused(config: ModelConfig, tiny_tokenizer: Any) -> list[int]:
     padding = unused_ids(config, load_tokenizer(config))
     assert padding == list(range(len(tiny_tokenizer), len(tiny_tokenizer) + 42))
-    assert HOLE not in proof_token_ids(tiny_tokenizer)
+    assert HOLE not in check_token_ids(tiny_tokenizer)
     return [HOLE, *padding]
 
 
@@ -82,9 +82,9 @@ def test_trainer_and_vllm_agree_on_the_ids_that_have_a_token(
         updates_per_step=1,
         unused_ids=unused,
     )
-    both = HybridEngine(backend, vllm, SyncProof("logprobs", proof_token_ids(tiny_tokenizer), tolerance=1e-4))
+    both = HybridEngine(backend, vllm, SyncCheck("logprobs", check_token_ids(tiny_tokenizer), tolerance=1e-4))
     for version in range(2):
-        assert values(both.publish(version))["sync/proof_gap"] < 1e-4
+        assert values(both.publish(version))["sync/check_gap"] < 1e-4
         [group] = both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7))
         drawn = {token for rollout in group for token in rollout.token_ids}
         assert len(drawn) > 20

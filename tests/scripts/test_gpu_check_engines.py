@@ -55,11 +55,11 @@ def test_the_engines_agree_and_faults_are_seen(name: str, checks: dict[str, Any]
     assert checks[name]["verdict"] == "ok"
     figures = checks[name]["figures"]
     rounds = ROUNDS[name]
-    gaps, moves = numbers(figures["proof_gap_all_nats"]), numbers(figures["update_moves_nats"])
+    gaps, moves = numbers(figures["check_gap_all_nats"]), numbers(figures["update_moves_nats"])
     assert figures["syncs"] == len(gaps) == 7 + len(rounds)
     assert numbers(figures["update_rates"]) == [pytest.approx(1e-6 * (n + 1)) for n in range(6 + len(rounds))]
-    assert 0 <= figures["proof_gap_min_nats"] == pytest.approx(min(gaps), rel=0.01)
-    assert figures["proof_gap_max_nats"] < figures["proof_gap_limit_nats"] < figures["wrong_tensor_gap_nats"]
+    assert 0 <= figures["check_gap_min_nats"] == pytest.approx(min(gaps), rel=0.01)
+    assert figures["check_gap_max_nats"] < figures["check_gap_limit_nats"] < figures["wrong_tensor_gap_nats"]
     assert figures["wrong_tensor_gap_nats"] > 1
     assert min(moves) > 1e-3
     assert 1e-3 < figures["stale_gap_nats"] < figures["wrong_tensor_gap_nats"]
@@ -70,7 +70,7 @@ def test_the_engines_agree_and_faults_are_seen(name: str, checks: dict[str, Any]
             if key.startswith(f"{label} ")
         }
         assert 1e-4 < one["gap_mean_nats"] < one["gap_p99_nats"] <= one["gap_max_nats"] < 0.5
-        assert one["proof_gap_nats"] < 0.1
+        assert one["check_gap_nats"] < 0.1
         assert 0 < one["load_s"] < one["publish_s"]
         assert one["tokens_per_s"] > 0
     if name == "vllm":

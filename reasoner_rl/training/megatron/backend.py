@@ -22,7 +22,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
-from reasoner_rl.training.backend import Head, LossFunction, require_head
+from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.megatron import model as parts
 from reasoner_rl.training.megatron.layer_choice import Layers
@@ -46,7 +46,7 @@ class MegatronBackend:
         temperature: float,
         total_updates: int,
         updates_per_step: int,
-        with_reference: bool = False,
+        frozen: bool = False,
         head: Head = "policy",
         unused_ids: Sequence[int] = (),
         seed: int = 0,
@@ -65,32 +65,29 @@ class MegatronBackend:
         self._updates = 0
         self._bridge = parts.build_bridge(model, backend, layers, head)
         bare = parts.build_model(self._bridge, model.path, model.dtype, head)
+        self._trained = not frozen
+        self._offloaded, self._offloaded_gradients = Offload(), Offload(keep=False)
+        if frozen:
+            self._models = bare
+            return
         self._models = parts.wrap_for_training(self._bridge, bare, backend)
-        self._reference: list[Any] | None = None
-        if with_reference:
-            require_head(head, "policy", "a reference policy")
-            frozen = parts.build_bridge(model, backend, layers)
-            self._reference = parts.build_model(frozen, model.path, model.dtype)
         self._optimizer = get_megatron_optimizer(
             _optimizer_config(training, backend, model.dtype), self._models
         )
         self._master_copies = _master_copies(self._optimizer, self._models)
-        self._offloaded, self._offloaded_gradients = Offload(), Offload(keep=False)
 
     @torch.no_grad()
     def logprobs(
         self,
         micro_batches: Sequence[MicroBatch],
         *,
-        reference: bool = False,
         temperature: float | None = None,
+        adapters: bool = True,
     ) -> list[Tensor]:
-        """See TrainBackend. Raises RuntimeError if the reference policy was not asked for at construction."""
+        """See TrainBackend. There are no adapters."""
+        del adapters
         require_head(self._head, "policy", "logprobs")
-        models = self._reference if reference else self._models
-        if models is None:
-            raise RuntimeError("this backend was built without a reference policy")
-        outputs = self._forward(models, micro_batches, temperature)
+        outputs = self._forward(self._models, micro_batches, temperature)
         return self._on_all_stages([output.logprobs for output in outputs], micro_batches)
 
     @torch.no_grad()
@@ -115,6 +112,7 @@ class MegatronBackend:
 
     def update(self, mini_batch: MiniBatch, loss: LossFunction) -> Metrics:
         """See TrainBackend. Metrics of the loss come from one rank of each data-parallel replica."""
+        require_optimizer(self._trained, "update")
         for chunk in self._models:
             chunk.train()
             chunk.zero_grad_buffer()
@@ -164,21 +162,23 @@ class MegatronBackend:
 
     def offload_optimizer(self) -> None:
         """See TrainBackend. In bfloat16 that includes the float32 copies of the weights. Gradients are dropped."""
+        if not self._trained:
+            return
         self._move_optimizer(torch.device("cpu"))
         self._offloaded_gradients.move(gradient_buffers(self._models))
         self._release()
 
     def offload_weights(self) -> None:
         """See TrainBackend."""
-        chunks = [*self._models, *(self._reference or [])]
-        self._offloaded.move(tensor for chunk in chunks for tensor in chunk.parameters())
+        self._offloaded.move(tensor for chunk in self._models for tensor in chunk.parameters())
         self._release()
 
     def reload(self) -> None:
         """See TrainBackend."""
         self._offloaded.bring_back()
         self._offloaded_gradients.bring_back()
-        self._move_optimizer(self.device)
+        if self._trained:
+            self._move_optimizer(self.device)
         self._release()
 
     def _move_optimizer(self, device: torch.device) -> None:
@@ -193,7 +193,8 @@ class MegatronBackend:
             torch.cuda.empty_cache()
 
     def save(self, folder: Path) -> None:
-        """See TrainBackend. A file a rank: only the same layout can read it."""
+        """See TrainBackend. One file per rank: only the same layout can read it."""
+        require_optimizer(self._trained, "save")
         state = {
             "layout": self._layout(),
             "updates": self._updates,
@@ -214,6 +215,7 @@ class MegatronBackend:
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """See TrainBackend. Raises ConfigError if the checkpoint is of another layout."""
+        require_optimizer(self._trained, "load")
         # On the CPU, beside which the device need not hold the state twice; of rank 0's file only the layout is read.
         read = partial(torch.load, map_location="cpu", weights_only=False)
         made = read(folder / "rank_0.pt", mmap=True)["layout"]

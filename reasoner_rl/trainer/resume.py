@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from reasoner_rl.config.load import dump_recipe
-from reasoner_rl.config.recipes import OnlineConfig, Recipe, SftConfig
+from reasoner_rl.config.recipes import Recipe, TrainConfig
 from reasoner_rl.errors import ConfigError, DataError
-from reasoner_rl.loops.start import say
-from reasoner_rl.loops.state import DriverState
+from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutMode, missing_records
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.prompts.fingerprint import Fingerprint, difference
+from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.training.checkpoint import CheckpointStore, reading, verify
 from reasoner_rl.training.checkpoint_size import checkpoint_bytes
 from reasoner_rl.training.disk_space import check_room
@@ -127,7 +127,7 @@ def check_records(output: Path, step: int, rollouts: RolloutMode) -> None:
         say(f"  {problem}")
 
 
-def expect_checkpoints(config: OnlineConfig | SftConfig, store: CheckpointStore, step: int) -> None:
+def expect_checkpoints(config: TrainConfig, store: CheckpointStore, step: int) -> None:
     """Raise DiskFullError at the start if there is no room for the run's next checkpoint."""
     store.expected_bytes = checkpoint_bytes(config.model)
     if step < config.run.steps:

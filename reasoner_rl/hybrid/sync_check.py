@@ -16,7 +16,7 @@ from reasoner_rl.rollout.engine import RolloutEngine
 from reasoner_rl.training.backend import TrainBackend
 from reasoner_rl.types import MicroBatch, TrainSample
 
-SyncCheck = Literal["logprobs", "tensors", "none"]
+SyncCheckKind = Literal["logprobs", "tensors", "none"]
 
 # Sums, and words that every tokenizer knows: any weight that is wrong moves some of their logprobs.
 TEXT = "The quick brown fox jumps over the lazy dog. Compute 3+5-7 and 12*11: 3+5=8, 8-7=1, 12*11=132. Answer: 132"
@@ -31,7 +31,7 @@ class WeightSyncError(RuntimeError):
     """The rollout engine does not have the trainer's weights."""
 
 
-class SyncProof:
+class SyncCheck:
     """Compares the two engines.
 
     Args:
@@ -42,7 +42,7 @@ class SyncProof:
             `FIRST_LIMIT`.
     """
 
-    def __init__(self, check: SyncCheck, token_ids: Sequence[int], tolerance: float | None) -> None:
+    def __init__(self, check: SyncCheckKind, token_ids: Sequence[int], tolerance: float | None) -> None:
         self._check, self._token_ids = check, list(token_ids)
         self._limit = FIRST_LIMIT if tolerance is None else tolerance
         self._rule = "rollout.sync_tolerance"
@@ -84,20 +84,20 @@ class SyncProof:
 
     def compare_tensors(self, backend: TrainBackend, rollout: RolloutEngine) -> None:
         """Raise WeightSyncError naming the tensors that differ, if tensors are to be compared. Collective."""
-        if self._check == "tensors" and (names := rollout.differing(backend.full_weights())):
+        if self._check == "tensors" and (names := rollout.differing_tensors(backend.full_weights())):
             raise WeightSyncError(f"after the weight sync these tensors differ: {_listed(names)}")
 
-    def differing(self, backend: TrainBackend, rollout: RolloutEngine) -> str:
+    def differing_tensors(self, backend: TrainBackend, rollout: RolloutEngine) -> str:
         """Say which tensors differ, found by a second sync. Collective."""
-        if names := rollout.differing(backend.full_weights()):
+        if names := rollout.differing_tensors(backend.full_weights()):
             return f"these tensors differ: {_listed(names)}"
         return "no tensor differs, so the two engines compute differently with the same weights"
 
     def metrics(self) -> Metrics:
-        """``sync/proof_gap``, the mean gap, and ``sync/proof_limit``, what it may be; both in nats, if measured."""
+        """``sync/check_gap``, the mean gap, and ``sync/check_limit``, what it may be; both in nats, if measured."""
         if self._gap is None:
             return {}
-        return {"sync/proof_gap": maximum(self._gap), "sync/proof_limit": maximum(self._limit)}
+        return {"sync/check_gap": maximum(self._gap), "sync/check_limit": maximum(self._limit)}
 
 
 def any_rank(flag: bool) -> bool:
@@ -109,7 +109,7 @@ def any_rank(flag: bool) -> bool:
     return any(flags)
 
 
-def proof_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def check_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The fixed text in a model's tokens."""
     ids: list[int] = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     return ids

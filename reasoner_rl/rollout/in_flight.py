@@ -1,22 +1,22 @@
-"""What an engine is working on: which responses of which requests are still to come."""
+"""What an engine has in flight: which responses of which requests are still to come."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.rollout.engine import GenerationRequest, Turn
+from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
 from reasoner_rl.types import Rollout
 
 
-class Works:
+class InFlight:
     """Collects the responses of each request until they are complete."""
 
     def __init__(self) -> None:
         self.sampling = SamplingConfig()
         self._wanted: dict[int, int] = {}  # number of the request -> responses
         self._found: dict[int, dict[int, Rollout]] = {}
-        self._turn = Turn()
+        self._output = StepOutput()
         self._responses = 0
 
     def __bool__(self) -> bool:
@@ -28,11 +28,11 @@ class Works:
             if not request.prompt_ids:
                 raise ValueError(f"request {index} has an empty prompt; a prompt needs at least one token")
         if self and sampling != self.sampling:
-            raise ValueError("requests with another sampling are in the works; wait for them or abort them")
+            raise ValueError("requests with another sampling are in flight; wait for them or cancel them")
         self.sampling = sampling
         for request in requests:
             if request.number in self._wanted:
-                raise ValueError(f"request number {request.number} is in the works already")
+                raise ValueError(f"request number {request.number} is in flight already")
             self._wanted[request.number] = request.samples
             self._found[request.number] = {}
 
@@ -43,17 +43,17 @@ class Works:
         self._responses += 1
         if len(found) == self._wanted[number]:
             del self._wanted[number], self._found[number]
-            self._turn.finished.append((number, [found[sample] for sample in sorted(found)]))
+            self._output.finished.append((number, [found[sample] for sample in sorted(found)]))
 
     @property
     def any_finished(self) -> bool:
-        """Whether `turn` has a whole request to return."""
-        return bool(self._turn.finished)
+        """Whether `take` has a whole request to return."""
+        return bool(self._output.finished)
 
-    def turn(self) -> Turn:
+    def take(self) -> StepOutput:
         """Everything recorded since the last call."""
-        taken = Turn(self._turn.finished, self._responses)
-        self._turn, self._responses = Turn(), 0
+        taken = StepOutput(self._output.finished, self._responses)
+        self._output, self._responses = StepOutput(), 0
         return taken
 
     def clear(self) -> None:
@@ -61,7 +61,7 @@ class Works:
         self.__init__()  # type: ignore[misc]
 
 
-def require_idle(works: Works) -> None:
-    """Raise RuntimeError if anything is in the works."""
-    if works:
-        raise RuntimeError("sleep needs an engine with nothing in the works; wait for it or abort it")
+def require_idle(in_flight: InFlight) -> None:
+    """Raise RuntimeError if anything is in flight."""
+    if in_flight:
+        raise RuntimeError("sleep needs an engine with nothing in flight; wait for it or cancel it")

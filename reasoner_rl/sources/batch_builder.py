@@ -1,17 +1,17 @@
-"""The groups of one step while its batch is being filled: which are wanted, launched, judged, kept."""
+"""The groups of one step while its batch is being filled: how many are wanted, and which are kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from reasoner_rl.advantages.filters import split
+from reasoner_rl.advantages.filters import teaches
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.types import Prompt, ScoredGroup
 
 
-class Filling:
+class BatchBuilder:
     """Decides how many prompts to launch, and which groups make the batch.
 
     A dropped group is replaced at once by the next prompt, so that no rank waits for a whole round to end. Groups are
@@ -34,40 +34,39 @@ class Filling:
         self.cap = dynamic.max_generation_batches * self._at_a_time if dynamic.enabled else math.inf
         self.reused = list(reused)
         self.launched: list[Prompt] = []
-        # Place among the launched -> the group, and whether it is kept.
-        self._judged: dict[int, tuple[ScoredGroup, bool]] = {}
+        # Position among the launched -> the group, and whether it is kept.
+        self._finished: dict[int, tuple[ScoredGroup, bool]] = {}
 
     def to_launch(self) -> int:
         """How many more prompts may be started now."""
         if len(self.reused) >= self.wanted:
             return 0
-        in_works = len(self.launched) - len(self._judged)
-        kept = len(self.reused) + sum(teaches for _, teaches in self._judged.values())
-        room = min(self._at_a_time - in_works, self._goal - kept - in_works)
+        in_flight = len(self.launched) - len(self._finished)
+        kept = len(self.reused) + sum(keeps for _, keeps in self._finished.values())
+        room = min(self._at_a_time - in_flight, self._goal - kept - in_flight)
         return int(max(0, min(room, self.cap - len(self.launched))))
 
-    def judge(self, place: int, group: ScoredGroup) -> None:
-        """Take note of a finished group; ``place`` is that of its prompt among the launched."""
-        teaches = not self._filtered or bool(split([group]).kept)
-        self._judged[place] = (group, teaches)
+    def add(self, position: int, group: ScoredGroup) -> None:
+        """Take a finished group; ``position`` is that of its prompt among the launched."""
+        self._finished[position] = (group, not self._filtered or teaches(group))
 
     @property
     def done(self) -> bool:
-        """Whether nothing more is to be waited for: all is judged, or what is not would be thrown away."""
-        if len(self._judged) == len(self.launched):
+        """Whether nothing more is to be waited for: all is finished, or what is not would be thrown away."""
+        if len(self._finished) == len(self.launched):
             return self.to_launch() == 0
         return not self._keeps_surplus and len(self._in_order(self._settled())) >= self.wanted
 
     def _settled(self) -> int:
-        """How many prompts, from the first one on, are judged without a gap."""
-        place = 0
-        while place in self._judged:
-            place += 1
-        return place
+        """How many prompts, from the first one on, are finished without a gap."""
+        position = 0
+        while position in self._finished:
+            position += 1
+        return position
 
     def _in_order(self, used: int) -> list[ScoredGroup]:
-        judged = [self._judged[place] for place in range(used)]
-        return self.reused + [group for group, teaches in judged if teaches]
+        finished = [self._finished[position] for position in range(used)]
+        return self.reused + [group for group, keeps in finished if keeps]
 
     @property
     def used(self) -> int:
@@ -75,10 +74,10 @@ class Filling:
         settled, kept = self._settled(), len(self.reused)
         if self._keeps_surplus:
             return settled
-        for place in range(settled):
+        for position in range(settled):
             if kept >= self.wanted:
-                return place
-            kept += self._judged[place][1]
+                return position
+            kept += self._finished[position][1]
         return settled
 
     def kept(self) -> list[ScoredGroup]:
@@ -87,4 +86,4 @@ class Filling:
 
     def generated(self) -> list[ScoredGroup]:
         """All groups of this step that count, kept or not, in prompt order."""
-        return [self._judged[place][0] for place in range(self.used)]
+        return [self._finished[position][0] for position in range(self.used)]

@@ -1,4 +1,4 @@
-"""What the driver itself must remember to go on after an interruption; the workers save the rest."""
+"""What the driver itself must remember to resume after an interruption; the workers save the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from reasoner_rl.observability.summary import write_json
-from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
 _FILE = "driver.json"
 _LATER = "later.json"  # what happened after the checkpoint, without another step; not in its manifest
@@ -18,14 +17,13 @@ _LATER_FIELDS = ("seconds", "evaluations")
 
 @dataclass(slots=True)
 class DriverState:
-    """Progress of an online run; JSON, so that it can be read."""
+    """Progress of a training run; JSON, so that it can be read."""
 
     step: int = 0  # finished steps
     version: int = 0  # of the policy: publications of updated weights
     seconds: float = 0.0  # spent in finished steps and evaluations
-    sampler: dict[str, Any] = field(default_factory=dict)
-    surplus: list[ScoredGroup] = field(default_factory=list)
-    all_right: list[str] = field(default_factory=list)  # see GroupCollector
+    source: dict[str, Any] = field(default_factory=dict)  # see Source.state
+    algorithm: dict[str, Any] = field(default_factory=dict)  # see Algorithm.state
     evaluations: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=dict
     )  # step -> dataset -> report
@@ -45,17 +43,7 @@ class DriverState:
         data = json.loads((folder / _FILE).read_text())
         if (folder / _LATER).exists():
             data |= json.loads((folder / _LATER).read_text())
-        return cls(**{**data, "surplus": [_group(item) for item in data["surplus"]]})
-
-
-def _group(data: dict[str, Any]) -> ScoredGroup:
-    prompt = {**data["prompt"], "token_ids": tuple(data["prompt"]["token_ids"])}
-    rollouts = (
-        Rollout(**{**item, "token_ids": tuple(item["token_ids"]), "logprobs": tuple(item["logprobs"])})
-        for item in data["rollouts"]
-    )
-    rewards = (Reward(**item) for item in data["rewards"])
-    return ScoredGroup(Prompt(**prompt), tuple(rollouts), tuple(rewards))
+        return cls(**data)
 
 
 def is_due(step: int, every: int | None) -> bool:

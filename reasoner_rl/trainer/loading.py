@@ -1,95 +1,28 @@
-"""What every run does first: its folder, its record of what it is, its prompts, a way to stop it."""
+"""Reading the data of a run, and checking that model, tokenizer and reward functions fit it."""
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-import signal
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from types import FrameType
 
 import torch
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
-from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.config.run import RunConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.observability.summary import atomic_writer, write_json
-from reasoner_rl.observability.versions import versions
+from reasoner_rl.observability.messages import say, show
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
 from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rollout.stop_strings import split_stops
-from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import check_ids, context_length, unused_ids, vocabulary_size
-from reasoner_rl.training.disk_space import partial_of
 from reasoner_rl.types import Prompt, TrainSample
-
-_CONSOLE = Console()
-
-
-def say(text: str) -> None:
-    """Tell the user something, whole and unstyled."""
-    _CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def show(title: str, text: str) -> None:
-    """Show the user a text in a frame."""
-    _CONSOLE.print(Panel(Text(text), title=title, title_align="left"))
-
-
-@contextmanager
-def output_folder(run: RunConfig) -> Iterator[Path]:
-    """Make ``run.output_dir`` and keep other runs out of it while the block runs.
-
-    Raises ConfigError if it cannot be written to, or if another run has it.
-    """
-    output = run.output_dir
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"run.output_dir={output}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"run.output_dir={output}: another run is writing there; wait for it, or choose another folder"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        shutil.rmtree(partial_of(output / "final"), ignore_errors=True)  # of an export that was killed
-        yield output
-
-
-def begin_run(config: Recipe) -> None:
-    """Seed torch, record the resolved recipe and the versions in the output folder."""
-    output = config.run.output_dir
-    transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
-    torch.manual_seed(derive_seed(config.run.seed, "torch"))
-    with atomic_writer(output / "recipe.yaml") as file:
-        file.write(dump_recipe(config))
-    write_json(
-        output / "run.json", {"started": datetime.now(UTC).isoformat(timespec="seconds"), **versions()}
-    )
 
 
 def load_prompts(
@@ -116,6 +49,21 @@ def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> li
     first = torch.cat([samples[0].prompt_ids, samples[0].response_ids])
     show("first example, as the model reads it", str(tokenizer.decode(first)))
     return samples
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A named set of prompts."""
+
+    name: str
+    prompts: Sequence[Prompt]
+
+
+def load_held_out(
+    datasets: Sequence[DatasetConfig], prompts: PromptConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[HeldOut]:
+    """Read and render evaluation datasets."""
+    return [HeldOut(dataset.label, load_prompts(dataset, prompts, tokenizer)) for dataset in datasets]
 
 
 def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens: int) -> None:
@@ -164,32 +112,3 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
             "dynamic sampling keeps the groups whose scores differ. To have accuracy measured, and groups that are all "
             "right told from those that are all wrong, let it return {'score': ..., 'acc': True or False}."
         )
-
-
-class StopRequest:
-    """Set by the first Ctrl-C or SIGTERM: the loop finishes its step, saves and leaves."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __bool__(self) -> bool:
-        return self.requested
-
-
-@contextmanager
-def graceful_stop() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second one interrupts at once."""
-    stop = StopRequest()
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-        say("stopping after this step, with a checkpoint; once more to stop at once")
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

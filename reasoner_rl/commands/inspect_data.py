@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from reasoner_rl.config.recipes import EvalConfig, Recipe, SftConfig
-from reasoner_rl.loops.start import load_examples, load_prompts
 from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer.loading import load_examples, load_prompts
 
 
 def inspect_data(config: Recipe) -> None:
@@ -13,7 +13,7 @@ def inspect_data(config: Recipe) -> None:
     if isinstance(config, SftConfig):
         load_examples(config.data, tokenizer)
         return
-    rendering = config.prompts if isinstance(config, EvalConfig) else config.data.prompts
+    rendering = config.data.prompts
     if not isinstance(config, EvalConfig):
         load_prompts(config.data.train, rendering, tokenizer, show_first=True)
     for dataset in config.evaluation.datasets:

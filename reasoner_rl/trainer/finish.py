@@ -1,4 +1,4 @@
-"""What an online run leaves behind: weights, a summary, learning curves."""
+"""What a run leaves behind: weights, a summary, learning curves."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.distributed.group import WorkerGroup
-from reasoner_rl.loops.start import say
-from reasoner_rl.loops.state import DriverState
+from reasoner_rl.config.recipes import TrainConfig
+from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.observability.curves import plot_curves
+from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_json
+from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.training.disk_space import filled_folder, partial_of, size_of
 
 
-def finish_run(config: OnlineConfig, state: DriverState, workers: WorkerGroup) -> dict[str, Any]:
+def finish_run(config: TrainConfig, state: DriverState, workers: Workers) -> dict[str, Any]:
     """Export the weights, plot the curves, write and return the summary."""
     output = config.run.output_dir
     if config.checkpoint.export_at_end:
@@ -53,11 +53,11 @@ def export_folder(final: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def summarise_run(config: OnlineConfig, state: DriverState) -> dict[str, Any]:
+def summarise_run(config: TrainConfig, state: DriverState) -> dict[str, Any]:
     """Steps, seconds, and the first and last accuracy and response length on each held-out set."""
     summary: dict[str, Any] = {
         "steps": state.step,
-        "seconds_rl": round(state.seconds, 1),
+        "seconds": round(state.seconds, 1),
         "seed": config.run.seed,
         "algorithm": config.algorithm.kind,
         "evaluations": state.evaluations,

@@ -1,0 +1,198 @@
+"""From a recipe to the worker of one process: its rollout engine, its models, and the hybrid engine over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.algorithms.build import build_algorithm
+from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, Recipe, SftConfig, TrainConfig
+from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, VllmEngineConfig
+from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
+from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.errors import require_package
+from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.hybrid.sync_check import SyncCheck, check_token_ids
+from reasoner_rl.rollout.engine import RolloutEngine
+from reasoner_rl.rollout.hf_engine import build_hf_engine
+from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
+from reasoner_rl.seeding import derive_seed
+from reasoner_rl.tokenizer import load_tokenizer, unused_ids
+from reasoner_rl.training.backend import Head, TrainBackend
+from reasoner_rl.training.device import default_device
+from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.training.megatron.layer_choice import settle_layers
+from reasoner_rl.types import Role
+
+
+def build_worker(config: Recipe) -> Worker:
+    """The worker of a recipe. In a process group of several ranks, all of them must call it together."""
+    tokenizer = load_tokenizer(config.model)
+    if isinstance(config, EvalConfig):
+        rollout = build_engine(
+            config.model,
+            config.rollout.engine,
+            tokenizer,
+            context_tokens=config.data.prompts.max_tokens + config.rollout.sampling.max_response_tokens,
+            seed=config.run.seed,
+            unused_ids=unused_ids(config.model, tokenizer),
+        )
+        return Worker(HybridEngine({}, rollout, None, {}), tokenizer, {})
+    torch.manual_seed(derive_seed(config.run.seed, "torch"))  # new adapters are the same on all ranks
+    algorithm = build_algorithm(config)
+    models = build_models(config, algorithm, unused_ids(config.model, tokenizer))
+    engine = HybridEngine(models, None, None, dict.fromkeys(models, config.training.offload))
+    if config.generates:
+        engine = _with_rollout(config, models, tokenizer)
+    return Worker(
+        engine,
+        tokenizer,
+        algorithm.losses,
+        reference_is_base="reference" in algorithm.roles and "reference" not in models,
+    )
+
+
+def build_models(
+    config: TrainConfig, algorithm: Algorithm, unused: Sequence[int]
+) -> dict[Role, TrainBackend]:
+    """The model of every role that the algorithm needs; with LoRA the reference is the policy without its adapters."""
+    updates_per_step = 1 if isinstance(config, SftConfig) else step_arithmetic(config).updates_per_step
+    total_updates = config.run.steps * updates_per_step
+    temperature = config.rollout.sampling.temperature if isinstance(config, OnlineConfig) else 1.0
+    models: dict[Role, TrainBackend] = {
+        "policy": build_backend(
+            config.model,
+            config.training,
+            temperature=temperature,
+            total_updates=total_updates,
+            updates_per_step=updates_per_step,
+            entropy_gradient=algorithm.entropy_gradient,
+            unused_ids=unused,
+        )
+    }
+    if "reference" in algorithm.roles and config.model.lora is None:
+        models["reference"] = build_backend(
+            config.model,
+            config.training,
+            temperature=temperature,
+            total_updates=total_updates,
+            frozen=True,
+            unused_ids=unused,
+        )
+    return models
+
+
+def _with_rollout(
+    config: TrainConfig, models: dict[Role, TrainBackend], tokenizer: PreTrainedTokenizerBase
+) -> HybridEngine:
+    """The hybrid engine of models and a rollout engine, which gets its weights from the policy."""
+    engine = config.rollout.engine
+    check_ids = check_token_ids(tokenizer)
+    rollout = build_engine(
+        config.model,
+        engine,
+        tokenizer,
+        context_tokens=max(config.max_sequence_tokens, len(check_ids) + 1),
+        seed=config.run.seed,
+        dummy_weights=True,  # the first publish replaces them
+        unused_ids=unused_ids(config.model, tokenizer),
+    )
+    exact = {config.model.dtype, engine.dtype or config.model.dtype} == {"float32"}
+    tolerance = config.rollout.sync_tolerance or (1e-3 if exact else None)
+    check = SyncCheck(config.rollout.sync_check, check_ids, tolerance)
+    shared = isinstance(engine, VllmEngineConfig) and engine.share_weights
+    if shared:
+        policy = models["policy"]
+        assert isinstance(policy, FsdpBackend)
+        assert isinstance(rollout, VllmRolloutEngine)
+        policy.train_in(rollout.storage(policy.parameter_shapes()))
+    offload = dict.fromkeys(models, config.training.offload)
+    return HybridEngine(models, rollout, check, offload, shared=shared)
+
+
+def build_backend(
+    model: ModelConfig,
+    training: TrainingConfig,
+    *,
+    temperature: float = 1.0,
+    total_updates: int,
+    updates_per_step: int = 1,
+    entropy_gradient: bool = False,
+    frozen: bool = False,
+    head: Head = "policy",
+    unused_ids: Sequence[int] = (),
+) -> TrainBackend:
+    """The training backend that the recipe names, of a policy or of a critic; see FsdpBackend for the arguments.
+
+    Raises MissingExtraError if it is not installed, and ConfigError if Megatron's layers cannot be those of the recipe.
+    """
+    single_process_group()
+    backend = training.backend
+    if isinstance(backend, FsdpBackendConfig):
+        return FsdpBackend(
+            model,
+            training,
+            backend,
+            temperature=temperature,
+            total_updates=total_updates,
+            updates_per_step=updates_per_step,
+            entropy_gradient=entropy_gradient,
+            frozen=frozen,
+            head=head,
+            unused_ids=unused_ids,
+        )
+    for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
+        require_package(package, name, "megatron", "training.backend.kind=megatron")
+    device = default_device()
+    layers = settle_layers(backend.layers, device)  # which megatron-core, once it is imported, cannot change
+    from reasoner_rl.training.megatron.backend import MegatronBackend
+
+    return MegatronBackend(
+        model,
+        training,
+        backend,
+        layers=layers,
+        device=device,
+        temperature=temperature,
+        total_updates=total_updates,
+        updates_per_step=updates_per_step,
+        frozen=frozen,
+        head=head,
+        unused_ids=unused_ids,
+    )
+
+
+def build_engine(
+    model: ModelConfig,
+    engine: EngineConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_tokens: int,
+    seed: int,
+    dummy_weights: bool = False,
+    unused_ids: Sequence[int] = (),
+) -> RolloutEngine:
+    """The rollout engine that the recipe names, with the weights of ``model.path``.
+
+    context_tokens: longest prompt and response together.
+    dummy_weights: it need not read the weights, because others are published before it generates; vLLM then does not.
+    unused_ids: ids of the model's vocabulary that get no probability; a backend beside the engine must get the same.
+    """
+    device = default_device()
+    if isinstance(engine, HfEngineConfig):
+        return build_hf_engine(model, engine, tokenizer, device, unused_ids)
+    return build_vllm_engine(
+        model,
+        engine,
+        tokenizer,
+        device,
+        context_tokens=context_tokens,
+        seed=seed,
+        dummy_weights=dummy_weights,
+        unused_ids=unused_ids,
+    )

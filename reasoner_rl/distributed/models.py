@@ -1,0 +1,108 @@
+"""The models of a run as the driver sees them: one group per role, whose shards are on all workers.
+
+Each group has the methods of its role alone, as `reasoner_rl.algorithms.base` asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from reasoner_rl.batching.plan import BatchLimits, Share, plan_shares, plan_updates
+from reasoner_rl.config.training import BackendConfig
+from reasoner_rl.distributed.transport import Transport
+from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.metrics import Metrics, merge
+from reasoner_rl.types import Role, TrainSample
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatePlan:
+    """How a batch becomes optimizer updates."""
+
+    samples_per_update: int
+    epochs: int
+    limits: BatchLimits
+
+
+class ModelGroup:
+    """What all roles have in common: a batch is divided by length, and every data-parallel rank has its share."""
+
+    role: Role
+
+    def __init__(
+        self, transport: Transport, backend: BackendConfig, plan: UpdatePlan, require_idle: Callable[[], None]
+    ) -> None:
+        """require_idle: raises if responses are in flight, which a call to a model would interrupt."""
+        self._transport, self._backend, self._plan = transport, backend, plan
+        self._require_idle = require_idle
+
+    def _by_rank(self, by_share: Sequence[T]) -> list[T]:
+        """What each rank gets of something that was divided into data-parallel shares."""
+        ranks = self._transport.ranks
+        return [by_share[self._backend.data_parallel_rank(rank, ranks)] for rank in range(ranks)]
+
+    @property
+    def _data_parallel_size(self) -> int:
+        return self._backend.data_parallel_size(self._transport.ranks)
+
+    def _of_each_sample(
+        self, method: Callable[[Worker, Role, Share], dict[int, Tensor]], samples: Sequence[TrainSample]
+    ) -> list[Tensor]:
+        self._require_idle()
+        shares = plan_shares(samples, self._plan.limits, self._data_parallel_size)
+        arguments = self._by_rank([(self.role, share) for share in shares])
+        found: dict[int, Tensor] = {}
+        for answer in self._transport.call("train", method, arguments):
+            found.update(answer)
+        return [found[index] for index in range(len(samples))]
+
+    def _update(self, samples: Sequence[TrainSample]) -> Metrics:
+        self._require_idle()
+        plan = self._plan
+        planned = plan_updates(samples, plan.samples_per_update, plan.limits, self._data_parallel_size)
+        arguments = self._by_rank([(self.role, tuple(updates), plan.epochs) for updates in planned])
+        return merge(self._transport.call("train", Worker.update, arguments))
+
+
+class PolicyGroup(ModelGroup):
+    """The policy: see `reasoner_rl.algorithms.base.Policy`."""
+
+    role = "policy"
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Response logprobs [R] float32 of each sample, in order."""
+        return self._of_each_sample(Worker.logprobs, samples)
+
+    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+        """Train on the samples: one optimizer update per mini-batch, all of them once per epoch."""
+        return self._update(samples)
+
+
+class ReferenceGroup(ModelGroup):
+    """The frozen reference policy: see `reasoner_rl.algorithms.base.Reference`."""
+
+    role = "reference"
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Response logprobs [R] float32 of each sample, in order."""
+        return self._of_each_sample(Worker.logprobs, samples)
+
+
+class CriticGroup(ModelGroup):
+    """The critic: see `reasoner_rl.algorithms.base.Critic`."""
+
+    role = "critic"
+
+    def values(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Values [R] float32 of the states before each sample's response tokens, in order."""
+        return self._of_each_sample(Worker.values, samples)
+
+    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+        """Train on the samples: one optimizer update per mini-batch, all of them once per epoch."""
+        return self._update(samples)

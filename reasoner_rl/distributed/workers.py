@@ -1,0 +1,83 @@
+"""All workers of a run: what generates, the models, and what concerns both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from reasoner_rl.algorithms.base import Algorithm, Models
+from reasoner_rl.batching.plan import BatchLimits
+from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
+from reasoner_rl.distributed.models import CriticGroup, PolicyGroup, ReferenceGroup, UpdatePlan
+from reasoner_rl.distributed.pool import GenerationPool
+from reasoner_rl.distributed.transport import Phase, Transport
+from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.metrics import Metrics, merge
+
+R = TypeVar("R")
+Arguments = TypeVarTuple("Arguments")
+
+
+class Workers:
+    """What the driver needs of its workers in a training run. The trainer knows neither how many they are, nor where.
+
+    pool: None in a run that generates nothing.
+    """
+
+    def __init__(self, config: TrainConfig, algorithm: Algorithm, transport: Transport) -> None:
+        self._transport = transport
+        self.pool = GenerationPool(config.rollout.engine, transport) if config.generates else None
+        parts = (
+            transport,
+            config.training.backend,
+            update_plan(config, algorithm),
+            self.pool.require_idle if self.pool else _nothing,
+        )
+        roles = algorithm.roles
+        self.models = Models(
+            policy=PolicyGroup(*parts),
+            reference=ReferenceGroup(*parts) if "reference" in roles else None,
+            critic=CriticGroup(*parts) if "critic" in roles else None,
+        )
+
+    def publish(self, version: int) -> Metrics:
+        """Give the policy's weights to generation. Returns what the phase changes since the last call cost."""
+        if self.pool is None:
+            return {}
+        self.pool.require_idle()
+        return merge(self._call("sync", Worker.publish, version))
+
+    def save(self, folder: Path) -> None:
+        """Write the state of the trained models into an existing folder."""
+        self._call("checkpoint", Worker.save, folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote; weights must be published afterwards."""
+        self._call("checkpoint", Worker.load, folder)
+
+    def export(self, folder: Path) -> None:
+        """Write the policy and its tokenizer as a Hugging Face checkpoint."""
+        self._call("checkpoint", Worker.export, folder)
+
+    def _call(
+        self, phase: Phase, method: Callable[[Worker, *Arguments], R], *arguments: *Arguments
+    ) -> list[R]:
+        return self._transport.call(phase, method, [arguments] * self._transport.ranks)
+
+
+def update_plan(config: TrainConfig, algorithm: Algorithm) -> UpdatePlan:
+    """How the recipe cuts a batch into updates."""
+    if isinstance(config, OnlineConfig):
+        longest = config.rollout.sampling.max_response_tokens
+        per_update = step_arithmetic(config).responses_per_update
+    else:
+        longest = config.data.max_response_tokens
+        per_update = config.batch.examples_per_step
+    limits = BatchLimits(config.batch.micro_batch_tokens, longest, algorithm.together)
+    return UpdatePlan(per_update, config.batch.epochs, limits)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,197 @@
+"""Fresh batches: prompts -> rollouts -> rewards, with DAPO's dynamic sampling."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reasoner_rl.advantages.filters import Filtered, filter_groups
+from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.errors import UserError
+from reasoner_rl.metrics import Metrics, merge, total
+from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
+from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.prompts.sampler import OrderedSampler
+from reasoner_rl.rewards.metrics import reward_metrics
+from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
+from reasoner_rl.seeding import derive_seed
+from reasoner_rl.sources.base import StepBatch
+from reasoner_rl.sources.batch_builder import BatchBuilder
+from reasoner_rl.sources.generate import score_groups
+from reasoner_rl.sources.samples import samples_of
+from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+
+
+class OnlineSource:
+    """Implements `Source`: generates and scores groups until a step's batch is full.
+
+    See `BatchBuilder` for which groups make the batch. Surplus groups open the next step's batch unless they have
+    become too old.
+    """
+
+    generates = True
+
+    def __init__(
+        self,
+        config: OnlineConfig,
+        prompts: Sequence[Prompt],
+        sampler: OrderedSampler,
+        generator: Generator,
+        rewards: RewardRunner,
+        timer: PhaseTimer,
+    ) -> None:
+        self._config = config
+        self._prompts = prompts
+        self._sampler = sampler
+        self._generator = generator
+        self._rewards = rewards
+        self._timer = timer
+        self._surplus: list[ScoredGroup] = []
+        self._all_right: set[str] = set()  # uids of prompts that the present policy has answered right
+
+    def state(self) -> dict[str, Any]:
+        """See `Source.state`."""
+        return {
+            "sampler": self._sampler.state(),
+            "surplus": [dataclasses.asdict(group) for group in self._surplus],
+            "all_right": sorted(self._all_right),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Source.restore`."""
+        self._sampler.restore(state["sampler"])
+        self._surplus = [_group(saved) for saved in state["surplus"]]
+        self._all_right = set(state["all_right"])
+
+    def end(self) -> str | None:
+        """Why no more batches are of use: the present policy was seen to answer every prompt right."""
+        if len(self._all_right) < len(self._prompts):
+            return None
+        return (
+            f"all responses to all {len(self._all_right)} prompts of {self._config.data.train.label} were right in a "
+            "whole pass over the data, and nothing is left to learn"
+        )
+
+    def next(self, step: int, version: int) -> StepBatch:
+        """Return a full batch for ``step``, or what the cap on generated prompts allowed, which may be nothing.
+
+        Metrics of accuracy, reward and lengths are of all generated responses, kept or not.
+        Raises UserError, with the counts, if that is too little and dynamic_sampling.when_exhausted is "fail".
+        """
+        dynamic = self._config.algorithm.dynamic_sampling
+        fresh_enough = [g for g in self._surplus if version - g.policy_version <= dynamic.max_staleness]
+        builder = BatchBuilder(self._config, fresh_enough)
+        self._fill(step, builder)
+        kept, generated = builder.kept(), builder.generated()
+        filtered = filter_groups(generated) if dynamic.enabled else Filtered(generated, [], [], [])
+        counts = {
+            "generated": len(generated),
+            "dropped_right": len(filtered.all_right),
+            "dropped_wrong": len(filtered.all_wrong),
+            "dropped_alike": len(filtered.alike),
+        }
+        if len(kept) < builder.wanted and dynamic.when_exhausted == "fail":
+            raise self._shortage(step, len(kept), counts)
+        self._remember(kept, filtered)
+        kept, rest = kept[: builder.wanted], kept[builder.wanted :]
+        counts |= {
+            "kept": len(kept),
+            "skipped_steps": int(not kept),
+            "stale": len(self._surplus) - len(fresh_enough),
+            "reused": len(fresh_enough),
+            "surplus": len(rest),
+            "aborted": len(builder.launched) - len(generated),
+        }
+        self._surplus = rest
+        counted: Metrics = {f"groups/{name}": total(count) for name, count in counts.items()}
+        return StepBatch(
+            samples_of(kept, version),
+            merge([counted, rollout_metrics(generated), reward_metrics(generated)]),
+            generated_tokens=sum(len(r.token_ids) for group in generated for r in group.rollouts),
+            groups=kept,
+            dropped=[*filtered.all_right, *filtered.all_wrong, *filtered.alike],
+            skipped_because="" if kept else _nothing_kept(counts),
+        )
+
+    def _remember(self, kept: list[ScoredGroup], filtered: Filtered) -> None:
+        """Take note of the prompts that are all right, or forget them: the policy will change, or one is not."""
+        if kept or filtered.all_wrong or filtered.alike:
+            self._all_right.clear()
+        else:
+            self._all_right |= {group.prompt.uid for group in filtered.all_right}
+
+    def _fill(self, step: int, builder: BatchBuilder) -> None:
+        """Launch prompts and judge what is finished until the batch is full, or the cap is reached."""
+        before, config = self._sampler.state(), self._config
+        responses = step_arithmetic(config).responses_per_step
+        with progress_bar(config.logging.progress, "generating", responses) as advance:
+            try:
+                while not builder.done:
+                    self._launch(step, builder)
+                    with self._timer("generate"):
+                        output = self._generator.step()
+                    advance(output.responses)
+                    self._score(builder, output)
+            except Exception:
+                self._sampler.restore(before)  # what was launched comes again
+                self._generator.cancel()
+                raise
+        if len(builder.launched) > len(builder.generated()):
+            self._generator.cancel()
+        self._sampler.restore(before)
+        self._sampler.take(builder.used)  # what did not count comes again
+
+    def _launch(self, step: int, builder: BatchBuilder) -> None:
+        """Start as many prompts as the batch needs. A response's randomness is its prompt's position in the step."""
+        config, requests = self._config, []
+        for index in self._sampler.take(builder.to_launch()):
+            prompt, position = self._prompts[index], len(builder.launched)
+            seed = derive_seed(config.run.seed, "train", step, position, prompt.uid)
+            requests.append(
+                GenerationRequest(prompt.token_ids, config.rollout.responses_per_prompt, seed, position)
+            )
+            builder.launched.append(prompt)
+        if requests:
+            self._generator.submit(requests, config.rollout.sampling)
+
+    def _score(self, builder: BatchBuilder, output: StepOutput) -> None:
+        positions = [position for position, _ in output.finished]
+        prompts = [builder.launched[position] for position in positions]
+        rollouts = [group for _, group in output.finished]
+        groups = score_groups(prompts, rollouts, self._rewards, timer=self._timer, progress=False)
+        for position, group in zip(positions, groups, strict=True):
+            builder.add(position, group)
+
+    def _shortage(self, step: int, kept: int, counts: dict[str, int]) -> UserError:
+        return UserError(
+            f"step {step}: {counts['generated']} generated groups (the most that batch.prompts_per_generation and "
+            f"algorithm.dynamic_sampling.max_generation_batches allow) gave {kept} of the "
+            f"{self._config.batch.prompts_per_step} wanted: {what_was_dropped(counts)}. {ADVICE}"
+        )
+
+
+ADVICE = "Use easier or harder problems, more responses a prompt, or a higher cap."
+
+
+def _nothing_kept(counts: Mapping[str, int]) -> str:
+    return f"none of the {counts['generated']} groups generated can be trained on; {what_was_dropped(counts)}"
+
+
+def what_was_dropped(counts: Mapping[str, int]) -> str:
+    """The counts of dropped groups for people; the keys are those of metrics without ``groups/``."""
+    text = f"{counts['dropped_right']} were all right and {counts['dropped_wrong']} all wrong"
+    alike = counts["dropped_alike"]
+    return text + (f", and {alike} had equal scores, their accuracy not being known" if alike else "")
+
+
+def _group(saved: Mapping[str, Any]) -> ScoredGroup:
+    prompt = {**saved["prompt"], "token_ids": tuple(saved["prompt"]["token_ids"])}
+    rollouts = (
+        Rollout(**{**item, "token_ids": tuple(item["token_ids"]), "logprobs": tuple(item["logprobs"])})
+        for item in saved["rollouts"]
+    )
+    rewards = (Reward(**item) for item in saved["rewards"])
+    return ScoredGroup(Prompt(**prompt), tuple(rollouts), tuple(rewards))

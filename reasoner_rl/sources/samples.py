@@ -1,0 +1,39 @@
+"""From scored responses to training samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reasoner_rl.types import Reward, Rollout, ScoredGroup, TrainSample
+
+
+def samples_of(groups: Sequence[ScoredGroup], version: int) -> list[TrainSample]:
+    """One sample per response, group after group, without advantages as yet.
+
+    A response whose reward says ``trained=False`` has its loss mask False throughout, and counts in its group's
+    baseline all the same. ``version``: of the policy that is trained; responses of an earlier one are not on-policy.
+    """
+    samples = []
+    for number, group in enumerate(groups):
+        prompt_ids = torch.tensor(group.prompt.token_ids, dtype=torch.int64)
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
+            samples.append(_sample(prompt_ids, rollout, reward, number, version))
+    return samples
+
+
+def _sample(prompt_ids: Tensor, rollout: Rollout, reward: Reward, group: int, version: int) -> TrainSample:
+    tokens = len(rollout.token_ids)
+    return TrainSample(
+        prompt_ids=prompt_ids,
+        response_ids=torch.tensor(rollout.token_ids, dtype=torch.int64),
+        loss_mask=torch.full((tokens,), reward.trained),
+        advantages=torch.zeros(tokens),
+        rollout_logprobs=torch.tensor(rollout.logprobs, dtype=torch.float32),
+        policy_version=rollout.policy_version,
+        on_policy=rollout.policy_version == version,
+        reward=reward.score,
+        group=group,
+    )

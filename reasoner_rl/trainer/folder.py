@@ -1,0 +1,61 @@
+"""The folder of a run: kept for one run at a time, with a record of what the run is."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from reasoner_rl.config.load import dump_recipe
+from reasoner_rl.config.recipes import Recipe
+from reasoner_rl.config.run import RunConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.observability.summary import atomic_writer, write_json
+from reasoner_rl.observability.versions import versions
+from reasoner_rl.seeding import derive_seed
+from reasoner_rl.training.disk_space import partial_of
+
+
+@contextmanager
+def output_folder(run: RunConfig) -> Iterator[Path]:
+    """Make ``run.output_dir`` and keep other runs out of it while the block runs.
+
+    Raises ConfigError if it cannot be written to, or if another run has it.
+    """
+    output = run.output_dir
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"run.output_dir={output}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"run.output_dir={output}: another run is writing there; wait for it, or choose another folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        shutil.rmtree(partial_of(output / "final"), ignore_errors=True)  # of an export that was killed
+        yield output
+
+
+def begin_run(config: Recipe) -> None:
+    """Seed torch, record the resolved recipe and the versions in the output folder."""
+    output = config.run.output_dir
+    transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    torch.manual_seed(derive_seed(config.run.seed, "torch"))
+    with atomic_writer(output / "recipe.yaml") as file:
+        file.write(dump_recipe(config))
+    write_json(
+        output / "run.json", {"started": datetime.now(UTC).isoformat(timespec="seconds"), **versions()}
+    )

@@ -1,0 +1,172 @@
+"""The one training loop, of every algorithm, online and offline.
+
+batch   = source.next(step)                      # online: prompts, rollouts, rewards, filter; offline: examples
+samples = algorithm.prepare(batch, models)       # logprobs, values, advantages: what the losses need
+metrics = algorithm.update(samples, models)      # mini-batches x micro-batches, global denominators
+workers.publish(version)                         # only where something generates
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.config.recipes import TrainConfig
+from reasoner_rl.distributed.workers import Workers
+from reasoner_rl.errors import UserError
+from reasoner_rl.metrics import Metrics, merge, values
+from reasoner_rl.observability.measurements import PhaseTimer
+from reasoner_rl.observability.messages import say
+from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.observability.sinks import MetricLogger
+from reasoner_rl.sources.base import Source, StepBatch
+from reasoner_rl.sources.online import ADVICE
+from reasoner_rl.trainer.evaluate import Evaluator
+from reasoner_rl.trainer.resume import save_recipe
+from reasoner_rl.trainer.state import DriverState, is_due
+from reasoner_rl.trainer.stop import StopRequest
+from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.types import TrainSample
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """The parts of a run, wired together by `reasoner_rl.trainer.train`."""
+
+    config: TrainConfig
+    algorithm: Algorithm
+    source: Source
+    workers: Workers
+    evaluator: Evaluator | None  # None: the run generates nothing
+    logger: MetricLogger
+    recorder: RolloutRecorder
+    store: CheckpointStore
+    timer: PhaseTimer
+    state: DriverState
+
+    def step(self) -> None:
+        """Make one training step, from a batch to published weights, and log it.
+
+        A step that finds nothing to train on leaves the weights as they are, and is logged like any other.
+        """
+        state, timer, models = self.state, self.timer, self.workers.models
+        timer.reset()
+        number, measured = state.step + 1, list[Metrics]()
+        with timer("step"):
+            batch = self.source.next(number, state.version)
+            samples = batch.samples
+            if samples:
+                with timer("prepare"):
+                    samples, prepared = self.algorithm.prepare(samples, models)
+                with timer("update"):
+                    updated = self.algorithm.update(samples, models)
+                state.version += 1
+                with timer("sync"):
+                    synced = self.workers.publish(state.version) if self.source.generates else {}
+                measured = [synced, prepared, updated]
+        self._log(number, batch, samples, measured)
+        state.step = number
+
+    def _log(self, step: int, batch: StepBatch, samples: list[TrainSample], measured: list[Metrics]) -> None:
+        tokens = {"update": self.config.batch.epochs * sum(sample.tokens for sample in samples)}
+        if self.source.generates:
+            tokens["generate"] = batch.generated_tokens
+        self.logger.write(step, values(merge([*measured, batch.metrics, self.timer.metrics(tokens)])))
+        if self.source.generates:
+            self.recorder.rollouts(step, batch.groups, samples, batch.dropped)
+        if batch.skipped_because:
+            say(f"step {step} is skipped, without an update: {batch.skipped_because}")
+
+    def evaluate(self) -> None:
+        """Evaluate the present weights on every held-out set, unless that was done after this step already."""
+        if (
+            self.workers.pool is None
+            or self.evaluator is None
+            or str(self.state.step) in self.state.evaluations
+        ):
+            return
+        if not self.source.generates:
+            self.workers.publish(self.state.version)
+        timer = PhaseTimer()
+        with timer("evaluate"):
+            reports = self.evaluator.evaluate(self.workers.pool, self.state.step)
+        if reports:
+            metrics = merge([*(report.metrics() for report in reports), timer.metrics()])
+            self.logger.write(self.state.step, values(metrics))
+        self.state.evaluations[str(self.state.step)] = {
+            report.dataset: report.to_json() for report in reports
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint of workers and driver, if there was a step at all.
+
+        Where the step has a checkpoint, what has happened since is added to it.
+        """
+        if self.state.step == 0:
+            return
+        if self.store.holds(self.state.step):
+            self.state.save_later(self.store.folder_of(self.state.step))
+            return
+        self.state.source, self.state.algorithm = self.source.state(), self.algorithm.state()
+
+        def write(folder: Path) -> None:
+            self.workers.save(folder)
+            self.state.save(folder)
+            save_recipe(self.config, folder)
+
+        self.store.save(self.state.step, write)
+
+    def restore(self, folder: Path) -> None:
+        """Resume from a checkpoint of workers and driver; ``state`` was loaded from it already."""
+        self.source.restore(self.state.source)
+        self.algorithm.restore(self.state.algorithm)
+        self.workers.load(folder)
+
+    def run(self, stop: StopRequest) -> bool:
+        """Step until the end or a request to stop. Returns whether the end was reached."""
+        evaluation, every_steps = self.config.evaluation, self.config.checkpoint.every_steps
+        state = self.state
+        if self.source.generates:
+            self.workers.publish(state.version)
+        if state.step == 0 and evaluation.at_start:
+            self._count_seconds(self.evaluate)
+        self._tell_end()
+        while not self.finished and not stop:
+            try:
+                self._count_seconds(self.step)
+            except UserError:  # what was learnt is kept
+                self.save()
+                raise
+            self._tell_end()
+            if is_due(state.step, evaluation.every_steps) or (self.finished and evaluation.at_end):
+                self._count_seconds(self.evaluate)
+            if is_due(state.step, every_steps) or self.finished or stop:
+                self.save()
+        if not self.finished:
+            return False
+        if state.version == 0 and state.step > 0 and not self.source.end():
+            raise UserError(
+                f"none of the {state.step} steps found a group to train on: nothing was trained, and no weights are "
+                f"exported. {ADVICE}"
+            )
+        if evaluation.at_end and str(state.step) not in state.evaluations:
+            self._count_seconds(self.evaluate)  # a run whose steps were all made before
+            self.save()
+        return True
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are made, or no more could be of use."""
+        return self.state.step >= self.config.run.steps or self.source.end() is not None
+
+    def _tell_end(self) -> None:
+        if reason := self.source.end():
+            say(f"{reason}; the run ends after step {self.state.step}")
+
+    def _count_seconds(self, action: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        action()
+        self.state.seconds += time.perf_counter() - started

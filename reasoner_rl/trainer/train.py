@@ -1,0 +1,175 @@
+"""`reasoner-rl train` and `reasoner-rl sft`: from a recipe to a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from reasoner_rl.algorithms.build import build_algorithm
+from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
+from reasoner_rl.distributed.launch import launch_workers
+from reasoner_rl.distributed.workers import Workers
+from reasoner_rl.observability.measurements import PhaseTimer
+from reasoner_rl.observability.messages import say
+from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.observability.sinks import open_logger
+from reasoner_rl.prompts.fingerprint import Fingerprint, fingerprint
+from reasoner_rl.prompts.sampler import OrderedSampler
+from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.sources.base import Source
+from reasoner_rl.sources.offline import ExampleSource
+from reasoner_rl.sources.online import OnlineSource
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer.evaluate import Evaluator
+from reasoner_rl.trainer.finish import finish_run
+from reasoner_rl.trainer.folder import begin_run, output_folder
+from reasoner_rl.trainer.loading import (
+    HeldOut,
+    check_context,
+    check_rewards,
+    check_vocabulary,
+    load_examples,
+    load_held_out,
+    load_prompts,
+)
+from reasoner_rl.trainer.loop import Trainer
+from reasoner_rl.trainer.resume import (
+    TRAINING_DATA,
+    check_data,
+    check_records,
+    checkpoint_to_resume,
+    expect_checkpoints,
+)
+from reasoner_rl.trainer.state import DriverState
+from reasoner_rl.trainer.stop import graceful_stop
+from reasoner_rl.training.checkpoint import CheckpointStore, reading
+from reasoner_rl.types import Prompt, TrainSample
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run reads before it starts."""
+
+    rows: list[Prompt] | list[TrainSample]  # prompts to answer, or examples
+    held_out: list[HeldOut]
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """By the name that a message gives the data."""
+        found = {TRAINING_DATA: fingerprint(self.rows)}
+        return found | {
+            f"evaluation.datasets {each.name}": fingerprint(each.prompts) for each in self.held_out
+        }
+
+
+def train(config: TrainConfig) -> dict[str, Any] | None:
+    """Run the recipe to its end, resuming from its newest checkpoint.
+
+    Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
+    """
+    with output_folder(config.run) as output:
+        store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
+        newest = checkpoint_to_resume(config, store)
+        begin_run(config)
+        if isinstance(config, OnlineConfig):
+            for name, number in step_arithmetic(config).rows():
+                say(f"  {name:<32} {number}")
+        return _train(config, output, store, newest)
+
+
+def _train(
+    config: TrainConfig, output: Path, store: CheckpointStore, newest: tuple[int, Path] | None
+) -> dict[str, Any] | None:
+    data = load_data(config, load_tokenizer(config.model))
+    state = DriverState()
+    records = config.logging.rollouts if isinstance(config, OnlineConfig) else "none"
+    if newest:
+        with reading(newest[1]):
+            state = DriverState.load(newest[1])
+        check_records(output, state.step, records)
+    check_data(state, data.fingerprints(), newest)
+    expect_checkpoints(config, store, state.step)
+    algorithm, timer = build_algorithm(config), PhaseTimer()
+    recorder = RolloutRecorder(output, config.logging.rollouts)
+    with ExitStack() as stack:
+        rewards = None
+        if config.generates:
+            limit = config.rollout.sampling.max_response_tokens
+            rewards = stack.enter_context(RewardRunner(config.reward, limit))
+        logger = stack.enter_context(
+            open_logger(
+                config.logging,
+                output,
+                total_steps=config.run.steps,
+                resume_step=newest[0] if newest else None,
+            )
+        )
+        stop = stack.enter_context(graceful_stop())
+        workers = stack.enter_context(launch_workers(config, algorithm, say))
+        source = build_source(config, data, workers, rewards, timer)
+        evaluator = Evaluator(config, data.held_out, rewards, recorder) if rewards else None
+        trainer = Trainer(
+            config, algorithm, source, workers, evaluator, logger, recorder, store, timer, state
+        )
+        if newest:
+            trainer.restore(newest[1])
+        if not trainer.run(stop):
+            say(f"stopped after step {state.step}; the same command resumes from there")
+            return None
+        return finish_run(config, state, workers)
+
+
+def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
+    """Read training and held-out data, and check that the model, its context and the reward functions fit them."""
+    if isinstance(config, OnlineConfig):
+        prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
+        check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
+        rows: list[Prompt] | list[TrainSample] = prompts
+    else:
+        rows = load_examples(config.data, tokenizer)
+        passes = config.run.steps * config.batch.examples_per_step / len(rows)
+        say(
+            f"{config.run.steps} steps of {config.batch.examples_per_step} examples: {passes:.2f} passes over "
+            f"{len(rows)}"
+        )
+    held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
+    for problems in held_out:
+        check_context(config.model, problems.prompts, config.evaluation_sampling.max_response_tokens)
+    tokens = chain(_token_ids(rows), *(_token_ids(problems.prompts) for problems in held_out))
+    samplings = (config.rollout.sampling, config.evaluation_sampling) if config.generates else ()
+    check_vocabulary(config.model, tokenizer, set(tokens), samplings)
+    judged = [row for row in rows if isinstance(row, Prompt)] or [
+        p for each in held_out for p in each.prompts
+    ]
+    if judged:
+        check_rewards(config.reward, judged[0])
+    return RunData(rows, held_out)
+
+
+def _token_ids(rows: Iterable[Prompt | TrainSample]) -> Iterable[int]:
+    for row in rows:
+        if isinstance(row, Prompt):
+            yield from row.token_ids
+        else:
+            yield from row.prompt_ids.tolist()
+            yield from row.response_ids.tolist()
+
+
+def build_source(
+    config: TrainConfig, data: RunData, workers: Workers, rewards: RewardRunner | None, timer: PhaseTimer
+) -> Source:
+    """What the steps are made from."""
+    sampler = OrderedSampler(len(data.rows), config.run.seed, config.data.shuffle)
+    if isinstance(config, OnlineConfig):
+        assert workers.pool is not None
+        assert rewards is not None
+        prompts = [row for row in data.rows if isinstance(row, Prompt)]
+        return OnlineSource(config, prompts, sampler, workers.pool, rewards, timer)
+    examples = [row for row in data.rows if isinstance(row, TrainSample)]
+    return ExampleSource(examples, sampler, config.batch.examples_per_step)

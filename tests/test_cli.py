@@ -224,7 +224,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupted(config: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reasoner_rl.loops.online.train", interrupted)
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", interrupted)
     outcome = reasoner_rl("train", str(recipe))
     assert outcome.status == 130
     assert (
@@ -284,9 +284,9 @@ def test_a_trained_recipe_is_evaluated_with_the_weights_it_made(
 def test_a_stopped_run_is_no_success(
     recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reasoner_rl.loops.online.train", lambda config: None)
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", lambda config: None)
     assert reasoner_rl("train", str(recipe)).status == 130
-    monkeypatch.setattr("reasoner_rl.loops.offline.fine_tune", lambda config: None)
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", lambda config: None)
     assert reasoner_rl("sft", "quickstart_sft").status == 130
 
 
@@ -309,7 +309,7 @@ def test_an_interruption_that_a_library_has_wrapped_is_one(
     def interrupted(config: Any) -> None:
         raise CheckpointException("rank 0", {0: (KeyboardInterrupt(), None)})  # type: ignore[dict-item]
 
-    monkeypatch.setattr("reasoner_rl.loops.online.train", interrupted)
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", interrupted)
     outcome = reasoner_rl("train", str(recipe))
     assert (outcome.status, outcome.err.count("\n")) == (130, 1)
     assert outcome.err.startswith("interrupted; the same command goes on")

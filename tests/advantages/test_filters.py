@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from reasoner_rl.advantages.filters import split
+from reasoner_rl.advantages.filters import filter_groups, teaches
 
 
 @pytest.mark.parametrize(
@@ -17,17 +17,17 @@ from reasoner_rl.advantages.filters import split
     ],
 )
 def test_which_groups_teach(scored_group, accuracies, expected):
-    assert bool(split([scored_group(accuracies)]).kept) is expected
+    assert teaches(scored_group(accuracies)) is expected
 
 
 def test_the_raw_accuracy_decides_and_not_the_shaped_score(scored_group):
-    assert not split([scored_group([-1.0, -1.4, -2.0], accuracies=[0.0, 0.0, 0.0])]).kept
-    assert split([scored_group([1.0, 1.0], accuracies=[1.0, 0.0])]).kept
+    assert not filter_groups([scored_group([-1.0, -1.4, -2.0], accuracies=[0.0, 0.0, 0.0])]).kept
+    assert filter_groups([scored_group([1.0, 1.0], accuracies=[1.0, 0.0])]).kept
 
 
-def test_split_keeps_the_order(scored_group):
+def test_filtering_keeps_the_order(scored_group):
     mixed, right, wrong, mixed_too = (scored_group(scores) for scores in ([1, 0], [1, 1], [0, 0], [0, 1]))
-    kept, all_right, all_wrong, alike = split([mixed, right, wrong, mixed_too])
+    kept, all_right, all_wrong, alike = filter_groups([mixed, right, wrong, mixed_too])
     assert kept == [mixed, mixed_too]
     assert all_right == [right]
     assert all_wrong == [wrong]
@@ -47,14 +47,14 @@ def test_split_keeps_the_order(scored_group):
 )
 def test_where_accuracy_is_not_known_the_scores_decide(scored_group, scores, penalties, kept):
     group = scored_group(scores, accuracies=[None] * 3, penalties=penalties)
-    assert split([group]) == (([group], [], [], []) if kept else ([], [], [], [group]))
+    assert filter_groups([group]) == (([group], [], [], []) if kept else ([], [], [], [group]))
 
 
 def test_one_unknown_accuracy_makes_the_scores_decide(scored_group):
     """A failure counts as wrong also where the function tells no accuracy."""
-    assert split([scored_group([-1.0, 0.5, 0.5], accuracies=[0.0, None, None])]).kept
-    assert split([scored_group([0.5, 0.5], accuracies=[0.0, None])]).alike
+    assert filter_groups([scored_group([-1.0, 0.5, 0.5], accuracies=[0.0, None, None])]).kept
+    assert filter_groups([scored_group([0.5, 0.5], accuracies=[0.0, None])]).alike
 
 
-def test_split_of_nothing():
-    assert split([]) == ([], [], [], [])
+def test_filtering_of_nothing():
+    assert filter_groups([]) == ([], [], [], [])

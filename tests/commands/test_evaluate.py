@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from reasoner_rl.loops.evaluate import Evaluator, evaluate_checkpoint, load_held_out
 
+from reasoner_rl.commands.evaluate import evaluate_checkpoint
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.errors import ConfigError
@@ -19,6 +19,8 @@ from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
 from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer.evaluate import Evaluator
+from reasoner_rl.trainer.loading import load_held_out
 from reasoner_rl.types import Rollout
 
 
@@ -30,7 +32,7 @@ def config(tiny_run: dict[str, Any], tmp_path: Path) -> EvalConfig:
         {
             "run": {"output_dir": tmp_path / "run", "seed": 3, "threads": 1},
             "model": tiny_run["model"],
-            "sampling": {"max_response_tokens": 6},
+            "rollout": {"sampling": {"max_response_tokens": 6}},
             "reward": tiny_run["reward"] | {"overlong": {}},
             "evaluation": {
                 "datasets": [{"path": path}, {"path": path, "name": "two of them", "limit": 2}],
@@ -92,13 +94,13 @@ def test_the_evaluation_of_a_training_recipe_keeps_to_a_folder_of_its_own(
 ) -> None:
     run = {**tiny_run["run"], "output_dir": tmp_path / "run"}
     online = OnlineConfig.model_validate({**tiny_run, "run": run})
-    config = EvalConfig.of_online(online, "weights")
+    config = EvalConfig.of_training(online, "weights")
     assert config.model.path == "weights"
     assert config.run.output_dir == tmp_path / "run" / "eval"
-    assert config.sampling == online.rollout.sampling
+    assert config.rollout.sampling == online.rollout.sampling
     empty = OnlineConfig.model_validate({**tiny_run, "run": run, "evaluation": {}})
     with pytest.raises(ConfigError, match=r"evaluation\.datasets is empty"):
-        EvalConfig.of_online(empty, "weights")
+        EvalConfig.of_training(empty, "weights")
 
 
 def test_evaluation_in_training_has_its_own_sampling_and_length(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reasoner_rl.loops.verify import Report, read_rows, verify
 
 from reasoner_rl import cli
+from reasoner_rl.commands.verify import Report, read_rows, verify
 from reasoner_rl.errors import ConfigError, DataError, MissingExtraError
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup

@@ -314,19 +314,19 @@ def test_rules_of_fine_tuning() -> None:
 def test_rules_of_evaluation() -> None:
     assert "evaluation.datasets must name at least one file" in refusal(EvalConfig, {"evaluation": {}})
     evaluation = {"datasets": [HELD_OUT], "samples_per_prompt": 4}
-    assert "must be 1 where sampling.temperature is 0" in refusal(
-        EvalConfig, {"evaluation": evaluation, "sampling": {"temperature": 0}}
+    assert "must be 1 where rollout.sampling.temperature is 0" in refusal(
+        EvalConfig, {"evaluation": evaluation, "rollout": {"sampling": {"temperature": 0}}}
     )
-    assert "smaller than sampling.max_response_tokens: 8 is not smaller than 8" in refusal(
+    assert "smaller than rollout.sampling.max_response_tokens: 8 is not smaller than 8" in refusal(
         EvalConfig,
         {
             "evaluation": {"datasets": [HELD_OUT]},
-            "sampling": {"max_response_tokens": 8},
+            "rollout": {"sampling": {"max_response_tokens": 8}},
             "reward": {"overlong": {"buffer_tokens": 8}},
         },
     )
     EvalConfig.model_validate(
-        COMMON | {"evaluation": {"datasets": [HELD_OUT]}, "sampling": {"temperature": 0}}
+        COMMON | {"evaluation": {"datasets": [HELD_OUT]}, "rollout": {"sampling": {"temperature": 0}}}
     )
 
 

@@ -403,10 +403,10 @@ def test_all_kinds_of_recipe_load(tmp_path: Path) -> None:
     file.write_text(
         "recipe: eval\nrun: {output_dir: o}\nmodel: {path: m}\nevaluation: {datasets: [{path: a.jsonl}]}\n"
     )
-    config = load_recipe(file, ["engine.max_batch_sequences=3"])
+    config = load_recipe(file, ["rollout.engine.max_batch_sequences=3"])
     assert isinstance(config, EvalConfig)
-    assert config.engine.kind == "hf"
-    assert config.engine.max_batch_sequences == 3
+    assert config.rollout.engine.kind == "hf"
+    assert config.rollout.engine.max_batch_sequences == 3
 
 
 def test_configurations_are_frozen(recipe: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.prompts.sampler import PromptSampler
+from reasoner_rl.prompts.sampler import OrderedSampler
 
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 1000)
@@ -20,15 +20,15 @@ seeds = st.integers(0, 1000)
 def test_the_stream_does_not_depend_on_how_it_is_cut(
     size: int, seed: int, shuffle: bool, cuts: list[int]
 ) -> None:
-    sampler = PromptSampler(size, seed, shuffle)
+    sampler = OrderedSampler(size, seed, shuffle)
     taken = [index for cut in cuts for index in sampler.take(cut)]
-    assert taken == PromptSampler(size, seed, shuffle).take(sum(cuts))
+    assert taken == OrderedSampler(size, seed, shuffle).take(sum(cuts))
 
 
 @settings(deadline=None)
 @given(sizes, seeds, st.booleans(), st.integers(1, 4))
 def test_every_epoch_holds_every_index_once(size: int, seed: int, shuffle: bool, epochs: int) -> None:
-    stream = PromptSampler(size, seed, shuffle).take(size * epochs)
+    stream = OrderedSampler(size, seed, shuffle).take(size * epochs)
     for epoch in range(epochs):
         assert sorted(stream[epoch * size : (epoch + 1) * size]) == list(range(size))
 
@@ -37,7 +37,7 @@ def test_every_epoch_holds_every_index_once(size: int, seed: int, shuffle: bool,
 @given(st.integers(3, 40), seeds, st.data())
 def test_a_take_over_the_end_of_an_epoch_repeats_nothing(size: int, seed: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, size // 3))
-    sampler = PromptSampler(size, seed, True)
+    sampler = OrderedSampler(size, seed, True)
     for _ in range(5 * size // n):
         assert len(set(sampler.take(n))) == n
 
@@ -45,29 +45,29 @@ def test_a_take_over_the_end_of_an_epoch_repeats_nothing(size: int, seed: int, d
 @settings(deadline=None)
 @given(sizes, seeds, st.integers(0, 150), st.integers(1, 50))
 def test_a_restored_sampler_goes_on(size: int, seed: int, before: int, after: int) -> None:
-    sampler = PromptSampler(size, seed, True)
+    sampler = OrderedSampler(size, seed, True)
     sampler.take(before)
     state = json.loads(json.dumps(sampler.state()))
-    again = PromptSampler(size, seed, True)
+    again = OrderedSampler(size, seed, True)
     again.restore(state)
     assert again.take(after) == sampler.take(after)
 
 
 def test_without_shuffling_the_order_is_that_of_the_file() -> None:
-    assert PromptSampler(3, 0, shuffle=False).take(7) == [0, 1, 2, 0, 1, 2, 0]
+    assert OrderedSampler(3, 0, shuffle=False).take(7) == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_orders_differ_between_epochs_and_seeds() -> None:
-    stream = PromptSampler(50, 0, True).take(100)
+    stream = OrderedSampler(50, 0, True).take(100)
     assert stream[:50] != stream[50:]
     assert stream[:50] != list(range(50))
-    assert PromptSampler(50, 1, True).take(50) != stream[:50]
-    assert PromptSampler(50, 0, True).take(50) == stream[:50]
+    assert OrderedSampler(50, 1, True).take(50) != stream[:50]
+    assert OrderedSampler(50, 0, True).take(50) == stream[:50]
 
 
 def test_shuffling_favours_no_position() -> None:
     size, epochs = 12, 600
-    stream = PromptSampler(size, 7, True).take(size * epochs)
+    stream = OrderedSampler(size, 7, True).take(size * epochs)
     mean_places = [
         sum(stream[epoch * size : (epoch + 1) * size].index(item) for epoch in range(epochs)) / epochs
         for item in range(size)
@@ -79,16 +79,16 @@ def test_shuffling_favours_no_position() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (PromptSampler(11, 3, True), "size 10, and this run has size 11"),
-        (PromptSampler(10, 4, True), "seed 3, and this run has seed 4"),
-        (PromptSampler(10, 3, False), "shuffle True, and this run has shuffle False"),
+        (OrderedSampler(11, 3, True), "size 10, and this run has size 11"),
+        (OrderedSampler(10, 4, True), "seed 3, and this run has seed 4"),
+        (OrderedSampler(10, 3, False), "shuffle True, and this run has shuffle False"),
     ],
 )
-def test_a_state_of_another_order_is_refused(other: PromptSampler, message: str) -> None:
+def test_a_state_of_another_order_is_refused(other: OrderedSampler, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        other.restore(PromptSampler(10, 3, True).state())
+        other.restore(OrderedSampler(10, 3, True).state())
 
 
 def test_a_sampler_needs_prompts() -> None:
     with pytest.raises(ConfigError, match="size is 0"):
-        PromptSampler(0, 0, True)
+        OrderedSampler(0, 0, True)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reasoner_rl.loops.collect import GroupCollector
 
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import UserError
 from reasoner_rl.metrics import values
 from reasoner_rl.observability.measurements import PhaseTimer
-from reasoner_rl.prompts.sampler import PromptSampler
+from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.rewards.runner import RewardTask
 from reasoner_rl.rollout.engine import StepOutput
+from reasoner_rl.sources.online import OnlineSource
 from reasoner_rl.types import Prompt, Reward, Rollout
 
 RIGHT, WRONG, MIXED = "right", "wrong", "mixed"
@@ -75,7 +75,7 @@ class FakeRewards:
 
 
 class Setting:
-    """A collector over prompts of chosen fates, in the order of the file."""
+    """A source over prompts of chosen fates, in the order of the file."""
 
     def __init__(self, fates: Sequence[str], *, wanted: int, at_a_time: int | None = None, **dynamic: Any):
         config = OnlineConfig.model_validate(
@@ -96,23 +96,23 @@ class Setting:
         prompts = [Prompt(f"p/{i}", (i,), f"prompt {i}", fate, "test") for i, fate in enumerate(fates)]
         self.generator = FakeGenerator()
         rewards: Any = FakeRewards()
-        sampler = PromptSampler(len(prompts), 5, shuffle=False)
+        self.sampler = OrderedSampler(len(prompts), 5, shuffle=False)
         generator: Any = self.generator
-        self.collector = GroupCollector(config, prompts, sampler, generator, rewards, PhaseTimer())
+        self.source = OnlineSource(config, prompts, self.sampler, generator, rewards, PhaseTimer())
 
     def step(self, step: int, version: int | None = None) -> tuple[list[int], dict[str, float]]:
-        """Collect; return the indices of the prompts kept and the counts."""
+        """Make a batch; return the indices of the prompts kept and the counts."""
         self.generator.version = step - 1 if version is None else version
-        collected = self.collector.collect(step, self.generator.version)
-        metrics = values(collected.metrics)
+        batch = self.source.next(step, self.generator.version)
+        metrics = values(batch.metrics)
         counts = {
             name.removeprefix("groups/"): n for name, n in metrics.items() if name.startswith("groups/")
         }
-        return [group.prompt.token_ids[0] for group in collected.groups], counts
+        return [group.prompt.token_ids[0] for group in batch.groups], counts
 
     @property
     def surplus(self) -> list[int]:
-        return [group.prompt.token_ids[0] for group in self.collector.surplus]
+        return [group["prompt"]["token_ids"][0] for group in self.source.state()["surplus"]]
 
 
 def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
@@ -162,7 +162,7 @@ def test_groups_are_accepted_in_prompt_order_whatever_time_they_take(
         outcomes = [setting.step(step) for step in (1, 2, 3)]
         for _, counts in outcomes:
             counts.pop("aborted")  # how much was begun for nothing does depend on time
-        return [*outcomes, setting.surplus, setting.collector.sampler.state()]
+        return [*outcomes, setting.surplus, setting.source.state()]
 
     shuffle = random.Random(0)
     in_order = batches(lambda prompts: 0)
@@ -174,10 +174,10 @@ def test_groups_are_accepted_in_prompt_order_whatever_time_they_take(
 
 def test_accuracy_is_of_everything_generated_and_tokens_are_counted() -> None:
     setting = Setting([MIXED, RIGHT, WRONG, MIXED], wanted=2)
-    collected = setting.collector.collect(1, 0)
-    assert values(collected.metrics)["reward/accuracy"] == pytest.approx((1 + 2 + 0 + 1) / 8)
-    assert collected.generated_tokens == 4 * 2 * 2
-    assert [group.prompt.uid for group in collected.dropped] == ["p/1", "p/2"]
+    batch = setting.source.next(1, 0)
+    assert values(batch.metrics)["reward/accuracy"] == pytest.approx((1 + 2 + 0 + 1) / 8)
+    assert batch.generated_tokens == 4 * 2 * 2
+    assert [group.prompt.uid for group in batch.dropped] == ["p/1", "p/2"]
 
 
 def test_without_the_filter_every_group_is_kept() -> None:
@@ -326,9 +326,9 @@ def test_only_a_whole_pass_that_was_all_right_leaves_nothing_to_learn() -> None:
     seen = []
     for step in (1, 2, 3, 4):
         setting.step(step)
-        seen.append(setting.collector.nothing_left)
+        seen.append(setting.source.end())
     assert seen == [False, False, False, True]
-    assert setting.collector.all_right == {f"p/{i}" for i in range(7)}
+    assert setting.source.all_right == {f"p/{i}" for i in range(7)}
 
 
 @pytest.mark.parametrize("other", [WRONG, MIXED, SAME, PARTIAL])
@@ -336,14 +336,14 @@ def test_the_pass_begins_anew_after_a_group_that_was_not_all_right(other: str) -
     fates = [RIGHT] * 6
     setting = Setting(fates, wanted=2, max_generation_batches=1)
     setting.step(1)
-    prompts: Any = setting.collector._prompts
+    prompts: Any = setting.source._prompts
     prompts[2] = Prompt("p/2", (2,), "prompt 2", other, "test")
     kept, _ = setting.step(2)
     assert kept == ([2] if other in (MIXED, PARTIAL) else [])
-    assert setting.collector.all_right == set()
+    assert setting.source.all_right == set()
     prompts[2] = Prompt("p/2", (2,), "prompt 2", RIGHT, "test")
     for step in (3, 4):
         setting.step(step)
-        assert not setting.collector.nothing_left, "prompts 2 and 3 have not been answered since"
+        assert not setting.source.nothing_left, "prompts 2 and 3 have not been answered since"
     setting.step(5)
-    assert setting.collector.nothing_left
+    assert setting.source.nothing_left

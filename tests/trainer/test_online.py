@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from reasoner_rl.loops.online import OnlineRun, train
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.trainer.folder import output_folder
+from reasoner_rl.trainer.loop import Trainer
+from reasoner_rl.trainer.train import train
 
 Recipe = Callable[..., Path]
 MEASURED = ("time/", "speed/", "memory/")  # these differ from run to run
@@ -33,7 +35,7 @@ STEP_KEYS = {
     *(f"reward/{name}" for name in ("score", "accuracy", "vowel", "overlong", "overlong_share")),
     *(f"reward/{name}" for name in ("truncated", "timeouts", "crashes", "accuracy_unknown")),
     *(f"train/{name}" for name in ("grad_norm", "lr")),
-    *(f"time/{name}" for name in ("step", "generate", "reward", "logprobs", "update", "sync")),
+    *(f"time/{name}" for name in ("step", "generate", "reward", "prepare", "update", "sync")),
     *(f"speed/{name}_tokens_per_second" for name in ("generate", "update")),
     "memory/host_gib",
 }
@@ -153,14 +155,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
     uninterrupted: Path, write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(checkpoint={"every_steps": None})  # so that stopping itself must save
-    step = OnlineRun.step
+    step = Trainer.step
 
-    def step_with_ctrl_c(run: OnlineRun) -> None:
+    def step_with_ctrl_c(run: Trainer) -> None:
         if run.state.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
         step(run)
 
-    monkeypatch.setattr(OnlineRun, "step", step_with_ctrl_c)
+    monkeypatch.setattr(Trainer, "step", step_with_ctrl_c)
     assert train(load_recipe(recipe)) is None  # type: ignore[arg-type]
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
     assert not (tmp_path / "run" / "final").exists()
@@ -172,14 +174,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
 @pytest.fixture
 def fail_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run's third step raises an error of the user's."""
-    step = OnlineRun.step
+    step = Trainer.step
 
-    def step_until_then(run: OnlineRun) -> None:
+    def step_until_then(run: Trainer) -> None:
         if run.state.step == 2:
             raise UserError("all wrong")
         step(run)
 
-    monkeypatch.setattr(OnlineRun, "step", step_until_then)
+    monkeypatch.setattr(Trainer, "step", step_until_then)
 
 
 @pytest.mark.usefixtures("fail_after_two_steps")
@@ -208,15 +210,15 @@ def run_of_fates(
 ) -> Callable[..., dict[str, Any] | None]:
     """Make a run whose step n finds all responses as the n-th fate says: 4 prompts of 12 a step."""
     (tmp_path / "verifier.py").write_text(BY_FATE)
-    step = OnlineRun.step
+    step = Trainer.step
 
     def run(*fates: str, **sections: Any) -> dict[str, Any] | None:
-        def step_of_fate(run: OnlineRun) -> None:
+        def step_of_fate(run: Trainer) -> None:
             (tmp_path / "fate").write_text(fates[run.state.step])
             step(run)
 
         (tmp_path / "fate").write_text("mixed")
-        monkeypatch.setattr(OnlineRun, "step", step_of_fate)
+        monkeypatch.setattr(Trainer, "step", step_of_fate)
         recipe = write_recipe(
             reward={"functions": [{"fn": f"{tmp_path}/verifier.py:judge"}], "workers": 1},
             algorithm={"kind": "dapo", "dynamic_sampling": {"max_generation_batches": 1, "max_staleness": 0}},
@@ -250,7 +252,7 @@ def test_steps_without_a_usable_group_are_skipped_said_and_counted(
     )
     assert "nothing is left to learn" not in said
     state = json.loads((tmp_path / "run" / "checkpoints" / "step_000005" / "driver.json").read_text())
-    assert (state["step"], state["version"], len(state["all_right"])) == (5, 1, 4)
+    assert (state["step"], state["version"], len(state["source"]["all_right"])) == (5, 1, 4)
 
 
 def test_a_run_ends_as_learnt_after_a_whole_pass_that_was_all_right_also_across_a_stop(
@@ -473,7 +475,7 @@ def test_surplus_groups_of_another_size_are_trained_on_and_recorded(
     recipe = write_recipe(evaluation={})
     resume(recipe, "run.steps=1")
     driver = json.loads((tmp_path / "run" / "checkpoints" / "step_000001" / "driver.json").read_text())
-    surplus = len(driver["surplus"])
+    surplus = len(driver["source"]["surplus"])
     assert 0 < surplus < 4
     resume(recipe, "run.steps=2", "rollout.responses_per_prompt=6")
     lines = read_lines(tmp_path / "run" / "rollouts" / "step_000002.jsonl")
@@ -548,8 +550,6 @@ def test_a_checkpoint_of_another_model_is_named(
 
 
 def test_a_folder_that_another_run_writes_to_is_refused(write_recipe: Recipe, tmp_path: Path) -> None:
-    from reasoner_rl.loops.start import output_folder
-
     recipe = write_recipe()
     with (
         output_folder(load_recipe(recipe).run),
@@ -576,7 +576,7 @@ def test_a_reward_function_that_does_not_fit_is_told_before_the_model_is_loaded(
     def too_late(*arguments: Any) -> None:
         raise AssertionError("the model is being loaded")
 
-    monkeypatch.setattr("reasoner_rl.loops.online.launch_workers", too_late)
+    monkeypatch.setattr("reasoner_rl.trainer.train.launch_workers", too_late)
     (tmp_path / "mine.py").write_text(plugin)
     recipe = write_recipe(reward={"functions": [{"fn": f"{tmp_path}/mine.py:score"}]})
     with pytest.raises(ConfigError, match=message):

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from reasoner_rl.loops.offline import SupervisedRun, fine_tune
 from safetensors.torch import load_file
 
 from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.trainer.loop import Trainer
+from reasoner_rl.trainer.train import train
 
 
 @pytest.fixture
@@ -39,8 +40,7 @@ def recipe(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> Callable[.
                     "response_template": "{solution}\nAnswer: {answer}",
                     "max_response_tokens": 40,
                 },
-                "examples_per_step": 4,
-                "micro_batch_tokens": 100,
+                "batch": {"examples_per_step": 4, "micro_batch_tokens": 100},
                 "training": {"optimizer": {"lr": 0.01}, "schedule": {"kind": "cosine", "warmup_steps": 2}},
                 "checkpoint": {"every_steps": 5},
                 "logging": {"tensorboard": False},
@@ -60,7 +60,7 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 def test_the_loss_falls_and_a_stopped_run_goes_on_exactly(
     recipe: Callable[..., SftConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summary = fine_tune(recipe("straight"))
+    summary = train(recipe("straight"))
     assert summary is not None
     assert (summary["steps"], summary["examples"]) == (12, 9), "the long example is dropped"
     straight = rows_of(tmp_path / "straight")
@@ -68,20 +68,20 @@ def test_the_loss_falls_and_a_stopped_run_goes_on_exactly(
     losses = [row["sft/loss"] for row in straight]
     assert losses[0] > 3, "a random model"
     assert losses[-1] < 0.6 * losses[0]
-    step = SupervisedRun.step
+    step = Trainer.step
 
-    def step_with_ctrl_c(run: SupervisedRun) -> None:
+    def step_with_ctrl_c(run: Trainer) -> None:
         if run.state.step == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         step(run)
 
-    monkeypatch.setattr(SupervisedRun, "step", step_with_ctrl_c)
-    assert fine_tune(recipe("stopped")) is None
+    monkeypatch.setattr(Trainer, "step", step_with_ctrl_c)
+    assert train(recipe("stopped")) is None
     checkpoints = tmp_path / "stopped" / "checkpoints"
     assert (checkpoints / "latest").read_text() == "step_000007\n"
     assert not (tmp_path / "stopped" / "final").exists()
     monkeypatch.undo()
-    assert fine_tune(recipe("stopped")) is not None
+    assert train(recipe("stopped")) is not None
     assert rows_of(tmp_path / "stopped") == straight
     ours = load_file(tmp_path / "stopped" / "final" / "model.safetensors")
     theirs = load_file(tmp_path / "straight" / "final" / "model.safetensors")
@@ -92,18 +92,18 @@ def test_the_loss_falls_and_a_stopped_run_goes_on_exactly(
 def test_a_second_start_of_a_finished_run_changes_nothing(
     recipe: Callable[..., SftConfig], tmp_path: Path
 ) -> None:
-    first = fine_tune(recipe("run", steps=3))
+    first = train(recipe("run", steps=3))
     weights = (tmp_path / "run" / "final" / "model.safetensors").read_bytes()
-    assert fine_tune(recipe("run", steps=3)) == first
+    assert train(recipe("run", steps=3)) == first
     assert (tmp_path / "run" / "final" / "model.safetensors").read_bytes() == weights
 
 
 def test_what_cannot_be_gone_on_from(recipe: Callable[..., SftConfig], tmp_path: Path) -> None:
-    fine_tune(recipe("run", steps=2))
+    train(recipe("run", steps=2))
     with pytest.raises(ConfigError, match=r"run\.resume is 'never'"):
-        fine_tune(recipe("run", resume="never"))
+        train(recipe("run", resume="never"))
     with pytest.raises(ConfigError, match=r"run\.seed is 2, but .* was made with 1"):
-        fine_tune(recipe("run", seed=2))
+        train(recipe("run", seed=2))
     (tmp_path / "run" / "checkpoints" / "step_000002" / "driver.json").unlink()
     with pytest.raises(UserError, match=r"step_000002 is damaged"):
-        fine_tune(recipe("run"))
+        train(recipe("run"))

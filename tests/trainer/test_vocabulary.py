@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from reasoner_rl.loops.evaluate import evaluate_checkpoint
-from reasoner_rl.loops.inspect_data import inspect_data
-from reasoner_rl.loops.offline import fine_tune
-from reasoner_rl.loops.online import train
 from safetensors.torch import load_file
 from transformers import Qwen2Config
 
+from reasoner_rl.commands.evaluate import evaluate_checkpoint
+from reasoner_rl.commands.inspect_data import inspect_data
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.rollout.decoding import Decoded
 from reasoner_rl.rollout.hf_engine import HfRolloutEngine
+from reasoner_rl.trainer.train import train
 
 TABLE = "model.embed_tokens.weight"
 
@@ -55,8 +54,7 @@ def supervised(tmp_path: Path) -> Callable[[Path], SftConfig]:
                 "run": {"output_dir": tmp_path / "sft", "steps": 2, "threads": 1},
                 "model": {"path": str(path)},
                 "data": {"train": {"path": data}, "response_template": "{answer}", "max_response_tokens": 9},
-                "examples_per_step": 4,
-                "micro_batch_tokens": 100,
+                "batch": {"examples_per_step": 4, "micro_batch_tokens": 100},
                 "training": {"optimizer": {"lr": 1e-2, "weight_decay": 0.5}},
                 "logging": {"tensorboard": False},
             }
@@ -70,7 +68,7 @@ def evaluation(config: OnlineConfig) -> EvalConfig:
         {
             "run": {"output_dir": config.run.output_dir.with_name("eval"), "threads": 1},
             "model": config.model.model_dump(),
-            "sampling": config.rollout.sampling.model_dump(),
+            "rollout": {"sampling": config.rollout.sampling.model_dump()},
             "reward": {**config.reward.model_dump(), "overlong": {}},
             "evaluation": {
                 "datasets": [{"path": config.evaluation.datasets[0].path}],
@@ -114,7 +112,7 @@ def test_padding_of_the_vocabulary_is_neither_drawn_nor_trained(
     metrics = {key: value for row in rows for key, value in row.items()}
     assert metrics["policy/rollout_gap_max"] < 1e-4
     assert metrics["sync/check_gap"] < 1e-4
-    fine_tune(supervised(path))
+    train(supervised(path))
     before = load_file(path / "model.safetensors")[TABLE]
     for output, decays in ((config.run.output_dir, 2), (config.run.output_dir.with_name("sft"), 2)):
         after = load_file(output / "final" / "model.safetensors")[TABLE]
@@ -138,7 +136,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused_by_every_command(
     for run in (
         lambda: train(config),
         lambda: evaluate_checkpoint(evaluation(config)),
-        lambda: fine_tune(supervised(small)),
+        lambda: train(supervised(small)),
         lambda: inspect_data(config),
     ):
         with pytest.raises(ConfigError, match=rule):

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, UserPathOrName
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+ImportanceLevel = Literal["token", "sequence", "geometric"]
 
 
 class KlConfig(Section):
@@ -38,21 +39,52 @@ class KlConfig(Section):
 class ImportanceSamplingConfig(Section):
     """Correction for the gap between the rollout engine's and the trainer's probabilities."""
 
-    kind: Literal["none", "truncated", "masked"] = Field(
+    kind: Literal["none", "truncated", "masked", "rejected"] = Field(
         "none",
         description="Multiply each token's loss by its weight, trainer / rollout probability, without gradient. "
         "truncated: by min(weight, cap) (https://fengyao.notion.site/off-policy-rl). masked: by 0 where the weight is "
-        "outside floor to cap (IcePop, arXiv 2510.18855).",
+        "outside floor to cap (IcePop, arXiv 2510.18855). rejected: by 0 outside floor to cap and by 1 inside.",
+    )
+    level: ImportanceLevel = Field(
+        "token",
+        description="Whose weight. token: the token's own. sequence: the product over the response's trained tokens, "
+        "unbiased and of high variance. geometric: their geometric mean, with tight bounds a test of whole responses "
+        "(https://richardli.xyz/rl-collapse).",
     )
     cap: float = Field(2.0, ge=1, description="Largest weight.")
-    floor: float = Field(0.5, ge=0, le=1, description="Smallest weight that masked keeps.")
+    floor: float = Field(0.5, ge=0, le=1, description="Smallest weight that masked and rejected keep.")
+
+    @model_validator(mode="after")
+    def _level_has_a_use(self) -> Self:
+        if self.kind == "none" and self.level != "token":
+            raise ValueError(
+                f"algorithm.loss.importance_sampling.level {self.level!r} has no effect with kind 'none': set "
+                "algorithm.loss.importance_sampling.kind, or leave level out"
+            )
+        return self
 
 
 class LossConfig(Section):
-    """The clipped policy-gradient objective."""
+    """The policy-gradient objective."""
 
-    clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - clip_low.")
-    clip_high: float = Field(0.2, ge=0, description="The ratio is clipped above at 1 + clip_high.")
+    objective: Literal["clip", "cispo", "gmpo"] = Field(
+        "clip",
+        description="clip: the smaller of ratio * A and clipped ratio * A (PPO, arXiv 1707.06347). cispo: clipped "
+        "ratio, as a weight without gradient, * A * logprob (arXiv 2506.13585; its aggregation is token-mean; needs "
+        "dual_clip null). gmpo: A * geometric mean of the response's token ratios, each clipped on the side of A's "
+        "sign (arXiv 2507.20673; needs aggregation seq-mean-token-mean, ratio token and dual_clip null).",
+    )
+    clip_low: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="The ratio is clipped below at 1 - clip_low (1: not at all); with gmpo the log-ratio at -clip_low.",
+    )
+    clip_high: float = Field(
+        0.2,
+        ge=0,
+        description="The ratio is clipped above at 1 + clip_high; with gmpo the log-ratio at clip_high (paper: 0.4).",
+    )
     dual_clip: float | None = Field(
         10.0,
         gt=1,
@@ -88,6 +120,56 @@ class LossConfig(Section):
                 "algorithm.loss.importance_sampling weighs by trainer / rollout probability, and with "
                 "algorithm.loss.old_logprobs 'rollout' the two are the same: use old_logprobs 'recompute', or "
                 "importance_sampling.kind 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        if self.objective == "clip":
+            return self
+        where = f"algorithm.loss.objective {self.objective!r}"
+        if self.dual_clip is not None:
+            raise ValueError(
+                f"{where} has no use for a dual clip, which bounds losses of 'clip': set algorithm.loss.dual_clip null"
+            )
+        if self.objective == "cispo":
+            return self
+        if self.ratio != "token":
+            raise ValueError(
+                f"{where} clips the ratios of tokens and takes their mean over the response itself: set "
+                "algorithm.loss.ratio 'token'"
+            )
+        if self.aggregation != "seq-mean-token-mean":
+            raise ValueError(
+                f"{where} is one number a response, and responses count the same: set algorithm.loss.aggregation "
+                "'seq-mean-token-mean'"
+            )
+        if self.importance_sampling.kind != "none" and self.importance_sampling.level == "token":
+            raise ValueError(
+                f"{where} is one number a response, which weights of single tokens do not fit: set "
+                "algorithm.loss.importance_sampling.level 'sequence' or 'geometric'"
+            )
+        return self
+
+
+class TokenMaskConfig(Section):
+    """Which of the tokens that may be trained are trained."""
+
+    kind: Literal["none", "entropy", "custom"] = Field(
+        "none",
+        description="none: all. entropy: those whose distribution has the highest entropy, over the whole batch "
+        "(arXiv 2506.01939). custom: those that fn chooses.",
+    )
+    share: float = Field(0.2, gt=0, le=1, description="entropy: the share of tokens that is kept.")
+    fn: UserPathOrName | None = Field(
+        None, description="custom: package.module:function or path/to/file.py:function."
+    )
+
+    @model_validator(mode="after")
+    def _fn_is_for_custom(self) -> Self:
+        if (self.kind == "custom") != (self.fn is not None):
+            raise ValueError(
+                f"token_mask.fn must be set if and only if kind is 'custom'; kind is {self.kind!r}"
             )
         return self
 

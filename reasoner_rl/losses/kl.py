@@ -1,13 +1,17 @@
-"""Estimates of KL(policy || reference) from the logprobs of sampled tokens."""
+"""Estimates of KL(policy || reference) from the logprobs of sampled tokens, and the coefficient of a penalty on it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
+from reasoner_rl.config.ppo import KlControlConfig
+
 _LOG_RATIO_LIMIT = 20.0
 _K3_LIMIT = 10.0
+_LARGEST_KL_ERROR = 0.2
 
 
 def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Literal["k1", "k2", "k3"]) -> Tensor:
@@ -33,3 +37,28 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Literal["k1"
         return 0.5 * difference.square()
     difference = difference.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
     return ((-difference).exp() - 1 + difference).clamp(max=_K3_LIMIT)
+
+
+@dataclass(frozen=True)
+class KlController:
+    """The coefficient of a KL penalty, fixed or held near a target (arXiv 1909.08593, section 2.2)."""
+
+    coefficient: float
+    target: float | None = None  # nats per token; None: fixed
+    horizon: int = 10000  # responses
+
+    def updated(self, kl: float, responses: int) -> KlController:
+        """Return the controller after a step with mean ``kl``, in nats per token, over that many responses.
+
+        coefficient * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon), as verl's AdaptiveKLController.
+        """
+        if self.target is None:
+            return self
+        error = min(max(kl / self.target - 1, -_LARGEST_KL_ERROR), _LARGEST_KL_ERROR)
+        return replace(self, coefficient=self.coefficient * (1 + error * responses / self.horizon))
+
+
+def kl_controller(config: KlControlConfig) -> KlController:
+    """Return the controller that a run starts with."""
+    target = config.target if config.controller == "adaptive" else None
+    return KlController(config.coefficient, target, config.horizon)

@@ -1,4 +1,4 @@
-"""The clipped policy-gradient objective of PPO (arXiv 1707.06347) and what GRPO, DAPO and GSPO made of it."""
+"""The policy's loss: an objective token by token, corrected, regularised and averaged, and what is observed of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reasoner_rl.config.algorithm import ImportanceSamplingConfig, LossConfig
+from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.losses.kl import kl_estimate
-from reasoner_rl.losses.reduce import aggregate, sequence_means
+from reasoner_rl.losses.mismatch import mismatch_ratio, mismatch_weights
+from reasoner_rl.losses.reduce import aggregate
+from reasoner_rl.losses.surrogates import Surrogate, policy_surrogate
 from reasoner_rl.metrics import Metrics, maximum, mean
 from reasoner_rl.types import MicroBatch, TokenOutputs
 
-_LOG_RATIO_LIMIT = 20.0
 _NOTICEABLE_GAP = 0.1  # nats; the ratio is then off by a tenth, half of the usual clip range
 
 
@@ -29,10 +30,10 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
     # Only here does the gradient enter, so nothing that happens at a masked position can reach it.
     logprobs = torch.where(batch.loss_mask, outputs.logprobs, 0.0)
     old = _old_logprobs(logprobs, batch, config)
-    ratio = importance_ratio(logprobs, old, batch, config)
-    losses = clipped_surrogate(ratio, batch.advantages, config)
+    surrogate = policy_surrogate(logprobs, old, batch, config)
+    losses = surrogate.losses
     if config.importance_sampling.kind != "none":
-        losses = losses * mismatch_weights(old, batch.rollout_logprobs, config.importance_sampling)
+        losses = losses * mismatch_weights(old, batch, config.importance_sampling)
     if config.kl.place == "loss" and config.kl.coefficient > 0:
         if batch.reference_logprobs is None:
             raise ValueError("loss.kl.coefficient > 0 needs reference logprobs, and the batch has none")
@@ -42,7 +43,7 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
         losses = losses - config.entropy_coefficient * outputs.entropy
     loss = aggregate(losses, batch, config.aggregation)
     with torch.no_grad():
-        means, maxima = _observe_policy(logprobs, old, ratio, batch, config)
+        means, maxima = _observe_policy(logprobs, old, surrogate, batch, config)
         means["entropy"] = outputs.entropy
         gap_means, gap_maxima = _observe_rollout(logprobs, old, batch, config)
         trained, compared = batch.loss_mask, batch.loss_mask & batch.on_policy
@@ -52,52 +53,10 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
         return loss, metrics | _reduce(means, maxima, trained) | _reduce(gap_means, gap_maxima, compared)
 
 
-def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, batch: MicroBatch, config: LossConfig) -> Tensor:
-    """Return policy / old policy [N], a token's own or its response's.
-
-    A response's ratio is the geometric mean of its tokens' (GSPO, arXiv 2507.18071), in the form GSPO-token:
-    each token carries the response's value and its own logprob's gradient.
-    """
-    log_ratio = logprobs - old_logprobs
-    if config.ratio == "sequence":
-        log_ratio = sequence_means(log_ratio.detach(), batch) + logprobs - logprobs.detach()
-    return _bounded_exp(log_ratio)
-
-
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, config: LossConfig) -> Tensor:
-    """Return the loss of each token [N]: max(-A r, -A clip(r)), and for A < 0 at most -A times the dual clip.
-
-    Without the dual clip (arXiv 1912.09729), a token with A < 0 that became likelier has an unbounded loss.
-    """
-    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-    losses = torch.maximum(-advantages * ratio, -advantages * clipped)
-    if config.dual_clip is None:
-        return losses
-    return torch.where(advantages < 0, torch.minimum(losses, -advantages * config.dual_clip), losses)
-
-
 def _old_logprobs(logprobs: Tensor, batch: MicroBatch, config: LossConfig) -> Tensor:
     if config.old_logprobs == "rollout":
         return batch.rollout_logprobs
     return logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-
-
-def mismatch_weights(
-    old_logprobs: Tensor, rollout_logprobs: Tensor, config: ImportanceSamplingConfig
-) -> Tensor:
-    """Return old / rollout probability [N], which corrects for the sampler not having been the old policy.
-
-    Truncated at the cap (https://fengyao.notion.site/off-policy-rl), the weight's variance is bounded. Masked outside
-    floor to cap (IcePop, arXiv 2510.18855), a token about which the two engines disagree is not trained on at all.
-    """
-    weights = _bounded_exp(old_logprobs - rollout_logprobs)
-    if config.kind == "masked":
-        return torch.where((weights >= config.floor) & (weights <= config.cap), weights, 0.0)
-    return weights.clamp(max=config.cap)
-
-
-def _bounded_exp(log_ratio: Tensor) -> Tensor:
-    return log_ratio.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
 
 
 # What is observed of the tokens, [N] each, by name: to be averaged, and to take the maximum of.
@@ -105,21 +64,20 @@ Observations = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def _observe_policy(
-    logprobs: Tensor, old: Tensor, ratio: Tensor, batch: MicroBatch, config: LossConfig
+    logprobs: Tensor, old: Tensor, surrogate: Surrogate, batch: MicroBatch, config: LossConfig
 ) -> Observations:
-    """How far the policy is from the old one and the reference, and where a bound stopped its gradient."""
-    negative, positive = batch.advantages < 0, batch.advantages > 0
+    """How far the policy is from the old one and the reference, and where a bound of the objective was met."""
     means = {
-        "ratio_mean": ratio,
+        "ratio_mean": surrogate.ratio,
         "approx_kl": kl_estimate(old, logprobs, "k3"),
-        "clip_fraction_low": negative & (ratio < 1 - config.clip_low),
-        "clip_fraction_high": positive & (ratio > 1 + config.clip_high),
+        "clip_fraction_low": surrogate.clipped_low,
+        "clip_fraction_high": surrogate.clipped_high,
     }
     if config.dual_clip is not None:
-        means["dual_clip_fraction"] = negative & (ratio > config.dual_clip)
+        means["dual_clip_fraction"] = (batch.advantages < 0) & (surrogate.ratio > config.dual_clip)
     if batch.reference_logprobs is not None:
         means["kl"] = kl_estimate(logprobs, batch.reference_logprobs, "k3")
-    return means, {"ratio_max": ratio}
+    return means, {"ratio_max": surrogate.ratio}
 
 
 def _observe_rollout(logprobs: Tensor, old: Tensor, batch: MicroBatch, config: LossConfig) -> Observations:
@@ -138,11 +96,11 @@ def _observe_rollout(logprobs: Tensor, old: Tensor, batch: MicroBatch, config: L
     }
     correction = config.importance_sampling
     if correction.kind != "none":
-        weights = _bounded_exp(old - batch.rollout_logprobs)
-        means["importance_weight_mean"] = mismatch_weights(old, batch.rollout_logprobs, correction)
-        means["importance_weight_above"] = weights > correction.cap
-        if correction.kind == "masked":
-            means["importance_weight_below"] = weights < correction.floor
+        ratio = mismatch_ratio(old, batch, correction.level)
+        means["importance_weight_mean"] = mismatch_weights(old, batch, correction)
+        means["importance_weight_above"] = ratio > correction.cap
+        if correction.kind != "truncated":
+            means["importance_weight_below"] = ratio < correction.floor
     return means, {"rollout_gap_max": gap}
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from reasoner_rl.config.algorithm import Aggregation
 from reasoner_rl.types import MicroBatch
 
+_LOG_RATIO_LIMIT = 20.0
+
 
 def aggregate(values: Tensor, batch: MicroBatch, mode: Aggregation) -> Tensor:
     """Return the share that this micro-batch has in the mini-batch's mean, a scalar.
@@ -29,11 +31,24 @@ def aggregate(values: Tensor, batch: MicroBatch, mode: Aggregation) -> Tensor:
     return trained.sum() / (sequences * max(denominators.max_response_tokens, 1.0))
 
 
+def sequence_sums(values: Tensor, batch: MicroBatch) -> Tensor:
+    """Replace each token's value [N] by the sum over its response's trained tokens; 0 if it has none."""
+    return _sums(values, batch)[batch.sequence_ids]
+
+
 def sequence_means(values: Tensor, batch: MicroBatch) -> Tensor:
     """Replace each token's value [N] by the mean over its response's trained tokens; 0 if it has none."""
+    return (_sums(values, batch) / _trained_lengths(batch))[batch.sequence_ids]
+
+
+def bounded_exp(log_ratio: Tensor) -> Tensor:
+    """Return e^x of log-ratios, in nats, kept within 20 of 0 as in verl, so that no ratio overflows."""
+    return log_ratio.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
+
+
+def _sums(values: Tensor, batch: MicroBatch) -> Tensor:
     trained = torch.where(batch.loss_mask, values, 0.0)
-    sums = trained.new_zeros(batch.sequences).index_add(0, batch.sequence_ids, trained)
-    return (sums / _trained_lengths(batch))[batch.sequence_ids]
+    return trained.new_zeros(batch.sequences).index_add(0, batch.sequence_ids, trained)
 
 
 def _trained_lengths(batch: MicroBatch) -> Tensor:

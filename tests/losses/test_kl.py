@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from reasoner_rl.losses.kl import kl_estimate
+from reasoner_rl.config.ppo import KlControlConfig
+from reasoner_rl.losses.kl import KlController, kl_controller, kl_estimate
 
 LOGPROBS = torch.tensor([-1.0, -2.0, -0.5])
 REFERENCE = torch.tensor([-1.5, -1.0, -0.5])  # differences 0.5, -1, 0
@@ -66,3 +67,39 @@ def test_gradients_as_a_loss_are_what_the_docstring_says(distributions):
     torch.testing.assert_close(expected_gradient("k1", logits, reference), torch.zeros_like(logits))
     torch.testing.assert_close(expected_gradient("k2", logits, reference), to_reference)
     torch.testing.assert_close(expected_gradient("k3", logits, reference), from_reference)
+
+
+ADAPTIVE = KlController(coefficient=0.2, target=0.1, horizon=1000)
+
+
+@pytest.mark.parametrize(
+    ("kl", "responses", "coefficient"),
+    [
+        (0.1, 50, 0.2),  # on target
+        (0.11, 50, 0.2 * (1 + 0.1 * 0.05)),
+        (5.0, 50, 0.2 * (1 + 0.2 * 0.05)),  # at most a fifth, for a whole horizon
+        (0.0, 50, 0.2 * (1 - 0.2 * 0.05)),
+        (0.09, 1000, 0.2 * 0.9),
+    ],
+)
+def test_adaptive_controller_by_hand(kl, responses, coefficient):
+    updated = ADAPTIVE.updated(kl, responses)
+    assert updated.coefficient == pytest.approx(coefficient, rel=1e-12)
+    assert (updated.target, updated.horizon, ADAPTIVE.coefficient) == (0.1, 1000, 0.2)
+
+
+def test_the_controller_of_a_config():
+    fixed = kl_controller(KlControlConfig(coefficient=0.3))
+    assert fixed.updated(99.0, 10) == fixed == KlController(0.3)
+    adaptive = KlControlConfig(coefficient=0.2, controller="adaptive", target=0.1, horizon=1000)
+    assert kl_controller(adaptive) == ADAPTIVE
+
+
+def test_adaptive_controller_is_that_of_verl():
+    pytest.importorskip("verl")
+    core_algos = pytest.importorskip("verl.trainer.ppo.core_algos", exc_type=ImportError)
+    theirs, ours = core_algos.AdaptiveKLController(0.2, 0.1, 1000), ADAPTIVE
+    for kl in (0.3, 0.12, 0.01, 0.095, -0.2):
+        theirs.update(kl, 64)
+        ours = ours.updated(kl, 64)
+        assert ours.coefficient == pytest.approx(theirs.value, rel=1e-12)

@@ -17,7 +17,8 @@ from reasoner_rl.config.algorithm import (
     LossConfig,
     RlooConfig,
 )
-from reasoner_rl.losses.policy import clipped_surrogate, importance_ratio, policy_loss
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.losses.surrogates import clipped_surrogate, importance_ratio
 from reasoner_rl.metrics import Metric, merge, values
 from reasoner_rl.types import TokenOutputs
 

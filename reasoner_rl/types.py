@@ -104,6 +104,7 @@ class TrainSample(ResponseColumns):
     policy_version: int = 0
     on_policy: bool = True  # False: sampled by an earlier policy, so old_logprobs are those of generation
     reward: float = 0.0  # the score of the whole response
+    truncated: bool = False  # cut off at the token limit
     group: int = 0  # samples of a batch with the same number answer the same prompt
 
     @property

@@ -1,4 +1,4 @@
-"""Group-relative policy gradients: GRPO, DAPO, Dr. GRPO, RLOO and GSPO.
+"""Group-relative policy gradients: GRPO, DAPO, Dr. GRPO, RLOO, GSPO and CISPO.
 
 Each prompt x is answered G times, y_1 .. y_G, with scores r_1 .. r_G. A response is judged against its group,
 
@@ -10,23 +10,26 @@ and every token t of it minimises the clipped objective, with ratio_t = policy(y
 
     -min(ratio_t A_i, clip(ratio_t, 1 - low, 1 + high) A_i)  [ + beta KL(policy || reference) ]
 
-averaged over tokens (DAPO), over responses (GRPO, GSPO) or over a constant length (Dr. GRPO): see losses/policy.py.
+averaged over tokens (DAPO), over responses (GRPO, GSPO) or over a constant length (Dr. GRPO); CISPO (2506.13585) takes
+the clipped ratio as a weight instead: see losses/surrogates.py. KL may be in the reward instead of the loss.
 What sets DAPO apart besides is done where responses are collected: its filter of groups, and the penalty for length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
 from reasoner_rl.advantages.group import advantages_in_groups
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
+from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
 from reasoner_rl.config.algorithm import GroupAlgorithmConfig
-from reasoner_rl.losses.kl import kl_estimate
 from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample
 
 
@@ -38,39 +41,41 @@ class GroupPolicyGradient(Algorithm):
 
     def __init__(self, config: GroupAlgorithmConfig, updates_per_step: int) -> None:
         self._config, self._updates_per_step = config, updates_per_step
-        self._kl_in_reward = config.loss.kl.coefficient > 0 and config.loss.kl.place == "reward"
-        if config.loss.kl.coefficient > 0:
+        self._kl = KlInReward(config.kl_in_reward)
+        if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
         self.losses = {"policy": partial(policy_loss, config=config.loss)}
         self.entropy_gradient = config.loss.entropy_coefficient > 0
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
         """Attach old and reference logprobs and advantages."""
-        loss = self._config.loss
-        if loss.kl.coefficient > 0:  # first: the policy then keeps its turn on the device until it is updated
+        if (
+            "reference" in self.roles
+        ):  # first: the policy then keeps its turn on the device until it is updated
             samples = with_reference_logprobs(samples, models)
         samples = with_old_logprobs(
             samples,
             models.policy,
-            loss.old_logprobs,
-            ratio_is_one=self._updates_per_step == 1 and not self._kl_in_reward,
+            self._config.loss.old_logprobs,
+            ratio_is_one=self._updates_per_step == 1 and not self._kl.used,
         )
-        scores = [self._score(sample) for sample in samples]
+        scores, metrics = [sample.reward for sample in samples], Metrics()
+        if self._kl.used:
+            penalties, metrics = self._kl.penalties(samples)
+            scores = [score - float(penalty.sum()) for score, penalty in zip(scores, penalties, strict=True)]
         advantages = advantages_in_groups(scores, [s.group for s in samples], self._config.advantage)
         return Prepared(
             [
                 sample.replace(advantages=torch.full((len(sample.response_ids),), advantage))
                 for sample, advantage in zip(samples, advantages, strict=True)
             ],
-            {},
+            metrics,
         )
 
-    def _score(self, sample: TrainSample) -> float:
-        """The reward, less the KL to the reference summed over the tokens where that is in the reward."""
-        if not self._kl_in_reward:
-            return sample.reward
-        if sample.old_logprobs is None or sample.reference_logprobs is None:
-            raise ValueError("KL in the reward needs the policy's and the reference's logprobs")
-        kl = self._config.loss.kl
-        per_token = kl_estimate(sample.old_logprobs, sample.reference_logprobs, kl.estimator)
-        return sample.reward - kl.coefficient * float(per_token.sum())
+    def state(self) -> dict[str, Any]:
+        """See `Algorithm.state`."""
+        return self._kl.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Algorithm.restore`."""
+        self._kl.restore(state)

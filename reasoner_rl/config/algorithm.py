@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from reasoner_rl.config.base import Section, UserPathOrName
+from reasoner_rl.config.ppo import GaeConfig, KlControlConfig
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 ImportanceLevel = Literal["token", "sequence", "geometric"]
@@ -22,16 +23,13 @@ class KlConfig(Section):
         description="k1 log-ratio, k2 half its square, k3 low-variance "
         "(http://joschu.net/blog/kl-approx.html).",
     )
-    place: Literal["loss", "reward"] = Field(
-        "loss", description="Add the term to the loss, or subtract it from the reward."
-    )
 
     @model_validator(mode="after")
     def _has_a_gradient(self) -> Self:
-        if self.coefficient > 0 and self.place == "loss" and self.estimator == "k1":
+        if self.coefficient > 0 and self.estimator == "k1":
             raise ValueError(
                 "algorithm.loss.kl.estimator 'k1' has an expected gradient of zero as a loss; use k2 or k3, "
-                "or algorithm.loss.kl.place 'reward'"
+                "or put the KL into the reward (algorithm.kl_in_reward)"
             )
         return self
 
@@ -207,19 +205,21 @@ class DynamicSamplingConfig(Section):
     )
 
 
-class _GroupPolicyGradient(Section):
-    """What all group-relative algorithms choose between."""
+class _PolicyGradient(Section):
+    """What all algorithms that learn from fresh responses have in common."""
 
-    advantage: Literal["group_std", "group_mean", "leave_one_out"] = Field(
-        "group_std",
-        description="group_std: (reward - group mean) / group standard deviation. group_mean: without the "
-        "division (Dr. GRPO, arXiv 2503.20783). leave_one_out: reward - mean of the others (RLOO, arXiv "
-        "2402.14740).",
-    )
     loss: LossConfig = Field(LossConfig(), description="The objective.")
+    kl_in_reward: KlControlConfig = Field(
+        KlControlConfig(), description="Price of leaving the reference policy, in the reward."
+    )
     dynamic_sampling: DynamicSamplingConfig = Field(
         DynamicSamplingConfig(enabled=False), description="Filtering of groups that teach nothing."
     )
+
+    @property
+    def compares_in_groups(self) -> bool:
+        """Whether a response is judged against others to the same prompt."""
+        return self.dynamic_sampling.enabled
 
     @model_validator(mode="before")
     @classmethod
@@ -232,6 +232,22 @@ class _GroupPolicyGradient(Section):
             if isinstance(merged.get(name), Mapping):
                 merged[name] = _overlay(cls.model_fields[name].default.model_dump(), merged[name])
         return merged
+
+
+class _GroupPolicyGradient(_PolicyGradient):
+    """What all group-relative algorithms choose between."""
+
+    advantage: Literal["group_std", "group_mean", "leave_one_out"] = Field(
+        "group_std",
+        description="group_std: (reward - group mean) / group standard deviation. group_mean: without the "
+        "division (Dr. GRPO, arXiv 2503.20783). leave_one_out: reward - mean of the others (RLOO, arXiv "
+        "2402.14740).",
+    )
+
+    @property
+    def compares_in_groups(self) -> bool:
+        """See `_PolicyGradient.compares_in_groups`."""
+        return True
 
 
 def _overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,8 +311,59 @@ class GspoConfig(_GroupPolicyGradient):
     )
 
 
-GroupAlgorithmConfig = DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig
-AlgorithmConfig = Annotated[GroupAlgorithmConfig, Field(discriminator="kind")]
+class CispoConfig(_GroupPolicyGradient):
+    """CISPO (arXiv 2506.13585): the clipped ratio is a weight, so that no token loses its gradient."""
+
+    kind: Literal["cispo"] = Field("cispo", description="Chooses this algorithm.")
+    loss: LossConfig = Field(
+        LossConfig(objective="cispo", clip_low=1.0, clip_high=4.0, dual_clip=None),
+        description="The objective.",
+    )
+
+
+class ReinforceConfig(_PolicyGradient):
+    """REINFORCE++ (arXiv 2501.03262): advantages whitened over the batch; with baseline group, its baseline variant."""
+
+    kind: Literal["reinforce_plus_plus"] = Field("reinforce_plus_plus", description="Chooses this algorithm.")
+    baseline: Literal["none", "group"] = Field(
+        "none", description="What is taken off a score before whitening: nothing, or the mean of its group."
+    )
+    gamma: float = Field(
+        1.0, ge=0, le=1, description="Discount from one token to the next, with baseline none."
+    )
+    loss: LossConfig = Field(LossConfig(dual_clip=None), description="The objective.")
+
+    @property
+    def compares_in_groups(self) -> bool:
+        """See `_PolicyGradient.compares_in_groups`."""
+        return self.baseline == "group" or self.dynamic_sampling.enabled
+
+    @model_validator(mode="after")
+    def _baseline_has_one_number_per_response(self) -> Self:
+        if self.baseline == "group" and self.kl_in_reward.coefficient > 0:
+            raise ValueError(
+                "algorithm.kl_in_reward is per token, and baseline 'group' compares whole responses: use "
+                "algorithm.loss.kl, as the paper does, or baseline 'none'"
+            )
+        if self.baseline == "group" and self.gamma != 1.0:
+            raise ValueError(f"algorithm.gamma is for baseline 'none'; it is {self.gamma}")
+        return self
+
+
+class PpoConfig(_PolicyGradient):
+    """PPO (arXiv 1707.06347) with a critic, generalised advantage estimation, and KL in the reward."""
+
+    kind: Literal["ppo"] = Field("ppo", description="Chooses this algorithm.")
+    loss: LossConfig = Field(LossConfig(dual_clip=None), description="The policy's objective.")
+    value_loss: ValueLossConfig = Field(ValueLossConfig(), description="The critic's objective.")
+    gae: GaeConfig = Field(GaeConfig(), description="Advantages from the critic's values.")
+    critic_warmup_steps: int = Field(
+        0, ge=0, description="Steps at the beginning in which the critic alone is trained."
+    )
+
+
+GroupAlgorithmConfig = DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig | CispoConfig
+AlgorithmConfig = Annotated[GroupAlgorithmConfig | ReinforceConfig | PpoConfig, Field(discriminator="kind")]
 
 
 class BatchConfig(Section):
@@ -309,7 +376,7 @@ class BatchConfig(Section):
     prompts_per_generation: int | None = Field(
         None,
         ge=1,
-        description="Prompts in the works at a time. Above prompts_per_step (DAPO: three times) it is how many groups "
+        description="Prompts in flight at a time. Above prompts_per_step (DAPO: three times) it is how many groups "
         "are generated and kept while the batch is filled; prompts_per_step if unset.",
     )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, DapoConfig
+from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, DapoConfig, PpoConfig
 from reasoner_rl.config.base import Section
 from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
 from reasoner_rl.config.data import EvalDataConfig, PromptDataConfig, SftDataConfig
@@ -30,7 +30,13 @@ from reasoner_rl.config.run import (
     RunConfig,
     check_samples_differ,
 )
-from reasoner_rl.config.training import FsdpBackendConfig, MegatronBackendConfig, TrainingConfig
+from reasoner_rl.config.training import (
+    CriticConfig,
+    FsdpBackendConfig,
+    MegatronBackendConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from reasoner_rl.errors import ConfigError
 
 
@@ -121,7 +127,7 @@ class TrainingRecipe(Section):
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
-        _check_warmup(self.training, self.run)
+        _check_warmup(self.training.schedule, self.run, "training.schedule")
         return self
 
 
@@ -131,7 +137,11 @@ class OnlineConfig(TrainingRecipe):
     recipe: Literal["online"] = Field("online", description="Kind of recipe.")
     data: PromptDataConfig = Field(description="Training prompts.")
     algorithm: AlgorithmConfig = Field(
-        DapoConfig(), description="The algorithm: dapo, grpo, dr_grpo, rloo or gspo."
+        DapoConfig(),
+        description="The algorithm: dapo, grpo, dr_grpo, rloo, gspo, cispo, reinforce_plus_plus or ppo.",
+    )
+    critic: CriticConfig | None = Field(
+        None, description="The critic of algorithm ppo; by default as the policy."
     )
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
 
@@ -142,12 +152,20 @@ class OnlineConfig(TrainingRecipe):
 
     @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
-        if self.rollout.responses_per_prompt < 2:
+        if self.rollout.responses_per_prompt < 2 and self.algorithm.compares_in_groups:
             raise ValueError(
                 f"rollout.responses_per_prompt must be at least 2 with algorithm.kind {self.algorithm.kind}: an "
-                "advantage within the group needs another response to compare with; it is "
+                "advantage within the group, or its filter, needs another response to compare with; it is "
                 f"{self.rollout.responses_per_prompt}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _critic_is_used(self) -> Self:
+        if self.critic is not None and not isinstance(self.algorithm, PpoConfig):
+            raise ValueError(f"critic is for algorithm.kind ppo; it is {self.algorithm.kind}")
+        if self.critic is not None:
+            _check_warmup(self.critic.schedule, self.run, "critic.schedule")
         return self
 
     @model_validator(mode="after")
@@ -327,13 +345,11 @@ def _check_overlong(reward: RewardConfig, sampling: SamplingConfig, key: str) ->
         )
 
 
-def _check_warmup(training: TrainingConfig, run: RunConfig) -> None:
+def _check_warmup(schedule: ScheduleConfig, run: RunConfig, key: str) -> None:
     """Raise ValueError where the learning rate would never reach its value. 0 steps train nothing."""
-    warmup = training.schedule.warmup_steps
+    warmup = schedule.warmup_steps
     if 0 < run.steps < warmup:
-        raise ValueError(
-            f"training.schedule.warmup_steps must not exceed run.steps: {warmup} exceeds {run.steps}"
-        )
+        raise ValueError(f"{key}.warmup_steps must not exceed run.steps: {warmup} exceeds {run.steps}")
 
 
 TrainConfig = OnlineConfig | SftConfig

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, UserPathOrName
 
 
 class OptimizerConfig(Section):
@@ -111,6 +111,24 @@ class MegatronBackendConfig(Section):
 
 
 BackendConfig = Annotated[FsdpBackendConfig | MegatronBackendConfig, Field(discriminator="kind")]
+
+
+class CriticConfig(Section):
+    """The model that predicts returns. What is not said here is as for the policy: see model and training."""
+
+    path: UserPathOrName | None = Field(
+        None,
+        description="Folder of a checkpoint, or a name on the hub: a policy, whose decoder gets a new head that "
+        "predicts 0, or a critic or reward model with a head of its own (token classification with one label). "
+        "model.path if unset.",
+    )
+    optimizer: OptimizerConfig = Field(OptimizerConfig(lr=1e-5), description="The critic's optimizer.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="The critic's learning-rate schedule.")
+    offload: Literal["none", "optimizer", "all"] | None = Field(
+        None,
+        description="What of the critic moves to host memory while a GPU generates or trains the policy; "
+        "training.offload if unset.",
+    )
 
 
 class TrainingConfig(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,10 +13,10 @@ from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, Recipe, SftConfig, TrainConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, VllmEngineConfig
-from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
+from reasoner_rl.config.training import CriticConfig, FsdpBackendConfig, TrainingConfig
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import require_package
-from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.hybrid.engine import HybridEngine, Offload
 from reasoner_rl.hybrid.sync_check import SyncCheck, check_token_ids
 from reasoner_rl.rollout.engine import RolloutEngine
 from reasoner_rl.rollout.hf_engine import build_hf_engine
@@ -46,7 +46,7 @@ def build_worker(config: Recipe) -> Worker:
     torch.manual_seed(derive_seed(config.run.seed, "torch"))  # new adapters are the same on all ranks
     algorithm = build_algorithm(config)
     models = build_models(config, algorithm, unused_ids(config.model, tokenizer))
-    engine = HybridEngine(models, None, None, dict.fromkeys(models, config.training.offload))
+    engine = HybridEngine(models, None, None, _offloads(config, models))
     if config.generates:
         engine = _with_rollout(config, models, tokenizer)
     return Worker(
@@ -84,7 +84,33 @@ def build_models(
             frozen=True,
             unused_ids=unused,
         )
+    if "critic" in algorithm.roles:
+        models["critic"] = _build_critic(config, total_updates, updates_per_step)
     return models
+
+
+def _build_critic(config: TrainConfig, total_updates: int, updates_per_step: int) -> TrainBackend:
+    critic = _critic_config(config)
+    return build_backend(
+        config.model.model_copy(update={"path": critic.path or config.model.path}),
+        config.training.model_copy(update={"optimizer": critic.optimizer, "schedule": critic.schedule}),
+        total_updates=total_updates,
+        updates_per_step=updates_per_step,
+        head="value",
+    )
+
+
+def _critic_config(config: TrainConfig) -> CriticConfig:
+    given = config.critic if isinstance(config, OnlineConfig) else None
+    return given or CriticConfig()
+
+
+def _offloads(config: TrainConfig, models: Mapping[Role, TrainBackend]) -> dict[Role, Offload]:
+    """What each model moves to host memory while it has no turn."""
+    offloads: dict[Role, Offload] = dict.fromkeys(models, config.training.offload)
+    if "critic" in models:
+        offloads["critic"] = _critic_config(config).offload or config.training.offload
+    return offloads
 
 
 def _with_rollout(
@@ -111,8 +137,7 @@ def _with_rollout(
         assert isinstance(policy, FsdpBackend)
         assert isinstance(rollout, VllmRolloutEngine)
         policy.train_in(rollout.storage(policy.parameter_shapes()))
-    offload = dict.fromkeys(models, config.training.offload)
-    return HybridEngine(models, rollout, check, offload, shared=shared)
+    return HybridEngine(models, rollout, check, _offloads(config, models), shared=shared)
 
 
 def build_backend(

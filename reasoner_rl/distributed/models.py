@@ -105,4 +105,6 @@ class CriticGroup(ModelGroup):
 
     def update(self, samples: Sequence[TrainSample]) -> Metrics:
         """Train on the samples: one optimizer update per mini-batch, all of them once per epoch."""
-        return self._update(samples)
+        measured = self._update(samples)
+        # Gradient norm and learning rate of the critic stand beside the policy's.
+        return {name.replace("train/", "critic/", 1): metric for name, metric in measured.items()}

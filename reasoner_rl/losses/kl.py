@@ -57,6 +57,10 @@ class KlController:
         error = min(max(kl / self.target - 1, -_LARGEST_KL_ERROR), _LARGEST_KL_ERROR)
         return replace(self, coefficient=self.coefficient * (1 + error * responses / self.horizon))
 
+    def with_coefficient(self, coefficient: float) -> KlController:
+        """Return the controller with another coefficient, such as that of a checkpoint."""
+        return replace(self, coefficient=coefficient)
+
 
 def kl_controller(config: KlControlConfig) -> KlController:
     """Return the controller that a run starts with."""

@@ -34,7 +34,7 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
     losses = surrogate.losses
     if config.importance_sampling.kind != "none":
         losses = losses * mismatch_weights(old, batch, config.importance_sampling)
-    if config.kl.place == "loss" and config.kl.coefficient > 0:
+    if config.kl.coefficient > 0:
         if batch.reference_logprobs is None:
             raise ValueError("loss.kl.coefficient > 0 needs reference logprobs, and the batch has none")
         kl = kl_estimate(logprobs, batch.reference_logprobs, config.kl.estimator)

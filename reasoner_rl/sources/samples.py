@@ -35,5 +35,6 @@ def _sample(prompt_ids: Tensor, rollout: Rollout, reward: Reward, group: int, ve
         policy_version=rollout.policy_version,
         on_policy=rollout.policy_version == version,
         reward=reward.score,
+        truncated=rollout.finish_reason == "length",
         group=group,
     )

@@ -1,0 +1,103 @@
+"""PPO with a critic (arXiv 1707.06347), as used on language models (arXiv 1909.08593, 2203.02155).
+
+Every token is an action. Its reward is -beta KL(policy || reference) at that token, and the response's score besides at
+the last one. A critic V predicts the return of the state before each token, and with gamma and lambda
+
+    delta_t = r_t + gamma V_{t+1} - V_t,     A_t = sum_l (gamma lambda)^l delta_{t+l}        (GAE, arXiv 1506.02438)
+
+the policy minimises the clipped objective with A whitened over the batch, and the critic the squared error to A + V.
+Options of VAPO (arXiv 2504.05118): a lambda of its own for the critic, and a policy's lambda that grows with length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from reasoner_rl.advantages.gae import advantages_and_returns
+from reasoner_rl.advantages.rewards import token_rewards
+from reasoner_rl.advantages.statistics import column_metrics, critic_metrics
+from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
+from reasoner_rl.algorithms.kl_in_reward import KlInReward
+from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.config.algorithm import PpoConfig
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.losses.value import value_loss
+from reasoner_rl.metrics import Metrics, merge
+from reasoner_rl.types import TrainSample
+
+
+class Ppo(Algorithm):
+    """Needs a critic, and a reference where KL is in the reward or in the loss.
+
+    updates_per_step: optimizer updates in a step. If there is one, every ratio is exactly 1.
+    """
+
+    def __init__(self, config: PpoConfig, updates_per_step: int) -> None:
+        self._config, self._updates_per_step = config, updates_per_step
+        self._kl = KlInReward(config.kl_in_reward)
+        self._steps = 0
+        if self._kl.used or config.loss.kl.coefficient > 0:
+            self.roles = ("policy", "reference", "critic")
+        else:
+            self.roles = ("policy", "critic")
+        self.losses = {
+            "policy": partial(policy_loss, config=config.loss),
+            "critic": partial(value_loss, config=config.value_loss),
+        }
+        self.entropy_gradient = config.loss.entropy_coefficient > 0
+
+    def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
+        """Attach logprobs, values, advantages and returns. The critic comes last, because it is updated first."""
+        if "reference" in self.roles:
+            samples = with_reference_logprobs(samples, models)
+        ratio_is_one = self._updates_per_step == 1 and not self._kl.used
+        samples = with_old_logprobs(
+            samples, models.policy, self._config.loss.old_logprobs, ratio_is_one=ratio_is_one
+        )
+        assert models.critic is not None
+        values = models.critic.values(samples)
+        rewards, kl_metrics = self._rewards(samples)
+        masks = [sample.loss_mask for sample in samples]
+        truncated = [sample.truncated for sample in samples]
+        advantages, returns = advantages_and_returns(rewards, values, masks, truncated, self._config.gae)
+        metrics = merge(
+            [
+                kl_metrics,
+                critic_metrics(returns, values, masks),
+                column_metrics("advantage/", advantages, masks),
+            ]
+        )
+        columns = zip(samples, advantages, returns, values, strict=True)
+        return Prepared([s.replace(advantages=a, returns=r, old_values=v) for s, a, r, v in columns], metrics)
+
+    def _rewards(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:
+        """The reward of every token."""
+        if not self._kl.used:
+            return [token_rewards(sample.reward, sample.loss_mask) for sample in samples], {}
+        penalties, metrics = self._kl.penalties(samples)
+        priced = zip(samples, penalties, strict=True)
+        return [
+            token_rewards(sample.reward, sample.loss_mask, penalty) for sample, penalty in priced
+        ], metrics
+
+    def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
+        """Train the critic, and the policy too once the critic's warm-up is over."""
+        assert models.critic is not None
+        critic = models.critic.update(samples)
+        self._steps += 1
+        if self._steps <= self._config.critic_warmup_steps:
+            return critic
+        return merge([critic, models.policy.update(samples)])
+
+    def state(self) -> dict[str, Any]:
+        """See `Algorithm.state`."""
+        return {"steps": self._steps, **self._kl.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Algorithm.restore`."""
+        self._steps = state["steps"]
+        self._kl.restore(state)

@@ -40,7 +40,7 @@ class LocalTransport:
         """See `Transport.begin`."""
         del phase, ranks
         self._tickets += 1
-        ticket = Ticket[R](self._tickets)
+        ticket: Ticket[R] = Ticket(self._tickets)
         self._begun[ticket] = lambda: method(self._worker, *arguments)
         return ticket
 

@@ -327,8 +327,14 @@ def test_only_a_whole_pass_that_was_all_right_leaves_nothing_to_learn() -> None:
     for step in (1, 2, 3, 4):
         setting.step(step)
         seen.append(setting.source.end())
-    assert seen == [False, False, False, True]
-    assert setting.source.all_right == {f"p/{i}" for i in range(7)}
+    assert seen == [
+        None,
+        None,
+        None,
+        "all responses to all 7 prompts of unused were right in a whole pass over the data, and nothing is left to "
+        "learn",
+    ]
+    assert setting.source.state()["all_right"] == [f"p/{i}" for i in range(7)]
 
 
 @pytest.mark.parametrize("other", [WRONG, MIXED, SAME, PARTIAL])
@@ -340,10 +346,10 @@ def test_the_pass_begins_anew_after_a_group_that_was_not_all_right(other: str) -
     prompts[2] = Prompt("p/2", (2,), "prompt 2", other, "test")
     kept, _ = setting.step(2)
     assert kept == ([2] if other in (MIXED, PARTIAL) else [])
-    assert setting.source.all_right == set()
+    assert setting.source.state()["all_right"] == []
     prompts[2] = Prompt("p/2", (2,), "prompt 2", RIGHT, "test")
     for step in (3, 4):
         setting.step(step)
-        assert not setting.source.nothing_left, "prompts 2 and 3 have not been answered since"
+        assert setting.source.end() is None, "prompts 2 and 3 have not been answered since"
     setting.step(5)
-    assert setting.source.nothing_left
+    assert setting.source.end() is not None

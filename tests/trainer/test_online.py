@@ -440,11 +440,11 @@ def test_a_garbled_recipe_in_a_checkpoint_is_named(one_step: Path, tmp_path: Pat
 
 
 def test_a_flipped_bit_in_the_weights_is_named(one_step: Path, tmp_path: Path) -> None:
-    weights = next((tmp_path / "run" / "checkpoints" / "step_000001" / "weights").glob("*.distcp"))
+    weights = next((tmp_path / "run" / "checkpoints" / "step_000001" / "policy" / "weights").glob("*.distcp"))
     data = bytearray(weights.read_bytes())
     data[len(data) // 3] ^= 64
     weights.write_bytes(data)
-    with pytest.raises(UserError, match=rf"weights/{weights.name} has other contents than were saved"):
+    with pytest.raises(UserError, match=rf"policy/weights/{weights.name} has other contents than were saved"):
         resume(one_step, "run.steps=2")
 
 
@@ -531,7 +531,7 @@ def test_run_steps_lowered_to_the_checkpoint_evaluates_its_weights_once(
         assert [row["step"] for row in rows if "eval/heldout/accuracy" in row] == [0, 2]
 
 
-@pytest.mark.parametrize("missing", ["driver.json", "recipe.yaml", "rank_0.pt", "weights/.metadata"])
+@pytest.mark.parametrize("missing", ["driver.json", "recipe.yaml", "policy/rank_0.pt", "policy/weights/.metadata"])
 def test_a_damaged_checkpoint_is_named(one_step: Path, tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "run" / "checkpoints" / "step_000001"
     (folder / missing).unlink()

@@ -259,7 +259,7 @@ class RayTransport:
             self._actors[rank].call.remote(method, message, seconds, rank == ranks[0]): rank for rank in ranks
         }
         self._tickets += 1
-        ticket = Ticket[Any](self._tickets)
+        ticket: Ticket[Any] = Ticket(self._tickets)
         self._calls[ticket] = _Call(phase, method, pending, time.monotonic() + seconds)
         return ticket
 

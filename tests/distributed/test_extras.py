@@ -11,7 +11,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.config.training import MegatronBackendConfig, TrainingConfig
 from reasoner_rl.distributed.launch import launch_workers
-from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import MissingExtraError
 
 

@@ -28,29 +28,29 @@ def request(number: int, samples: int = 2, prompt: tuple[int, ...] = (5, 6)) -> 
 
 
 def test_responses_come_in_their_order_whatever_order_they_finish_in() -> None:
-    works = InFlight()
-    works.add([request(4), request(9)], SAMPLING)
-    works.record(9, 1, rollout(91))
-    works.record(4, 1, rollout(41))
-    assert not works.any_finished
-    assert works.turn() == StepOutput([], 2)
-    works.record(4, 0, rollout(40))
-    assert works.any_finished
-    assert works.turn() == StepOutput([(4, [rollout(40), rollout(41)])], 1)
-    assert works, "request 9 lacks a response"
-    works.clear()
-    assert not works
+    flight = InFlight()
+    flight.add([request(4), request(9)], SAMPLING)
+    flight.record(9, 1, rollout(91))
+    flight.record(4, 1, rollout(41))
+    assert not flight.any_finished
+    assert flight.take() == StepOutput([], 2)
+    flight.record(4, 0, rollout(40))
+    assert flight.any_finished
+    assert flight.take() == StepOutput([(4, [rollout(40), rollout(41)])], 1)
+    assert flight, "request 9 lacks a response"
+    flight.clear()
+    assert not flight
 
 
 def test_what_cannot_be_taken_on() -> None:
-    works = InFlight()
+    flight = InFlight()
     with pytest.raises(ValueError, match="request 1 has an empty prompt"):
-        works.add([request(1), request(2, prompt=())], SAMPLING)
-    works.add([request(1)], SAMPLING)
-    with pytest.raises(ValueError, match="request number 1 is in the works already"):
-        works.add([request(1)], SAMPLING)
-    with pytest.raises(ValueError, match="another sampling are in the works"):
-        works.add([request(2)], SamplingConfig(max_response_tokens=3))
+        flight.add([request(1), request(2, prompt=())], SAMPLING)
+    flight.add([request(1)], SAMPLING)
+    with pytest.raises(ValueError, match="request number 1 is in flight already"):
+        flight.add([request(1)], SAMPLING)
+    with pytest.raises(ValueError, match="another sampling are in flight"):
+        flight.add([request(2)], SamplingConfig(max_response_tokens=3))
 
 
 @pytest.fixture
@@ -59,18 +59,18 @@ def engine(tiny_checkpoint: Callable[[str], Path], tiny_tokenizer: Any) -> Any:
     return build_hf_engine(config, HfEngineConfig(max_batch_sequences=4), tiny_tokenizer, torch.device("cpu"))
 
 
-def test_the_embedded_engine_works_in_turns_and_forgets_what_is_aborted(
+def test_the_embedded_engine_generates_in_steps_and_forgets_what_is_cancelled(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = SamplingConfig(max_response_tokens=30, min_response_tokens=30)
     monkeypatch.setattr("reasoner_rl.rollout.hf_engine.MAX_DECODING_STEPS", 20)
     engine.submit([request(0), request(1), request(2)], sampling)  # six responses, in batches of three
     assert engine.step() == StepOutput()
-    with pytest.raises(RuntimeError, match="nothing in the works"):
+    with pytest.raises(RuntimeError, match="nothing in flight"):
         engine.sleep()
-    turn = engine.step()
-    assert turn.responses == 3
-    assert [number for number, _ in turn.finished] == [0], "of request 1 a response is in the second batch"
+    output = engine.step()
+    assert output.responses == 3
+    assert [number for number, _ in output.finished] == [0], "of request 1 a response is in the second batch"
     engine.cancel()
     assert engine.step() == StepOutput()
     engine.submit([request(1)], sampling)

@@ -180,7 +180,7 @@ def test_progress_and_interruption(engine: Any) -> None:
     assert vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=4))
 
 
-def test_aborted_work_leaves_no_trace(engine: Any) -> None:
+def test_cancelled_requests_leave_no_trace(engine: Any) -> None:
     vllm, sampling = engine(), SamplingConfig(max_response_tokens=60, min_response_tokens=40)
     expected = vllm.generate(REQUESTS, sampling)
     numbered = [replace(request, number=number) for number, request in enumerate(REQUESTS)]
@@ -201,7 +201,7 @@ def test_aborted_work_leaves_no_trace(engine: Any) -> None:
     assert tokens == [[rollout.token_ids for rollout in group] for group in expected]
 
 
-def test_a_turn_ends_with_the_first_whole_group_or_after_so_many_steps(
+def test_a_step_ends_with_the_first_whole_group_or_after_so_many_decoding_steps(
     engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vllm = engine()
@@ -211,8 +211,8 @@ def test_a_turn_ends_with_the_first_whole_group_or_after_so_many_steps(
     )
     vllm.submit([short, long], SamplingConfig(max_response_tokens=30, min_response_tokens=30))
     monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.MAX_DECODING_STEPS", 10)
-    turns = [vllm.step() for _ in range(2)]
-    assert [turn.finished for turn in turns] == [[], []], "ten tokens each"
+    outputs = [vllm.step() for _ in range(2)]
+    assert [output.finished for output in outputs] == [[], []], "ten tokens each"
     monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.MAX_DECODING_STEPS", 1000)
     assert {number for number, _ in vllm.step().finished} == {7, 8}
     assert vllm.step() == StepOutput()

@@ -112,7 +112,7 @@ def finished_run(tmp_path: Path) -> Any:
         "0": {"heldout": {**report, "accuracy": 0.3}},
         "2": {"heldout": {**report, "accuracy": 0.6}},
     }
-    (folder / "summary.json").write_text(json.dumps({"seconds_rl": 12.5, "evaluations": evaluations}))
+    (folder / "summary.json").write_text(json.dumps({"seconds": 12.5, "evaluations": evaluations}))
     rows: list[dict[str, Any]] = [
         {"step": 0, "eval/heldout/accuracy": 0.3},
         {"step": 1, "groups/generated": 32.0, "groups/kept": 32.0},

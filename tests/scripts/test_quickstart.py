@@ -102,7 +102,7 @@ def test_the_summary(script: Any, tmp_path: Path) -> None:
     for folder in ("warm_start", "rl"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "curves.png").write_text(folder)
-    results = {"accuracy_before": 0.2, "accuracy_after": 0.9, "steps": 2, "seconds_rl": 50.0, "seed": 0}
+    results = {"accuracy_before": 0.2, "accuracy_after": 0.9, "steps": 2, "seconds": 50.0, "seed": 0}
     (tmp_path / "rl" / "summary.json").write_text(json.dumps(results))
     run = script["Quickstart"](tmp_path, SETTINGS)
     run.seconds = {"problems and model": 1.0, "warm start": 30.0, "DAPO": 12.5}  # DAPO: since it went on
@@ -121,7 +121,7 @@ def test_an_interruption_says_how_to_go_on(
     def stopped(config: Any) -> None:
         return None
 
-    monkeypatch.setattr("reasoner_rl.loops.offline.fine_tune", stopped)
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", stopped)
     monkeypatch.setattr(sys, "argv", ["quickstart.py", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as exit:
         script["main"]()

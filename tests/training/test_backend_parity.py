@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM
 
-from reasoner_rl.batching.plan import IDLE, plan_shards
+from reasoner_rl.batching.plan import IDLE, BatchLimits, plan_shares
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig, MegatronBackendConfig
-from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
@@ -73,13 +73,13 @@ LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
 }
 
 
-def build(path: Path, backend: BackendConfig, **model: Any) -> Any:
+def build(path: Path, backend: BackendConfig, *, frozen: bool = False, **model: Any) -> Any:
     return build_backend(
         ModelConfig(path=str(path), **model),
         TRAINING.model_copy(update={"backend": backend}),
         temperature=TEMPERATURE,
         total_updates=TOTAL_UPDATES,
-        with_reference=True,
+        frozen=frozen,
     )
 
 
@@ -142,15 +142,16 @@ def train_all_models(
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
-    shard = backend.shard_of(rank, ranks)
-    mine = plan_shards(make_samples(100), 40, MAX_RESPONSE, backend.shards(ranks))[shard]
+    limits = BatchLimits(micro_batch_tokens=40, max_response_tokens=MAX_RESPONSE)
+    shares = plan_shares(make_samples(100), limits, backend.data_parallel_size(ranks))
+    mine = shares[backend.data_parallel_rank(rank, ranks)].pack()
     loss = partial(policy_loss, config=CLIP_HIGHER)
     for name, path in paths.items():
         if rank == 0:
             (folder / name / "checkpoint").mkdir(parents=True)
             (folder / name / "export").mkdir()
         dist.barrier()
-        trained = build(path, backend)
+        trained, reference = build(path, backend), build(path, backend, frozen=True)
         result = {
             "initial": copied(trained),
             "logprobs": by_sample(trained, mine),
@@ -159,8 +160,10 @@ def train_all_models(
         }
         trained.save(folder / name / "checkpoint")
         move_away_and_back(trained)
+        move_away_and_back(reference)
         result["metrics"] += [trained.update(mine, loss) for _ in range(UPDATES - 1)]
-        result |= {"weights": copied(trained), "reference": by_sample(trained, mine, reference=True)}
+        result |= {"weights": copied(trained), "reference": by_sample(reference, mine)}
+        refuse_to_train(reference, mine, loss, folder / name)
         resumed = build(path, backend)
         resumed.load(folder / name / "checkpoint")
         for _ in range(UPDATES - 1):
@@ -183,9 +186,9 @@ def copied(backend: Any) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in backend.full_weights()}
 
 
-def by_sample(backend: Any, batch: Any, *, reference: bool = False) -> dict[int, Tensor]:
+def by_sample(backend: Any, batch: Any) -> dict[int, Tensor]:
     found: dict[int, Tensor] = {}
-    outputs = backend.logprobs(batch.micro_batches, reference=reference)
+    outputs = backend.logprobs(batch.micro_batches)
     for micro_batch, logprobs in zip(batch.micro_batches, outputs, strict=True):
         found.update(micro_batch.split_responses(logprobs))
     return {index: logprobs for index, logprobs in found.items() if index != IDLE}
@@ -230,12 +233,20 @@ def gradients(backend: Any, batch: Any, loss: Any) -> dict[str, Tensor]:
     return caught
 
 
+def refuse_to_train(frozen: Any, batch: Any, loss: Any, folder: Path) -> None:
+    """A model without an optimizer has nothing to update, and no state that a run would go on from."""
+    for what, arguments in {"update": (batch, loss), "save": (folder,), "load": (folder,)}.items():
+        with pytest.raises(RuntimeError, match=f"^{what} needs a model that is trained, and this one was bui"):
+            getattr(frozen, what)(*arguments)
+
+
 def move_away_and_back(backend: Any) -> None:
     """On a CPU FSDP has nowhere to move anything; Megatron's weights and gradients really go."""
     weights = [p for chunk in getattr(backend, "_models", []) for p in chunk.parameters()]
     backend.offload_optimizer()
     backend.offload_weights()
-    assert all(p.untyped_storage().nbytes() == p.main_grad.untyped_storage().nbytes() == 0 for p in weights)
+    emptied = [tensor for p in weights for tensor in (p, getattr(p, "main_grad", p))]  # a frozen one has none
+    assert all(tensor.untyped_storage().nbytes() == 0 for tensor in emptied)
     backend.reload()
 
 

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM, GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
 
-from reasoner_rl.batching.plan import IDLE, plan_mini_batch, plan_shards
+from reasoner_rl.batching.plan import IDLE, BatchLimits, plan_mini_batch, plan_shares
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig
 from reasoner_rl.errors import ConfigError
@@ -260,6 +260,9 @@ def test_many_ranks_give_the_result_of_one(
             assert torch.equal(tensor, result["weights"][key]), key
         for index, values_of_one in result["logprobs"].items():
             torch.testing.assert_close(values_of_one, logprobs[index], atol=1e-5, rtol=0)
+        for index, without in result["without adapters"].items():
+            assert torch.equal(without, result["frozen"][index]), "the base model, to the bit"
+            assert "lora" not in changes or not torch.equal(without, result["logprobs"][index])
     on_one = make_backend(path, **changes)
     on_one.load(tmp_path / "checkpoint")
     on_one.update(plan(1), loss)
@@ -274,7 +277,7 @@ def train_on_one_of_many_ranks(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     loss = partial(policy_loss, config=CLIP_HIGHER)
-    mine = plan_shards(make_samples(100), 1, 64, ranks)[rank]
+    mine = plan_shares(make_samples(100), BatchLimits(1, 64), ranks)[rank].pack()
     backend = make_backend(path, **changes)
     norms = [values(backend.update(mine, loss))["train/grad_norm"]]
     if rank == 0:
@@ -285,19 +288,29 @@ def train_on_one_of_many_ranks(
     resumed = make_backend(path, **changes)
     resumed.load(folder / "checkpoint")
     resumed.update(mine, loss)
-    logprobs = {}
-    for batch, found in zip(mine.micro_batches, backend.logprobs(mine.micro_batches), strict=True):
-        logprobs.update(batch.split_responses(found))
-    result = {
+    base = make_backend(path, frozen=True, **{key: changes[key] for key in changes if key != "lora"})
+    result: dict[str, Any] = {
         "norms": norms,
         "weights": dict(backend.full_weights()),
         "resumed": dict(resumed.full_weights()),
-        "logprobs": {index: found for index, found in logprobs.items() if index != IDLE},
+        "logprobs": by_sample(mine, backend.logprobs(mine.micro_batches)),
+        "without adapters": {},
+        "frozen": by_sample(mine, base.logprobs(mine.micro_batches)),
     }
+    if "lora" in changes:
+        without = backend.logprobs(mine.micro_batches, adapters=False)
+        result["without adapters"] = by_sample(mine, without)
     torch.save(result, folder / f"rank_{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+
+
+def by_sample(batch: MiniBatch, found: list[Tensor]) -> dict[int, Tensor]:
+    by_index: dict[int, Tensor] = {}
+    for micro_batch, logprobs in zip(batch.micro_batches, found, strict=True):
+        by_index.update(micro_batch.split_responses(logprobs))
+    return {index: logprobs for index, logprobs in by_index.items() if index != IDLE}
 
 
 def test_frozen_layers_stay(tiny_checkpoint: Checkpoint) -> None:
@@ -322,11 +335,56 @@ def test_bfloat16_stays_near_float32(tiny_checkpoint: Checkpoint) -> None:
 
 def test_reference_policy_does_not_move(tiny_checkpoint: Checkpoint) -> None:
     batch = plan()
-    backend = make_backend(tiny_checkpoint("qwen2-tied"), with_reference=True)
+    backend, reference = (
+        make_backend(tiny_checkpoint("qwen2-tied"), frozen=frozen) for frozen in (False, True)
+    )
     at_start = torch.cat(backend.logprobs(batch.micro_batches))
     backend.update(batch, partial(policy_loss, config=CLIP_HIGHER))
-    assert torch.equal(torch.cat(backend.logprobs(batch.micro_batches, reference=True)), at_start)
+    assert torch.equal(torch.cat(reference.logprobs(batch.micro_batches)), at_start)
     assert not torch.equal(torch.cat(backend.logprobs(batch.micro_batches)), at_start)
+
+
+def test_a_frozen_backend_scores_and_streams_and_refuses_to_train(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    path, batch = tiny_checkpoint("qwen2-tied"), plan()
+    frozen = make_backend(path, frozen=True)
+    original = dict(AutoModelForCausalLM.from_pretrained(path).named_parameters())
+    for name, tensor in frozen.full_weights():
+        assert torch.equal(tensor, original[name]), name
+    arguments: dict[str, Any] = {
+        "update": (batch, partial(policy_loss, config=CLIP_HIGHER)),
+        "save": (tmp_path,),
+        "load": (tmp_path,),
+    }
+    for what, given in arguments.items():
+        with pytest.raises(RuntimeError, match=f"^{what} needs a model that is trained, and this one was built"):
+            getattr(frozen, what)(*given)
+    assert list(tmp_path.iterdir()) == []
+    before = torch.cat(frozen.logprobs(batch.micro_batches))
+    frozen.offload_optimizer()
+    frozen.offload_weights()
+    frozen.reload()
+    assert torch.equal(torch.cat(frozen.logprobs(batch.micro_batches)), before)
+
+
+def test_without_its_adapters_a_policy_is_the_model_that_it_began_as(tiny_checkpoint: Checkpoint) -> None:
+    """So that LoRA needs no reference model; and the adapters are there again afterwards."""
+    path, batch = tiny_checkpoint("qwen2-tied"), plan()
+    base = make_backend(path, frozen=True).logprobs(batch.micro_batches)
+    backend = make_backend(path, lora=LoraConfig(rank=4, alpha=8))
+    backend.update(batch, partial(policy_loss, config=CLIP_HIGHER))
+    trained = backend.logprobs(batch.micro_batches)
+    without = backend.logprobs(batch.micro_batches, adapters=False)
+    assert torch.equal(torch.cat(without), torch.cat(base)), "to the bit"
+    assert not torch.equal(torch.cat(trained), torch.cat(base))
+    assert torch.equal(torch.cat(backend.logprobs(batch.micro_batches)), torch.cat(trained))
+    twin = make_backend(path, lora=LoraConfig(rank=4, alpha=8))
+    for _ in range(2):
+        twin.update(batch, partial(policy_loss, config=CLIP_HIGHER))
+    backend.update(batch, partial(policy_loss, config=CLIP_HIGHER))
+    for (name, one), (_, other) in zip(backend.full_weights(), twin.full_weights(), strict=True):
+        assert torch.equal(one, other), f"{name}: the adapters' gradients are what they were"
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tiny_checkpoint: Checkpoint) -> None:

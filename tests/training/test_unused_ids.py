@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig, MegatronBackendConfig
-from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 
@@ -52,13 +52,16 @@ def masked(path: Path) -> Any:
 def train(folder: Path, backend: BackendConfig, paths: dict[str, Path]) -> None:
     for name, path in paths.items():
         torch.manual_seed(0)
-        trained = build_backend(
-            ModelConfig(path=str(path)),
-            TRAINING.model_copy(update={"backend": backend}),
-            temperature=TEMPERATURE,
-            total_updates=TOTAL_UPDATES,
-            with_reference=True,
-            unused_ids=UNUSED,
+        trained, reference = (
+            build_backend(
+                ModelConfig(path=str(path)),
+                TRAINING.model_copy(update={"backend": backend}),
+                temperature=TEMPERATURE,
+                total_updates=TOTAL_UPDATES,
+                frozen=frozen,
+                unused_ids=UNUSED,
+            )
+            for frozen in (False, True)
         )
         batch, loss = (
             plan_mini_batch(make_samples(100), 40, MAX_RESPONSE),
@@ -68,7 +71,7 @@ def train(folder: Path, backend: BackendConfig, paths: dict[str, Path]) -> None:
             "logprobs": by_sample(trained, batch),
             "gradients": gradients(trained, batch, loss),
             "metrics": [values(trained.update(batch, loss)) for _ in range(UPDATES)],
-            "reference": by_sample(trained, batch, reference=True),
+            "reference": by_sample(reference, batch),
             "weights": copied(trained),
         }
         torch.save(found, folder / f"{name}.pt")

@@ -25,7 +25,7 @@ Checkpoint = Callable[[str], Path]
 LOSS = partial(value_loss, config=ValueLossConfig(clip=None))
 
 
-def make_critic(path: Path, *, with_reference: bool = False, **model: Any) -> FsdpBackend:
+def make_critic(path: Path, **model: Any) -> FsdpBackend:
     single_process_group()
     torch.manual_seed(0)  # new adapters
     return FsdpBackend(
@@ -35,7 +35,6 @@ def make_critic(path: Path, *, with_reference: bool = False, **model: Any) -> Fs
         temperature=0.7,
         total_updates=10,
         updates_per_step=1,
-        with_reference=with_reference,
         head="value",
     )
 
@@ -115,5 +114,3 @@ def test_refuses_what_is_no_critic(tiny_checkpoint: Checkpoint, tmp_path: Path) 
     Glm4MoeForCausalLM(unknown).save_pretrained(tmp_path / "glm")
     with pytest.raises(ConfigError, match="cannot be loaded as a critic"):
         make_critic(tmp_path / "glm")
-    with pytest.raises(RuntimeError, match="a reference policy needs a backend with a policy head"):
-        make_critic(policy, with_reference=True)

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForTokenClassification
 
-from reasoner_rl.batching.plan import IDLE, plan_shards
+from reasoner_rl.batching.plan import IDLE, BatchLimits, plan_shares
 from reasoner_rl.config.algorithm import ValueLossConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig, MegatronBackendConfig
-from reasoner_rl.distributed.worker import build_backend
+from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.value import value_loss
 from reasoner_rl.metrics import merge, values
@@ -164,8 +164,9 @@ def train_all(
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     for layout, backend in layouts.items():
         samples = with_returns(make_samples(100))
-        shares = plan_shards(samples, 40, MAX_RESPONSE, backend.shards(ranks))
-        mine = shares[backend.shard_of(rank, ranks)]
+        limits = BatchLimits(micro_batch_tokens=40, max_response_tokens=MAX_RESPONSE)
+        shares = plan_shares(samples, limits, backend.data_parallel_size(ranks))
+        mine = shares[backend.data_parallel_rank(rank, ranks)].pack()
         for name, critic in critics.items():
             own = folder / layout / name
             if rank == 0:

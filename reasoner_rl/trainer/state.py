@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reasoner_rl.errors import UserError
 from reasoner_rl.observability.summary import write_json
 
 _FILE = "driver.json"
+_FORMAT = 2  # of that file, and of the layout of a checkpoint; the first had no number
 _LATER = "later.json"  # what happened after the checkpoint, without another step; not in its manifest
 _LATER_FIELDS = ("seconds", "evaluations")
 
@@ -31,7 +33,7 @@ class DriverState:
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint's folder."""
-        write_json(folder / _FILE, dataclasses.asdict(self))
+        write_json(folder / _FILE, {"format": _FORMAT, **dataclasses.asdict(self)})
 
     def save_later(self, folder: Path) -> None:
         """Add to the checkpoint of this step what has happened since, such as an evaluation."""
@@ -39,8 +41,14 @@ class DriverState:
 
     @classmethod
     def load(cls, folder: Path) -> DriverState:
-        """Read the state back, exactly."""
+        """Read the state back, exactly. Raises UserError if another version of this package wrote it."""
         data = json.loads((folder / _FILE).read_text())
+        if (found := data.pop("format", 1)) != _FORMAT:
+            raise UserError(
+                f"{folder / _FILE} has format {found}, and this version of reasoner_rl resumes from format {_FORMAT}: "
+                "finish the run with the version that began it, or choose another run.output_dir for a new run, which "
+                "can start from exported weights (model.path)"
+            )
         if (folder / _LATER).exists():
             data |= json.loads((folder / _LATER).read_text())
         return cls(**data)

@@ -148,7 +148,8 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
         (("config", "--keys", "onlin"), ("--keys 'onlin'", "online, sft, eval")),
         (("train", "quickstart_sft"), ("`reasoner-rl train`", "'online'", "of kind 'sft'")),
         (("sft", "quickstart"), ("`reasoner-rl sft`", "'sft'", "of kind 'online'")),
-        (("eval", "quickstart_sft"), ("`reasoner-rl eval`", "'eval'", "of kind 'sft'")),
+        (("eval", "quickstart_sft"), ("evaluation.datasets is empty",)),
+        (("train", "aime"), ("`reasoner-rl train`", "'online'", "of kind 'eval'")),
     ],
 )
 def test_mistakes_in_recipes(

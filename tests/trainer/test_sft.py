@@ -58,11 +58,15 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 
 
 def test_the_loss_falls_and_a_stopped_run_goes_on_exactly(
-    recipe: Callable[..., SftConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Callable[..., SftConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     summary = train(recipe("straight"))
     assert summary is not None
-    assert (summary["steps"], summary["examples"]) == (12, 9), "the long example is dropped"
+    assert (summary["steps"], summary["algorithm"], summary["evaluations"]) == (12, "sft", {})
+    assert "12 steps of 4 examples: 5.33 passes over 9\n" in capsys.readouterr().out, "the long one is dropped"
     straight = rows_of(tmp_path / "straight")
     assert [row["step"] for row in straight] == list(range(1, 13))
     losses = [row["sft/loss"] for row in straight]

@@ -8,14 +8,20 @@ import math
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from reasoner_rl.loops.state import DriverState
+import pytest
 
 from reasoner_rl.config.data import DatasetConfig
+from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.errors import UserError
+from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.prompts.read import read_problems
-from reasoner_rl.prompts.sampler import PromptSampler
+from reasoner_rl.prompts.sampler import OrderedSampler
+from reasoner_rl.sources.online import OnlineSource
+from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
 GROUP = ScoredGroup(
@@ -31,26 +37,64 @@ GROUP = ScoredGroup(
 )
 
 
+def online_source() -> tuple[OnlineSource, OrderedSampler]:
+    """A source over 7 prompts, two of which make a step, with nothing that generates."""
+    config = OnlineConfig.model_validate(
+        {
+            "run": {"output_dir": "unused"},
+            "model": {"path": "unused"},
+            "data": {"train": {"path": "unused.jsonl"}},
+            "batch": {"prompts_per_step": 2, "prompts_per_update": 2},
+            "logging": {"progress": False},
+        }
+    )
+    sampler, nothing = OrderedSampler(7, seed=1, shuffle=True), _Nothing()
+    prompts = [Prompt(f"train/{n}", (n,), "", "", "") for n in range(7)]
+    return OnlineSource(config, prompts, sampler, nothing, nothing, PhaseTimer()), sampler
+
+
+class _Nothing:
+    """Stands for what a step whose batch is full of surplus does not use."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+def source_state(sampler: OrderedSampler, *groups: ScoredGroup) -> dict[str, Any]:
+    return {
+        "sampler": sampler.state(),
+        "surplus": [dataclasses.asdict(group) for group in groups],
+        "all_right": ["train/1", "train/3"],
+    }
+
+
 def test_everything_comes_back_exactly(tmp_path: Path) -> None:
-    sampler = PromptSampler(7, seed=1, shuffle=True)
+    sampler = OrderedSampler(7, seed=1, shuffle=True)
     sampler.take(10)
+    saved = source_state(sampler, GROUP, GROUP)
+    source, own = online_source()
+    source.restore(saved)
     state = DriverState(
         step=12,
         version=13,
         seconds=1 / 3,
-        sampler=sampler.state(),
-        surplus=[GROUP, GROUP],
-        all_right=["train/1", "train/3"],
+        source=source.state(),
+        algorithm={"kl_coefficient": 0.1 + 0.2},
         evaluations={"0": {"heldout": {"accuracy": 0.1}}, "10": {}},
     )
     state.save(tmp_path)
     loaded = DriverState.load(tmp_path)
-    assert loaded == state
-    assert isinstance(loaded.surplus[0].prompt.token_ids, tuple)
-    assert loaded.surplus[0].policy_version == 3
-    again = PromptSampler(7, seed=1, shuffle=True)
-    again.restore(loaded.sampler)
-    assert again.take(20) == sampler.take(20)
+    assert dataclasses.replace(loaded, source={}) == dataclasses.replace(state, source={})
+    again, own = online_source()
+    again.restore(loaded.source)
+    assert again.state() == source.state() == saved
+    assert own.take(20) == sampler.take(20)
+    again, own = online_source()
+    again.restore(loaded.source)
+    batch = again.next(13, version=4)
+    assert batch.groups == [GROUP, GROUP], "the surplus is a whole batch"
+    assert isinstance(batch.groups[0].prompt.token_ids, tuple)
+    assert batch.groups[0].policy_version == 3
 
 
 def test_columns_that_json_does_not_know_come_back_too(tmp_path: Path) -> None:
@@ -64,10 +108,13 @@ def test_columns_that_json_does_not_know_come_back_too(tmp_path: Path) -> None:
     }
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
     [problem], _ = read_problems(DatasetConfig(path=tmp_path / "a.parquet"))
-    prompt = dataclasses.replace(GROUP.prompt, extra_info=problem.extra_info)
-    state = DriverState(surplus=[dataclasses.replace(GROUP, prompt=prompt)])
-    state.save(tmp_path)
-    assert DriverState.load(tmp_path) == state
+    group = dataclasses.replace(
+        GROUP, prompt=dataclasses.replace(GROUP.prompt, extra_info=problem.extra_info)
+    )
+    source, sampler = online_source()
+    DriverState(source=source_state(sampler, group, group)).save(tmp_path)
+    source.restore(DriverState.load(tmp_path).source)
+    assert source.next(1, version=4).groups == [group, group]
 
 
 def test_a_new_state_comes_back_too(tmp_path: Path) -> None:
@@ -76,15 +123,30 @@ def test_a_new_state_comes_back_too(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_the_newer_fields_loads(tmp_path: Path) -> None:
-    DriverState(step=3, surplus=[GROUP]).save(tmp_path)
+    DriverState(step=3, source={"position": 4}).save(tmp_path)
     data = json.loads((tmp_path / "driver.json").read_text())
-    del data["all_right"]
+    del data["algorithm"], data["data"]
     (tmp_path / "driver.json").write_text(json.dumps(data))
-    assert DriverState.load(tmp_path) == DriverState(step=3, surplus=[GROUP])
+    assert DriverState.load(tmp_path) == DriverState(step=3, source={"position": 4})
+
+
+@pytest.mark.parametrize(("written", "named"), [(None, 1), (3, 3)])
+def test_another_versions_checkpoint_is_named(tmp_path: Path, written: int | None, named: int) -> None:
+    older: dict[str, Any] = {"step": 3, "version": 3, "sampler": {}, "surplus": [], "all_right": []}
+    (tmp_path / "driver.json").write_text(json.dumps(older | ({"format": written} if written else {})))
+    with pytest.raises(UserError) as error:
+        DriverState.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/driver.json has format {named}, and this version of reasoner_rl resumes from format 2: finish "
+        "the run with the version that began it, or choose another run.output_dir for a new run, which can start from "
+        "exported weights (model.path)"
+    )
 
 
 def test_people_can_read_it(tmp_path: Path) -> None:
-    DriverState(step=3, surplus=[GROUP]).save(tmp_path)
+    source, sampler = online_source()
+    source.restore(source_state(sampler, GROUP))
+    DriverState(step=3, source=source.state()).save(tmp_path)
     data = json.loads((tmp_path / "driver.json").read_text())
     assert data["step"] == 3
-    assert data["surplus"][0]["rollouts"][0]["text"] == "four"
+    assert data["source"]["surplus"][0]["rollouts"][0]["text"] == "four"

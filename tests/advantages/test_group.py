@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reasoner_rl.advantages.group import assign, group_advantages
+from reasoner_rl.advantages.group import advantages_in_groups, group_advantages
 from reasoner_rl.errors import UserError
 
 SCORES = torch.tensor([[1.0, 0.0, 0.0, 0.0], [3.0, 1.0, 3.0, 1.0]])
@@ -41,56 +41,22 @@ def test_a_group_of_one_is_refused(kind):
         group_advantages(torch.ones(3, 1), kind)
 
 
-def test_assign_makes_one_sample_a_response_in_order(scored_group):
-    groups = [
-        scored_group([1.0, 0.0], prompt_ids=(1, 2, 3), version=4),
-        scored_group([0.0, 0.0, 3.0], prompt_ids=(9,)),
-    ]
-    samples = assign(groups, "group_mean")
-    assert [sample.prompt_ids.tolist() for sample in samples] == [[1, 2, 3]] * 2 + [[9]] * 3
-    assert [sample.response_ids.tolist() for sample in samples] == [
-        [10],
-        [10, 11],
-        [10],
-        [10, 11],
-        [10, 11, 12],
-    ]
-    assert [sample.advantages.tolist() for sample in samples] == [
-        [0.5],
-        [-0.5, -0.5],
-        [-1.0],
-        [-1.0, -1.0],
-        [2.0, 2.0, 2.0],
-    ]
-    assert samples[1].rollout_logprobs.tolist() == [-0.5, -1.0]
-    assert [sample.policy_version for sample in samples] == [4, 5, 0, 1, 2]
-    assert all(sample.loss_mask.all() and sample.old_logprobs is None for sample in samples)
-    assert samples[0].prompt_ids.dtype == samples[0].response_ids.dtype == torch.int64
-    assert samples[0].advantages.dtype == samples[0].rollout_logprobs.dtype == torch.float32
-    assert samples[0].loss_mask.dtype == torch.bool
+def test_responses_are_compared_within_their_group_whatever_their_order():
+    """Groups of two and of three, mixed."""
+    scores, groups = [1.0, 0.0, 0.0, 0.0, 3.0], [4, 9, 4, 9, 9]
+    assert advantages_in_groups(scores, groups, "group_mean") == [0.5, -1.0, -0.5, -1.0, 2.0]
+    assert advantages_in_groups([], [], "group_mean") == []
+    with pytest.raises(UserError, match="and a group has 1"):
+        advantages_in_groups([1.0, 0.0, 2.0], [0, 0, 1], "group_mean")
 
 
-def test_an_untrained_response_is_masked_but_stays_in_the_baseline(scored_group):
-    samples = assign([scored_group([1.0, 0.0, 0.5], trained=[True, False, True])], "group_mean")
-    assert [sample.loss_mask.tolist() for sample in samples] == [[True], [False, False], [True, True, True]]
-    assert samples[0].advantages.tolist() == [0.5]
-
-
-def test_penalties_are_subtracted_before_the_advantage(scored_group):
-    groups = [scored_group([1.0, 1.0]), scored_group([0.0, 2.0])]
-    samples = assign(groups, "group_mean", penalties=[[0.0, 0.5], [0.25, 0.25]])
-    assert [sample.advantages[0].item() for sample in samples] == [0.25, -0.25, -1.0, 1.0]
-    with pytest.raises(ValueError, match="zip"):
-        assign(groups, "group_mean", penalties=[[0.0, 0.5]])
-
-
-def test_equal_scores_give_no_advantage_to_speak_of(scored_group):
+def test_equal_scores_give_no_advantage_to_speak_of():
     # 0.1 is no binary fraction: in float32 rounding of the mean, over a deviation of nearly 0, would be seen.
-    samples = assign([scored_group([0.1] * 7)], "group_std")
-    assert max(abs(sample.advantages[0].item()) for sample in samples) < 1e-9
+    advantages = advantages_in_groups([0.1] * 7, [0] * 7, "group_std")
+    assert max(abs(advantage) for advantage in advantages) < 1e-9
 
 
-def test_matches_verl(scored_group):
+def test_matches_verl():
     pytest.importorskip("verl")
     core_algos = pytest.importorskip("verl.trainer.ppo.core_algos", exc_type=ImportError)
     scores = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))

@@ -531,7 +531,9 @@ def test_run_steps_lowered_to_the_checkpoint_evaluates_its_weights_once(
         assert [row["step"] for row in rows if "eval/heldout/accuracy" in row] == [0, 2]
 
 
-@pytest.mark.parametrize("missing", ["driver.json", "recipe.yaml", "policy/rank_0.pt", "policy/weights/.metadata"])
+@pytest.mark.parametrize(
+    "missing", ["driver.json", "recipe.yaml", "policy/rank_0.pt", "policy/weights/.metadata"]
+)
 def test_a_damaged_checkpoint_is_named(one_step: Path, tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "run" / "checkpoints" / "step_000001"
     (folder / missing).unlink()

@@ -66,7 +66,9 @@ def test_the_loss_falls_and_a_stopped_run_goes_on_exactly(
     summary = train(recipe("straight"))
     assert summary is not None
     assert (summary["steps"], summary["algorithm"], summary["evaluations"]) == (12, "sft", {})
-    assert "12 steps of 4 examples: 5.33 passes over 9\n" in capsys.readouterr().out, "the long one is dropped"
+    assert "12 steps of 4 examples: 5.33 passes over 9\n" in capsys.readouterr().out, (
+        "the long one is dropped"
+    )
     straight = rows_of(tmp_path / "straight")
     assert [row["step"] for row in straight] == list(range(1, 13))
     losses = [row["sft/loss"] for row in straight]

@@ -236,7 +236,9 @@ def gradients(backend: Any, batch: Any, loss: Any) -> dict[str, Tensor]:
 def refuse_to_train(frozen: Any, batch: Any, loss: Any, folder: Path) -> None:
     """A model without an optimizer has nothing to update, and no state that a run would go on from."""
     for what, arguments in {"update": (batch, loss), "save": (folder,), "load": (folder,)}.items():
-        with pytest.raises(RuntimeError, match=f"^{what} needs a model that is trained, and this one was bui"):
+        with pytest.raises(
+            RuntimeError, match=f"^{what} needs a model that is trained, and this one was bui"
+        ):
             getattr(frozen, what)(*arguments)
 
 

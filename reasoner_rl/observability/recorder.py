@@ -54,7 +54,8 @@ class RolloutRecorder:
         if self._last is not None and not self._last.exists():
             logger.warning("%s was deleted while the run was writing; later steps are recorded", self._last)
         self._last = path
-        write_jsonl(path, _lines(step, groups[kept], samples))
+        responses = sum(len(group.rollouts) for group in groups[kept])
+        write_jsonl(path, _lines(step, groups[kept], samples[:responses]))
         if dropped and self._mode == "all":
             write_jsonl(path.with_name(f"{path.stem}_dropped.jsonl"), _lines(step, dropped, ()))
         for folder in ("rollouts", "evaluations"):
@@ -94,11 +95,14 @@ def missing_records(folder: Path, step: int, mode: RolloutMode) -> list[str]:
 def _lines(
     step: int, groups: Sequence[ScoredGroup], samples: Sequence[TrainSample]
 ) -> Iterator[dict[str, Any]]:
-    advantages = [float(sample.advantages.double().mean()) for sample in samples]
-    known = iter(advantages)
-    for group in groups:
-        for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
-            yield _line(step, group.prompt, rollout, reward, next(known) if samples else None)
+    responses = [
+        (group.prompt, rollout, reward)
+        for group in groups
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
+    ]
+    advantages = [float(sample.advantages.double().mean()) for sample in samples] or [None] * len(responses)
+    for (prompt, rollout, reward), advantage in zip(responses, advantages, strict=True):
+        yield _line(step, prompt, rollout, reward, advantage)
 
 
 def _line(
@@ -117,7 +121,7 @@ def _line(
         "score": reward.score,
         "components": dict(reward.components),
         "status": reward.status,
-        "advantage": None if advantage is None else float(advantage),
+        "advantage": advantage,
         "trained": reward.trained,
         "tokens": len(rollout.token_ids),
         "finish_reason": rollout.finish_reason,

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from reasoner_rl.observability.recorder import RolloutRecorder
-from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup, TrainSample
 
 
 def group(uid: str) -> ScoredGroup:
@@ -26,8 +27,24 @@ def group(uid: str) -> ScoredGroup:
 GROUPS = [group("p0"), group("p1")]
 
 
+def sample(*advantages: float) -> TrainSample:
+    """What was made of a response, of one token for each advantage."""
+    tokens = len(advantages)
+    return TrainSample(
+        prompt_ids=torch.tensor([1, 2, 3]),
+        response_ids=torch.arange(tokens),
+        loss_mask=torch.ones(tokens, dtype=torch.bool),
+        advantages=torch.tensor(advantages),
+        rollout_logprobs=torch.zeros(tokens),
+    )
+
+
+# A group-relative algorithm gives all tokens the same; one with a critic does not.
+SAMPLES = [sample(0.5, 0.5), sample(-0.5), sample(2.0, -0.5, 1.5), sample(-1.0, -1.0)]
+
+
 def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path: Path) -> None:
-    path = RolloutRecorder(tmp_path, "all").rollouts(12, GROUPS, [[0.5, -0.5], [1.0, -1.0]])
+    path = RolloutRecorder(tmp_path, "all").rollouts(12, GROUPS, SAMPLES)
     assert path == tmp_path / "rollouts" / "step_000012.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["uid"], line["advantage"]) for line in lines] == [
@@ -60,10 +77,18 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
     assert (lines[1]["status"], lines[1]["trained"], lines[1]["tokens"]) == ("timeout", False, 0)
 
 
-def test_first_group_only(tmp_path: Path) -> None:
-    path = RolloutRecorder(tmp_path, "first_group").rollouts(1, GROUPS, [[0.5, -0.5], [1.0, -1.0]])
+def test_the_recorded_advantage_is_the_mean_over_tokens_and_null_without_any(tmp_path: Path) -> None:
+    samples = [sample(0.25, -1.0, 3.0), sample()]
+    path = RolloutRecorder(tmp_path, "all").rollouts(1, GROUPS[:1], samples)
     assert path is not None
-    assert [json.loads(line)["uid"] for line in path.read_text().splitlines()] == ["p0", "p0"]
+    assert [json.loads(line)["advantage"] for line in path.read_text().splitlines()] == [0.75, None]
+
+
+def test_first_group_only(tmp_path: Path) -> None:
+    path = RolloutRecorder(tmp_path, "first_group").rollouts(1, GROUPS, SAMPLES)
+    assert path is not None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["uid"], line["advantage"]) for line in lines] == [("p0", 0.5), ("p0", -0.5)]
 
 
 def test_none_records_nothing(tmp_path: Path) -> None:
@@ -110,16 +135,16 @@ def test_a_failure_leaves_the_previous_file_and_nothing_half_written(tmp_path: P
     assert path is not None
     before = path.read_text()
     with pytest.raises(ValueError, match="zip"):
-        recorder.rollouts(3, GROUPS, [[0.5, -0.5]])
+        recorder.rollouts(3, GROUPS, SAMPLES[:2])
     assert path.read_text() == before
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_dropped_groups_have_a_file_of_their_own(tmp_path: Path) -> None:
-    RolloutRecorder(tmp_path, "all").rollouts(3, GROUPS[:1], [[0.5, -0.5]], dropped=GROUPS[1:])
+    RolloutRecorder(tmp_path, "all").rollouts(3, GROUPS[:1], SAMPLES[:2], dropped=GROUPS[1:])
     text = (tmp_path / "rollouts" / "step_000003_dropped.jsonl").read_text(encoding="utf-8")
     assert [(line["uid"], line["advantage"]) for line in map(json.loads, text.splitlines())] == [
         ("p1", None)
     ] * 2
-    RolloutRecorder(tmp_path, "first_group").rollouts(4, GROUPS[:1], [[0.5, -0.5]], dropped=GROUPS[1:])
+    RolloutRecorder(tmp_path, "first_group").rollouts(4, GROUPS[:1], SAMPLES[:2], dropped=GROUPS[1:])
     assert not (tmp_path / "rollouts" / "step_000004_dropped.jsonl").exists()

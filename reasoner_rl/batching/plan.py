@@ -60,8 +60,8 @@ def plan_updates(
     would move the weights as far as any other. Groups that are to stay together are not cut.
     ranks: number of data-parallel ranks. Returns [ranks][updates].
     """
-    updates = -(-len(samples) // samples_per_update)
     units = _units(samples, limits.together)
+    updates = min(-(-len(samples) // samples_per_update), len(units))
     ends = [len(units) * update // updates for update in range(updates + 1)]
     planned = []
     for start, end in pairwise(ends):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from reasoner_rl.errors import UserError
 
-GroupAdvantage = Literal["group_std", "group_mean", "leave_one_out"]
-
 _STD_FLOOR = 1e-6
 
 
-def group_advantages(scores: Tensor, kind: GroupAdvantage) -> Tensor:
+def group_advantages(scores: Tensor, kind: str) -> Tensor:
     """Return advantages [B, G] of the scores [B, G] of G responses to each of B prompts.
 
     group_std:      (score - group mean) / (group standard deviation + 1e-6), the deviation with G - 1 in its
@@ -39,7 +36,7 @@ def group_advantages(scores: Tensor, kind: GroupAdvantage) -> Tensor:
     return centred
 
 
-def advantages_in_groups(scores: Sequence[float], groups: Sequence[int], kind: GroupAdvantage) -> list[float]:
+def advantages_in_groups(scores: Sequence[float], groups: Sequence[int], kind: str) -> list[float]:
     """Return the advantage of each response, in order, within its group.
 
     scores, groups: of each response. Groups may differ in size. Raises UserError for a group of one.

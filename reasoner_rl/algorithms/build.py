@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.algorithms.custom import build_custom
+from reasoner_rl.algorithms.dry_run import check_algorithm
 from reasoner_rl.algorithms.group import GroupPolicyGradient
 from reasoner_rl.algorithms.ppo import Ppo
 from reasoner_rl.algorithms.reinforce import Reinforce
 from reasoner_rl.algorithms.sft import SupervisedFineTuning
-from reasoner_rl.config.algorithm import PpoConfig, ReinforceConfig
+from reasoner_rl.config.algorithm import CustomConfig, PpoConfig, ReinforceConfig
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
 
@@ -19,6 +21,22 @@ def build_algorithm(config: TrainConfig) -> Algorithm:
     algorithm, updates_per_step = config.algorithm, step_arithmetic(config).updates_per_step
     if isinstance(algorithm, PpoConfig):
         return Ppo(algorithm, updates_per_step)
+    if isinstance(algorithm, CustomConfig):
+        return build_custom(algorithm, updates_per_step)
     if isinstance(algorithm, ReinforceConfig):
         return Reinforce(algorithm, updates_per_step)
     return GroupPolicyGradient(algorithm, updates_per_step)
+
+
+def check_custom_parts(config: TrainConfig, algorithm: Algorithm) -> None:
+    """Try out what the recipe takes from the user's own files. Raises ConfigError naming the function."""
+    if not isinstance(config, OnlineConfig):
+        return
+    section = config.algorithm
+    named = {
+        "algorithm": getattr(section, "fn", None),
+        "advantage": advantage if ":" in (advantage := getattr(section, "advantage", "")) else None,
+        "loss": section.loss.fn,
+    }
+    if own := [f"{what} {fn!r}" for what, fn in named.items() if fn is not None]:
+        check_algorithm(algorithm, " with ".join(own))

@@ -18,17 +18,17 @@ What sets DAPO apart besides is done where responses are collected: its filter o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reasoner_rl.advantages.group import advantages_in_groups
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
+from reasoner_rl.algorithms.custom import advantages_by, policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
-from reasoner_rl.config.algorithm import GroupAlgorithmConfig
-from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, GroupAlgorithmConfig
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample
 
@@ -44,7 +44,7 @@ class GroupPolicyGradient(Algorithm):
         self._kl = KlInReward(config.kl_in_reward)
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
-        self.losses = {"policy": partial(policy_loss, config=config.loss)}
+        self.losses = {"policy": policy_loss_of(config.loss)}
         self.entropy_gradient = config.loss.entropy_coefficient > 0
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
@@ -59,18 +59,23 @@ class GroupPolicyGradient(Algorithm):
             self._config.loss.old_logprobs,
             ratio_is_one=self._updates_per_step == 1 and not self._kl.used,
         )
-        scores, metrics = [sample.reward for sample in samples], Metrics()
+        priced, metrics = list(samples), Metrics()
         if self._kl.used:
             penalties, metrics = self._kl.penalties(samples)
-            scores = [score - float(penalty.sum()) for score, penalty in zip(scores, penalties, strict=True)]
-        advantages = advantages_in_groups(scores, [s.group for s in samples], self._config.advantage)
-        return Prepared(
-            [
-                sample.replace(advantages=torch.full((len(sample.response_ids),), advantage))
-                for sample, advantage in zip(samples, advantages, strict=True)
-            ],
-            metrics,
-        )
+            priced = [
+                sample.replace(reward=sample.reward - float(penalty.sum()))
+                for sample, penalty in zip(samples, penalties, strict=True)
+            ]
+        advantages = self._advantages(priced)
+        return Prepared([s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)], metrics)
+
+    def _advantages(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """The advantages [R] of each sample, by its reward."""
+        kind = self._config.advantage
+        if kind not in GROUP_ADVANTAGES:
+            return advantages_by(kind, samples)
+        found = advantages_in_groups([s.reward for s in samples], [s.group for s in samples], kind)
+        return [torch.full((len(s.response_ids),), each) for s, each in zip(samples, found, strict=True)]
 
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""

@@ -21,10 +21,10 @@ from reasoner_rl.advantages.gae import advantages_and_returns
 from reasoner_rl.advantages.rewards import token_rewards
 from reasoner_rl.advantages.statistics import column_metrics, critic_metrics
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
+from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
 from reasoner_rl.config.algorithm import PpoConfig
-from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.losses.value import value_loss
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.types import TrainSample
@@ -45,7 +45,7 @@ class Ppo(Algorithm):
         else:
             self.roles = ("policy", "critic")
         self.losses = {
-            "policy": partial(policy_loss, config=config.loss),
+            "policy": policy_loss_of(config.loss),
             "critic": partial(value_loss, config=config.value_loss),
         }
         self.entropy_gradient = config.loss.entropy_coefficient > 0

@@ -9,7 +9,6 @@ baseline variant takes the group's mean off the score first, and gives every tok
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,10 +17,10 @@ from reasoner_rl.advantages.reinforce import reinforce_plus_plus, reinforce_plus
 from reasoner_rl.advantages.rewards import token_rewards
 from reasoner_rl.advantages.statistics import column_metrics
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
+from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
 from reasoner_rl.config.algorithm import ReinforceConfig
-from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample
 
@@ -37,7 +36,7 @@ class Reinforce(Algorithm):
         self._kl = KlInReward(config.kl_in_reward)
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
-        self.losses = {"policy": partial(policy_loss, config=config.loss)}
+        self.losses = {"policy": policy_loss_of(config.loss)}
         self.entropy_gradient = config.loss.entropy_coefficient > 0
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:

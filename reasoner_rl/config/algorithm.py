@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from reasoner_rl.config.base import Section, UserPathOrName
+from reasoner_rl.config.base import Section, UserFunction, UserPathOrName
 from reasoner_rl.config.ppo import GaeConfig, KlControlConfig
+from reasoner_rl.errors import did_you_mean
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 ImportanceLevel = Literal["token", "sequence", "geometric"]
+GROUP_ADVANTAGES = ("group_std", "group_mean", "leave_one_out")
+
+
+def _is_known_or_a_function(advantage: str) -> str:
+    if advantage not in GROUP_ADVANTAGES and ":" not in advantage:
+        raise ValueError(
+            f"must be one of {', '.join(GROUP_ADVANTAGES)}, or path/to/file.py:function; it is {advantage!r}."
+            + did_you_mean(advantage, GROUP_ADVANTAGES)
+        )
+    return advantage
+
+
+GroupAdvantage = Annotated[UserPathOrName, AfterValidator(_is_known_or_a_function)]
 
 
 class KlConfig(Section):
@@ -98,6 +112,11 @@ class LossConfig(Section):
         description="token-mean: every token counts the same (DAPO). seq-mean-token-mean: every response "
         "counts the same (GRPO). seq-mean-token-sum-norm: sum divided by the constant maximal length (Dr. "
         "GRPO).",
+    )
+    fn: UserFunction | None = Field(
+        None,
+        description="A loss of your own in place of the objective, path/to/file.py:function, called as "
+        "function(outputs, batch, config) -> (loss, metrics).",
     )
     entropy_coefficient: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
     kl: KlConfig = Field(KlConfig(), description="KL term against the reference policy.")
@@ -237,11 +256,11 @@ class _PolicyGradient(Section):
 class _GroupPolicyGradient(_PolicyGradient):
     """What all group-relative algorithms choose between."""
 
-    advantage: Literal["group_std", "group_mean", "leave_one_out"] = Field(
+    advantage: GroupAdvantage = Field(
         "group_std",
         description="group_std: (reward - group mean) / group standard deviation. group_mean: without the "
         "division (Dr. GRPO, arXiv 2503.20783). leave_one_out: reward - mean of the others (RLOO, arXiv "
-        "2402.14740).",
+        "2402.14740). Or a function of your own, path/to/file.py:function, called as function(samples).",
     )
 
     @property
@@ -282,9 +301,7 @@ class DrGrpoConfig(_GroupPolicyGradient):
     """Dr. GRPO (arXiv 2503.20783): no division by the standard deviation, constant length normalisation."""
 
     kind: Literal["dr_grpo"] = Field("dr_grpo", description="Chooses this algorithm.")
-    advantage: Literal["group_std", "group_mean", "leave_one_out"] = Field(
-        "group_mean", description="See algorithm grpo."
-    )
+    advantage: GroupAdvantage = Field("group_mean", description="See algorithm grpo.")
     loss: LossConfig = Field(
         LossConfig(aggregation="seq-mean-token-sum-norm", dual_clip=None), description="The objective."
     )
@@ -294,9 +311,7 @@ class RlooConfig(_GroupPolicyGradient):
     """RLOO (arXiv 2402.14740): leave-one-out baseline."""
 
     kind: Literal["rloo"] = Field("rloo", description="Chooses this algorithm.")
-    advantage: Literal["group_std", "group_mean", "leave_one_out"] = Field(
-        "leave_one_out", description="See algorithm grpo."
-    )
+    advantage: GroupAdvantage = Field("leave_one_out", description="See algorithm grpo.")
 
 
 class GspoConfig(_GroupPolicyGradient):
@@ -362,8 +377,21 @@ class PpoConfig(_PolicyGradient):
     )
 
 
+class CustomConfig(_PolicyGradient):
+    """An algorithm of your own: see docs/write_an_algorithm.md."""
+
+    kind: Literal["custom"] = Field("custom", description="Chooses this algorithm.")
+    fn: UserFunction = Field(
+        description="path/to/file.py:function, called as function(config, updates_per_step) -> Algorithm, where config "
+        "is this section."
+    )
+    parameters: dict[str, Any] = Field({}, description="Whatever the function reads from config.parameters.")
+
+
 GroupAlgorithmConfig = DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig | CispoConfig
-AlgorithmConfig = Annotated[GroupAlgorithmConfig | ReinforceConfig | PpoConfig, Field(discriminator="kind")]
+AlgorithmConfig = Annotated[
+    GroupAlgorithmConfig | ReinforceConfig | PpoConfig | CustomConfig, Field(discriminator="kind")
+]
 
 
 class BatchConfig(Section):

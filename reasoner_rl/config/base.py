@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
@@ -51,3 +51,13 @@ def expand_home(place: Any) -> Any:
 
 UserPath = Annotated[Path, BeforeValidator(expand_home)]
 UserPathOrName = Annotated[str, BeforeValidator(expand_home)]
+
+
+def _names_a_function(fn: str) -> str:
+    place, _, name = fn.rpartition(":")
+    if not place or not name:
+        raise ValueError(f"must read package.module:function or path/to/file.py:function; it is {fn!r}")
+    return fn
+
+
+UserFunction = Annotated[str, BeforeValidator(expand_home), AfterValidator(_names_a_function)]

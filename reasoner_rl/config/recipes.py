@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, DapoConfig, PpoConfig
+from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, CustomConfig, DapoConfig, PpoConfig
 from reasoner_rl.config.base import Section
 from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
 from reasoner_rl.config.data import EvalDataConfig, PromptDataConfig, SftDataConfig
@@ -138,7 +138,7 @@ class OnlineConfig(TrainingRecipe):
     data: PromptDataConfig = Field(description="Training prompts.")
     algorithm: AlgorithmConfig = Field(
         DapoConfig(),
-        description="The algorithm: dapo, grpo, dr_grpo, rloo, gspo, cispo, reinforce_plus_plus or ppo.",
+        description="The algorithm: dapo, grpo, dr_grpo, rloo, gspo, cispo, reinforce_plus_plus, ppo or custom.",
     )
     critic: CriticConfig | None = Field(
         None, description="The critic of algorithm ppo; by default as the policy."
@@ -162,8 +162,8 @@ class OnlineConfig(TrainingRecipe):
 
     @model_validator(mode="after")
     def _critic_is_used(self) -> Self:
-        if self.critic is not None and not isinstance(self.algorithm, PpoConfig):
-            raise ValueError(f"critic is for algorithm.kind ppo; it is {self.algorithm.kind}")
+        if self.critic is not None and not isinstance(self.algorithm, PpoConfig | CustomConfig):
+            raise ValueError(f"critic is for algorithm.kind ppo or custom; it is {self.algorithm.kind}")
         if self.critic is not None:
             _check_warmup(self.critic.schedule, self.run, "critic.schedule")
         return self

@@ -47,3 +47,8 @@ class LocalTransport:
     def wait(self, tickets: Sequence[Ticket[R]]) -> list[tuple[Ticket[R], R]]:
         """See `Transport.wait`."""
         return [(tickets[0], self._begun.pop(tickets[0])())]
+
+    def drop(self, tickets: Sequence[Ticket[Any]]) -> None:
+        """See `Transport.drop`. None of them is running."""
+        for ticket in tickets:
+            self._begun.pop(ticket, None)  # gone already if it raised an error

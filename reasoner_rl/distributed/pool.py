@@ -25,13 +25,13 @@ class GenerationPool(Generator):
         self._replicas = [tuple(range(first, first + size)) for first in range(0, transport.ranks, size)]
         self._capacity = engine.max_batch_sequences  # responses that a replica has in flight
         self._sampling = SamplingConfig()
-        self._running: dict[Ticket[StepOutput], int] = {}  # ticket -> replica
         self._forget()
 
     def _forget(self) -> None:
         self._queue = deque[GenerationRequest]()
         self._inbox: list[list[GenerationRequest]] = [[] for _ in self._replicas]
         self._load = [0] * len(self._replicas)  # responses in flight, those in the inbox included
+        self._running: dict[Ticket[StepOutput], int] = {}  # ticket -> replica
 
     @property
     def in_flight(self) -> int:
@@ -82,8 +82,6 @@ class GenerationPool(Generator):
 
     def cancel(self) -> None:
         """See `Generator.cancel`. Returns when the steps that are running have ended."""
-        while self._running:
-            for ticket, _ in self._transport.wait(list(self._running)):
-                del self._running[ticket]
+        self._transport.drop(list(self._running))
         self._forget()
         self._transport.call("generate", Worker.cancel, [()] * self._transport.ranks)

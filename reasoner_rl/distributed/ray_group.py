@@ -232,7 +232,7 @@ class RayTransport:
         """Call a method of every worker, or of `RayWorker`; what several ranks are given is stored once."""
         self._check_running()
         seconds, n = getattr(self._cluster.deadlines, phase), self.ranks
-        stored = {id(each): ray.put(each) for each in arguments}
+        stored = {key: ray.put(each) for key, each in {id(each): each for each in arguments}.items()}
         messages = [stored[id(each)] for each in arguments]
         references = self._group.call([method] * n, messages, [seconds] * n, [True] * n)
         call = _Call(phase, method, dict(zip(references, range(n), strict=True)), time.monotonic() + seconds)
@@ -273,6 +273,13 @@ class RayTransport:
             ]
             if ended:
                 return [(ticket, call.answers[min(call.answers)]) for ticket, call in ended]
+
+    def drop(self, tickets: Sequence[Ticket[Any]]) -> None:
+        """See `Transport.drop`."""
+        left = list(tickets)
+        while left:
+            for ticket, _ in self.wait(left):
+                left.remove(ticket)
 
     def _check_running(self) -> None:
         if self._ended is not None:

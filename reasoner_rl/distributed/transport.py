@@ -56,6 +56,10 @@ class Transport(Protocol):
         """Wait until a call has ended at all its ranks; return every ended call with the answer of its first rank."""
         ...
 
+    def drop(self, tickets: Sequence[Ticket[Any]]) -> None:
+        """Forget calls that were begun. Returns when those that are running have ended; their answers are lost."""
+        ...
+
 
 def require_none_begun(calls: Any) -> None:
     """Raise RuntimeError if a call that was begun has not been waited for."""

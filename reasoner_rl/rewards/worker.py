@@ -18,8 +18,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.plugins import describe
 from reasoner_rl.rewards.contract import Answer, FunctionResult, FunctionSpec, ReturnError
-from reasoner_rl.rewards.loading import LoadedFunction, check_function, describe, load
+from reasoner_rl.rewards.loading import LoadedFunction, check_function, load
 
 Call = tuple[int, list[Answer]]  # which function, and one answer, or several if it takes batches
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from reasoner_rl.algorithms.build import build_algorithm
+from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
 from reasoner_rl.distributed.launch import launch_workers
@@ -96,6 +96,7 @@ def _train(
     check_data(state, data.fingerprints(), newest)
     expect_checkpoints(config, store, state.step)
     algorithm, timer = build_algorithm(config), PhaseTimer()
+    check_custom_parts(config, algorithm)
     recorder = RolloutRecorder(output, config.logging.rollouts)
     with ExitStack() as stack:
         rewards = None

@@ -1,0 +1,86 @@
+"""A user's own algorithm, or a part of one, named in the recipe.
+
+    algorithm: {kind: custom, fn: my_algorithm.py:build}     a whole algorithm: build(config, updates_per_step)
+    algorithm: {advantage: my_algorithm.py:advantages}       advantages of the group family
+    algorithm: {loss: {fn: my_algorithm.py:loss}}            the policy's loss of any algorithm
+
+docs/write_an_algorithm.md is the guide, and custom_template.py a working example of all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.config.algorithm import CustomConfig, LossConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.plugins import load_function
+from reasoner_rl.training.backend import PolicyLossFunction
+from reasoner_rl.types import TrainSample
+
+
+def build_custom(config: CustomConfig, updates_per_step: int) -> Algorithm:
+    """Call the user's ``build``. Raises ConfigError if it cannot be called so, or returns no algorithm."""
+    build = load_function(config.fn, "algorithm")
+    try:
+        built = build(config, updates_per_step)
+    except TypeError as error:
+        raise ConfigError(
+            f"algorithm {config.fn!r} cannot be called as {config.fn.rpartition(':')[2]}(config, updates_per_step): "
+            f"{error}"
+        ) from error
+    if not isinstance(built, Algorithm):
+        raise ConfigError(
+            f"algorithm {config.fn!r} must return a reasoner_rl.algorithms.base.Algorithm; it returned a "
+            f"{type(built).__name__}"
+        )
+    return built
+
+
+def policy_loss_of(config: LossConfig) -> PolicyLossFunction:
+    """The policy's loss: the user's ``loss(outputs, batch, config)`` if there is one, else `policy_loss`."""
+    if config.fn is None:
+        return partial(policy_loss, config=config)
+    return partial(load_function(config.fn, "loss"), config=config)
+
+
+def advantages_by(fn: str, samples: Sequence[TrainSample]) -> list[Tensor]:
+    """Advantages [R] float32 of each sample by the user's ``advantages(samples)``.
+
+    It returns, for each sample, a number for all its tokens or a tensor [R]. Raises ConfigError if it does not.
+    """
+    found = load_function(fn, "advantage")(samples)
+    if not isinstance(found, Sequence | Tensor) or len(found) != len(samples):
+        raise ConfigError(
+            f"advantage {fn!r} must return one entry per sample, and there are {len(samples)}; it returned "
+            f"{describe_value(found)}"
+        )
+    return [_column(fn, value, sample) for value, sample in zip(found, samples, strict=True)]
+
+
+def _column(fn: str, value: Any, sample: TrainSample) -> Tensor:
+    tokens = len(sample.response_ids)
+    column = torch.as_tensor(value, dtype=torch.float32)
+    if column.ndim == 0:
+        return column.expand(tokens).clone()
+    if column.shape != (tokens,):
+        raise ConfigError(
+            f"advantage {fn!r} must return a number or a tensor of {tokens} numbers for a response of {tokens} tokens; "
+            f"it returned {describe_value(value)}"
+        )
+    return column
+
+
+def describe_value(value: Any) -> str:
+    """What something is, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)} and {value.dtype}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{value!r:.100} ({type(value).__name__})"

@@ -1,0 +1,144 @@
+"""Trying out a user's algorithm on a made-up batch, so that a mistake shows before models are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reasoner_rl.algorithms.base import Algorithm, Models
+from reasoner_rl.algorithms.custom import describe_value
+from reasoner_rl.batching.plan import BatchLimits, plan_shares
+from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.metrics import Metric, Metrics
+from reasoner_rl.plugins import describe
+from reasoner_rl.training.backend import LossFunction
+from reasoner_rl.types import MicroBatch, Role, TokenOutputs, TrainSample, ValueOutputs
+
+_TOLERANCE = 1e-4
+
+
+class _Model:
+    """Stands for any model: repeatable numbers, different for every token."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        return [_made_up(sample.response_ids, self._seed) for sample in samples]
+
+    def values(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        return self.logprobs(samples)
+
+    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+        del samples
+        return {}
+
+
+def check_algorithm(algorithm: Algorithm, name: str) -> None:
+    """Prepare a made-up batch, and compute each loss on it whole and cut in two.
+
+    name: the function that the recipe names, for messages. Raises ConfigError saying what is wrong: another number or
+    order of samples, columns that do not fit their responses, numbers that are not finite, a loss that is no scalar
+    with a gradient, or one that depends on how the batch is cut.
+    """
+    samples = _made_up_samples()
+    models = Models(_Model(1), reference=_Model(2), critic=_Model(3))
+    prepared, _ = _call(name, "prepare", algorithm.prepare, samples, models)
+    _check_samples(name, samples, prepared)
+    for role, loss in algorithm.losses.items():
+        whole, parts = (_total(name, role, loss, prepared, budget, algorithm) for budget in (10_000, 1))
+        if abs(whole - parts) > _TOLERANCE * max(1.0, abs(whole)):
+            raise ConfigError(
+                f"{name}: the loss of the {role} depends on how a batch is cut: {whole:.6g} in one micro-batch and "
+                f"{parts:.6g} in several. Divide sums by batch.denominators, which count the whole mini-batch, and not "
+                "by what is in the micro-batch (reasoner_rl.losses.reduce.aggregate does so)"
+            )
+
+
+def _call(name: str, what: str, function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{name}: {what} raised on a test batch: {describe(error)}") from error
+
+
+def _check_samples(name: str, given: Sequence[TrainSample], prepared: Any) -> None:
+    if len(prepared) != len(given) or any(
+        not torch.equal(new.response_ids, old.response_ids) for new, old in zip(prepared, given, strict=True)
+    ):
+        raise ConfigError(
+            f"{name}: prepare must return the samples that it was given, in the same order, {len(given)} in the test; "
+            f"it returned {describe_value(prepared)}"
+        )
+    for sample in prepared:
+        for column in ("advantages", "loss_mask"):
+            values = getattr(sample, column)
+            if values.shape != sample.response_ids.shape or not torch.isfinite(values.float()).all():
+                raise ConfigError(
+                    f"{name}: {column} must be one finite number per response token; for a response of "
+                    f"{len(sample.response_ids)} tokens it is {describe_value(values)}"
+                )
+
+
+def _total(
+    name: str,
+    role: Role,
+    loss: LossFunction,
+    samples: Sequence[TrainSample],
+    budget: int,
+    algorithm: Algorithm,
+) -> float:
+    """The loss of all samples, cut into micro-batches of ``budget`` tokens."""
+    [share] = plan_shares(samples, BatchLimits(budget, 8, algorithm.together), 1)
+    return sum(_value(name, role, loss, batch) for batch in share.pack().micro_batches)
+
+
+def _value(name: str, role: Role, loss: LossFunction, batch: MicroBatch) -> float:
+    said = _made_up(batch.targets, 4).requires_grad_()
+    outputs = ValueOutputs(said) if role == "critic" else TokenOutputs(said, -said.detach())
+    returned = _call(name, f"the loss of the {role}", loss, outputs, batch)
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise ConfigError(f"{name}: a loss returns (loss, metrics); it returned {describe_value(returned)}")
+    value, metrics = returned
+    if not isinstance(value, Tensor) or value.ndim > 0 or not value.requires_grad:
+        raise ConfigError(
+            f"{name}: the loss of the {role} must be a scalar tensor with a gradient; it is {describe_value(value)}"
+        )
+    if not torch.isfinite(value):
+        raise ConfigError(f"{name}: the loss of the {role} is {float(value)} on a test batch")
+    wrong = [key for key, metric in dict(metrics).items() if not isinstance(metric, Metric)]
+    if wrong:
+        raise ConfigError(
+            f"{name}: the metric {wrong[0]!r} must be made by reasoner_rl.metrics (mean, total or maximum), which say "
+            "how it is merged over micro-batches"
+        )
+    return float(value.detach())
+
+
+def _made_up(token_ids: Tensor, seed: int) -> Tensor:
+    """Logprobs between -2 and 0 that depend on the token alone, so that cutting does not change them."""
+    return -1.0 - torch.sin(token_ids.double() * (1.3 + seed)).float()
+
+
+def _made_up_samples() -> list[TrainSample]:
+    """Two groups of four responses of different lengths and rewards; one is masked out."""
+    samples = []
+    for number in range(8):
+        ids = torch.arange(3 + number % 3) + 5 * number + 10
+        samples.append(
+            TrainSample(
+                prompt_ids=torch.arange(4) + number // 4,
+                response_ids=ids,
+                loss_mask=torch.full((len(ids),), number != 5),
+                advantages=torch.zeros(len(ids)),
+                rollout_logprobs=_made_up(ids, 1),
+                reward=float(number % 3 == 0) - 0.1 * (number % 2),
+                group=number // 4,
+            )
+        )
+    return samples

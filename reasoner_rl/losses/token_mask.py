@@ -25,7 +25,7 @@ def high_entropy_mask(entropies: Sequence[Tensor], masks: Sequence[Tensor], shar
     lengths = [len(mask) for mask in masks]
     allowed = torch.cat([torch.zeros(0, dtype=torch.bool), *masks])
     candidates = torch.cat([torch.zeros(0), *entropies])[allowed]
-    # Rounded first: 0.1 * 30 is a little more than 3 in floating point.
+    # Rounded first: 0.07 * 100 is a little more than 7 in floating point.
     count = math.ceil(round(share * len(candidates), 6))
     chosen = torch.argsort(candidates, descending=True, stable=True)[:count]
     kept = torch.zeros_like(allowed)

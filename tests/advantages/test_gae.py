@@ -141,3 +141,12 @@ def test_each_response_has_the_lambda_of_its_valid_length():
         assert advantages[i].tolist() == pytest.approx(own.tolist())
         critic = gae(rewards[i], values[i], masks[i], 1.0, 1.0) + values[i]
         assert returns[i][masks[i]].tolist() == pytest.approx(critic[masks[i]].tolist())
+
+
+def test_a_lambda_that_is_the_critics_for_one_response_is_not_so_for_all():
+    config = GaeConfig(critic_lam=0.5, length_adaptive_alpha=0.5, whiten=False)
+    rewards, values = [torch.ones(4), torch.ones(8)], [torch.zeros(4), torch.arange(8.0)]
+    masks = [torch.ones(n, dtype=torch.bool) for n in (4, 8)]
+    advantages, _ = advantages_and_returns(rewards, values, masks, [False] * 2, config)
+    for i, lam in enumerate((0.5, 0.75)):
+        assert advantages[i].tolist() == gae(rewards[i], values[i], masks[i], 1.0, lam).tolist()

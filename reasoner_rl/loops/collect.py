@@ -69,6 +69,7 @@ class GroupCollector:
         Raises UserError, with the counts, if that is too little and dynamic_sampling.when_exhausted is "fail".
         """
         dynamic = self._config.algorithm.dynamic_sampling
+        before = self.sampler.state()
         fresh_enough = [g for g in self.surplus if version - g.policy_version <= dynamic.max_staleness]
         filling = Filling(self._config, fresh_enough)
         self._fill(step, filling)
@@ -81,6 +82,7 @@ class GroupCollector:
             "dropped_alike": len(filtered.alike),
         }
         if len(kept) < filling.wanted and dynamic.when_exhausted == "fail":
+            self.sampler.restore(before)  # a checkpoint that is made now must let the same prompts come again
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
         kept, rest = kept[: filling.wanted], kept[filling.wanted :]

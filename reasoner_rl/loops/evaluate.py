@@ -20,6 +20,7 @@ from reasoner_rl.loops.start import (
     check_vocabulary,
     load_prompts,
     output_folder,
+    record_run,
     say,
 )
 from reasoner_rl.observability.measurements import PhaseTimer
@@ -85,6 +86,7 @@ def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
     """`reasoner-rl eval`: load a checkpoint, evaluate it, write ``evaluation.json``."""
     with output_folder(config.run) as output:
         begin_run(config)
+        record_run(config)
         return _evaluate(config, output)
 
 

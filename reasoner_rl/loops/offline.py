@@ -30,6 +30,7 @@ from reasoner_rl.loops.start import (
     graceful_stop,
     load_examples,
     output_folder,
+    record_run,
     say,
 )
 from reasoner_rl.loops.state import DriverState, is_due
@@ -128,6 +129,7 @@ def _fine_tune(
         check_records(output, state.step, "none")
     check_data(state, {TRAINING_DATA: fingerprint(samples)}, newest)
     expect_checkpoints(config, store, state.step)
+    record_run(config)
     backend = build_backend(
         config.model,
         config.training,
@@ -142,7 +144,7 @@ def _fine_tune(
     with open_logger(config.logging, output, total_steps=config.run.steps, resume_step=resume_step) as logger:
         finished = SupervisedRun(config, backend, samples, sampler, logger, store, state).run()
     if not finished:
-        say(f"stopped after step {state.step}; the same command goes on from there")
+        say(f"stopped after step {state.step}; the same command resumes from there")
         return None
 
     def write(folder: Path) -> None:

@@ -18,7 +18,7 @@ from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.errors import UserError
-from reasoner_rl.loops.collect import ADVICE, GroupCollector, what_was_dropped
+from reasoner_rl.loops.collect import ADVICE, Collected, GroupCollector, what_was_dropped
 from reasoner_rl.loops.evaluate import Evaluator, load_held_out
 from reasoner_rl.loops.finish import finish_run
 from reasoner_rl.loops.resume import (
@@ -39,6 +39,7 @@ from reasoner_rl.loops.start import (
     graceful_stop,
     load_prompts,
     output_folder,
+    record_run,
     say,
 )
 from reasoner_rl.loops.state import DriverState, is_due
@@ -77,7 +78,7 @@ class OnlineRun:
         timer.reset()
         number = state.step + 1
         with timer("step"):
-            collected = self.collector.collect(number, state.version)
+            collected = self._collect(number)
             samples, trained = self._learn(collected.groups) if collected.groups else ([], {})
         tokens = {
             "generate": collected.generated_tokens,
@@ -99,6 +100,17 @@ class OnlineRun:
                 f"step {number} is skipped, without an update: none of the {counts['generated']:.0f} groups generated "
                 f"can be trained on; {what_was_dropped(counts)}"
             )
+
+    def _collect(self, step: int) -> Collected:
+        """Collect a step's groups; if that cannot be done, what was learnt before is saved.
+
+        A later error of the step is no reason to save: the weights may have changed without the step being finished.
+        """
+        try:
+            return self.collector.collect(step, self.state.version)
+        except UserError:
+            self.save()
+            raise
 
     def _learn(self, groups: Sequence[ScoredGroup]) -> tuple[list[TrainSample], Metrics]:
         """Update the weights on groups and publish them. Returns the samples, one a response, in order."""
@@ -154,7 +166,7 @@ class OnlineRun:
         self.store.save(self.state.step, write)
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint of workers and driver; ``state`` was loaded from it already."""
+        """Resume from a checkpoint of workers and driver; ``state`` was loaded from it already."""
         self.collector.sampler.restore(self.state.sampler)
         self.collector.surplus = self.state.surplus
         self.collector.all_right = set(self.state.all_right)
@@ -166,38 +178,41 @@ class OnlineRun:
         self.workers.publish_weights(state.version)
         if state.step == 0 and config.evaluation.at_start:
             self._count_seconds(self.evaluate)
-        finished = self._finished()
-        while not finished and not stop:
-            try:
-                self._count_seconds(self.step)
-                finished = self._finished()
-            except UserError:  # what was learnt is kept
-                self.save()
-                raise
-            if is_due(state.step, config.evaluation.every_steps) or (finished and config.evaluation.at_end):
+        while not self._finished and not stop:
+            self._count_seconds(self.step)
+            at_end = self._finished and config.evaluation.at_end
+            if is_due(state.step, config.evaluation.every_steps) or at_end:
                 self._count_seconds(self.evaluate)
-            if is_due(state.step, config.checkpoint.every_steps) or finished or stop:
+            if is_due(state.step, config.checkpoint.every_steps) or self._finished or stop:
                 self.save()
-        trained_at_all = state.version > 0 or state.step == 0
-        if finished and not trained_at_all and not self.collector.nothing_left:
+        if self._finished:
+            self._end()
+        return self._finished
+
+    @property
+    def _finished(self) -> bool:
+        """Whether all steps are made, or a further one could be of no use."""
+        return self.collector.nothing_left or self.state.step >= self.config.run.steps
+
+    def _end(self) -> None:
+        """Say why a run ended before its last step, and evaluate if all its steps were made before.
+
+        Raises UserError if nothing was trained for want of usable groups.
+        """
+        config, state = self.config, self.state
+        if self.collector.nothing_left:
+            say(
+                f"all responses to all {len(self.collector.all_right)} prompts of {config.data.train.label} were right "
+                f"in a whole pass over the data, and nothing is left to learn; the run ends after step {state.step}"
+            )
+        elif state.version == 0 and state.step > 0:
             raise UserError(
                 f"none of the {state.step} steps found a group to train on: nothing was trained, and no weights are "
                 f"exported. {ADVICE}"
             )
-        if finished and config.evaluation.at_end and str(state.step) not in state.evaluations:
-            self._count_seconds(self.evaluate)  # a run whose steps were all made before
+        if config.evaluation.at_end and str(state.step) not in state.evaluations:
+            self._count_seconds(self.evaluate)
             self.save()
-        return finished
-
-    def _finished(self) -> bool:
-        """Whether all steps are made, or none could be of use: then it is told why."""
-        if self.collector.nothing_left:
-            say(
-                f"all responses to all {len(self.collector.all_right)} prompts of {self.config.data.train.label} were "
-                "right in a whole pass over the data, and nothing is left to learn; "
-                f"the run ends after step {self.state.step}"
-            )
-        return self.collector.nothing_left or self.state.step >= self.config.run.steps
 
     def _count_seconds(self, action: Callable[[], object]) -> None:
         started = time.perf_counter()
@@ -247,6 +262,7 @@ def _train(
         check_records(output, state.step, config.logging.rollouts)
     check_data(state, data, newest)
     expect_checkpoints(config, store, state.step)
+    record_run(config)
     timer, recorder = PhaseTimer(), RolloutRecorder(output, config.logging.rollouts)
     with (
         RewardRunner(config.reward, config.rollout.sampling.max_response_tokens) as rewards,
@@ -260,6 +276,6 @@ def _train(
         if newest:
             run.restore(newest[1])
         if not run.run(stop):
-            say(f"stopped after step {state.step}; the same command goes on from there")
+            say(f"stopped after step {state.step}; the same command resumes from there")
             return None
         return finish_run(config, state, workers)

@@ -79,12 +79,16 @@ def output_folder(run: RunConfig) -> Iterator[Path]:
 
 
 def begin_run(config: Recipe) -> None:
-    """Seed torch, record the resolved recipe and the versions in the output folder."""
-    output = config.run.output_dir
+    """Set torch's threads and seed."""
     transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
+
+
+def record_run(config: Recipe) -> None:
+    """Write the resolved recipe and the versions into the output folder, when all that can be refused was checked."""
+    output = config.run.output_dir
     with atomic_writer(output / "recipe.yaml") as file:
         file.write(dump_recipe(config))
     write_json(
@@ -171,6 +175,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self.interrupted = False  # by a second one
 
     def __bool__(self) -> bool:
         return self.requested
@@ -178,11 +183,16 @@ class StopRequest:
 
 @contextmanager
 def graceful_stop() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second one interrupts at once."""
+    """Turn the first Ctrl-C or SIGTERM into a request; a second one interrupts at once.
+
+    Whatever error the block ends in after that is raised as KeyboardInterrupt. An interrupted write ends in an error of
+    PyTorch's, which passes from rank to rank without its cause.
+    """
     stop = StopRequest()
 
     def request(number: int, frame: FrameType | None) -> None:
         if stop.requested:
+            stop.interrupted = True
             raise KeyboardInterrupt
         stop.requested = True
         say("stopping after this step, with a checkpoint; once more to stop at once")
@@ -190,6 +200,10 @@ def graceful_stop() -> Iterator[StopRequest]:
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except BaseException as error:
+        if stop.interrupted and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

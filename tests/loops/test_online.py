@@ -20,8 +20,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner_rl.config.load import load_recipe
+from reasoner_rl.distributed.group import WorkerGroup
 from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.loops.collect import Collected, GroupCollector
 from reasoner_rl.loops.online import OnlineRun, train
+from reasoner_rl.metrics import Metrics
 
 Recipe = Callable[..., Path]
 MEASURED = ("time/", "speed/", "memory/")  # these differ from run to run
@@ -171,15 +174,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
 
 @pytest.fixture
 def fail_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run's third step raises an error of the user's."""
-    step = OnlineRun.step
+    """Every run's third step raises an error of the user's while it collects groups."""
+    collect = GroupCollector.collect
 
-    def step_until_then(run: OnlineRun) -> None:
-        if run.state.step == 2:
+    def collect_until_then(collector: GroupCollector, step: int, version: int) -> Collected:
+        if step == 3:
             raise UserError("all wrong")
-        step(run)
+        return collect(collector, step, version)
 
-    monkeypatch.setattr(OnlineRun, "step", step_until_then)
+    monkeypatch.setattr(GroupCollector, "collect", collect_until_then)
 
 
 @pytest.mark.usefixtures("fail_after_two_steps")
@@ -187,6 +190,23 @@ def test_a_run_that_cannot_go_on_keeps_what_it_has_learnt(write_recipe: Recipe, 
     with pytest.raises(UserError, match="all wrong"):
         train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
+
+
+def test_nothing_is_saved_when_a_step_fails_after_its_update(
+    write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of step 3 then, and would be updated by it once more after a resumption from step 2."""
+    publish = WorkerGroup.publish_weights
+
+    def publish_until_then(workers: WorkerGroup, version: int) -> Metrics:
+        if version == 3:
+            raise UserError("does not work")
+        return publish(workers, version)
+
+    monkeypatch.setattr(WorkerGroup, "publish_weights", publish_until_then)
+    with pytest.raises(UserError, match="does not work"):
+        train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 # All right, all wrong or mixed, as the file beside it says.
@@ -452,6 +472,7 @@ def test_changed_data_are_refused_on_resume(
     rows = Path(tiny_run["data"]["train"]["path"]).read_text().splitlines()
     changed = [*rows[:5], rows[5].replace('"answer": "10"', '"answer": "11"'), *rows[6:]]
     assert changed != rows
+    recorded = (tmp_path / "run" / "recipe.yaml").read_text()
     for lines, said in (
         (changed, "other rows"),
         (rows[::-1], "the same rows in another order"),
@@ -462,6 +483,7 @@ def test_changed_data_are_refused_on_resume(
             ConfigError, match=rf"data\.train: {said}, compared with what .*step_000001 was made"
         ):
             resume(one_step, "run.steps=2", f"data.train.path={tmp_path / 'train.jsonl'}")
+        assert (tmp_path / "run" / "recipe.yaml").read_text() == recorded, "a refused run changed the record"
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
     resume(one_step, f"data.train.path={tmp_path / 'train.jsonl'}", "run.steps=1")
     assert "changed since: data.train.path" in capsys.readouterr().out, "data may move"

@@ -228,7 +228,7 @@ def test_an_interruption_says_how_to_go_on(
     outcome = reasoner_rl("train", str(recipe))
     assert outcome.status == 130
     assert (
-        outcome.err == "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
+        outcome.err == "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
     )
 
 

@@ -228,7 +228,7 @@ class BatchConfig(Section):
     prompts_per_generation: int | None = Field(
         None,
         ge=1,
-        description="Prompts in the works at a time. Above prompts_per_step (DAPO: three times) it is how many groups "
+        description="Prompts in flight at a time. Above prompts_per_step (DAPO: three times) it is how many groups "
         "are generated and kept while the batch is filled; prompts_per_step if unset.",
     )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")

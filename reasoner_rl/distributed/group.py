@@ -55,7 +55,7 @@ class WorkerGroup(Generator):
         size = engine.tensor_parallel if isinstance(engine, VllmEngineConfig) else 1
         self._config, self._transport = config, transport
         self._replicas = [tuple(range(first, first + size)) for first in range(0, transport.ranks, size)]
-        self._capacity = engine.max_batch_sequences  # responses that a replica has in the works
+        self._capacity = engine.max_batch_sequences  # responses that a replica has in flight
         self._sampling = SamplingConfig()
         self._forget()
 
@@ -77,7 +77,7 @@ class WorkerGroup(Generator):
     def _forget(self) -> None:
         self._queue = deque[GenerationRequest]()
         self._inbox: list[list[GenerationRequest]] = [[] for _ in self._replicas]
-        self._load = [0] * len(self._replicas)  # responses in the works, those in the inbox included
+        self._load = [0] * len(self._replicas)  # responses in flight, those in the inbox included
         self._running: dict[Hashable, int] = {}  # ticket -> replica
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:

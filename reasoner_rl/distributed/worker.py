@@ -56,7 +56,7 @@ class GenerationWorker:
         return self._generator.advance()
 
     def abort(self) -> None:
-        """Drop everything that is in the works."""
+        """Drop everything that is in flight."""
         self._generator.abort()
 
 

@@ -41,9 +41,9 @@ class Filling:
         """How many more prompts may be started now."""
         if len(self.reused) >= self.wanted:
             return 0
-        in_works = len(self.launched) - len(self._judged)
+        in_flight = len(self.launched) - len(self._judged)
         kept = len(self.reused) + sum(teaches for _, teaches in self._judged.values())
-        room = min(self._at_a_time - in_works, self._goal - kept - in_works)
+        room = min(self._at_a_time - in_flight, self._goal - kept - in_flight)
         return int(max(0, min(room, self.cap - len(self.launched))))
 
     def judge(self, place: int, group: ScoredGroup) -> None:

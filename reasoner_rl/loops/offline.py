@@ -99,7 +99,7 @@ class SupervisedRun:
 
 
 def fine_tune(config: SftConfig) -> dict[str, Any] | None:
-    """`reasoner-rl sft`: run the recipe to its end, or on from its newest checkpoint.
+    """`reasoner-rl sft`: run the recipe to its end, resuming from its newest checkpoint if there is one.
 
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """

@@ -221,7 +221,7 @@ class OnlineRun:
 
 
 def train(config: OnlineConfig) -> dict[str, Any] | None:
-    """`reasoner-rl train`: run the recipe to its end, or on from its newest checkpoint.
+    """`reasoner-rl train`: run the recipe to its end, resuming from its newest checkpoint if there is one.
 
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """

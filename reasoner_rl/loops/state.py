@@ -1,4 +1,4 @@
-"""What the driver itself must remember to go on after an interruption; the workers save the rest."""
+"""What the driver itself must remember to resume after an interruption; the workers save the rest."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class RolloutRecorder:
 
 
 def missing_records(folder: Path, step: int, mode: RolloutMode) -> list[str]:
-    """What a run that goes on after ``step`` should find in its output_dir ``folder`` and does not, for people."""
+    """What a run that resumes after ``step`` should find in its output_dir ``folder`` and does not, for people."""
     missing, metrics = [], folder / "metrics.jsonl"
     steps = [row["step"] for row in read_jsonl(metrics)]
     if not metrics.exists():

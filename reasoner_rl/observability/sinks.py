@@ -123,7 +123,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Logs to Weights & Biases. A resumed run goes on under its id, kept in ``folder/wandb_id.txt``.
+    """Logs to Weights & Biases. A resumed run keeps the id of its first start, in ``folder/wandb_id.txt``.
 
     Raises:
         MissingExtraError: if wandb is not installed.

@@ -43,12 +43,12 @@ class PromptSampler:
         return {"size": self._size, "seed": self._seed, "shuffle": self._shuffle, "position": self._position}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises ConfigError if it was made for other prompts, or another order."""
+        """Resume from a saved state. Raises ConfigError if it was made for other prompts, or another order."""
         for name, own in (("size", self._size), ("seed", self._seed), ("shuffle", self._shuffle)):
             if state[name] != own:
                 raise ConfigError(
                     f"the saved order of prompts has {name} {state[name]}, and this run has {name} {own}; "
-                    "go on with the same prompts, run.seed and data.shuffle, or start a new run"
+                    "resume with the same prompts, run.seed and data.shuffle, or start a new run"
                 )
         self._position = state["position"]
 

@@ -26,7 +26,7 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     samples: int
     seed: int  # response j is drawn from its own random stream (seed, j), whatever else is in the batch
-    number: int = 0  # the caller's name for it, unique among those in the works
+    number: int = 0  # the caller's name for it, unique among those in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Turn:
     finished: list[tuple[int, list[Rollout]]] = field(
         default_factory=list
     )  # number of the request, its responses
-    responses: int = 0  # those of requests that are still in the works count too
+    responses: int = 0  # those of requests that are still in flight count too
 
 
 class Generator(Protocol):
@@ -48,7 +48,7 @@ class Generator(Protocol):
 
     @abstractmethod
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
-        """Take on more work. Whatever is in the works already must have the same ``sampling``.
+        """Take on more work. Whatever is in flight already must have the same ``sampling``.
 
         Raises ValueError for an empty prompt, another sampling, or a stop text that holds a special token.
         """
@@ -59,7 +59,7 @@ class Generator(Protocol):
 
     @abstractmethod
     def abort(self) -> None:
-        """Drop everything that is in the works."""
+        """Drop everything that is in flight."""
 
     def generate(
         self,

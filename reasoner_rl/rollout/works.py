@@ -28,11 +28,11 @@ class Works:
             if not request.prompt_ids:
                 raise ValueError(f"request {index} has an empty prompt; a prompt needs at least one token")
         if self and sampling != self.sampling:
-            raise ValueError("requests with another sampling are in the works; wait for them or abort them")
+            raise ValueError("requests with another sampling are in flight; wait for them or abort them")
         self.sampling = sampling
         for request in requests:
             if request.number in self._wanted:
-                raise ValueError(f"request number {request.number} is in the works already")
+                raise ValueError(f"request number {request.number} is in flight already")
             self._wanted[request.number] = request.samples
             self._found[request.number] = {}
 
@@ -62,6 +62,6 @@ class Works:
 
 
 def require_idle(works: Works) -> None:
-    """Raise RuntimeError if anything is in the works."""
+    """Raise RuntimeError if anything is in flight."""
     if works:
-        raise RuntimeError("sleep needs an engine with nothing in the works; wait for it or abort it")
+        raise RuntimeError("sleep needs an engine with nothing in flight; wait for it or abort it")

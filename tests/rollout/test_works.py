@@ -47,9 +47,9 @@ def test_what_cannot_be_taken_on() -> None:
     with pytest.raises(ValueError, match="request 1 has an empty prompt"):
         works.add([request(1), request(2, prompt=())], SAMPLING)
     works.add([request(1)], SAMPLING)
-    with pytest.raises(ValueError, match="request number 1 is in the works already"):
+    with pytest.raises(ValueError, match="request number 1 is in flight already"):
         works.add([request(1)], SAMPLING)
-    with pytest.raises(ValueError, match="another sampling are in the works"):
+    with pytest.raises(ValueError, match="another sampling are in flight"):
         works.add([request(2)], SamplingConfig(max_response_tokens=3))
 
 
@@ -66,7 +66,7 @@ def test_the_embedded_engine_works_in_turns_and_forgets_what_is_aborted(
     monkeypatch.setattr("reasoner_rl.rollout.hf_engine.TURN_STEPS", 20)
     engine.submit([request(0), request(1), request(2)], sampling)  # six responses, in batches of three
     assert engine.advance() == Turn()
-    with pytest.raises(RuntimeError, match="nothing in the works"):
+    with pytest.raises(RuntimeError, match="nothing in flight"):
         engine.sleep()
     turn = engine.advance()
     assert turn.responses == 3

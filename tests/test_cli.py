@@ -312,4 +312,4 @@ def test_an_interruption_that_a_library_has_wrapped_is_one(
     monkeypatch.setattr("reasoner_rl.loops.online.train", interrupted)
     outcome = reasoner_rl("train", str(recipe))
     assert (outcome.status, outcome.err.count("\n")) == (130, 1)
-    assert outcome.err.startswith("interrupted; the same command goes on")
+    assert outcome.err.startswith("interrupted; the same command resumes")

@@ -151,7 +151,11 @@ def test_it_is_what_auto_chooses_on_a_gpu_in_sixteen_bits(monkeypatch: pytest.Mo
     [
         (Qwen2Config(attention_dropout=0.1), r"dropout 0\.1 of attention", "flash_attention_2"),
         (GPT2Config(attn_pdrop=0.2), r"dropout 0\.2 of attention", "flash_attention_2"),
-        (Qwen2Config(hidden_size=1024, num_attention_heads=2), r"heads of widths 512 \(keys\) and 512 \(values\)", VARLEN_SDPA),
+        (
+            Qwen2Config(hidden_size=1024, num_attention_heads=2),
+            r"heads of widths 512 \(keys\) and 512 \(values\)",
+            VARLEN_SDPA,
+        ),
         (Qwen3Config(head_dim=288), "heads of widths 288", VARLEN_SDPA),
         (
             DeepseekV3Config(),

@@ -45,7 +45,7 @@ def exit_statuses() -> Iterator[None]:
         sys.exit(DIVERGED)
     except WorkerError as error:
         sys.stderr.write(
-            f"error: {error}\nThe same command goes on from the newest checkpoint, if there is one\n"
+            f"error: {error}\nThe same command resumes from the newest checkpoint, if there is one\n"
         )
         sys.exit(WORKERS_FAILED)
     except BrokenPipeError:  # whoever read the output has ended; typer leaves silently
@@ -53,7 +53,7 @@ def exit_statuses() -> Iterator[None]:
     except BaseException as error:
         if is_interruption(error):  # also where a library has made another error of it
             sys.stderr.write(
-                "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
+                "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
             )
             sys.exit(INTERRUPTED)
         if isinstance(error, OSError):
@@ -102,7 +102,7 @@ Overrides = Annotated[
 
 @app.command()
 def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Train with GRPO, DAPO or another online algorithm; goes on from the newest checkpoint of the output folder."""
+    """Train with GRPO, DAPO or another online algorithm; resumes from the newest checkpoint of the output folder."""
     config = load_recipe(recipe, overrides or [])
     if not isinstance(config, OnlineConfig):
         raise _wrong_kind("train", recipe, config, "online")
@@ -114,7 +114,7 @@ def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 @app.command()
 def sft(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Fine-tune on worked examples; goes on from the newest checkpoint of the output folder."""
+    """Fine-tune on worked examples; resumes from the newest checkpoint of the output folder."""
     config = load_recipe(recipe, overrides or [])
     if not isinstance(config, SftConfig):
         raise _wrong_kind("sft", recipe, config, "sft")

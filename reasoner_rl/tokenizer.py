@@ -38,14 +38,24 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def text_config(config: ModelConfig) -> Any:
+    """The configuration of the language model in ``model.path``, or None if it cannot be read."""
+    require_folder("model.path", config.path)
+    try:
+        loaded = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError):
+        return None  # loading the model will say what is wrong
+    return loaded.get_text_config()
+
+
 def context_length(config: ModelConfig) -> int | None:
     """Most tokens that the model of ``model.path`` is made for, or None if its configuration does not say."""
-    return getattr(_text_config(config), "max_position_embeddings", None)
+    return getattr(text_config(config), "max_position_embeddings", None)
 
 
 def vocabulary_size(config: ModelConfig) -> int | None:
     """Number of rows of the embedding of ``model.path``, or None if its configuration does not say."""
-    return getattr(_text_config(config), "vocab_size", None)
+    return getattr(text_config(config), "vocab_size", None)
 
 
 def check_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
@@ -82,16 +92,6 @@ def require_folder(key: str, path: str) -> None:
         raise ConfigError(f"{key}={path!r} is a file; it must be the folder of a Hugging Face checkpoint")
     if is_local and not place.is_dir():
         raise ConfigError(f"{key}={path!r}: there is no such folder")
-
-
-def _text_config(config: ModelConfig) -> Any:
-    """The configuration of the language model in ``model.path``, or None if it cannot be read."""
-    require_folder("model.path", config.path)
-    try:
-        loaded = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError):
-        return None  # loading the model will say what is wrong
-    return loaded.get_text_config()
 
 
 def _ids_in_use(tokenizer: PreTrainedTokenizerBase) -> list[int]:

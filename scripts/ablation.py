@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results[row].append(run_once(row_recipe(row, seed, options.start, options.out, settings)))
             write_report(results, options.out)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
+        sys.exit("interrupted; the same command resumes from here")
     except UserError as error:
         sys.exit(str(error))
     print(f"\n{markdown_table(results)}\n{options.out}/ablation.json, ablation.md, ablation.png")

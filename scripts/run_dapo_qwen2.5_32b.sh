@@ -12,7 +12,7 @@
 #                      this hands over to; outside of Slurm --address auto unless given
 #   key.path=value     changes to the recipe dapo_qwen2.5_32b, such as model.path=FOLDER
 #
-# Submitted or called again, the run goes on from the newest checkpoint in run.output_dir. Nothing of it was run on GPUs yet.
+# Submitted or called again, the run resumes from the newest checkpoint in run.output_dir. Nothing of it was run on GPUs yet.
 
 #SBATCH --job-name=dapo_qwen2.5_32b
 #SBATCH --nodes=16

@@ -19,7 +19,7 @@
 #
 # The repository, its environment, the folder this is called in and the output must be on a file system that all machines
 # share. The driver runs here. It waits until all machines have registered and tells how many there are and how many it
-# needs, for cluster.deadlines.start seconds. Ctrl-C or SIGTERM finishes the step and saves; the same command goes on from
+# needs, for cluster.deadlines.start seconds. Ctrl-C or SIGTERM finishes the step and saves; the same command resumes from
 # the newest checkpoint. The exit status is that of reasoner-rl train, or 3 if Ray does not start on a machine.
 #
 # Newer versions of Ray ask for a token, and with --hosts one is made for the run. Where you start Ray yourself, set

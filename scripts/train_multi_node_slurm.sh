@@ -15,7 +15,7 @@
 #
 # 300 seconds before the time limit the driver is told to finish its step and to save; it ends with status 130. Where a step
 # takes longer, give it longer, with --signal=B:TERM@SECONDS. `scancel --batch --signal=TERM JOB` ends a job the same way.
-# Submitted again, or requeued by Slurm, the run goes on from the newest checkpoint in run.output_dir. Otherwise the status
+# Submitted again, or requeued by Slurm, the run resumes from the newest checkpoint in run.output_dir. Otherwise the status
 # is that of reasoner-rl train, or 3 if Ray does not start on a machine.
 
 #SBATCH --job-name=reasoner_rl

@@ -229,7 +229,7 @@ def test_an_interruption_says_how_to_go_on(
     outcome = reasoner_rl("train", str(recipe))
     assert outcome.status == 130
     assert (
-        outcome.err == "interrupted; the same command goes on from the newest checkpoint, if there is one\n"
+        outcome.err == "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
     )
 
 
@@ -313,4 +313,4 @@ def test_an_interruption_that_a_library_has_wrapped_is_one(
     monkeypatch.setattr("reasoner_rl.trainer.train.train", interrupted)
     outcome = reasoner_rl("train", str(recipe))
     assert (outcome.status, outcome.err.count("\n")) == (130, 1)
-    assert outcome.err.startswith("interrupted; the same command goes on")
+    assert outcome.err.startswith("interrupted; the same command resumes")

@@ -34,7 +34,7 @@ class ModelConfig(Section):
         "auto",
         description="Attention over packed sequences: torch_varlen (PyTorch's flash kernel; a GPU, 16 bits and PyTorch "
         "2.11), flash_attention_2 (that of flash-attn; a GPU and 16 bits), varlen_sdpa (anywhere), or auto: the first "
-        "of them that can run.",
+        "of them that can run on the device and with the model (its dropout of attention, its width of heads).",
     )
     gradient_checkpointing: bool = Field(
         False,

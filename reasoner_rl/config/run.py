@@ -19,7 +19,7 @@ class RunConfig(Section):
     steps: int = Field(100, ge=0, description="Training steps.")
     resume: Literal["auto", "never"] = Field(
         "auto",
-        description="auto: go on from the newest checkpoint in output_dir. never: refuse if there is one.",
+        description="auto: resume from the newest checkpoint in output_dir. never: refuse if there is one.",
     )
     threads: int | None = Field(
         None,
@@ -84,7 +84,7 @@ def check_samples_differ(samples: int, sampling: SamplingConfig, key: str) -> No
 
 
 class CheckpointConfig(Section):
-    """Saving what is needed to go on after any interruption."""
+    """Saving what is needed to resume after any interruption."""
 
     every_steps: int | None = Field(
         50, ge=1, description="Save every this many steps; only at the end if unset."

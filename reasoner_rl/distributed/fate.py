@@ -6,6 +6,7 @@ which then wait for it without end. A small process notices the driver's death a
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,16 +14,20 @@ from contextlib import suppress
 
 import psutil  # type: ignore[import-untyped]
 
-# Reads "pid start" lines until the other side of the pipe is closed, by the driver's death too. psutil compares the
-# start, so that no other process is killed that has got the number since.
+# Reads process ids, one per line, until the other side of the pipe is closed, by the driver's death too. Each process
+# is looked up when its line comes, so that psutil kills no other process that has got the number since. Times of start
+# that the driver has read are no help: psutil's move whenever the machine's clock is set.
 _WATCH = """
 import sys, psutil
-known = dict(map(str.split, sys.stdin))
-for pid, start in known.items():
+known = []
+for line in sys.stdin:
     try:
-        process = psutil.Process(int(pid))
-        if process.create_time() == float(start):
-            process.kill()
+        known.append(psutil.Process(int(line)))
+    except psutil.Error:
+        pass
+for process in known:
+    try:
+        process.kill()
     except psutil.Error:
         pass
 """
@@ -37,10 +42,9 @@ class SharedFate:
             [sys.executable, "-c", _WATCH],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            text=True,
             start_new_session=True,
         )
-        self._known = set[int]()
+        self._known = set[psutil.Process]()  # equal if number and start are
 
     def include_ray(self) -> None:
         """Take in Ray's raylet on this machine, if this process has started it, and all that it has started."""
@@ -51,17 +55,18 @@ class SharedFate:
 
     def include(self, processes: Iterable[psutil.Process]) -> None:
         """Take in processes, unless they are known."""
-        assert self._watcher.stdin is not None
-        for process in processes:
-            with suppress(psutil.Error):  # it has ended
-                start = process.create_time()
-                if process.pid not in self._known:
-                    self._known.add(process.pid)
-                    self._watcher.stdin.write(f"{process.pid} {start!r}\n")
-        self._watcher.stdin.flush()
+        new = [process for process in processes if process not in self._known]
+        self._known.update(new)
+        self._tell("".join(f"{process.pid}\n" for process in new))
 
     def close(self) -> None:
         """Kill those that still live."""
         assert self._watcher.stdin is not None
         self._watcher.stdin.close()
         self._watcher.wait()
+
+    def _tell(self, lines: str) -> None:
+        """Pass lines to the watcher. If it was killed, the run needs it no less, but can do without."""
+        assert self._watcher.stdin is not None
+        with suppress(BrokenPipeError):
+            os.write(self._watcher.stdin.fileno(), lines.encode())

@@ -10,9 +10,11 @@ from huggingface_hub import snapshot_download
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
 
-# What tokenizers and configurations are read from, and weights. Not the copies in other formats (.bin, .pth, GGUF).
+# What tokenizers and configurations are read from, and weights. Other formats are copies of them (.pth, GGUF), but for
+# PyTorch's own, which is what models published before safetensors have alone.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 _WEIGHTS = ("*.safetensors",)
+_OLD_WEIGHTS = ("pytorch_model*.bin",)
 _COPIES = ("original/*", "consolidated*")  # the weights once more, as their makers keep them
 
 
@@ -52,15 +54,29 @@ def _snapshots(model: ModelConfig, *, cached: bool) -> dict[str, str]:
     for key, name in (("path", model.path), ("tokenizer", model.tokenizer)):
         if not name or not is_hub_name(name):
             continue
-        wanted = _SMALL_FILES + _WEIGHTS if key == "path" else _SMALL_FILES
         try:
-            found[key] = snapshot_download(
-                name, allow_patterns=list(wanted), ignore_patterns=list(_COPIES), local_files_only=cached
-            )
+            found[key] = _snapshot(name, _SMALL_FILES + (_WEIGHTS if key == "path" else ()), cached)
+            if key == "path" and not _holds(found[key], _WEIGHTS):
+                found[key] = _snapshot(name, _SMALL_FILES + _OLD_WEIGHTS, cached)
         except Exception as error:  # of the network, the hub or the disk
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(
                 f"model.{key}={name!r}: is no folder here, and it cannot be fetched from the hub: "
                 f"{type(error).__name__}: {reason}"
             ) from error
+        if key == "path" and not _holds(found[key], _WEIGHTS + _OLD_WEIGHTS):
+            raise ConfigError(
+                f"model.path={name!r}: the hub has no weights of it that can be read, which are files named "
+                f"{' or '.join(_WEIGHTS + _OLD_WEIGHTS)}"
+            )
     return found
+
+
+def _snapshot(name: str, patterns: Sequence[str], cached: bool) -> str:
+    return snapshot_download(
+        name, allow_patterns=list(patterns), ignore_patterns=list(_COPIES), local_files_only=cached
+    )
+
+
+def _holds(folder: str, patterns: Sequence[str]) -> bool:
+    return any(True for pattern in patterns for _ in Path(folder).glob(pattern))

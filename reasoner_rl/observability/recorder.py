@@ -75,7 +75,7 @@ class RolloutRecorder:
 
 
 def missing_records(folder: Path, step: int, mode: RolloutMode) -> list[str]:
-    """What a run that goes on after ``step`` should find in its output_dir ``folder`` and does not, for people."""
+    """What a run that resumes after ``step`` should find in its output_dir ``folder`` and does not, for people."""
     missing, metrics = [], folder / "metrics.jsonl"
     steps = [row["step"] for row in read_jsonl(metrics)]
     if not metrics.exists():
@@ -100,7 +100,10 @@ def _lines(
         for group in groups
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
     ]
-    advantages = [float(sample.advantages.double().mean()) for sample in samples] or [None] * len(responses)
+    known: list[float | None] = [float(sample.advantages.double().mean()) for sample in samples]
+    advantages = known[: len(responses)] or [None] * len(
+        responses
+    )  # of the first groups alone, if not all are recorded
     for (prompt, rollout, reward), advantage in zip(responses, advantages, strict=True):
         yield _line(step, prompt, rollout, reward, advantage)
 

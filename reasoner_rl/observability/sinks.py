@@ -18,7 +18,7 @@ from rich.console import Console
 from reasoner_rl.config.run import LoggingConfig, WandbConfig
 from reasoner_rl.errors import DataError, MissingExtraError
 from reasoner_rl.observability.console import step_line
-from reasoner_rl.observability.summary import atomic_writer, json_ready
+from reasoner_rl.observability.summary import atomic_writer, json_ready, naming
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class JsonlSink:
 
     Args:
         path: the file, metrics.jsonl of a run.
-        resume_step: the step of the checkpoint that the run goes on from. Lines of later steps are dropped,
+        resume_step: the step of the checkpoint that the run resumes from. Lines of later steps are dropped,
             for those steps will be run again; so is a last line that was torn when the process was killed.
             None: a new run, which replaces any file of a run that never reached a checkpoint.
 
@@ -60,9 +60,10 @@ class JsonlSink:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         if not self._is_there():
             self._write_anew()
-        self._file.write(json.dumps(json_ready({"step": step, **values}), allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.write(json.dumps(json_ready({"step": step, **values}), allow_nan=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _is_there(self) -> bool:
         try:
@@ -79,7 +80,8 @@ class JsonlSink:
         self._file = self._path.open("a+", encoding="utf-8")
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -121,7 +123,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Logs to Weights & Biases. A resumed run goes on under its id, kept in ``folder/wandb_id.txt``.
+    """Logs to Weights & Biases. A resumed run keeps the id of its first start, in ``folder/wandb_id.txt``.
 
     Raises:
         MissingExtraError: if wandb is not installed.
@@ -199,7 +201,7 @@ def open_logger(
 ) -> MetricLogger:
     """Open what ``config`` asks for in the run's output_dir ``folder``; always JSONL and the console.
 
-    ``resume_step`` is the step of the checkpoint that the run goes on from, None in a new run.
+    ``resume_step`` is the step of the checkpoint that the run resumes from, None in a new run.
     """
     sinks: list[Sink] = []
     if config.wandb is not None:  # first: it is the one that can be missing, before anything is replaced

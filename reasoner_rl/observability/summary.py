@@ -12,15 +12,28 @@ from typing import Any, TextIO
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name ``path`` if it names no file: writing to an open file does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path whose file takes its place at ``path`` when the block ends without an error.
 
-    Whoever reads ``path`` meanwhile, or after a crash, finds the previous file or none.
+    Whoever reads ``path`` meanwhile, or after a crash, finds the previous file or none. An OSError of the block that
+    names no file, as of a full disk, gets the name of ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -82,6 +82,7 @@ class OnlineSource:
         Raises UserError, with the counts, if that is too little and dynamic_sampling.when_exhausted is "fail".
         """
         dynamic = self._config.algorithm.dynamic_sampling
+        before = self._sampler.state()
         fresh_enough = [g for g in self._surplus if version - g.policy_version <= dynamic.max_staleness]
         builder = BatchBuilder(self._config, fresh_enough)
         self._fill(step, builder)
@@ -94,6 +95,9 @@ class OnlineSource:
             "dropped_alike": len(filtered.alike),
         }
         if len(kept) < builder.wanted and dynamic.when_exhausted == "fail":
+            self._sampler.restore(
+                before
+            )  # a checkpoint that is made now must let the same prompts come again
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
         kept, rest = kept[: builder.wanted], kept[builder.wanted :]

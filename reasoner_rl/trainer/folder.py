@@ -48,12 +48,16 @@ def output_folder(run: RunConfig) -> Iterator[Path]:
 
 
 def begin_run(config: Recipe) -> None:
-    """Seed torch, record the resolved recipe and the versions in the output folder."""
-    output = config.run.output_dir
+    """Set torch's threads and seed."""
     transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
+
+
+def record_run(config: Recipe) -> None:
+    """Write the resolved recipe and the versions into the output folder, when all that can be refused was checked."""
+    output = config.run.output_dir
     with atomic_writer(output / "recipe.yaml") as file:
         file.write(dump_recipe(config))
     write_json(

@@ -56,7 +56,7 @@ class Trainer:
         timer.reset()
         number, measured = state.step + 1, list[Metrics]()
         with timer("step"):
-            batch = self.source.next(number, state.version)
+            batch = self._next_batch(number)
             samples = batch.samples
             if samples:
                 with timer("prepare"):
@@ -69,6 +69,17 @@ class Trainer:
                 measured = [synced, prepared, updated]
         self._log(number, batch, samples, measured)
         state.step = number
+
+    def _next_batch(self, step: int) -> StepBatch:
+        """The batch of a step; if it cannot be made, what was learnt before is saved.
+
+        A later error of the step is no reason to save: the weights may have changed without the step being finished.
+        """
+        try:
+            return self.source.next(step, self.state.version)
+        except UserError:
+            self.save()
+            raise
 
     def _log(self, step: int, batch: StepBatch, samples: list[TrainSample], measured: list[Metrics]) -> None:
         tokens = {"update": self.config.batch.epochs * sum(sample.tokens for sample in samples)}
@@ -133,38 +144,38 @@ class Trainer:
             self.workers.publish(state.version)
         if state.step == 0 and evaluation.at_start:
             self._count_seconds(self.evaluate)
-        self._tell_end()
         while not self.finished and not stop:
-            try:
-                self._count_seconds(self.step)
-            except UserError:  # what was learnt is kept
-                self.save()
-                raise
-            self._tell_end()
-            if is_due(state.step, evaluation.every_steps) or (self.finished and evaluation.at_end):
+            self._count_seconds(self.step)
+            at_end = self.finished and evaluation.at_end
+            if is_due(state.step, evaluation.every_steps) or at_end:
                 self._count_seconds(self.evaluate)
             if is_due(state.step, every_steps) or self.finished or stop:
                 self.save()
-        if not self.finished:
-            return False
-        if state.version == 0 and state.step > 0 and not self.source.end():
+        if self.finished:
+            self._end()
+        return self.finished
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are made, or a further one could be of no use."""
+        return self.state.step >= self.config.run.steps or self.source.end() is not None
+
+    def _end(self) -> None:
+        """Say why a run ended before its last step, and evaluate if all its steps were made before.
+
+        Raises UserError if nothing was trained for want of usable groups.
+        """
+        state = self.state
+        if reason := self.source.end():
+            say(f"{reason}; the run ends after step {state.step}")
+        elif state.version == 0 and state.step > 0:
             raise UserError(
                 f"none of the {state.step} steps found a group to train on: nothing was trained, and no weights are "
                 f"exported. {ADVICE}"
             )
-        if evaluation.at_end and str(state.step) not in state.evaluations:
-            self._count_seconds(self.evaluate)  # a run whose steps were all made before
+        if self.config.evaluation.at_end and str(state.step) not in state.evaluations:
+            self._count_seconds(self.evaluate)
             self.save()
-        return True
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are made, or no more could be of use."""
-        return self.state.step >= self.config.run.steps or self.source.end() is not None
-
-    def _tell_end(self) -> None:
-        if reason := self.source.end():
-            say(f"{reason}; the run ends after step {self.state.step}")
 
     def _count_seconds(self, action: Callable[[], object]) -> None:
         started = time.perf_counter()

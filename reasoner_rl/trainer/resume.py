@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one, whether it belongs to this run, and what is wrong if it cannot be read."""
+"""Resuming from a checkpoint: which one, whether it belongs to this run, and what is wrong if it cannot be read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def save_recipe(config: Recipe, folder: Path) -> None:
 
 
 def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, Path] | None:
-    """Step and folder of the checkpoint to go on from; tells which keys have changed since it was made.
+    """Step and folder of the checkpoint to resume from; tells which keys have changed since it was made.
 
     Removes what a process that was killed while writing has left. Raises ConfigError if run.resume forbids it, if it
     is past the end of the run, or if a key has changed whose value comes with the checkpoint; UserError if a file is

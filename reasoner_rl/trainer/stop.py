@@ -15,6 +15,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self.interrupted = False  # by a second one
 
     def __bool__(self) -> bool:
         return self.requested
@@ -22,11 +23,16 @@ class StopRequest:
 
 @contextmanager
 def graceful_stop() -> Iterator[StopRequest]:
-    """StepOutput the first Ctrl-C or SIGTERM into a request; a second one interrupts at once."""
+    """Turn the first Ctrl-C or SIGTERM into a request; a second one interrupts at once.
+
+    Whatever error the block ends in after that is raised as KeyboardInterrupt. An interrupted write ends in an error of
+    PyTorch's, which passes from rank to rank without its cause.
+    """
     stop = StopRequest()
 
     def request(number: int, frame: FrameType | None) -> None:
         if stop.requested:
+            stop.interrupted = True
             raise KeyboardInterrupt
         stop.requested = True
         say("stopping after this step, with a checkpoint; once more to stop at once")
@@ -34,6 +40,10 @@ def graceful_stop() -> Iterator[StopRequest]:
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except BaseException as error:
+        if stop.interrupted and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -29,7 +29,7 @@ from reasoner_rl.sources.online import OnlineSource
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.finish import finish_run
-from reasoner_rl.trainer.folder import begin_run, output_folder
+from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
     HeldOut,
     check_context,
@@ -97,6 +97,7 @@ def _train(
     expect_checkpoints(config, store, state.step)
     algorithm, timer = build_algorithm(config), PhaseTimer()
     check_custom_parts(config, algorithm)
+    record_run(config)
     recorder = RolloutRecorder(output, config.logging.rollouts)
     with ExitStack() as stack:
         rewards = None

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from reasoner_rl.errors import ConfigError, MissingExtraError
+from reasoner_rl.training.attention_limits import WIDEST_FLASH_HEAD, head_widths, varlen_problem
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.torch_varlen import TORCH_VARLEN, PackedBounds, has_kernel, torch_varlen
 from reasoner_rl.training.varlen_sdpa import VARLEN_SDPA, VarlenLayout, varlen_sdpa
@@ -23,13 +24,16 @@ from reasoner_rl.training.varlen_sdpa import VARLEN_SDPA, VarlenLayout, varlen_s
 AttentionName = Literal["auto", "torch_varlen", "varlen_sdpa", "flash_attention_2"]
 
 
-def choose_attention(wanted: AttentionName, device: torch.device, dtype: torch.dtype) -> str:
+def choose_attention(
+    wanted: AttentionName, device: torch.device, dtype: torch.dtype, config: Any = None
+) -> str:
     """Return the name of the transformers attention to build the model with, registering ours.
 
     "auto" is the first that can run of torch_varlen, flash_attention_2 and varlen_sdpa.
+    config: the model's text configuration; None: of a model that every kernel can run.
 
-    Raises MissingExtraError if flash-attn is asked for and not installed, and ConfigError if the device or the number
-    format is not one that the kernel asked for can run with.
+    Raises MissingExtraError if flash-attn is asked for and not installed, and ConfigError if the device, the number
+    format or the model is not one that the kernel asked for can run with.
     """
     installed = importlib.util.find_spec("flash_attn") is not None
     if wanted == "flash_attention_2" and not installed:
@@ -44,10 +48,16 @@ def choose_attention(wanted: AttentionName, device: torch.device, dtype: torch.d
             "model.attention=torch_varlen needs PyTorch 2.11 or newer and a GPU of compute capability 8.0 or higher; "
             f"this is PyTorch {torch.__version__}"
         )
-    sixteen_bits = device.type == "cuda" and dtype is not torch.float32
-    if wanted == "torch_varlen" or (wanted == "auto" and sixteen_bits and has_kernel(device)):
+    problem = None if config is None else varlen_problem(config)
+    if wanted == "torch_varlen" and problem:
+        raise ConfigError(
+            f"model.attention=torch_varlen: the model has {problem}. Use model.attention=auto or varlen_sdpa"
+        )
+    flash = wanted == "auto" and device.type == "cuda" and dtype is not torch.float32
+    if wanted == "torch_varlen" or (flash and not problem and has_kernel(device)):
         return _register(TORCH_VARLEN, torch_varlen)
-    if wanted == "flash_attention_2" or (wanted == "auto" and sixteen_bits and installed):
+    too_wide = config is not None and max(max(head_widths(config))) > WIDEST_FLASH_HEAD
+    if wanted == "flash_attention_2" or (flash and installed and not too_wide):
         return "flash_attention_2"
     return _register(VARLEN_SDPA, varlen_sdpa)
 

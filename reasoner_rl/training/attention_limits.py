@@ -9,8 +9,37 @@ from torch import nn
 
 from reasoner_rl.errors import UserError
 
+WIDEST_FLASH_HEAD = 256  # of both flash kernels
 # What some models (Gemma 2, gpt-oss) pass to change the scores, and scaled dot-product attention would ignore.
 _UNSUPPORTED = ("softcap", "s_aux")
+
+
+def head_widths(config: Any) -> set[tuple[int, int]]:
+    """Widths of a head's keys and of its values in the layers of a model with this text configuration."""
+    rotated = getattr(config, "qk_rope_head_dim", None)
+    if rotated is not None:  # latent attention, as of DeepSeek
+        return {(config.qk_nope_head_dim + rotated, config.v_head_dim)}
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return {(width, width)} | {(wide, wide) for wide in [getattr(config, "global_head_dim", None)] if wide}
+
+
+def attention_dropout(config: Any) -> float:
+    """The dropout of attention weights in training, by any of the names that transformers has for it."""
+    names = ("attention_dropout", "attn_pdrop", "attn_dropout")
+    return max(float(getattr(config, name, None) or 0.0) for name in names)
+
+
+def varlen_problem(config: Any) -> str | None:
+    """What `torch_varlen` cannot do of a model with this text configuration, or None."""
+    if (dropout := attention_dropout(config)) > 0:
+        return f"dropout {dropout:g} of attention, which the kernel does not do"
+    for keys, values in sorted(head_widths(config)):
+        if keys != values or keys > WIDEST_FLASH_HEAD:
+            return (
+                f"heads of widths {keys} (keys) and {values} (values), and the kernel does one width up to "
+                f"{WIDEST_FLASH_HEAD}"
+            )
+    return None
 
 
 def check_scores(attention: str, module: nn.Module, arguments: Mapping[str, Any]) -> None:

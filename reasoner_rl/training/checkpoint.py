@@ -46,10 +46,12 @@ class CheckpointStore:
                 write(partial)
                 write_manifest(partial)
                 flush_folder(partial)
+                self._name_next(final.name)  # now, so that its room is there when the folder takes its place
         except DiskFullError as error:
-            kept = f"the same command goes on from {newest[1].name}" if newest else "nothing was saved before"
+            kept = f"the same command resumes from {newest[1].name}" if newest else "nothing was saved before"
             raise DiskFullError(f"{error}; {kept}") from error
         partial.rename(final)
+        self._next_pointer.replace(self._pointer)
         flush(self.folder)
         self.tidy()
         return final
@@ -72,11 +74,27 @@ class CheckpointStore:
         steps = self.all()
         return steps[-1] if steps else None
 
+    @property
+    def _pointer(self) -> Path:
+        return self.folder / "latest"
+
+    @property
+    def _next_pointer(self) -> Path:
+        return self.folder / ".latest"  # takes the place of the former
+
+    def _name_next(self, name: str) -> None:
+        try:
+            self._next_pointer.write_text(name + "\n")
+            flush(self._next_pointer)
+        except BaseException:
+            self._next_pointer.unlink(missing_ok=True)
+            raise
+
     def remove_partial(self) -> None:
         """Delete what a write that was killed has left. No other process may be writing."""
         for partial in self.folder.glob(".partial_*"):
             shutil.rmtree(partial)
-        (self.folder / ".latest").unlink(missing_ok=True)
+        self._next_pointer.unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Point to the newest checkpoint and delete old ones, also where a process was killed before it could."""
@@ -84,9 +102,10 @@ class CheckpointStore:
         steps = self.all()
         if not steps:
             return
-        pointer, name = self.folder / ".latest", steps[-1][1].name
-        pointer.write_text(name + "\n")
-        pointer.replace(self.folder / "latest")
+        name = steps[-1][1].name
+        if not self._pointer.is_file() or self._pointer.read_bytes() != f"{name}\n".encode():
+            self._name_next(name)
+            self._next_pointer.replace(self._pointer)
         for _, old in steps[: -self.keep_last]:
             shutil.rmtree(old)
 
@@ -105,12 +124,12 @@ def verify(folder: Path) -> None:
 
 
 def way_out(folder: Path) -> str:
-    """What to do about a checkpoint that cannot be used: go on from the newest of those before it that is whole."""
+    """What to do about a checkpoint that cannot be used: resume from the newest of those before it that is whole."""
     store, own = CheckpointStore(folder.parent, 1), _FOLDER.fullmatch(folder.name)
     older = [path for step, path in store.all() if own and step < int(own[1])]
     for path in reversed(older):
         if _damage(path) is None:
-            return f"Delete {folder.name}, and the same command goes on from {path.name}, the one before"
+            return f"Delete {folder.name}, and the same command resumes from {path.name}, the one before"
     return "There is none before it that is whole: choose another run.output_dir, or delete this one"
 
 

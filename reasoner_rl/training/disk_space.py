@@ -36,13 +36,20 @@ def check_room(what: str, folder: Path, need: int | None) -> None:
 
 
 def disk_full(
-    what: str, folder: Path, need: int, have: int, cause: BaseException | None = None
+    what: str, folder: Path, need: int | None, have: int, cause: BaseException | None = None
 ) -> DiskFullError:
-    """The error for ``what``, which needs more bytes than the disk of ``folder`` has."""
+    """The error for ``what``, which needs more bytes than the ``have`` that are free on the disk of ``folder``.
+
+    need: how many, as far as known. cause: the error that writing ended in.
+    """
+    enough = need is None or need <= have  # so it seemed, and writing has shown that it is not
+    needed = (
+        f"more than the {amount(have)}" if enough else f"at least {amount(need or 0)}, and {amount(have)}"
+    )
     said = str(cause or "").strip().partition("\n")[0]
     reason = f" ({said})" if said else ""
     return DiskFullError(
-        f"{what} does not fit on the disk of {folder}: it needs {amount(need)}, and {amount(have)} are free"
+        f"{what} does not fit on the disk of {folder}: it needs {needed} {'that ' if enough else ''}are free"
         f"{reason}. Make room there, or choose a run.output_dir on another disk"
     )
 
@@ -70,18 +77,22 @@ def filled_folder(partial: Path, what: str, need: int | None = None) -> Iterator
         if is_interruption(error):
             raise KeyboardInterrupt from error
         missing = max((need or 0) - written, _NEXT_TO_NOTHING)
-        if not isinstance(error, (SystemExit, GeneratorExit)) and (_says_full(error) or left < missing):
+        saying = _saying_full(error)
+        if saying or (left < missing and not isinstance(error, (SystemExit, GeneratorExit))):
             have = shutil.disk_usage(next(p for p in partial.parents if p.exists())).free
-            raise disk_full(what, partial.parent, max(need or 0, written + missing), have, error) from error
+            raise disk_full(what, partial.parent, need, have, saying) from error
         raise
 
 
-def _says_full(error: BaseException) -> bool:
-    return any(
-        (isinstance(related, OSError) and related.errno in _FULL)
-        or any(text in str(related) for text in _FULL_TEXTS)
+def _saying_full(error: BaseException) -> BaseException | None:
+    """The innermost of an error's causes that tells of a full disk, whose text is the shortest; None if none does."""
+    found = [
+        related
         for related in related_errors(error)
-    )
+        if (isinstance(related, OSError) and related.errno in _FULL)
+        or any(text in str(related) for text in _FULL_TEXTS)
+    ]
+    return min(found, key=lambda related: len(str(related)), default=None)
 
 
 def amount(count: int) -> str:

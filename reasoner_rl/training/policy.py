@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.tokenizer import require_folder
+from reasoner_rl.tokenizer import require_folder, text_config
 from reasoner_rl.training.attention import can_share_prompts, choose_attention, packed_arguments
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.token_logprobs import token_logprobs
@@ -124,7 +124,7 @@ def build_policy(
     The weights stay where they were read, on the CPU: `fully_shard` moves them to the device layer by layer. With
     ``empty`` they are not read at all: see `load_causal_lm`.
     """
-    attention = choose_attention(config.attention, device, getattr(torch, config.dtype))
+    attention = choose_attention(config.attention, device, getattr(torch, config.dtype), text_config(config))
     model = load_causal_lm(config, torch.float32, attention, empty=empty)
     prepare(model, config)
     return Policy(model, attention, chunk_tokens, unused_ids)

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from reasoner_rl.errors import UserError
-from reasoner_rl.training.attention_limits import check_scores, check_window
+from reasoner_rl.training.attention_limits import WIDEST_FLASH_HEAD, check_scores, check_window
 from reasoner_rl.training.shared_prompts import SharedPrompts
 
 TORCH_VARLEN = "reasoner_rl_torch_varlen"
-_WIDEST_HEAD = 256  # of the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +71,11 @@ def torch_varlen(
             "torch_varlen needs the keyword packed_bounds: it attends within packed sequences only"
         )
     check_window("torch_varlen", packed_bounds.longest_key, sliding_window)
-    if dropout > 0 or value.shape[-1] != query.shape[-1] or query.shape[-1] > _WIDEST_HEAD:
+    if dropout > 0 or value.shape[-1] != query.shape[-1] or query.shape[-1] > WIDEST_FLASH_HEAD:
         raise UserError(
-            f"model.attention=torch_varlen has no dropout of attention and one width of heads up to {_WIDEST_HEAD}; "
-            f"{type(module).__name__} has dropout {dropout:g}, widths {query.shape[-1]} and {value.shape[-1]}: use "
-            "model.attention=varlen_sdpa"
+            "model.attention=torch_varlen has no dropout of attention and one width of heads up to "
+            f"{WIDEST_FLASH_HEAD}; {type(module).__name__} has dropout {dropout:g}, widths {query.shape[-1]} and "
+            f"{value.shape[-1]}: use model.attention=varlen_sdpa"
         )
     flat = [part[0].transpose(0, 1) for part in (query, key, value)]
     if packed_bounds.stand_ins is not None:

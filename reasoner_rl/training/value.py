@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.tokenizer import text_config
 from reasoner_rl.training.attention import choose_attention
 from reasoner_rl.training.policy import predicting_states, prepare, require_checkpoint
 from reasoner_rl.types import MicroBatch, ValueOutputs
@@ -97,7 +98,7 @@ def build_critic(config: ModelConfig, device: torch.device, *, empty: bool = Fal
 
     ``empty``, and where the weights are: see `build_policy`.
     """
-    attention = choose_attention(config.attention, device, getattr(torch, config.dtype))
+    attention = choose_attention(config.attention, device, getattr(torch, config.dtype), text_config(config))
     model = load_critic(config, attention, empty=empty)
     prepare(model, config)
     critic = Critic(model, attention)

@@ -40,3 +40,26 @@ def test_closing_kills_them_too() -> None:
         fate.include([psutil.Process(sleeper.pid)])
         fate.close()
         assert sleeper.wait(30) == -9
+
+
+def test_a_process_that_is_told_of_while_the_clock_is_set_is_killed_all_the_same() -> None:
+    """psutil's time of start moves with the machine's clock; here it does so by a second."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]) as sleeper:
+        process = psutil.Process(sleeper.pid)
+        start = process.create_time()
+        process.create_time = lambda: start - 1.0
+        fate = SharedFate()
+        fate.include([process])
+        fate.close()
+        try:
+            assert sleeper.wait(10) == -9
+        finally:
+            sleeper.kill()
+
+
+def test_a_run_survives_the_death_of_its_watcher() -> None:
+    fate = SharedFate()
+    fate._watcher.kill()
+    fate._watcher.wait()
+    fate.include([psutil.Process()])
+    fate.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.distributed import hub
@@ -26,10 +27,12 @@ def test_workers_load_from_the_folder_that_was_downloaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[tuple[str, bool, bool]] = []
+    (tmp_path / "Qwen/x").mkdir(parents=True)
+    (tmp_path / "Qwen/x/model.safetensors").touch()
 
     def snapshot(name: str, *, allow_patterns: list[str], local_files_only: bool, **rest: Any) -> str:
         calls.append((name, "*.safetensors" in allow_patterns, local_files_only))
-        return f"/cache/{name}"
+        return f"{tmp_path}/{name}"
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
     model = ModelConfig(path="Qwen/x", tokenizer="Qwen/y", dtype="float32")
@@ -38,11 +41,40 @@ def test_workers_load_from_the_folder_that_was_downloaded(
     calls.clear()
     local = hub.from_cache(model)
     assert calls == [("Qwen/x", True, True), ("Qwen/y", False, True)], "the hub is not asked again"
-    assert local == ModelConfig(path="/cache/Qwen/x", tokenizer="/cache/Qwen/y", dtype="float32")
+    assert local == ModelConfig(path=f"{tmp_path}/Qwen/x", tokenizer=f"{tmp_path}/Qwen/y", dtype="float32")
     calls.clear()
     there = ModelConfig(path=str(tmp_path))
     assert hub.from_cache(there) == there
     assert calls == []
+
+
+def test_models_published_with_pytorchs_weights_alone_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    on_the_hub = [
+        "config.json",
+        "pytorch_model.bin",
+        "original/consolidated.bin",
+        "training_args.bin",
+        "model.gguf",
+    ]
+
+    def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str], **rest: Any) -> str:
+        for file in filter_repo_objects(
+            on_the_hub, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        ):
+            (tmp_path / file).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    assert hub.from_cache(ModelConfig(path="old/model")).path == str(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "pytorch_model.bin"]
+    (tmp_path / "pytorch_model.bin").unlink()
+    on_the_hub.remove("pytorch_model.bin")
+    with pytest.raises(
+        ConfigError, match=r"'old/model': the hub has no weights .* \*\.safetensors or pytorch_model"
+    ):
+        hub.download(ModelConfig(path="old/model"))
 
 
 def test_what_cannot_be_fetched_is_told_by_key() -> None:

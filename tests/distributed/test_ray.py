@@ -129,7 +129,7 @@ def interrupted(
         process.kill()
     assert time.monotonic() - sent < DEADLINE
     assert process.returncode == (130 if to_the_driver else 3)
-    assert to_the_driver or "The same command goes on from the newest checkpoint" in errors
+    assert to_the_driver or "The same command resumes from the newest checkpoint" in errors
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive, "all workers were stopped"
     return errors, workers

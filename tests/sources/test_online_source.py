@@ -26,7 +26,7 @@ PARTIAL, SAME = "partial", "same"  # scores without accuracy: different ones, eq
 class FakeGenerator:
     """Answers every prompt with its index, by the policy version that it is told.
 
-    A turn finishes one request: the first in the works, or the one that ``finish`` chooses, given their prompts.
+    A turn finishes one request: the first in flight, or the one that ``finish`` chooses, given their prompts.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class FakeGenerator:
         self.launched: list[int] = []  # indices of the prompts
         self.seeds: list[int] = []
         self.works: list[Any] = []
-        self.most_in_works = 0
+        self.most_in_flight = 0
         self.aborted = 0
         self.finish: Callable[[list[int]], int] = lambda prompts: 0
 
@@ -42,7 +42,7 @@ class FakeGenerator:
         self.launched += [request.prompt_ids[0] for request in requests]
         self.seeds += [request.seed for request in requests]
         self.works += requests
-        self.most_in_works = max(self.most_in_works, len(self.works))
+        self.most_in_flight = max(self.most_in_flight, len(self.works))
 
     def step(self) -> StepOutput:
         request = self.works.pop(self.finish([request.prompt_ids[0] for request in self.works]))
@@ -120,7 +120,7 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
     kept, counts = setting.step(1)
     assert kept == [0, 4, 5, 7], "prompt order"
     assert setting.generator.launched == list(range(8)), "one prompt for each that was dropped, and no more"
-    assert setting.generator.most_in_works == 4
+    assert setting.generator.most_in_flight == 4
     assert counts == {
         "generated": 8,
         "dropped_right": 2,
@@ -137,15 +137,15 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
 
 def test_a_dropped_group_is_replaced_while_the_others_go_on() -> None:
     setting = Setting([MIXED, WRONG, MIXED, MIXED], wanted=3)
-    in_works: list[list[int]] = []
+    in_flight: list[list[int]] = []
 
     def last(prompts: list[int]) -> int:
-        in_works.append(prompts)
+        in_flight.append(prompts)
         return prompts.index(1) if 1 in prompts else len(prompts) - 1
 
     setting.generator.finish = last
     assert setting.step(1)[0] == [0, 2, 3]
-    assert in_works[:2] == [[0, 1, 2], [0, 2, 3]], "prompt 3 starts as soon as group 1 is dropped"
+    assert in_flight[:2] == [[0, 1, 2], [0, 2, 3]], "prompt 3 starts as soon as group 1 is dropped"
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1])
@@ -197,7 +197,7 @@ def test_without_the_filter_no_more_is_generated_than_trained_on() -> None:
 def test_no_more_prompts_are_in_the_works_than_asked_for() -> None:
     setting = Setting([MIXED] * 12, wanted=5, at_a_time=2)
     assert setting.step(1)[0] == [0, 1, 2, 3, 4]
-    assert setting.generator.most_in_works == 2
+    assert setting.generator.most_in_flight == 2
     assert setting.surplus == []
 
 
@@ -283,8 +283,10 @@ def test_at_the_cap_the_groups_at_hand_are_trained_on() -> None:
 
 def test_at_the_cap_a_run_may_be_told_to_fail() -> None:
     setting = Setting([WRONG, MIXED, RIGHT, WRONG], wanted=2, max_generation_batches=2, when_exhausted="fail")
+    before = setting.collector.sampler.state()
     with pytest.raises(UserError) as error:
         setting.step(7)
+    assert setting.collector.sampler.state() == before, "the same prompts come again after a resumption"
     assert str(error.value) == (
         "step 7: 4 generated groups (the most that batch.prompts_per_generation and "
         "algorithm.dynamic_sampling.max_generation_batches allow) gave 1 of the 2 wanted: 1 were all right and "

@@ -1,4 +1,4 @@
-"""Supervised runs: the loss falls, and an interruption changes nothing."""
+"""Supervised runs: the loss falls, an interruption changes nothing, and neither do ranks; held-out problems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reasoner_rl.config.recipes import SftConfig
+from reasoner_rl.commands.evaluate import evaluate_checkpoint
+from reasoner_rl.config.recipes import EvalConfig, SftConfig
 from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
@@ -95,6 +96,86 @@ def test_the_loss_falls_and_a_stopped_run_goes_on_exactly(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.fixture
+def evaluated(recipe: Callable[..., SftConfig], tiny_run: dict[str, Any]) -> Callable[..., SftConfig]:
+    """The recipe of a run that answers 5 held-out problems before, during and after it, with no end to its schedule."""
+
+    def make(name: str, *, cluster: dict[str, Any] | None = None, **run: Any) -> SftConfig:
+        tree = recipe(name, **run).model_dump(mode="json") | {
+            "training": {"optimizer": {"lr": 0.01}, "schedule": {"kind": "constant"}},
+            "rollout": {"sampling": {"max_response_tokens": 12}},
+            "reward": tiny_run["reward"],
+            "evaluation": {**tiny_run["evaluation"], "samples_per_prompt": 2},
+            "cluster": cluster or {"kind": "local"},
+            "checkpoint": {"every_steps": 2},
+            "logging": {"tensorboard": False, "progress": False},
+        }
+        return SftConfig.model_validate(tree)
+
+    return make
+
+
+def responses(output: Path, step: int) -> list[str]:
+    """To the held-out problems, after this step; 0 in the folder of an evaluation by itself."""
+    path = output / "evaluations" / f"step_{step:06d}_heldout.jsonl"
+    return [json.loads(line)["response"] for line in path.read_text().splitlines()]
+
+
+def test_held_out_problems_are_answered_before_during_and_after(
+    evaluated: Callable[..., SftConfig], tmp_path: Path
+) -> None:
+    config = evaluated("run", steps=4)
+    summary = train(config)
+    assert summary is not None
+    rows = rows_of(tmp_path / "run")
+    assert [(row["step"], "sft/loss" in row) for row in rows] == [
+        (0, False),
+        (1, True),
+        (2, True),
+        (2, False),
+        (3, True),
+        (4, True),
+        (4, False),
+    ]
+    accuracies = {row["step"]: row["eval/heldout/accuracy"] for row in rows if "sft/loss" not in row}
+    assert summary["evaluations"].keys() == {"0", "2", "4"}
+    for step, accuracy in accuracies.items():
+        right = [any(letter in "aeiou" for letter in text) for text in responses(tmp_path / "run", step)]
+        assert len(right) == 10
+        assert accuracy == summary["evaluations"][str(step)]["heldout"]["accuracy"] == sum(right) / 10
+    assert (summary["accuracy_before"], summary["accuracy_after"]) == (accuracies[0], accuracies[4])
+    # Each was of the weights of its time: those of the start and of the end answer alike in an evaluation by itself.
+    for step, weights in ((0, config.model.path), (4, str(tmp_path / "run" / "final"))):
+        evaluate_checkpoint(EvalConfig.of_training(config, weights))
+        assert responses(tmp_path / "run" / "eval", 0) == responses(tmp_path / "run", step)
+    assert len({tuple(responses(tmp_path / "run", step)) for step in (0, 2, 4)}) == 3
+
+
+def test_two_ranks_resume_from_one_process_and_one_process_from_two_ranks(
+    evaluated: Callable[..., SftConfig], tmp_path: Path
+) -> None:
+    """Steps 3 and 4 are made by two ranks; losses and weights differ from those of one process by rounding only."""
+    pytest.importorskip("ray")
+    pytest.importorskip("verl")
+    assert train(evaluated("alone", steps=5)) is not None
+    two_ranks = {"kind": "ray", "workers_per_node": 2, "device": "cpu"}
+    for steps, cluster in ((2, None), (4, two_ranks), (5, None)):
+        assert train(evaluated("together", steps=steps, cluster=cluster)) is not None
+        saved = tmp_path / "together" / "checkpoints" / f"step_{steps:06d}" / "policy"
+        assert len(list(saved.glob("rank_*.pt"))) == (2 if cluster else 1)
+    alone, together = rows_of(tmp_path / "alone"), rows_of(tmp_path / "together")
+    assert [row["step"] for row in together] == [0, 1, 2, 2, 3, 4, 4, 5, 5]
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    for one, two in zip(alone, together, strict=True):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), (one["step"], key)
+    assert responses(tmp_path / "together", 4) == responses(tmp_path / "alone", 4)
+    trained = load_file(tmp_path / "alone" / "final" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "together" / "final" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, trained[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
 def test_a_second_start_of_a_finished_run_changes_nothing(
     recipe: Callable[..., SftConfig], tmp_path: Path
 ) -> None:
@@ -110,6 +191,14 @@ def test_what_cannot_be_gone_on_from(recipe: Callable[..., SftConfig], tmp_path:
         train(recipe("run", resume="never"))
     with pytest.raises(ConfigError, match=r"run\.seed is 2, but .* was made with 1"):
         train(recipe("run", seed=2))
-    (tmp_path / "run" / "checkpoints" / "step_000002" / "driver.json").unlink()
+    driver = tmp_path / "run" / "checkpoints" / "step_000002" / "driver.json"
+    (driver.parent / "manifest.json").unlink()
+    older = {name: value for name, value in json.loads(driver.read_text()).items() if name != "format"}
+    driver.write_text(json.dumps(older))
+    with pytest.raises(
+        UserError, match=r"step_000002/driver\.json has format 1, and this version of reasoner_rl resum"
+    ):
+        train(recipe("run"))
+    driver.unlink()
     with pytest.raises(UserError, match=r"step_000002 is damaged"):
         train(recipe("run"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from reasoner_rl.errors import DiskFullError, UserError
 from reasoner_rl.training.checkpoint import CheckpointStore, reading, verify
+from reasoner_rl.training.disk_space import amount
 from reasoner_rl.training.manifest import verify_manifest
 
 
@@ -161,7 +164,7 @@ def test_a_damaged_file_is_named_and_the_whole_checkpoint_before_it_offered(
     with pytest.raises(UserError, match=rf"checkpoint .*step_000010 is damaged: {said}.* from step_000009"):
         verify(folders[2])
     flip_a_bit(folders[1] / "inner" / "state")
-    with pytest.raises(UserError, match="Delete step_000010, and the same command goes on from step_000008"):
+    with pytest.raises(UserError, match="Delete step_000010, and the same command resumes from step_000008"):
         verify(folders[2])
     flip_a_bit(folders[0] / "inner" / "state")
     with pytest.raises(UserError, match="There is none before it that is whole"):
@@ -195,10 +198,10 @@ def test_room_is_checked_before_anything_is_written(tmp_path: Path, monkeypatch:
         store.save(2, write)
     text = str(raised.value)
     assert text.startswith(
-        f"the checkpoint of step 2 does not fit on the disk of {tmp_path}: it needs 3.1 KiB"
+        f"the checkpoint of step 2 does not fit on the disk of {tmp_path}: it needs at least 3.1 KiB"
     )
     assert "and 2.0 KiB are free" in text
-    assert "the same command goes on from step_000001" in text
+    assert "the same command resumes from step_000001" in text
     assert names(tmp_path) == ["latest", "step_000001"]
 
 
@@ -222,8 +225,16 @@ def test_a_disk_that_fills_up_while_writing_is_told_and_freed(small_disk: Path) 
     def write(folder: Path) -> None:
         (folder / "state").write_bytes(b"x" * 900_000)
 
-    with pytest.raises(DiskFullError, match=r"the checkpoint of step 2 .* free \(.*No space left on device"):
+    with pytest.raises(DiskFullError) as raised:
         store.save(2, write)
+    free = re.fullmatch(
+        rf"the checkpoint of step 2 does not fit on the disk of {small_disk}: it needs more than the ([\d.]+ KiB) that "
+        r"are free \(\[Errno 28\] No space left on device\)\. Make room there, .*; the same command resumes from "
+        "step_000001",
+        str(raised.value),
+    )
+    assert free, raised.value
+    assert free[1] == amount(shutil.disk_usage(small_disk).free)
     assert names(small_disk) == ["latest", "step_000001"]
     assert shutil.disk_usage(small_disk).free > 500_000
     verify(small_disk / "step_000001")
@@ -231,6 +242,42 @@ def test_a_disk_that_fills_up_while_writing_is_told_and_freed(small_disk: Path) 
     with pytest.raises(DiskFullError, match=r"the checkpoint of step 3 does not fit .* from step_000002"):
         store.save(3, writes("x" * 400_000))
     assert names(small_disk) == ["latest", "step_000001", "step_000002"], "nothing older is deleted before"
+
+
+def fill_up(disk: Path) -> None:
+    """Leave no room for a single page."""
+    with (disk / "fill").open("wb") as file, suppress(OSError):
+        while True:
+            os.write(file.fileno(), b"x" * 4096)
+    assert shutil.disk_usage(disk).free == 0
+
+
+def test_a_full_disk_is_left_as_it_was_by_a_start(small_disk: Path) -> None:
+    store = CheckpointStore(small_disk, keep_last=2)
+    store.save(1, writes("x" * 1000))
+    fill_up(small_disk)
+    store.tidy()
+    assert names(small_disk) == ["fill", "latest", "step_000001"]
+    (small_disk / "latest").unlink()
+    (small_disk / "step_000001" / "more").write_bytes(b"x" * 4096)  # takes the page of the pointer
+    with pytest.raises(OSError, match="No space left"):
+        store.tidy()
+    assert names(small_disk) == ["fill", "step_000001"], "no empty pointer is left behind"
+
+
+def test_a_checkpoint_takes_its_place_only_if_there_is_room_to_name_it(small_disk: Path) -> None:
+    store = CheckpointStore(small_disk, keep_last=1)
+    store.save(1, writes("x" * 1000))
+
+    def write(folder: Path) -> None:
+        writes("x" * 1000)(folder)
+        (folder / "manifest.json").write_bytes(b"x" * 4096)  # its page is there, and none for a pointer
+        fill_up(small_disk)
+
+    with pytest.raises(DiskFullError, match="the same command resumes from step_000001"):
+        store.save(2, write)
+    assert names(small_disk) == ["fill", "latest", "step_000001"]
+    assert (small_disk / "latest").read_text() == "step_000001\n"
 
 
 @pytest.mark.parametrize(

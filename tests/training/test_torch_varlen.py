@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import DeepseekV3Config, GPT2Config, Qwen2Config, Qwen3Config
 
 from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.model import ModelConfig
@@ -17,9 +18,12 @@ from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.training import attention as choice
 from reasoner_rl.training import torch_varlen as varlen
 from reasoner_rl.training.attention import choose_attention
+from reasoner_rl.training.attention_limits import head_widths, varlen_problem
 from reasoner_rl.training.policy import build_policy
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.torch_varlen import TORCH_VARLEN, PackedBounds, torch_varlen
+from reasoner_rl.training.value import build_critic
+from reasoner_rl.training.varlen_sdpa import VARLEN_SDPA
 from reasoner_rl.types import TrainSample
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -140,6 +144,52 @@ def test_it_is_what_auto_chooses_on_a_gpu_in_sixteen_bits(monkeypatch: pytest.Mo
     monkeypatch.setattr(choice, "has_kernel", lambda device: False)
     with pytest.raises(ConfigError, match=r"needs PyTorch 2\.11 or newer"):
         choose_attention("torch_varlen", GPU, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem", "with_flash_attn"),
+    [
+        (Qwen2Config(attention_dropout=0.1), r"dropout 0\.1 of attention", "flash_attention_2"),
+        (GPT2Config(attn_pdrop=0.2), r"dropout 0\.2 of attention", "flash_attention_2"),
+        (
+            Qwen2Config(hidden_size=1024, num_attention_heads=2),
+            r"heads of widths 512 \(keys\) and 512 \(values\)",
+            VARLEN_SDPA,
+        ),
+        (Qwen3Config(head_dim=288), "heads of widths 288", VARLEN_SDPA),
+        (
+            DeepseekV3Config(),
+            r"heads of widths 192 \(keys\) and 128 \(values\), and the kernel does one width up to 256",
+            "flash_attention_2",
+        ),
+    ],
+)
+def test_auto_looks_at_the_model(
+    config: Any, problem: str, with_flash_attn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "has_kernel", lambda device: True)
+    for installed, expected in ((None, VARLEN_SDPA), (object(), with_flash_attn)):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, installed=installed: installed)
+        assert choose_attention("auto", GPU, torch.bfloat16, config) == expected
+    with pytest.raises(ConfigError, match=f"model.attention=torch_varlen: the model has {problem}"):
+        choose_attention("torch_varlen", GPU, torch.bfloat16, config)
+
+
+def test_auto_is_given_the_model_that_is_built(
+    tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def choose(wanted: Any, device: Any, dtype: Any, config: Any) -> str:
+        seen.append((config.model_type, head_widths(config), varlen_problem(config)))
+        return choose_attention(wanted, device, dtype, config)
+
+    for module in ("policy", "value"):
+        monkeypatch.setattr(f"reasoner_rl.training.{module}.choose_attention", choose)
+    config = ModelConfig(path=str(tiny_checkpoint("qwen3-untied")))
+    build_policy(config, 7, CPU)
+    build_critic(config, CPU)
+    assert seen == [("qwen3", {(8, 8)}, None)] * 2
 
 
 def test_this_pytorch_has_the_kernel_with_the_arguments_that_are_passed() -> None:

@@ -32,7 +32,7 @@ class FakeTransport:
         self.calls: list[tuple[str, str, Any]] = []
         self.works: dict[int, list[GenerationRequest]] = {}
         self.running: dict[Hashable, int] = {}
-        self.most_in_works = 0
+        self.most_in_flight = 0
         self.tickets = 0
         self.partial: dict[
             int, int
@@ -60,8 +60,8 @@ class FakeTransport:
         assert ranks[0] not in self.running.values(), "one turn at a time"
         self.works.setdefault(ranks[0], []).extend(requests)
         assert self.works[ranks[0]], "a turn with nothing to do"
-        in_works = sum(request.samples for request in self.works[ranks[0]])
-        self.most_in_works = max(self.most_in_works, in_works)
+        in_flight = sum(request.samples for request in self.works[ranks[0]])
+        self.most_in_flight = max(self.most_in_flight, in_flight)
         self.tickets += 1
         self.running[self.tickets] = ranks[0]
         return self.tickets
@@ -133,7 +133,7 @@ def test_a_slow_replica_does_not_hold_up_the_queue() -> None:
     group, transport = make(2, capacity=2, order=[1] * 8)
     found = group.generate(requests(10), SAMPLING)
     assert len(found) == 10
-    assert transport.most_in_works == 2, "no more in the works than can be drawn side by side"
+    assert transport.most_in_flight == 2, "no more in flight than can be drawn side by side"
     by_rank = {
         rank: sum(len(new) for ranks, new in handed_out(transport) if ranks == (rank,)) for rank in (0, 1)
     }
@@ -143,13 +143,13 @@ def test_a_slow_replica_does_not_hold_up_the_queue() -> None:
 def test_a_group_is_not_begun_where_it_does_not_fit() -> None:
     group, transport = make(2, capacity=5)
     group.generate(requests(6, samples=4), SAMPLING)
-    assert transport.most_in_works == 4
+    assert transport.most_in_flight == 4
 
 
 def test_a_group_larger_than_the_capacity_is_drawn_by_one_replica() -> None:
     group, transport = make(2, capacity=4)
     assert [len(answer) for answer in group.generate(requests(3, samples=6), SAMPLING)] == [6, 6, 6]
-    assert transport.most_in_works == 6
+    assert transport.most_in_flight == 6
 
 
 def test_a_replica_goes_on_while_the_caller_looks_at_what_is_finished() -> None:

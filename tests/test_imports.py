@@ -21,7 +21,24 @@ STAGES = (
     "evaluation",
     "observability",
 )
-SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "config"}
+# What puts stages together, the lowest first, and all that each may import besides the shared modules.
+COMPOSING = {
+    "algorithms": {"advantages", "batching", "losses", "training"},
+    "sources": {"advantages", "observability", "prompts", "rewards", "rollout"},
+    "hybrid": {"batching", "observability", "rollout", "training"},
+    "distributed": {
+        *("algorithms", "hybrid"),
+        *("batching", "observability", "rollout", "training"),
+    },
+    "trainer": {
+        *("algorithms", "sources", "distributed"),
+        *("evaluation", "observability", "prompts", "rewards", "rollout", "training"),
+    },
+    "commands": {"distributed", "trainer", "evaluation", "observability", "prompts", "rewards"},
+    "doctor": {"distributed", "observability"},
+    "cli": {"trainer", "commands", "doctor"},
+}
+SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "plugins", "config"}
 ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
@@ -63,7 +80,10 @@ def test_a_stage_imports_no_other_stage(stage: str) -> None:
 
 
 def test_the_shared_modules_import_no_stage() -> None:
-    for path in [*files("reasoner_rl/config"), *(PACKAGE / f"{name}.py" for name in SHARED - {"config"})]:
+    for path in [
+        *files("reasoner_rl/config"),
+        *(PACKAGE / f"{name}.py" for name in sorted(SHARED - {"config"})),
+    ]:
         foreign = our_parts(path) - SHARED
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)} of reasoner_rl"
 
@@ -72,14 +92,33 @@ def test_every_part_is_a_stage_or_shared_or_composes() -> None:
     parts = {
         path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    composing = {"loops", "hybrid", "distributed", "cli", "doctor"}
-    assert parts == set(STAGES) | SHARED | composing | {"__init__"}
+    assert parts == set(STAGES) | SHARED | COMPOSING.keys() | {"__init__"}
 
 
-def test_nothing_but_the_command_line_imports_the_loops() -> None:
+@pytest.mark.parametrize("part", sorted(COMPOSING))
+def test_what_composes_imports_only_what_is_below_it(part: str) -> None:
+    paths = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else files(f"reasoner_rl/{part}")
+    for path in paths:
+        foreign = our_parts(path) - SHARED - {part} - COMPOSING[part]
+        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)} of reasoner_rl"
+
+
+def test_the_order_of_what_composes_has_no_circle() -> None:
+    """Every part stands behind all that it may import."""
+    names = list(COMPOSING)
+    for place, part in enumerate(names):
+        assert COMPOSING[part] <= set(STAGES) | set(names[:place]), part
+
+
+@pytest.mark.parametrize(
+    ("part", "importers"),
+    [("trainer", {"cli", "commands"}), ("commands", {"cli"}), ("cli", set()), ("doctor", {"cli"})],
+)
+def test_who_may_import_the_top(part: str, importers: set[str]) -> None:
     for path in files("reasoner_rl"):
-        if path.name != "cli.py" and path.parent.name != "loops":
-            assert "loops" not in our_parts(path), path
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if own not in importers | {part}:
+            assert part not in our_parts(path), path
 
 
 def test_config_imports_neither_torch_nor_transformers() -> None:

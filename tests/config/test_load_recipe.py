@@ -239,6 +239,36 @@ def test_a_key_in_the_wrong_place_is_found_elsewhere(recipe: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "override", "message"),
+    [
+        (
+            "sft",
+            "examples_per_step=4",
+            "examples_per_step = 4: unknown key. Did you mean 'batch.examples_per_step'?",
+        ),
+        (
+            "sft",
+            "micro_batch_tokens=9",
+            "micro_batch_tokens = 9: unknown key. Did you mean 'batch.micro_batch_tokens'?",
+        ),
+        ("eval", "engine.kind=vllm", "engine: unknown key. Did you mean 'rollout.engine'?"),
+        ("eval", "sampling.top_p=0.7", "sampling: unknown key. Did you mean 'rollout.sampling'?"),
+        ("eval", "prompts.max_tokens=64", "prompts: unknown key. Did you mean 'data.prompts'?"),
+    ],
+)
+def test_a_key_at_the_place_of_earlier_versions_names_the_new_one(
+    recipe: Path, kind: str, override: str, message: str
+) -> None:
+    held_out = "evaluation: {datasets: [{path: b.jsonl}]}\n"
+    recipe.write_text(
+        MINIMAL.replace("online", "sft")
+        if kind == "sft"
+        else "recipe: eval\nrun: {output_dir: o}\nmodel: {path: m}\n" + held_out
+    )
+    assert error(recipe, override) == f"override: {message}"
+
+
 def test_a_key_of_another_variant_says_so(recipe: Path) -> None:
     assert error(recipe, "training.backend.tensor_parallel=2") == (
         "override: training.backend.tensor_parallel = 2: unknown key. It belongs to kind megatron, and "

@@ -10,8 +10,8 @@ import pytest
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.config.training import MegatronBackendConfig, TrainingConfig
-from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.distributed.building import build_backend
+from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.errors import MissingExtraError
 
 

@@ -74,7 +74,10 @@ class FakeTransport:
             return [(ticket, StepOutput([], responses))]
         request = self.works[self.running.pop(ticket)].pop(0)
         return [
-            (ticket, StepOutput([(request.number, [rollout(request.number)] * request.samples)], request.samples))
+            (
+                ticket,
+                StepOutput([(request.number, [rollout(request.number)] * request.samples)], request.samples),
+            )
         ]
 
 

@@ -104,7 +104,11 @@ def differences(expected: Curves, found: Curves, tolerance: float) -> Iterator[s
         for want, have in zip(expected[name], found[name], strict=True):
             for key in sorted(want.keys() | have.keys()):
                 a, b = want.get(key), have.get(key)
-                if a is None or b is None or abs(a - b) > tolerance * max(1.0, abs(a)):
+                if a == b:
+                    continue
+                if (
+                    a is None or b is None or not abs(a - b) <= tolerance * max(1.0, abs(a))
+                ):  # also where one is NaN
                     yield f"{name}, step {want.get('step')}: {key} is {b}, and was {a}"
 
 

@@ -9,7 +9,7 @@
 #   transformers   in .venv, with the transformers of scripts/constraints-newest.txt laid over it: a small set of tests
 #                  in under a minute, which scripts/test.sh runs too. The environment must be there (scripts/env.sh).
 #
-# Core tests are those of generation with the embedded engine, FSDP2 training, losses, the hybrid engine and the loops;
+# Core tests are those of generation with the embedded engine, FSDP2 training, losses, the hybrid engine and whole runs;
 # vLLM, Ray and Megatron are not installed, and tests that need them are skipped. Ends with the status of the first
 # that failed. What ran, and when, is in docs/install.md.
 #
@@ -32,14 +32,14 @@ core=(
     tests/training/test_attention.py tests/training/test_shared_prompts.py tests/training/test_token_logprobs.py
     tests/training/test_optimizer.py tests/training/test_checkpoint_store.py
     tests/losses tests/hybrid tests/prompts
-    tests/loops/test_online.py tests/loops/test_offline.py tests/loops/test_evaluate.py
+    tests/trainer/test_online.py tests/trainer/test_sft.py tests/commands/test_evaluate.py
 )
 # Where a newer transformers is noticed first: its caches, its models under FSDP2, templates, one short run. Not on
 # several ranks, whose processes take most of the time to start.
 small=(
     tests/rollout/test_hf_engine.py tests/hybrid tests/prompts/test_render_prompts.py
     tests/training/test_fsdp_backend.py
-    tests/loops/test_offline.py::test_the_loss_falls_and_a_stopped_run_goes_on_exactly
+    tests/trainer/test_sft.py::test_the_loss_falls_and_a_stopped_run_goes_on_exactly
     --deselect tests/training/test_fsdp_backend.py::test_many_ranks_give_the_result_of_one
     --deselect tests/hybrid/test_hybrid_engine.py::test_every_rank_helps_to_find_out_what_differs
 )

@@ -283,10 +283,10 @@ def test_at_the_cap_the_groups_at_hand_are_trained_on() -> None:
 
 def test_at_the_cap_a_run_may_be_told_to_fail() -> None:
     setting = Setting([WRONG, MIXED, RIGHT, WRONG], wanted=2, max_generation_batches=2, when_exhausted="fail")
-    before = setting.collector.sampler.state()
+    before = setting.source.state()["sampler"]
     with pytest.raises(UserError) as error:
         setting.step(7)
-    assert setting.collector.sampler.state() == before, "the same prompts come again after a resumption"
+    assert setting.source.state()["sampler"] == before, "the same prompts come again after a resumption"
     assert str(error.value) == (
         "step 7: 4 generated groups (the most that batch.prompts_per_generation and "
         "algorithm.dynamic_sampling.max_generation_batches allow) gave 1 of the 2 wanted: 1 were all right and "

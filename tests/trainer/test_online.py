@@ -20,7 +20,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasoner_rl.config.load import load_recipe
+from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.metrics import Metrics
+from reasoner_rl.sources.base import StepBatch
+from reasoner_rl.sources.online import OnlineSource
 from reasoner_rl.trainer.folder import output_folder
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
@@ -173,15 +177,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
 
 @pytest.fixture
 def fail_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run's third step raises an error of the user's."""
-    step = Trainer.step
+    """Every run's third step raises an error of the user's while its batch is made."""
+    make = OnlineSource.next
 
-    def step_until_then(run: Trainer) -> None:
-        if run.state.step == 2:
+    def make_until_then(source: OnlineSource, step: int, version: int) -> StepBatch:
+        if step == 3:
             raise UserError("all wrong")
-        step(run)
+        return make(source, step, version)
 
-    monkeypatch.setattr(Trainer, "step", step_until_then)
+    monkeypatch.setattr(OnlineSource, "next", make_until_then)
 
 
 @pytest.mark.usefixtures("fail_after_two_steps")
@@ -189,6 +193,23 @@ def test_a_run_that_cannot_go_on_keeps_what_it_has_learnt(write_recipe: Recipe, 
     with pytest.raises(UserError, match="all wrong"):
         train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
+
+
+def test_nothing_is_saved_when_a_step_fails_after_its_update(
+    write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of step 3 then, and would be updated by it once more after a resumption from step 2."""
+    publish = Workers.publish
+
+    def publish_until_then(workers: Workers, version: int) -> Metrics:
+        if version == 3:
+            raise UserError("does not work")
+        return publish(workers, version)
+
+    monkeypatch.setattr(Workers, "publish", publish_until_then)
+    with pytest.raises(UserError, match="does not work"):
+        train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 # All right, all wrong or mixed, as the file beside it says.
@@ -454,6 +475,7 @@ def test_changed_data_are_refused_on_resume(
     rows = Path(tiny_run["data"]["train"]["path"]).read_text().splitlines()
     changed = [*rows[:5], rows[5].replace('"answer": "10"', '"answer": "11"'), *rows[6:]]
     assert changed != rows
+    recorded = (tmp_path / "run" / "recipe.yaml").read_text()
     for lines, said in (
         (changed, "other rows"),
         (rows[::-1], "the same rows in another order"),
@@ -464,6 +486,7 @@ def test_changed_data_are_refused_on_resume(
             ConfigError, match=rf"data\.train: {said}, compared with what .*step_000001 was made"
         ):
             resume(one_step, "run.steps=2", f"data.train.path={tmp_path / 'train.jsonl'}")
+        assert (tmp_path / "run" / "recipe.yaml").read_text() == recorded, "a refused run changed the record"
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
     resume(one_step, f"data.train.path={tmp_path / 'train.jsonl'}", "run.steps=1")
     assert "changed since: data.train.path" in capsys.readouterr().out, "data may move"

@@ -29,6 +29,10 @@ class Policy(Protocol):
         """Response logprobs [R] float32 of each sample, by the present weights, at the sampling temperature."""
         ...
 
+    def entropies(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Entropies [R] float32 of the distributions over each sample's response tokens, in nats."""
+        ...
+
     def update(self, samples: Sequence[TrainSample]) -> Metrics:
         """Train on the samples as the recipe's ``batch`` says: one optimizer update per mini-batch, once per epoch."""
         ...

@@ -28,6 +28,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import advantages_by, policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.algorithms.token_mask import mask_advantages
 from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, GroupAlgorithmConfig
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample
@@ -67,7 +68,9 @@ class GroupPolicyGradient(Algorithm):
                 for sample, penalty in zip(samples, penalties, strict=True)
             ]
         advantages = self._advantages(priced)
-        return Prepared([s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)], metrics)
+        judged = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
+        masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
+        return Prepared(masked, metrics | masking)
 
     def _advantages(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """The advantages [R] of each sample, by its reward."""

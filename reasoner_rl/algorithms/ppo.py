@@ -24,6 +24,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.algorithms.token_mask import mask_advantages
 from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.losses.value import value_loss
 from reasoner_rl.metrics import Metrics, merge
@@ -68,11 +69,13 @@ class Ppo(Algorithm):
             [
                 kl_metrics,
                 critic_metrics(returns, values, masks),
-                column_metrics("advantage/", advantages, masks),
+                column_metrics("advantage/token", advantages, masks),
             ]
         )
         columns = zip(samples, advantages, returns, values, strict=True)
-        return Prepared([s.replace(advantages=a, returns=r, old_values=v) for s, a, r, v in columns], metrics)
+        judged = [s.replace(advantages=a, returns=r, old_values=v) for s, a, r, v in columns]
+        masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
+        return Prepared(masked, metrics | masking)
 
     def _rewards(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:
         """The reward of every token."""

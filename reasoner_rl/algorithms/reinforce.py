@@ -20,6 +20,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.algorithms.token_mask import mask_advantages
 from reasoner_rl.config.algorithm import ReinforceConfig
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample
@@ -60,8 +61,9 @@ class Reinforce(Algorithm):
                 for sample, mask, penalty in zip(samples, masks, penalties, strict=True)
             ]
             advantages, _ = reinforce_plus_plus(rewards, masks, self._config.gamma)
-        trained = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
-        return Prepared(trained, metrics | column_metrics("advantage/", advantages, masks))
+        judged = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
+        masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
+        return Prepared(masked, metrics | masking | column_metrics("advantage/token", advantages, masks))
 
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""

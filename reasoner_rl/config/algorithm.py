@@ -178,8 +178,9 @@ class TokenMaskConfig(Section):
         "(arXiv 2506.01939). custom: those that fn chooses.",
     )
     share: float = Field(0.2, gt=0, le=1, description="entropy: the share of tokens that is kept.")
-    fn: UserPathOrName | None = Field(
-        None, description="custom: package.module:function or path/to/file.py:function."
+    fn: UserFunction | None = Field(
+        None,
+        description="custom: path/to/file.py:function, called as function(samples) -> one tensor of bools per sample.",
     )
 
     @model_validator(mode="after")
@@ -231,6 +232,7 @@ class _PolicyGradient(Section):
     kl_in_reward: KlControlConfig = Field(
         KlControlConfig(), description="Price of leaving the reference policy, in the reward."
     )
+    token_mask: TokenMaskConfig = Field(TokenMaskConfig(), description="Which tokens are trained.")
     dynamic_sampling: DynamicSamplingConfig = Field(
         DynamicSamplingConfig(enabled=False), description="Filtering of groups that teach nothing."
     )

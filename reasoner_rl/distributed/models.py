@@ -79,6 +79,10 @@ class PolicyGroup(ModelGroup):
         """Response logprobs [R] float32 of each sample, in order."""
         return self._of_each_sample(Worker.logprobs, samples)
 
+    def entropies(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Entropies [R] float32 of the distributions over each sample's response tokens, in nats."""
+        return self._of_each_sample(Worker.entropies, samples)
+
     def update(self, samples: Sequence[TrainSample]) -> Metrics:
         """Train on the samples: one optimizer update per mini-batch, all of them once per epoch."""
         return self._update(samples)

@@ -24,7 +24,7 @@ class Worker:
     """One rank: its part of a hybrid engine, which is built by `reasoner_rl.distributed.building`.
 
     losses: what each model that is trained minimises.
-    base_of_reference: the reference is the policy without its adapters, and no model of its own.
+    reference_is_base: the reference is the policy without its adapters, and no model of its own.
     """
 
     def __init__(
@@ -56,6 +56,11 @@ class Worker:
         else:
             found = self._engine.take_turn(role).logprobs(batches)
         return _by_sample(batches, found)
+
+    def entropies(self, role: Role, share: Share) -> dict[int, Tensor]:
+        """Entropies [R] over response tokens, by sample index, of the policy; ends the generate phase."""
+        batches = share.pack().micro_batches
+        return _by_sample(batches, self._engine.take_turn(role).entropies(batches))
 
     def values(self, role: Role, share: Share) -> dict[int, Tensor]:
         """Values [R] of the states before the response tokens, by sample index; ends the generate phase."""

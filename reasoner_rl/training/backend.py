@@ -61,6 +61,13 @@ class TrainBackend(Protocol):
         """
         ...
 
+    def entropies(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """Return each micro-batch's entropies [N] float32 of the distributions over response tokens, in nats.
+
+        Without gradient, at the temperature of the sampling. Raises RuntimeError if it is a critic that is held.
+        """
+        ...
+
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Return each micro-batch's values [N] float32 of the states before the response tokens, without gradient.
 

@@ -39,7 +39,7 @@ from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import Policy, adapters_off, build_policy, decoder_layers, merged_weights
 from reasoner_rl.training.value import Critic, build_critic
-from reasoner_rl.types import MicroBatch, MiniBatch
+from reasoner_rl.types import MicroBatch, MiniBatch, TokenOutputs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -137,12 +137,26 @@ class FsdpBackend:
     ) -> list[Tensor]:
         """See TrainBackend."""
         require_head(self._head, "policy", "logprobs")
-        self._policy.eval()
-        chosen = self._temperature if temperature is None else temperature
         with nullcontext() if adapters else adapters_off(self._policy):
-            found = [self._policy(batch.to(self.device), chosen).logprobs.cpu() for batch in micro_batches]
+            found = [output.logprobs.cpu() for output in self._outputs(micro_batches, temperature)]
         _free_gathered(self._policy)
         return found
+
+    @torch.no_grad()
+    def entropies(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """See TrainBackend."""
+        require_head(self._head, "policy", "entropies")
+        found = [output.entropy.cpu() for output in self._outputs(micro_batches)]
+        _free_gathered(self._policy)
+        return found
+
+    def _outputs(
+        self, micro_batches: Sequence[MicroBatch], temperature: float | None = None
+    ) -> Iterator[TokenOutputs]:
+        self._policy.eval()
+        chosen = self._temperature if temperature is None else temperature
+        for batch in micro_batches:
+            yield self._policy(batch.to(self.device), chosen)
 
     @torch.no_grad()
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:

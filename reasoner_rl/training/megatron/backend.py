@@ -91,6 +91,13 @@ class MegatronBackend:
         return self._on_all_stages([output.logprobs for output in outputs], micro_batches)
 
     @torch.no_grad()
+    def entropies(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """See TrainBackend."""
+        require_head(self._head, "policy", "entropies")
+        outputs = self._forward(self._models, micro_batches)
+        return self._on_all_stages([output.entropy for output in outputs], micro_batches)
+
+    @torch.no_grad()
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """See TrainBackend."""
         require_head(self._head, "value", "values")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from reasoner_rl.algorithms.build import build_algorithm
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.config.training import MegatronBackendConfig, TrainingConfig
@@ -42,7 +43,10 @@ def test_workers_that_ray_starts(package: str, monkeypatch: pytest.MonkeyPatch) 
         }
     )
     wanted = rf"cluster.kind=ray needs the package '{package}'.*pip install 'reasoner_rl\[cluster\]'"
-    with pytest.raises(MissingExtraError, match=wanted), launch_workers(config, print):
+    with (
+        pytest.raises(MissingExtraError, match=wanted),
+        launch_workers(config, build_algorithm(config), print),
+    ):
         pass
 
 

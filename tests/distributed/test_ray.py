@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from reasoner_rl.config.recipes import EvalConfig
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.distributed.launch import launch_workers
+from reasoner_rl.distributed.launch import launch_pool
 from reasoner_rl.errors import UserError, WorkerError
 from reasoner_rl.rollout.engine import GenerationRequest
 
@@ -143,7 +143,7 @@ def is_worker(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def evaluation_workers(tiny_run: dict[str, Any], output: Path, **changes: Any) -> Iterator[Any]:
+def evaluation_pool(tiny_run: dict[str, Any], output: Path, **changes: Any) -> Iterator[Any]:
     """Two workers that only generate, started by this process."""
     config = EvalConfig.model_validate(
         {
@@ -152,13 +152,13 @@ def evaluation_workers(tiny_run: dict[str, Any], output: Path, **changes: Any) -
             "model": tiny_run["model"],
             "evaluation": {"datasets": tiny_run["evaluation"]["datasets"]},
             "reward": tiny_run["reward"],
-            "sampling": {"max_response_tokens": 200},
+            "rollout": {"sampling": {"max_response_tokens": 200}},
             "cluster": TWO_WORKERS,
             **changes,
         }
     )
-    with launch_workers(config, print) as workers:
-        yield workers
+    with launch_pool(config, print) as pool:
+        yield pool
 
 
 def test_an_error_in_a_worker_arrives_with_its_rank_machine_and_traceback(
@@ -166,18 +166,18 @@ def test_an_error_in_a_worker_arrives_with_its_rank_machine_and_traceback(
 ) -> None:
     requests = [GenerationRequest((2, 3, 4), 2, seed=number) for number in range(5)]
     sampling = SamplingConfig(max_response_tokens=8)
-    with evaluation_workers(tiny_run, tmp_path) as workers:
-        assert [len(group) for group in workers.generate(requests, sampling)] == [2] * 5
+    with evaluation_pool(tiny_run, tmp_path) as pool:
+        assert [len(group) for group in pool.generate(requests, sampling)] == [2] * 5
         with pytest.raises(WorkerError) as error:
-            workers.generate([GenerationRequest((), 1, seed=0)], sampling)
+            pool.generate([GenerationRequest((), 1, seed=0)], sampling)
     text = str(error.value)
     assert text.startswith(f"worker 0 of 2, on {os.uname().nodename} (process ")
-    assert "failed in turn: ValueError: request 0 has an empty prompt" in text
-    assert 'rollout/works.py", line' in text, "the worker's own traceback"
+    assert "failed in generate: ValueError: request 0 has an empty prompt" in text
+    assert 'rollout/in_flight.py", line' in text, "the worker's own traceback"
 
 
 def test_a_model_that_does_not_load_is_the_users_error(tiny_run: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     tree = {**tiny_run, "model": {"path": str(tmp_path / "empty")}}
-    with pytest.raises(UserError, match=r"model\.path"), evaluation_workers(tree, tmp_path / "out"):
+    with pytest.raises(UserError, match=r"model\.path"), evaluation_pool(tree, tmp_path / "out"):
         pass

@@ -211,10 +211,10 @@ def test_a_function_that_no_longer_loads_ends_the_call(runner_of: RunnerFactory,
 def test_the_same_processes_serve_responses_of_another_length(runner_of: RunnerFactory) -> None:
     runner = runner_of(buffer_tokens=20)
     task = RewardTask("x", "pid", "", response_tokens=90)
-    (short,), (long,) = runner.score([task]), runner.limited_to(1000).score([task])
+    (short,), (long,) = runner.score([task]), runner.for_evaluation(1000).score([task])
     assert (short.components["overlong"], long.components["overlong"]) == (-0.5, 0.0)
     assert short.extracted == long.extracted
-    other = runner.limited_to(1000)
+    other = runner.for_evaluation(1000)
     runner.close()
     with pytest.raises(RuntimeError, match="closed"):
         other.score([task])

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from reasoner_rl.config.base import Section, UserPathOrName
 
-
 _MATH_ANSWER = (
     "reward_fns:compute_score",
     "reward_fns.registry:compute_score",

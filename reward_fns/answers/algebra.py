@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.numeric import Undecided
 from reward_fns.answers.series import PREFIX, has_series, is_series, replaced
-from reward_fns.answers.values import Expression, Number, Operation, Symbol, size_of, symbols_of
+from reward_fns.answers.values import Expression, Number, Operation, Symbol, size_of, symbols_of, walk
 
 MAX_SIZE = 120  # parts of an expression that sympy is given
 MAX_RESULT = 400  # parts of what it returns
@@ -30,8 +30,8 @@ MAX_BITS = 2_000  # of a number, and of a power that sympy would write out
 MAX_ARGUMENT = 500  # of a factorial and the like, which sympy would write out
 AGAIN = 0.05  # seconds after which the deadline is said again, where an interruption was caught on its way
 
-# A variable; not f, g or h, which may be functions, nor a name with an argument or a prime.
-_VARIABLE = re.compile(r"#[0-9]+|(?![fghFGH])(?:[A-Za-z]|[A-Za-z]{2,7})(?:_\w+)?")
+# A variable; not f, g or h, which may be functions, nor a name with an argument, a prime or an index such as in a_k.
+_VARIABLE = re.compile(r"#[0-9]+|(?![fghFGH])(?:[A-Za-z]|[A-Za-z]{2,7})(?:_[0-9]+)?")
 _SIDES = {"limit": "+-", "limit_above": "+", "limit_below": "-"}
 _WRITTEN_OUT = ("factorial", "double_factorial", "binomial", "Gamma", "zeta")
 _SAME_NAME = (
@@ -80,10 +80,7 @@ def computed(expression: Expression, seconds: float) -> Expression:
     """
     if not has_series(expression):
         return expression
-    if size_of(expression) > MAX_SIZE:
-        raise Undecided("too large an expression for computer algebra")
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        raise Undecided("computer algebra has a deadline, which only a process's main thread can keep")
+    _check(expression)
     found = _once(expression, seconds)
     if isinstance(found, str):
         raise Undecided(found)
@@ -91,12 +88,22 @@ def computed(expression: Expression, seconds: float) -> Expression:
 
 
 def same_number(left: Expression, right: Expression, seconds: float) -> bool:
-    """`quadrature.same_number` with a deadline."""
+    """`quadrature.same_number` with a deadline: for integrals without parameters, and without sympy."""
     from reward_fns.answers import quadrature
 
-    if max(map(size_of, (left, right))) > MAX_SIZE:
+    _check(left, right)
+    series = [node for each in (left, right) for node in walk(each) if is_series(node)]
+    if all(node.name == f"{PREFIX}integral" for node in series if isinstance(node, Operation)):
+        return _within(seconds, lambda: quadrature.same_number(left, right))
+    raise Undecided("something else than integrals")
+
+
+def _check(*expressions: Expression) -> None:
+    """Raise Undecided where nothing is computed: of what is too large, or where no deadline can be kept."""
+    if max(map(size_of, expressions)) > MAX_SIZE:
         raise Undecided("too large an expression for computer algebra")
-    return _within(seconds, lambda: quadrature.same_number(left, right))
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        raise Undecided("computer algebra has a deadline, which only a process's main thread can keep")
 
 
 @lru_cache(maxsize=1024)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -49,7 +50,7 @@ T = TypeVar("T")
 MAX_COMPARED = 15_000  # sizes of the expressions that are compared by value; sets are compared item by item
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 LONG_DECIMAL = 6  # significant digits
-ALGEBRA_SECONDS = 3.0
+ALGEBRA_SECONDS = 5.0
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
 _FONT = re.compile(r"\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{([^{}]*)\}")
 _UPRIGHT_E = re.compile(r"\\(?:text|textrm|textnormal|mbox|operatorname)\s*\{\s*e\s*\}")
@@ -251,17 +252,14 @@ class _Judge:
             return False
         from reward_fns.answers import algebra, numeric
 
+        with suppress(numeric.Undecided):
+            return self._timed(algebra.same_number, answer, truth)
         try:
             mine, true = (self._timed(algebra.computed, each) for each in (answer, truth))
-            return self._same_expression(mine, true)
         except numeric.Undecided as reason:
             self.undecided = str(reason)
-        try:
-            same = self._timed(algebra.same_number, answer, truth)
-        except numeric.Undecided:
             return False
-        self.undecided = ""
-        return same
+        return self._same_expression(mine, true)
 
     def _timed(self, function: Callable[..., T], *arguments: Expression) -> T:
         """Call a function of `algebra` with the seconds that are left of those that the rules give a comparison."""

@@ -79,9 +79,10 @@ def _number(expression: Expression) -> Any:
             assert isinstance(index, Symbol)
             if symbols_of(body) - {index.name}:
                 raise Undecided("an integral with a parameter")
-            found = _proper_integral(
-                _function(body, index.name), value_at(low, {}), value_at(high, {}), SURE_DIGITS
-            )
+            ends = [value_at(end, {}) for end in (low, high)]
+            if any(map(mpmath.isinf, ends)):
+                raise Undecided("an integral to infinity")
+            found = _proper_integral(_function(body, index.name), ends[0], ends[1], SURE_DIGITS)
             name = Symbol(f"#value{len(point)}")
             point[name.name] = found
             expression = replaced(expression, node, name)

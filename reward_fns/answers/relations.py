@@ -147,7 +147,7 @@ def is_name(tokens: Tokens) -> bool:
         return all(is_name(part) for part in split(around[1], (",",))[0])
     if any(token.text.lower() in words.UNCERTAIN for token in tokens):
         return False
-    if written(tokens).startswith(r"\frac{d"):  # a derivative
+    if written(tokens).startswith((r"\frac{d", r"\fracd{d")):  # a derivative: dy/dx, or d/dx of something
         return True
     letters = [token for token in tokens if token.kind == "letter"]
     if len(tokens) == 1 and letters:

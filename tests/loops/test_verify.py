@@ -149,7 +149,7 @@ def test_scores_without_accuracy_are_no_verdicts(tmp_path: Path, plugin: str) ->
     path = write(tmp_path / "rows.jsonl", *({"response": text, "answer": "1"} for text in ("1", "22")))
     report = run(path, f"{tmp_path}/bare.py:bare", f"{plugin}:same")
     column = report.scored[0].column()
-    assert column[:7] == ["unknown", "0", "0", "0", "0", "0", "2"]
+    assert column[:8] == ["unknown", "0", "0", "0", "0", "0", "0", "2"]
     assert report.disagreements() == []
 
 

@@ -370,20 +370,20 @@ def test_evaluation_has_parameters_of_its_own(tmp_path: Path) -> None:
     assert third(RewardConfig(functions=[strict], workers=1)) == (0.0, 0.0)
     own = tmp_path / "own.py"
     own.write_text(
-        "def score(data_source, solution_str, ground_truth, extra_info, right=False):\n"
+        "def judge(data_source, solution_str, ground_truth, extra_info, right=False):\n"
         "    return {'score': 1.0 if right else 0.0, 'acc': right}\n"
     )
-    mine = RewardFunctionConfig(fn=f"{own}:score")
+    mine = RewardFunctionConfig(fn=f"{own}:judge")
     assert mine.evaluation_parameters == {}
     assert third(RewardConfig(functions=[mine], workers=1)) == (0.0, 0.0)
-    mine = RewardFunctionConfig(fn=f"{own}:score", evaluation_parameters={"right": True})
+    mine = RewardFunctionConfig(fn=f"{own}:judge", evaluation_parameters={"right": True})
     assert third(RewardConfig(functions=[mine], workers=1)) == (0.0, 1.0)
 
 
 def test_parameters_for_evaluation_that_a_function_does_not_take_are_an_error(tmp_path: Path) -> None:
     own = tmp_path / "own.py"
-    own.write_text("def score(data_source, solution_str, ground_truth, extra_info):\n    return 1.0\n")
-    function = RewardFunctionConfig(fn=f"{own}:score", evaluation_parameters={"long_decimals": True})
+    own.write_text("def judge(data_source, solution_str, ground_truth, extra_info):\n    return 1.0\n")
+    function = RewardFunctionConfig(fn=f"{own}:judge", evaluation_parameters={"long_decimals": True})
     with pytest.raises(ConfigError, match="long_decimals"):
         dry_run(RewardConfig(functions=[function]))
 

@@ -47,8 +47,8 @@ def verify_math(
     bare_percent: ``50`` is right for ``50%``.
     relative_tolerance: for a ground truth that is a decimal, and an answer that has its digits as far as both have any.
     long_decimals: a decimal of six significant digits or more is right for a fraction that it is, rounded or cut off.
-    algebra_seconds: most time to compute with sympy what sums, integrals, limits and derivatives of the truth come to.
-    They are undecided with 0, without sympy, and outside of the process's main thread, which keeps the deadline.
+    algebra_seconds: most CPU time to compute what sums, integrals, limits and derivatives of the truth come to. They
+    are undecided with 0, without sympy, and outside of the process's main thread, which keeps the deadline.
     Raises ValueError for an unknown extraction.
     """
     if extraction not in EXTRACTIONS:

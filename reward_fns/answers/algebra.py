@@ -76,7 +76,8 @@ class _Late(BaseException):
 def computed(expression: Expression, seconds: float) -> Expression:
     """The expression with the values of all series in it. Raises Undecided saying why there is none.
 
-    seconds: the deadline; it is kept by a signal, so this decides nothing outside of a process's main thread.
+    seconds: the deadline, in CPU time, so that a busy machine changes no verdict. It is kept by a signal, so this
+    decides nothing outside of a process's main thread.
     """
     if not has_series(expression):
         return expression
@@ -136,22 +137,22 @@ def _within(seconds: float, compute: Callable[[], T]) -> T:
 
     if seconds <= 0:
         raise Undecided("no time is left for computer algebra")
-    begun = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, late)
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    begun = time.process_time()
+    handler = signal.signal(signal.SIGVTALRM, late)
+    remaining, interval = signal.setitimer(signal.ITIMER_VIRTUAL, seconds, AGAIN)
     try:
         try:
             return compute()
         finally:
             running = False
     except _Late:
-        raise Undecided(f"computer algebra took longer than {seconds:g} s") from None
+        raise Undecided(f"computer algebra took longer than {seconds:g} s of CPU time") from None
     finally:
         running = False
-        left = max(remaining - (time.monotonic() - begun), 1e-3) if remaining else 0.0
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
+        left = max(remaining - (time.process_time() - begun), 1e-3) if remaining else 0.0
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, handler)
+        signal.setitimer(signal.ITIMER_VIRTUAL, left, interval)
 
 
 def _without_series(expression: Expression) -> Expression:

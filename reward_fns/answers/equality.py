@@ -69,7 +69,7 @@ class Rules:
     relative_tolerance: a truth that is a decimal accepts an answer that differs by no more than this share of it and
     has the same digits as far as both have any. bare_percent: ``50`` is right for ``50%``, and the other way round.
     long_decimals: a decimal of at least six significant digits is right for a fraction that it is, rounded or cut off.
-    algebra_seconds: most time that computer algebra may take; 0 leaves it out.
+    algebra_seconds: most CPU time that computer algebra may take; 0 leaves it out.
     """
 
     relative_tolerance: Fraction = RELATIVE_TOLERANCE
@@ -263,11 +263,11 @@ class _Judge:
 
     def _timed(self, function: Callable[..., T], *arguments: Expression) -> T:
         """Call a function of `algebra` with the seconds that are left of those that the rules give a comparison."""
-        begun = time.monotonic()
+        begun = time.process_time()
         try:
             return function(*arguments, round(self._rules.algebra_seconds - self._spent, 1))
         finally:
-            self._spent += time.monotonic() - begun
+            self._spent += time.process_time() - begun
 
     def _agree(self, answer: Fraction, digits: int | None, truth: Fraction, true_digits: int) -> bool:
         """Whether one is the other, rounded; digits: after the point of the answer."""

@@ -3,7 +3,7 @@
 
 Every case in tests/reward_fns/cases is judged by `reward_fns.verify_math`, and what reaches the rung is timed. Beside
 it stands what sympy would do as the only rung: ``simplify(answer - truth) == 0``, on objects made of the same syntax
-trees, for all cases whose answer and truth are expressions without units. Each has the same deadline.
+trees, for all cases whose answer and truth are expressions without units. Times are of the CPU.
 
     python scripts/bench/algebra.py [--every N]     plain sympy takes minutes; N: only every Nth case of it
 """
@@ -63,7 +63,7 @@ def plain_sympy(case: Case, seconds: float) -> tuple[str, float] | None:
     answer, truth = expression_of(find_answer(case.response(), "whole")), expression_of(case.truth)
     if answer is None or truth is None:
         return None
-    begun = time.perf_counter()
+    begun = time.process_time()
 
     def compare() -> bool:
         made = Objects(answer, truth)
@@ -75,7 +75,7 @@ def plain_sympy(case: Case, seconds: float) -> tuple[str, float] | None:
         said = "late" if "longer" in str(reason) else "error"
     except Exception:
         said = "error"
-    return said, time.perf_counter() - begun
+    return said, time.process_time() - begun
 
 
 def spread(seconds: Sequence[float]) -> str:
@@ -90,11 +90,11 @@ def ladder(cases: Sequence[Case]) -> None:
     usual = equality._Judge._timed
 
     def timed(self: Any, function: Any, *arguments: Any) -> Any:
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             return usual(self, function, *arguments)
         finally:
-            spent[0] += time.perf_counter() - begun
+            spent[0] += time.process_time() - begun
 
     equality._Judge._timed = timed  # type: ignore[method-assign]
     statuses: dict[str, int] = {}
@@ -115,12 +115,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--every", type=int, default=1, help="of how many cases plain sympy is given one")
-    parser.add_argument("--deadline", type=float, default=5.0, help="seconds for plain sympy")
+    parser.add_argument("--deadline", type=float, default=5.0, help="seconds of CPU time for plain sympy")
     arguments = parser.parse_args()
     cases = load_cases()
-    begun = time.perf_counter()
+    begun = time.process_time()
     algebra._sympy()
-    print(f"importing sympy: {time.perf_counter() - begun:.2f} s")
+    print(f"importing sympy: {time.process_time() - begun:.2f} s")
     ladder(cases)
     compared = [(case, plain_sympy(case, arguments.deadline)) for case in cases[:: arguments.every]]
     said = [(case, *result) for case, result in compared if result is not None]

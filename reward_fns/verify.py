@@ -73,7 +73,11 @@ def verify_math(
         verdict = compare(answer, truth, rules)
         if verdict.same:
             return result("correct", canonical(answer))
-        if found.by in ("boxed", "answer_tag") and (parts := parts_of(truth)) > 1:
+        if (
+            found.by in ("boxed", "answer_tag")
+            and solution.count("box") > 1
+            and (parts := parts_of(truth)) > 1
+        ):
             clauses = boxes_of_clauses(solution, opened=opened)
             together = ", ".join(clauses)
             if len(clauses) == parts and compare(together, truth, rules).same:

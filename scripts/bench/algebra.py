@@ -94,17 +94,17 @@ def ladder(cases: Sequence[Case]) -> None:
         try:
             return usual(self, function, *arguments)
         finally:
-            spent[0] += time.process_time() - begun
+            spent.append(time.process_time() - begun)
 
     equality._Judge._timed = timed  # type: ignore[method-assign]
     statuses: dict[str, int] = {}
     mistakes = 0
     for case in cases:
-        spent = [0.0]
+        spent: list[float] = []
         found = verify_math(case.response(), case.truth, **case.options)
         mistakes += found.correct != case.correct
-        if spent[0] > 0:
-            reached.append(spent[0])
+        if spent:
+            reached.append(sum(spent))
             statuses[found.status] = statuses.get(found.status, 0) + 1
     print(f"the rung: {len(reached)} of {len(cases)} cases reach it; {spread(reached)}")
     print(f"  verdicts there: {statuses}; mistakes on all cases: {mistakes}")

@@ -14,7 +14,13 @@ from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
-from reasoner_rl.trainer.loading import check_context, check_rewards, check_vocabulary, load_held_out
+from reasoner_rl.trainer.loading import (
+    check_context,
+    check_rewards,
+    check_vocabulary,
+    load_held_out,
+    tell_evaluation_parameters,
+)
 
 
 def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
@@ -32,6 +38,7 @@ def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     check_context(config.model, (prompt for dataset in held_out for prompt in dataset.prompts), limit)
     token_ids = (token for dataset in held_out for prompt in dataset.prompts for token in prompt.token_ids)
     check_vocabulary(config.model, tokenizer, token_ids, [config.rollout.sampling])
+    tell_evaluation_parameters(config.reward)
     check_rewards(config.reward, held_out[0].prompts[0])
     say(f"weights: {config.model.path}")
     with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:

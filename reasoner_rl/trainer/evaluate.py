@@ -29,7 +29,7 @@ class Evaluator:
             config.rollout.sampling if isinstance(config, EvalConfig) else config.evaluation_sampling
         )
         self._held_out = held_out
-        self._rewards = rewards.limited_to(self._sampling.max_response_tokens)
+        self._rewards = rewards.for_evaluation(self._sampling.max_response_tokens)
         self._recorder = recorder
 
     def evaluate(self, generator: Generator, step: int) -> list[EvaluationReport]:

@@ -112,3 +112,11 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
             "dynamic sampling keeps the groups whose scores differ. To have accuracy measured, and groups that are all "
             "right told from those that are all wrong, let it return {'score': ..., 'acc': True or False}."
         )
+
+
+def tell_evaluation_parameters(rewards: RewardConfig) -> None:
+    """Say which parameters reward functions have in evaluation and not in training."""
+    for function in rewards.functions:
+        if changed := function.changed_in_evaluation:
+            listed = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+            say(f"in evaluation the reward function {function.label!r} is called with {listed}")

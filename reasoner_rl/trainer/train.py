@@ -38,6 +38,7 @@ from reasoner_rl.trainer.loading import (
     load_examples,
     load_held_out,
     load_prompts,
+    tell_evaluation_parameters,
 )
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.resume import (
@@ -151,6 +152,8 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     ]
     if judged:
         check_rewards(config.reward, judged[0])
+    if held_out:
+        tell_evaluation_parameters(config.reward)
     return RunData(rows, held_out)
 
 

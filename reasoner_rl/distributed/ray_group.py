@@ -369,6 +369,8 @@ def _init_ray(cluster: RayClusterConfig) -> None:
             f"cluster.address={cluster.address!r}: no Ray cluster answers, or it asks for another token than "
             f"RAY_AUTH_MODE and RAY_AUTH_TOKEN say: {error}"
         ) from error
+    except Exception as error:  # Ray raises a bare one where a machine is too slow to start it
+        raise WorkerError(f"Ray could not be started: {type(error).__name__}: {error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would leave at once, in the middle of a step

@@ -33,11 +33,16 @@ def step_line(step: int, total_steps: int, values: Mapping[str, float]) -> Text 
 
 
 def _evaluations(values: Mapping[str, float]) -> list[Text]:
-    return [
-        Text(f"{name.removeprefix('eval/').removesuffix('/accuracy')} accuracy {value:.3f}", "bold cyan")
-        for name, value in values.items()
-        if name.startswith("eval/") and name.endswith("/accuracy")
-    ]
+    """Accuracy on each held-out set, or the score where accuracy is not known."""
+    found = []
+    for name, value in values.items():
+        _, _, rest = name.partition("eval/")
+        dataset, _, measured = rest.rpartition("/")
+        if name.startswith("eval/") and (
+            measured == "accuracy" or (measured == "score" and f"eval/{dataset}/accuracy" not in values)
+        ):
+            found.append(Text(f"{dataset} {measured} {value:.3f}", "bold cyan"))
+    return found
 
 
 def _number(values: Mapping[str, float], name: str, template: str, style: str = "") -> Text | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -11,29 +12,39 @@ from reasoner_rl.types import Prompt, TrainSample
 
 Fingerprint = Mapping[
     str, Any
-]  # JSON: {"rows": count, "contents": hash without order, "order": hash with order}
+]  # JSON: {"rows": count, "contents": hash without order, "order": hash with order, "without_source": see below}
 
 
 def fingerprint(rows: Iterable[Prompt | TrainSample]) -> Fingerprint:
     """Count and hashes of prompts as the model reads them, with all that a reward function is told of them.
 
-    Names of files and datasets do not count, so data may move.
+    Names of files do not count, so data may move, except where a file's name is its rows' data_source. A further hash,
+    without data_source, tells whether that is all that differs.
     """
     rows = list(rows)
     return {
         "rows": len(rows),
         "contents": _joint(sorted(_digest(row, numbered=False) for row in rows)),
         "order": _joint(_digest(row, numbered=True) for row in rows),
+        "without_source": _joint(_digest(_without_source(row), numbered=True) for row in rows),
     }
 
 
 def difference(old: Fingerprint, new: Fingerprint) -> str | None:
     """How data with the second fingerprint differ from those with the first, or None."""
-    if old == new:
+    if (old["rows"], old["order"]) == (new["rows"], new["order"]):
         return None
     if old["rows"] != new["rows"]:
         return f"{new['rows']:,} rows instead of {old['rows']:,}"
-    return "the same rows in another order" if old["contents"] == new["contents"] else "other rows"
+    if old["contents"] == new["contents"]:
+        return "the same rows in another order"
+    if old.get("without_source") == new["without_source"]:
+        return "the same rows with another data_source (the file's name, where no column says it)"
+    return "other rows"
+
+
+def _without_source(row: Prompt | TrainSample) -> Prompt | TrainSample:
+    return dataclasses.replace(row, data_source="") if isinstance(row, Prompt) else row
 
 
 def _digest(row: Prompt | TrainSample, *, numbered: bool) -> bytes:

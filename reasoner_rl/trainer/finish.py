@@ -54,7 +54,7 @@ def export_folder(final: Path, write: Callable[[Path], None]) -> None:
 
 
 def summarise_run(config: TrainConfig, state: DriverState) -> dict[str, Any]:
-    """Steps, seconds, and the first and last accuracy and response length on each held-out set."""
+    """Steps, seconds, and accuracy and response length on the first held-out set, before the first step and of the final weights, where evaluated."""
     summary: dict[str, Any] = {
         "steps": state.step,
         "seconds": round(state.seconds, 1),
@@ -64,9 +64,12 @@ def summarise_run(config: TrainConfig, state: DriverState) -> dict[str, Any]:
     }
     evaluated = sorted(int(step) for step, reports in state.evaluations.items() if reports)
     if evaluated:
-        before, after = state.evaluations[str(evaluated[0])], state.evaluations[str(evaluated[-1])]
-        main = next(iter(before))
-        for moment, reports in (("before", before), ("after", after)):
-            summary[f"accuracy_{moment}"] = reports[main]["accuracy"]
-            summary[f"response_tokens_{moment}"] = reports[main]["mean_response_tokens"]
+        main = next(iter(state.evaluations[str(evaluated[0])]))
+        moments = {"before": evaluated[0]}
+        if evaluated[-1] == state.step:  # otherwise the final weights were not evaluated
+            moments["after"] = state.step
+        for moment, step in moments.items():
+            report = state.evaluations[str(step)][main]
+            summary[f"accuracy_{moment}"] = report["accuracy"]
+            summary[f"response_tokens_{moment}"] = report["mean_response_tokens"]
     return summary

@@ -27,13 +27,18 @@ def test_the_same_prompts_have_one_fingerprint_wherever_they_lie() -> None:
     [
         {"token_ids": (1, 8)},
         {"ground_truth": "2"},
-        {"data_source": "physics"},
         {"extra_info": {"index": 1, "level": [2]}},
     ],
 )
 def test_whatever_the_model_or_a_reward_function_is_told_counts(change: dict[str, Any]) -> None:
     changed = [PROMPTS[0], dataclasses.replace(PROMPTS[1], **change), PROMPTS[2]]
     assert difference(fingerprint(PROMPTS), fingerprint(changed)) == "other rows"
+
+
+def test_another_data_source_is_named() -> None:
+    changed = [dataclasses.replace(prompt, data_source="physics") for prompt in PROMPTS]
+    said = "the same rows with another data_source (the file's name, where no column says it)"
+    assert difference(fingerprint(PROMPTS), fingerprint(changed)) == said
 
 
 def test_another_order_and_another_number_are_told_apart() -> None:

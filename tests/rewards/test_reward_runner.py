@@ -374,7 +374,7 @@ def test_evaluation_has_parameters_of_its_own(tmp_path: Path) -> None:
         "    return {'score': 1.0 if right else 0.0, 'acc': right}\n"
     )
     mine = RewardFunctionConfig(fn=f"{own}:judge")
-    assert mine.evaluation_parameters == {}
+    assert mine.changed_in_evaluation == {}
     assert third(RewardConfig(functions=[mine], workers=1)) == (0.0, 0.0)
     mine = RewardFunctionConfig(fn=f"{own}:judge", evaluation_parameters={"right": True})
     assert third(RewardConfig(functions=[mine], workers=1)) == (0.0, 1.0)
@@ -403,7 +403,7 @@ def test_which_functions_are_lenient_in_evaluation(
     function: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     made = RewardFunctionConfig(**function)
-    assert made.evaluation_parameters == expected
+    assert made.changed_in_evaluation == expected
     assert RewardFunctionConfig.model_validate(made.model_dump()) == made
     config = RewardConfig(functions=[made])
     assert config.functions[0].parameters == function.get("parameters", {})

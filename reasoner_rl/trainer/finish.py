@@ -54,7 +54,7 @@ def export_folder(final: Path, write: Callable[[Path], None]) -> None:
 
 
 def summarise_run(config: TrainConfig, state: DriverState) -> dict[str, Any]:
-    """Steps, seconds, and accuracy and response length on the first held-out set, before the first step and of the final weights, where evaluated."""
+    """Steps, seconds, and what the first held-out set says of the first weights and of the final ones, if evaluated."""
     summary: dict[str, Any] = {
         "steps": state.step,
         "seconds": round(state.seconds, 1),

@@ -54,7 +54,13 @@ def test_another_order_and_another_number_are_told_apart() -> None:
 def test_worked_examples_too() -> None:
     def example(response: int) -> TrainSample:
         ids, floats = torch.tensor([1, 2]), torch.zeros(2)
-        return TrainSample(ids, torch.tensor([response, 3]), ids > 0, floats, floats)
+        return TrainSample(
+            prompt_ids=ids,
+            response_ids=torch.tensor([response, 3]),
+            loss_mask=ids > 0,
+            advantages=floats,
+            rollout_logprobs=floats,
+        )
 
     old = fingerprint([example(4), example(5)])
     assert difference(old, fingerprint([example(4), example(6)])) == "other rows"

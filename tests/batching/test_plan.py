@@ -161,7 +161,7 @@ def test_a_share_is_sent_as_samples_and_each_rank_packs_its_own() -> None:
 def groups_of_samples(draw: st.DrawFn) -> list[TrainSample]:
     """Samples of groups side by side; some groups have nothing to train on."""
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=8))
-    samples = []
+    samples: list[TrainSample] = []
     for group, size in enumerate(sizes):
         trained = draw(st.booleans())
         for _ in range(size):

@@ -9,7 +9,8 @@ response is indexed by response token, so that no stage after generation knows a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -36,13 +37,21 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled response."""
+    """One sampled response: 8 bytes per token. Any sequences of numbers can be given; they become arrays."""
 
-    token_ids: tuple[int, ...]  # [R]; finish_reason "stop": up to the end-of-sequence token or a stop string
-    logprobs: tuple[float, ...]  # [R]; of the distribution sampled from (after temperature, top-p and top-k)
+    token_ids: Sequence[
+        int
+    ]  # [R] array of int32; finish_reason "stop": up to the end of sequence or a stop string
+    logprobs: Sequence[
+        float
+    ]  # [R] array of float32; of the distribution sampled from (after temperature and cuts)
     finish_reason: FinishReason  # "length": cut off at the token limit
     policy_version: int  # number of optimizer steps' publications that made the weights
     text: str  # decoded without special tokens; what verifiers read
+
+    def __post_init__(self) -> None:
+        for name, kind in (("token_ids", "i"), ("logprobs", "f")):
+            object.__setattr__(self, name, array(kind, getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +108,8 @@ class ResponseColumns:
 class TrainSample(ResponseColumns):
     """One response as the trainer sees it. P prompt tokens, R response tokens."""
 
-    prompt_ids: Tensor  # [P] int64
-    response_ids: Tensor  # [R] int64
+    prompt_ids: Tensor  # [P] int32 or int64
+    response_ids: Tensor  # [R] int32 or int64
     policy_version: int = 0
     on_policy: bool = True  # False: sampled by an earlier policy, so old_logprobs are those of generation
     reward: float = 0.0  # the score of the whole response
@@ -186,3 +195,8 @@ class ValueOutputs(NamedTuple):
     """What the critic says of a micro-batch. A tuple, so that FSDP finds the tensor in it."""
 
     values: Tensor  # [N] float32: of the state before response token n, read where that token is predicted
+
+
+def constant_column(value: float | bool, tokens: int) -> Tensor:
+    """A column [tokens] with the same value everywhere, which takes the memory of one."""
+    return torch.full((), value).expand(tokens)

@@ -27,7 +27,7 @@ from reasoner_rl.algorithms.logprobs import with_old_logprobs
 from reasoner_rl.config.algorithm import CustomConfig, LossConfig
 from reasoner_rl.losses.reduce import aggregate
 from reasoner_rl.metrics import Metrics, mean
-from reasoner_rl.types import MicroBatch, TokenOutputs, TrainSample
+from reasoner_rl.types import MicroBatch, TokenOutputs, TrainSample, constant_column
 
 
 class QuantileBaseline(Algorithm):
@@ -44,7 +44,7 @@ class QuantileBaseline(Algorithm):
         samples = with_old_logprobs(samples, models.policy, "auto", ratio_is_one=self._updates_per_step == 1)
         found = advantages(samples, self._quantile)
         prepared = [
-            sample.replace(advantages=torch.full((len(sample.response_ids),), advantage))
+            sample.replace(advantages=constant_column(advantage, len(sample.response_ids)))
             for sample, advantage in zip(samples, found, strict=True)
         ]
         return Prepared(prepared, {"advantage/above_baseline": mean(sum(a > 0 for a in found), len(found))})

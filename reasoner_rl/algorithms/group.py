@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from reasoner_rl.advantages.group import advantages_in_groups
@@ -31,7 +30,7 @@ from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_lo
 from reasoner_rl.algorithms.token_mask import mask_advantages
 from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, GroupAlgorithmConfig
 from reasoner_rl.metrics import Metrics
-from reasoner_rl.types import TrainSample
+from reasoner_rl.types import TrainSample, constant_column
 
 
 class GroupPolicyGradient(Algorithm):
@@ -78,7 +77,7 @@ class GroupPolicyGradient(Algorithm):
         if kind not in GROUP_ADVANTAGES:
             return advantages_by(kind, samples)
         found = advantages_in_groups([s.reward for s in samples], [s.group for s in samples], kind)
-        return [torch.full((len(s.response_ids),), each) for s, each in zip(samples, found, strict=True)]
+        return [constant_column(each, len(s.response_ids)) for s, each in zip(samples, found, strict=True)]
 
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from reasoner_rl.batching.balance import balance
-from reasoner_rl.types import LossDenominators, MicroBatch, MiniBatch, ResponseColumns, TrainSample
+from reasoner_rl.types import (
+    LossDenominators,
+    MicroBatch,
+    MiniBatch,
+    ResponseColumns,
+    TrainSample,
+    constant_column,
+)
 
 IDLE = -1  # sample index of a sequence that only keeps a rank in step with the others
 
@@ -193,14 +200,14 @@ def pack(
     ]
     responses = torch.tensor([len(sample.response_ids) for sample in samples])
     return MicroBatch(
-        input_ids=torch.cat([part for s in samples for part in (s.prompt_ids, s.response_ids)]),
+        input_ids=torch.cat([part for s in samples for part in (s.prompt_ids, s.response_ids)]).long(),
         position_ids=torch.cat([torch.arange(length) for length in lengths.tolist()]),
         cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int32), ends.to(torch.int32)]),
         max_seqlen=int(lengths.max()),
         predictors=torch.cat(predictors),
-        targets=torch.cat([s.response_ids for s in samples]),
+        targets=torch.cat([s.response_ids for s in samples]).long(),
         sequence_ids=torch.repeat_interleave(torch.arange(len(samples)), responses),
-        on_policy=torch.cat([torch.full_like(s.loss_mask, s.on_policy) for s in samples]),
+        on_policy=torch.cat([constant_column(s.on_policy, len(s.response_ids)) for s in samples]),
         sample_indices=tuple(sample_indices),
         groups=tuple(sample.group for sample in samples),
         denominators=denominators,

@@ -56,7 +56,7 @@ class OnlineSource:
         """See `Source.state`."""
         return {
             "sampler": self._sampler.state(),
-            "surplus": [dataclasses.asdict(group) for group in self._surplus],
+            "surplus": [_saved(group) for group in self._surplus],
             "all_right": sorted(self._all_right),
         }
 
@@ -191,11 +191,15 @@ def what_was_dropped(counts: Mapping[str, int]) -> str:
     return text + (f", and {alike} had equal scores, their accuracy not being known" if alike else "")
 
 
+def _saved(group: ScoredGroup) -> dict[str, Any]:
+    tree = dataclasses.asdict(group)
+    for rollout in tree["rollouts"]:
+        rollout |= {name: list(rollout[name]) for name in ("token_ids", "logprobs")}
+    return tree
+
+
 def _group(saved: Mapping[str, Any]) -> ScoredGroup:
     prompt = {**saved["prompt"], "token_ids": tuple(saved["prompt"]["token_ids"])}
-    rollouts = (
-        Rollout(**{**item, "token_ids": tuple(item["token_ids"]), "logprobs": tuple(item["logprobs"])})
-        for item in saved["rollouts"]
-    )
+    rollouts = (Rollout(**item) for item in saved["rollouts"])
     rewards = (Reward(**item) for item in saved["rewards"])
     return ScoredGroup(Prompt(**prompt), tuple(rollouts), tuple(rewards))

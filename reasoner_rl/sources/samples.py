@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reasoner_rl.types import Reward, Rollout, ScoredGroup, TrainSample
+from reasoner_rl.types import Reward, Rollout, ScoredGroup, TrainSample, constant_column
 
 
 def samples_of(groups: Sequence[ScoredGroup], version: int) -> list[TrainSample]:
@@ -18,7 +18,7 @@ def samples_of(groups: Sequence[ScoredGroup], version: int) -> list[TrainSample]
     """
     samples = []
     for number, group in enumerate(groups):
-        prompt_ids = torch.tensor(group.prompt.token_ids, dtype=torch.int64)
+        prompt_ids = torch.tensor(group.prompt.token_ids, dtype=torch.int32)
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
             samples.append(_sample(prompt_ids, rollout, reward, number, version))
     return samples
@@ -28,13 +28,18 @@ def _sample(prompt_ids: Tensor, rollout: Rollout, reward: Reward, group: int, ve
     tokens = len(rollout.token_ids)
     return TrainSample(
         prompt_ids=prompt_ids,
-        response_ids=torch.tensor(rollout.token_ids, dtype=torch.int64),
-        loss_mask=torch.full((tokens,), reward.trained),
-        advantages=torch.zeros(tokens),
-        rollout_logprobs=torch.tensor(rollout.logprobs, dtype=torch.float32),
+        response_ids=_view(rollout.token_ids, torch.int32),
+        loss_mask=constant_column(reward.trained, tokens),
+        advantages=constant_column(0.0, tokens),
+        rollout_logprobs=_view(rollout.logprobs, torch.float32),
         policy_version=rollout.policy_version,
         on_policy=rollout.policy_version == version,
         reward=reward.score,
         truncated=rollout.finish_reason == "length",
         group=group,
     )
+
+
+def _view(numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """An array as a tensor, which shares its memory."""
+    return torch.frombuffer(numbers, dtype=dtype) if len(numbers) else torch.empty(0, dtype=dtype)

@@ -40,7 +40,7 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         {"algorithm": {"kind": "grpo", "loss": {"kl": {"estimator": "k1"}}}},
-        {"algorithm": {"kind": "grpo", "loss": {"kl": {"estimator": "k1", "place": "reward"}}}},
+        {"algorithm": {"kind": "grpo", "kl_in_reward": {"coefficient": 0.1, "estimator": "k1"}}},
         "algorithm.loss.kl.estimator 'k1' has an expected gradient of zero as a loss",
     ),
     (

@@ -232,7 +232,9 @@ def test_unknown_keys_name_the_file_the_path_and_the_nearest_key(recipe: Path) -
 
 def test_a_key_in_the_wrong_place_is_found_elsewhere(recipe: Path) -> None:
     assert (
-        error(recipe, "lr=1e-6") == "override: lr = 1e-06: unknown key. Did you mean 'training.optimizer.lr'?"
+        error(recipe, "lr=1e-6")
+        == "override: lr = 1e-06: unknown key. Did you mean 'training.optimizer.lr' or "
+        "'critic.optimizer.lr'?"
     )
     assert "Did you mean 'rollout.engine.tensor_parallel' or 'training.backend.tensor_parallel'?" in error(
         recipe, "tensor_parallel=2"
@@ -278,7 +280,8 @@ def test_a_key_of_another_variant_says_so(recipe: Path) -> None:
 
 def test_unknown_kinds_list_the_allowed_ones(recipe: Path) -> None:
     assert error(recipe, "algorithm.kind=gropo") == (
-        "override: algorithm.kind = \"gropo\": must be one of dapo, grpo, dr_grpo, rloo, gspo. Did you mean 'grpo'?"
+        'override: algorithm.kind = "gropo": must be one of dapo, grpo, dr_grpo, rloo, gspo, '
+        "cispo, reinforce_plus_plus, ppo, custom. Did you mean 'grpo'?"
     )
     assert "must be a section; its kind is chosen by algorithm.kind" in error(recipe, "algorithm=grpo")
 

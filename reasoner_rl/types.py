@@ -1,4 +1,4 @@
-"""The typed records that pass from stage to stage, one a stage, in the order the data flows.
+"""The typed records that pass from stage to stage, one per stage, in the order the data flows.
 
     Prompt -> Rollout -> Reward -> ScoredGroup -> TrainSample -> MicroBatch -> TokenOutputs | ValueOutputs
 
@@ -171,7 +171,7 @@ class MicroBatch(ResponseColumns):
         return dataclasses.replace(self, **moved)
 
     def split_responses(self, values: Tensor) -> dict[int, Tensor]:
-        """Cut [N] per-token values back into one tensor a sequence, keyed by the sequence's sample index."""
+        """Cut [N] per-token values back into one tensor per sequence, keyed by the sequence's sample index."""
         lengths = torch.bincount(self.sequence_ids, minlength=self.sequences).tolist()
         return dict(zip(self.sample_indices, values.split(lengths), strict=True))
 

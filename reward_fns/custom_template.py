@@ -9,7 +9,7 @@
 
 Functions written for verl run unchanged. It may also be async (`async def`, awaited in its process), and it may take a
 batch: with lists `data_sources`, `solution_strs`, `ground_truths` and `extra_infos` for arguments, as verl's batch
-reward manager passes them, it returns a list with an entry an answer. An async function that takes a batch can work on
+reward manager passes them, it returns a list with an entry per answer. An async function that takes a batch can work on
 all answers at once, with `asyncio.gather`. What is at the bottom of this file shows both. Good to know:
 
 - It is called by keyword, in a process of its own without a terminal. An answer that takes longer than

@@ -156,7 +156,7 @@ def read_outcome(config: OnlineConfig) -> Outcome:
 
 
 def markdown_table(results: Mapping[str, Sequence[Outcome]]) -> str:
-    """A line a row: means over its seeds, and the accuracy of each seed."""
+    """One line per row: means over its seeds, and the accuracy of each seed."""
     start = fmean(outcome.curve[0] for outcomes in results.values() for outcome in outcomes)
     early = sorted(next(iter(results.values()))[0].curve)[1]  # where rows that end alike may differ
     lines = [
@@ -184,7 +184,7 @@ def markdown_table(results: Mapping[str, Sequence[Outcome]]) -> str:
 
 
 def plot_rows(results: Mapping[str, Sequence[Outcome]], out: Path) -> None:
-    """Held-out accuracy over steps: a line a row through the means of its seeds, in a band of all seeds."""
+    """Held-out accuracy over steps: one line per row through the means of its seeds, in a band of all seeds."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-_RESPONSES_AT_ONCE = 512  # bounds the padded copy: 80 MB at 20,000 tokens a response
+_RESPONSES_AT_ONCE = 512  # bounds the padded copy: 80 MB at 20,000 tokens per response
 
 
 @torch.no_grad()
@@ -19,7 +19,7 @@ def discounted_sums(
 
     terms: x, [R] each; where the mask is False they may hold anything.
     masks: [R] bool each. Tokens that are not valid are skipped: they add nothing, do not discount, and get 0.
-    discounts: one factor a response.
+    discounts: one factor per response.
     """
     valid = [term[mask].double() for term, mask in zip(terms, masks, strict=True)]
     sums = [torch.zeros(len(mask), dtype=torch.float64) for mask in masks]

@@ -30,7 +30,7 @@ def reinforce_plus_plus_baseline(
 ) -> list[Tensor]:
     """Return the advantages [R] float32 of each response: its score minus its group's mean, whitened over the batch.
 
-    scores: one a response. groups: responses with the same number answer the same prompt; a lone response keeps its
+    scores: one per response. groups: responses with the same number answer the same prompt; a lone response keeps its
     score, as in verl, and is compared with the batch only. masks: [R] bool; elsewhere the advantage is 0. A response
     without valid tokens counts in its group's mean, not in the whitening.
     """

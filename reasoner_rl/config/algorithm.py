@@ -104,7 +104,7 @@ class LossConfig(Section):
     )
     ratio: Literal["token", "sequence"] = Field(
         "token",
-        description="token: one ratio a token. sequence: their geometric mean over the response (GSPO, "
+        description="token: one ratio per token. sequence: their geometric mean over the response (GSPO, "
         "arXiv 2507.18071).",
     )
     aggregation: Aggregation = Field(
@@ -158,12 +158,12 @@ class LossConfig(Section):
             )
         if self.aggregation != "seq-mean-token-mean":
             raise ValueError(
-                f"{where} is one number a response, and responses count the same: set algorithm.loss.aggregation "
+                f"{where} is one number per response, and responses count the same: set algorithm.loss.aggregation "
                 "'seq-mean-token-mean'"
             )
         if self.importance_sampling.kind != "none" and self.importance_sampling.level == "token":
             raise ValueError(
-                f"{where} is one number a response, which weights of single tokens do not fit: set "
+                f"{where} is one number per response, which weights of single tokens do not fit: set "
                 "algorithm.loss.importance_sampling.level 'sequence' or 'geometric'"
             )
         return self
@@ -317,7 +317,7 @@ class RlooConfig(_GroupPolicyGradient):
 
 
 class GspoConfig(_GroupPolicyGradient):
-    """GSPO (arXiv 2507.18071): one ratio a response, clipped very tightly."""
+    """GSPO (arXiv 2507.18071): one ratio per response, clipped very tightly."""
 
     kind: Literal["gspo"] = Field("gspo", description="Chooses this algorithm.")
     loss: LossConfig = Field(

@@ -33,20 +33,20 @@ class StepArithmetic:
     def rows(self) -> list[tuple[str, str]]:
         """Return (what, number) for the table at start-up."""
         return [
-            ("prompts a step", _n(self.prompts_per_step)),
-            ("responses a step", _product(self.prompts_per_step, self.responses_per_prompt)),
+            ("prompts per step", _n(self.prompts_per_step)),
+            ("responses per step", _product(self.prompts_per_step, self.responses_per_prompt)),
             ("prompts generated at a time", _n(self.prompts_per_generation)),
             (
                 "responses generated at a time",
                 _product(self.prompts_per_generation, self.responses_per_prompt),
             ),
             ("responses generated, at most", _n(self.max_generated_responses_per_step)),
-            ("responses an update", _product(self.prompts_per_update, self.responses_per_prompt)),
-            ("updates a step", self._updates()),
+            ("responses per update", _product(self.prompts_per_update, self.responses_per_prompt)),
+            ("updates per step", self._updates()),
             ("longest prompt", f"{_n(self.max_prompt_tokens)} tokens"),
             ("longest response", f"{_n(self.max_response_tokens)} tokens"),
             ("longest sequence", f"{_n(self.max_sequence_tokens)} tokens"),
-            ("tokens a step, at most", _n(self.max_tokens_per_step)),
+            ("tokens per step, at most", _n(self.max_tokens_per_step)),
             ("micro-batch", self._micro_batch()),
             ("steps", _n(self.total_steps)),
             ("updates in all", f"{_n(self.total_updates)} ({_n(self.warmup_updates)} of them warm-up)"),

@@ -35,7 +35,9 @@ class RayClusterConfig(Section):
 
     kind: Literal["ray"] = Field("ray", description="Chooses this.")
     nodes: int = Field(1, ge=1, description="Machines.")
-    workers_per_node: int = Field(1, ge=1, description="Workers a machine: one a GPU; on a CPU, any number.")
+    workers_per_node: int = Field(
+        1, ge=1, description="Workers per machine: one per GPU; on a CPU, any number."
+    )
     cpus_per_worker: int = Field(1, ge=1, description="CPU threads of torch in a worker.")
     address: str | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, one line a problem: file, key, value given, rule, nearest key."""
+"""What is wrong with a recipe, one line per problem: file, key, value given, rule, nearest key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Layer:
 def explain(
     error: ValidationError, kind: str, tree: Mapping[str, Any], layers: Sequence[Layer], recipe: str
 ) -> str:
-    """Return one line a problem.
+    """Return one line per problem.
 
     ``tree`` is what was validated, ``layers`` what it was merged from, and ``recipe`` the name to blame for a
     key that no layer gives.

@@ -75,7 +75,7 @@ class EvaluationConfig(HeldOutConfig):
 
 
 def check_samples_differ(samples: int, sampling: SamplingConfig, key: str) -> None:
-    """Raise ValueError where several responses a problem are asked for, and all would be the same."""
+    """Raise ValueError where several responses per problem are asked for, and all would be the same."""
     if samples > 1 and sampling.temperature == 0:
         raise ValueError(
             f"evaluation.samples_per_prompt must be 1 where {key}.temperature is 0: greedy responses to a "

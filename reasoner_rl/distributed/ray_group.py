@@ -1,6 +1,6 @@
 """Workers in processes of their own, on one machine or many, through Ray and verl's single controller.
 
-The only module that imports ray and verl. verl places one actor a worker (RayResourcePool, RayWorkerGroup), tells each
+The only module that imports ray and verl. verl places one actor per worker (RayResourcePool, RayWorkerGroup), tells it
 its rank and where rank 0 listens, and dispatches calls. Every call has a deadline: a rank that has not answered by
 then writes its stack to ``output_dir/stacks``, and the run ends. So it does when a worker raises or dies.
 """
@@ -160,7 +160,7 @@ class RayWorker(VerlWorker):
 
 
 class RayTransport:
-    """Implements `Transport` with one actor a rank."""
+    """Implements `Transport` with one actor per rank."""
 
     def __init__(self, config: Recipe, cluster: RayClusterConfig, tell: Callable[[str], None]) -> None:
         self.ranks = cluster.ranks

@@ -15,7 +15,7 @@ _LARGEST_KL_ERROR = 0.2
 
 
 def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Literal["k1", "k2", "k3"]) -> Tensor:
-    """Return one estimate a token [N], in nats, for tokens sampled from the policy.
+    """Return one estimate per token [N], in nats, for tokens sampled from the policy.
 
     With d = logprobs - reference_logprobs (http://joschu.net/blog/kl-approx.html):
 

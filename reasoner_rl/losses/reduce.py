@@ -1,4 +1,4 @@
-"""From one number a token to one scalar, such that micro-batches and ranks add up to the whole mini-batch."""
+"""From one number per token to one scalar, such that micro-batches and ranks add up to the whole mini-batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOG_RATIO_LIMIT = 20.0
 def aggregate(values: Tensor, batch: MicroBatch, mode: Aggregation) -> Tensor:
     """Return the share that this micro-batch has in the mini-batch's mean, a scalar.
 
-    values: [N], one a response token; where ``batch.loss_mask`` is False they may hold anything, even NaN.
+    values: [N], one per response token; where ``batch.loss_mask`` is False they may hold anything, even NaN.
     mode: token-mean weighs tokens equally (DAPO, arXiv 2503.14476), seq-mean-token-mean responses (GRPO,
     arXiv 2402.03300); seq-mean-token-sum-norm divides by a constant length (Dr. GRPO, arXiv 2503.20783).
 

@@ -1,6 +1,6 @@
 """Every response of a run, for people to read.
 
-output_dir/rollouts/step_000012.jsonl               one line a response that was trained on
+output_dir/rollouts/step_000012.jsonl               one line per response that was trained on
 output_dir/rollouts/step_000012_dropped.jsonl       those of groups that the filter dropped; the advantage is null
 output_dir/evaluations/step_000010_<dataset>.jsonl  likewise
 """
@@ -23,7 +23,7 @@ RolloutMode = Literal["all", "first_group", "none"]
 
 
 class RolloutRecorder:
-    """Writes one file a step. Files of later steps, which a resumed run will make anew or not reach, go.
+    """Writes one file per step. Files of later steps, which a resumed run will make anew or not reach, go.
 
     Args:
         folder: the run's output_dir.

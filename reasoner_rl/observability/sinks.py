@@ -153,7 +153,7 @@ class WandbSink:
 
 
 class ConsoleSink:
-    """Prints one line a step; a step without any of the numbers that the line shows prints nothing."""
+    """Prints one line per step; a step without any of the numbers that the line shows prints nothing."""
 
     def __init__(self, total_steps: int, console: Console | None = None) -> None:
         self._total_steps = total_steps

@@ -131,7 +131,7 @@ def _finish(returned: Any) -> Any:
 
 
 def read_results(returned: object, answers: int) -> list[FunctionResult]:
-    """Turn what a batch function returned into a result an answer. Raises ReturnError."""
+    """Turn what a batch function returned into a result per answer. Raises ReturnError."""
     if isinstance(returned, Mapping | str) or not isinstance(returned, Iterable):
         raise ReturnError(f"returned {_shown(returned)} of type {type(returned).__name__}")
     listed = list(returned)

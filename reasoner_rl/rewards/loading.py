@@ -39,7 +39,7 @@ class LoadedFunction:
     batch: bool  # it takes lists
 
     def judge(self, answers: list[Answer]) -> list[FunctionResult]:
-        """Return a result an answer; one answer, unless the function takes lists. Raises what `call` does."""
+        """Return a result per answer; one answer, unless the function takes lists. Raises what `call` does."""
         if self.batch:
             return call_batch(self.function, self.spec.parameters, answers)
         return [call(self.function, self.spec.parameters, answer) for answer in answers]

@@ -38,7 +38,7 @@ class Outcome:
     """What came of one call."""
 
     kind: Literal["results", "failed", "memory"]  # memory: the limit was reached, end this process
-    results: list[FunctionResult]  # one an answer, if there are results
+    results: list[FunctionResult]  # one per answer, if there are results
     reason: str  # what it did instead: raised ..., returned ...
     seconds: float  # without sending, which waits for the other side
 

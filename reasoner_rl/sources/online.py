@@ -177,7 +177,7 @@ class OnlineSource:
         )
 
 
-ADVICE = "Use easier or harder problems, more responses a prompt, or a higher cap."
+ADVICE = "Use easier or harder problems, more responses per prompt, or a higher cap."
 
 
 def _nothing_kept(counts: Mapping[str, int]) -> str:

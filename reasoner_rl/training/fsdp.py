@@ -97,7 +97,7 @@ class FsdpBackend:
             build = partial(build_policy, model, chunk_tokens, self.device, unused_ids=self._unused_ids)
         if self._world_size == 1:
             return self._shard(build(), backend)
-        # Rank 0 alone reads the checkpoint, and sends every rank its shards: one copy in host memory, not one a rank.
+        # Rank 0 alone reads the checkpoint, and sends every rank its shards: one copy in host memory, not one per rank.
         whole = build().state_dict() if dist.get_rank() == 0 else {}
         policy = self._shard(build(empty=True), backend)
         # On the device, or the broadcast would go over the CPU's slow network.

@@ -1,7 +1,7 @@
 """Computing a prompt once for all responses to it that are in the same micro-batch.
 
 Under a causal mask the hidden states of a prompt do not depend on the response after it, so a group's prompt needs
-one pass, not one a response; responses then attend to keys and values of the one copy. The result is the same up to
+one pass, not one per response; responses then attend to keys and values of the one copy. The result is the same up to
 rounding; adapters' dropout is drawn once for all copies.
 """
 

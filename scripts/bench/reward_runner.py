@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time the verifier processes: what isolation costs, what bad answers cost, and answers a second on real problems.
+"""Time the verifier processes: what isolation costs, what bad answers cost, and answers per second on real problems.
 
     python scripts/bench/reward_runner.py --answers 2000 --workers 2
     REASONER_RL_DATA=FOLDER python scripts/bench/reward_runner.py --rounds 3

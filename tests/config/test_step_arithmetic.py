@@ -34,9 +34,9 @@ def test_the_dapo_run() -> None:
     assert numbers.max_tokens_per_step == 8192 * 22528
     assert (numbers.total_updates, numbers.warmup_updates) == (3200, 160)
     rows = dict(numbers.rows())
-    assert rows["responses a step"] == "8,192 (512 x 16)"
-    assert rows["responses an update"] == "512 (32 x 16)"
-    assert rows["updates a step"] == "16"
+    assert rows["responses per step"] == "8,192 (512 x 16)"
+    assert rows["responses per update"] == "512 (32 x 16)"
+    assert rows["updates per step"] == "16"
     assert rows["updates in all"] == "3,200 (160 of them warm-up)"
     assert rows["micro-batch"] == "16,384 tokens; a longer sequence stands alone"
 
@@ -77,7 +77,7 @@ def test_epochs_and_a_generation_that_is_not_the_step() -> None:
     assert numbers.total_updates == 1200
     assert numbers.max_generated_responses_per_step == 3 * 4 * 4  # three generations fill ten prompts
     rows = dict(numbers.rows())
-    assert rows["updates a step"] == "6 (2 x 3)"
+    assert rows["updates per step"] == "6 (2 x 3)"
     assert rows["micro-batch"] == "2,148 tokens"
 
 

@@ -290,7 +290,7 @@ def test_at_the_cap_a_run_may_be_told_to_fail() -> None:
     assert str(error.value) == (
         "step 7: 4 generated groups (the most that batch.prompts_per_generation and "
         "algorithm.dynamic_sampling.max_generation_batches allow) gave 1 of the 2 wanted: 1 were all right and "
-        "2 all wrong. Use easier or harder problems, more responses a prompt, or a higher cap."
+        "2 all wrong. Use easier or harder problems, more responses per prompt, or a higher cap."
     )
 
 

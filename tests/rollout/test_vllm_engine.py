@@ -290,7 +290,8 @@ def hybrid(
         total_updates=10,
         updates_per_step=1,
     )
-    return HybridEngine(backend, vllm, SyncCheck(check, check_token_ids(tokenizer), tolerance=1e-3))
+    sync_check = SyncCheck(check, check_token_ids(tokenizer), tolerance=1e-3)
+    return HybridEngine({"policy": backend}, vllm, sync_check, {"policy": "none"})
 
 
 def as_samples(groups: Sequence[Sequence[Rollout]]) -> list[TrainSample]:
@@ -322,14 +323,14 @@ def test_trainer_and_vllm_agree_before_and_after_updates(
         synced = values(both.publish(version))
         assert synced["sync/check_gap"] < 1e-4
         generated.append(both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7)))
-        both.begin_training()
+        policy = both.take_turn("policy")
         batch = plan_mini_batch(as_samples(generated[-1]), 100, 12)
         gaps = [
             (computed - micro.rollout_logprobs).abs().max()
-            for micro, computed in zip(batch.micro_batches, both.logprobs(batch.micro_batches), strict=True)
+            for micro, computed in zip(batch.micro_batches, policy.logprobs(batch.micro_batches), strict=True)
         ]
         assert float(max(gaps)) < 1e-4
-        both.update([batch], loss)
+        policy.update(batch, loss)
     assert generated[0] != generated[2], "the policy moved"
 
 
@@ -338,13 +339,12 @@ def test_a_trainer_can_train_vllms_own_weights(
     name: str, engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     vllm, path = engine(name), tiny_checkpoint(name)
-    apart = hybrid(vllm, path, tiny_tokenizer).backend
-    backend = hybrid(vllm, path, tiny_tokenizer).backend
+    apart = hybrid(vllm, path, tiny_tokenizer).models["policy"]
+    backend = hybrid(vllm, path, tiny_tokenizer).models["policy"]
     assert isinstance(backend, FsdpBackend)
     backend.train_in(vllm.storage(backend.parameter_shapes()))
-    both = HybridEngine(
-        backend, vllm, SyncCheck("logprobs", check_token_ids(tiny_tokenizer), 1e-4), shared=True
-    )
+    sync_check = SyncCheck("logprobs", check_token_ids(tiny_tokenizer), 1e-4)
+    both = HybridEngine({"policy": backend}, vllm, sync_check, {"policy": "none"}, shared=True)
     loss, tokens = partial(policy_loss, config=LossConfig()), []
     for version in range(3):
         synced = values(both.publish(version))  # proves that generation has the trained weights
@@ -352,9 +352,8 @@ def test_a_trainer_can_train_vllms_own_weights(
         generated = both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7))
         assert {rollout.policy_version for rollout in flat(generated)} == {version}
         tokens.append([rollout.token_ids for rollout in flat(generated)])
-        both.begin_training()
         batch = plan_mini_batch(as_samples(generated), 100, 12)
-        both.update([batch], loss)
+        both.take_turn("policy").update(batch, loss)
         apart.update(batch, loss)
         if version == 1:
             backend.save(tmp_path)

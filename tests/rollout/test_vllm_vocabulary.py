@@ -82,7 +82,8 @@ def test_trainer_and_vllm_agree_on_the_ids_that_have_a_token(
         updates_per_step=1,
         unused_ids=unused,
     )
-    both = HybridEngine(backend, vllm, SyncCheck("logprobs", check_token_ids(tiny_tokenizer), tolerance=1e-4))
+    sync_check = SyncCheck("logprobs", check_token_ids(tiny_tokenizer), tolerance=1e-4)
+    both = HybridEngine({"policy": backend}, vllm, sync_check, {"policy": "none"})
     for version in range(2):
         assert values(both.publish(version))["sync/check_gap"] < 1e-4
         [group] = both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7))
@@ -99,11 +100,11 @@ def test_trainer_and_vllm_agree_on_the_ids_that_have_a_token(
                 expected = logits.index_fill(-1, torch.tensor(unused), -torch.inf).log_softmax(-1)
                 chosen = expected.gather(1, torch.tensor([rollout.token_ids]).T)[:, 0]
                 torch.testing.assert_close(torch.tensor(rollout.logprobs), chosen, atol=5e-5, rtol=0)
-        both.begin_training()
+        policy = both.take_turn("policy")
         batch = plan_mini_batch([as_sample(r, i) for i, r in enumerate(group)], 200, 12)
-        for micro, computed in zip(batch.micro_batches, both.logprobs(batch.micro_batches), strict=True):
+        for micro, computed in zip(batch.micro_batches, policy.logprobs(batch.micro_batches), strict=True):
             assert float((computed - micro.rollout_logprobs).abs().max()) < 1e-4
-        both.update([batch], partial(policy_loss, config=LossConfig()))
+        policy.update(batch, partial(policy_loss, config=LossConfig()))
 
 
 def test_a_special_token_ends_a_response_as_end_of_sequence_does(

@@ -126,7 +126,7 @@ def test_an_interruption_says_how_to_go_on(
     with pytest.raises(SystemExit) as exit:
         script["main"]()
     assert exit.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "quickstart.json").read_text())["seconds"].keys() == {
         "problems and model"
     }

@@ -87,7 +87,7 @@ class Batch:
 def online_config(
     algorithm: dict[str, Any], *, updates: int = 1, responses: int = 2, **sections: Any
 ) -> OnlineConfig:
-    """A recipe with this section ``algorithm``, of 2 prompts a step, which needs no files."""
+    """A recipe with this section ``algorithm``, of 2 prompts per step, which needs no files."""
     return OnlineConfig.model_validate(
         {
             "run": {"output_dir": Path("unused")},

@@ -48,7 +48,7 @@ Arguments = TypeVarTuple("Arguments")
 # Of the driver's environment, what begins so is passed on to workers on other machines.
 _PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
 _NOT_PASSED_ON = "VLLM_HOST_IP"  # each machine has its own
-_OWN_METHODS = ("place", "download", "build")  # of RayWorker; others are the worker's
+_OWN_METHODS = ("locate", "download", "build")  # of RayWorker; others are the worker's
 # Set, they keep Ray from giving every worker a GPU of its own: all would use the first of the machine.
 _ALL_GPUS_FOR_ALL = tuple(
     f"RAY_EXPERIMENTAL_NOSET_{kind}_VISIBLE_DEVICES" for kind in ("CUDA", "ROCR", "HIP")
@@ -124,7 +124,7 @@ class RayWorker(VerlWorker):
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def place(self, folder: Path, stacks: Path) -> Location:
+    def locate(self, folder: Path, stacks: Path) -> Location:
         """Go to the driver's ``folder``, since paths in a recipe may be relative, and choose a network interface.
 
         Raises UserError if the file system is not the driver's, who has made the folder ``stacks``, if this process
@@ -196,7 +196,7 @@ class RayTransport:
         )
         self._actors = list(self._group.workers)
         self._tell(f"starting {self.ranks} workers")
-        places: list[Location] = self._call_all("start", "place", [(Path.cwd(), self._stacks)] * self.ranks)
+        places: list[Location] = self._call_all("start", "locate", [(Path.cwd(), self._stacks)] * self.ranks)
         self._locations = [str(place) for place in places]
         if self._fate is not None:
             self._fate.include_ray()  # what has been started since: workers, and agents that were slow to start

@@ -133,7 +133,7 @@ class MegatronBackend:
         self._optimizer.step()
         self._updates += 1
         shared: Metrics = {"train/grad_norm": mean(norm), "train/lr": mean(rate)}
-        return merge([*reports, shared]) if parts.is_spokesman() else shared
+        return merge([*reports, shared]) if parts.reports_metrics() else shared
 
     def _run(
         self,

@@ -212,7 +212,7 @@ def stream_weights(bridge: Any, models: list[Any]) -> Iterator[tuple[str, Tensor
             yield name, tensor.detach()
 
 
-def is_spokesman() -> bool:
+def reports_metrics() -> bool:
     """Whether this rank is the one of its data-parallel replica that reports: first of the last stage."""
     return (
         bool(parallel_state.is_pipeline_last_stage())

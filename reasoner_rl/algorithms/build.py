@@ -28,8 +28,11 @@ def build_algorithm(config: TrainConfig) -> Algorithm:
     return GroupPolicyGradient(algorithm, updates_per_step)
 
 
-def check_custom_parts(config: TrainConfig, algorithm: Algorithm) -> None:
-    """Try out what the recipe takes from the user's own files. Raises ConfigError naming the function."""
+def check_custom_parts(config: TrainConfig) -> None:
+    """Try out what the recipe takes from the user's own files. Raises ConfigError naming the function.
+
+    The algorithm that is tried out is made for this alone, because trying it out may change its state.
+    """
     if not isinstance(config, OnlineConfig):
         return
     section = config.algorithm
@@ -37,6 +40,7 @@ def check_custom_parts(config: TrainConfig, algorithm: Algorithm) -> None:
         "algorithm": getattr(section, "fn", None),
         "advantage": advantage if ":" in (advantage := getattr(section, "advantage", "")) else None,
         "loss": section.loss.fn,
+        "token mask": section.token_mask.fn,
     }
     if own := [f"{what} {fn!r}" for what, fn in named.items() if fn is not None]:
-        check_algorithm(algorithm, " with ".join(own))
+        check_algorithm(build_algorithm(config), " with ".join(own))

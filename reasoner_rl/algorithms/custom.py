@@ -18,15 +18,15 @@ from torch import Tensor
 
 from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.config.algorithm import CustomConfig, LossConfig
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.losses.policy import policy_loss
-from reasoner_rl.plugins import load_function
+from reasoner_rl.plugins import describe, load_function
 from reasoner_rl.training.backend import PolicyLossFunction
 from reasoner_rl.types import TrainSample
 
 
 def build_custom(config: CustomConfig, updates_per_step: int) -> Algorithm:
-    """Call the user's ``build``. Raises ConfigError if it cannot be called so, or returns no algorithm."""
+    """Call the user's ``build``. Raises ConfigError if it cannot be called so, or returns no algorithm with a loss."""
     build = load_function(config.fn, "algorithm")
     try:
         built = build(config, updates_per_step)
@@ -35,10 +35,18 @@ def build_custom(config: CustomConfig, updates_per_step: int) -> Algorithm:
             f"algorithm {config.fn!r} cannot be called as {config.fn.rpartition(':')[2]}(config, updates_per_step): "
             f"{error}"
         ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"algorithm {config.fn!r} raised {describe(error)}") from error
     if not isinstance(built, Algorithm):
         raise ConfigError(
             f"algorithm {config.fn!r} must return a reasoner_rl.algorithms.base.Algorithm; it returned a "
             f"{type(built).__name__}"
+        )
+    if "policy" not in getattr(built, "losses", {}):
+        raise ConfigError(
+            f"algorithm {config.fn!r} has no loss for the policy: set losses = {{'policy': ...}} in its __init__"
         )
     return built
 

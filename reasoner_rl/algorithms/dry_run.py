@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,9 +48,13 @@ def check_algorithm(algorithm: Algorithm, name: str) -> None:
     with a gradient, or one that depends on how the batch is cut.
     """
     samples = _made_up_samples()
-    models = Models(_Model(1), reference=_Model(2), critic=_Model(3))
-    prepared, _ = _call(name, "prepare", algorithm.prepare, samples, models)
+    reference, critic = (
+        _Model(seed) if role in algorithm.roles else None for seed, role in ((2, "reference"), (3, "critic"))
+    )
+    returned = _call(name, "prepare", algorithm.prepare, samples, Models(_Model(1), reference, critic))
+    prepared, metrics = _pair(name, "prepare returns (samples, metrics)", returned)
     _check_samples(name, samples, prepared)
+    _check_metrics(name, metrics)
     for role, loss in algorithm.losses.items():
         whole, parts = (_total(name, role, loss, prepared, budget, algorithm) for budget in (10_000, 1))
         if abs(whole - parts) > _TOLERANCE * max(1.0, abs(whole)):
@@ -70,9 +74,32 @@ def _call(name: str, what: str, function: Any, *arguments: Any) -> Any:
         raise ConfigError(f"{name}: {what} raised on a test batch: {describe(error)}") from error
 
 
+def _pair(name: str, rule: str, returned: Any) -> tuple[Any, Any]:
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise ConfigError(f"{name}: {rule}; it returned {describe_value(returned)}")
+    return returned
+
+
+def _check_metrics(name: str, metrics: Any) -> None:
+    if not isinstance(metrics, Mapping):
+        raise ConfigError(f"{name}: metrics must be a dict by name; they are {describe_value(metrics)}")
+    wrong = [key for key, metric in metrics.items() if not isinstance(metric, Metric)]
+    if wrong:
+        raise ConfigError(
+            f"{name}: the metric {wrong[0]!r} must be made by reasoner_rl.metrics (mean, total or maximum), which say "
+            "how it is merged over micro-batches"
+        )
+
+
 def _check_samples(name: str, given: Sequence[TrainSample], prepared: Any) -> None:
-    if len(prepared) != len(given) or any(
-        not torch.equal(new.response_ids, old.response_ids) for new, old in zip(prepared, given, strict=True)
+    if (
+        not isinstance(prepared, Sequence)
+        or not all(isinstance(sample, TrainSample) for sample in prepared)
+        or len(prepared) != len(given)
+        or any(
+            not torch.equal(new.response_ids, old.response_ids)
+            for new, old in zip(prepared, given, strict=True)
+        )
     ):
         raise ConfigError(
             f"{name}: prepare must return the samples that it was given, in the same order, {len(given)} in the test; "
@@ -105,21 +132,14 @@ def _value(name: str, role: Role, loss: LossFunction, batch: MicroBatch) -> floa
     said = _made_up(batch.targets, 4).requires_grad_()
     outputs = ValueOutputs(said) if role == "critic" else TokenOutputs(said, -said.detach())
     returned = _call(name, f"the loss of the {role}", loss, outputs, batch)
-    if not (isinstance(returned, tuple) and len(returned) == 2):
-        raise ConfigError(f"{name}: a loss returns (loss, metrics); it returned {describe_value(returned)}")
-    value, metrics = returned
+    value, metrics = _pair(name, "a loss returns (loss, metrics)", returned)
     if not isinstance(value, Tensor) or value.ndim > 0 or not value.requires_grad:
         raise ConfigError(
             f"{name}: the loss of the {role} must be a scalar tensor with a gradient; it is {describe_value(value)}"
         )
     if not torch.isfinite(value):
         raise ConfigError(f"{name}: the loss of the {role} is {float(value)} on a test batch")
-    wrong = [key for key, metric in dict(metrics).items() if not isinstance(metric, Metric)]
-    if wrong:
-        raise ConfigError(
-            f"{name}: the metric {wrong[0]!r} must be made by reasoner_rl.metrics (mean, total or maximum), which say "
-            "how it is merged over micro-batches"
-        )
+    _check_metrics(name, metrics)
     return float(value.detach())
 
 

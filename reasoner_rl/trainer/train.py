@@ -97,7 +97,7 @@ def _train(
     check_data(state, data.fingerprints(), newest)
     expect_checkpoints(config, store, state.step)
     algorithm, timer = build_algorithm(config), PhaseTimer()
-    check_custom_parts(config, algorithm)
+    check_custom_parts(config)
     record_run(config)
     recorder = RolloutRecorder(output, config.logging.rollouts)
     with ExitStack() as stack:

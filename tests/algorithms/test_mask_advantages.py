@@ -1,4 +1,4 @@
-"""Training on chosen tokens alone: which they are, and that the others have no policy gradient. The models are fakes."""
+"""Training on chosen tokens alone: which they are, and that others have no policy gradient. The models are fakes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_function_of_the_users_chooses(masks: str) -> None:
 @pytest.mark.parametrize("wrong", ["floats", "short", "few", "lists"])
 def test_a_function_that_returns_no_masks(wrong: str, masks: str) -> None:
     algorithm = built(token_mask={"kind": "custom", "fn": f"{masks}:{wrong}"})
-    message = rf"token mask '.*masks\.py:{wrong}' must return, for each sample, one bool per response token, as a tensor"
+    message = rf"token mask '.*masks\.py:{wrong}' must return, for each sample, one bool per response token"
     with pytest.raises(ConfigError, match=message):
         prepare(algorithm, make_batch())
 

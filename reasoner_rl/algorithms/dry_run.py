@@ -138,7 +138,7 @@ def _value(name: str, role: Role, loss: LossFunction, batch: MicroBatch) -> floa
             f"{name}: the loss of the {role} must be a scalar tensor with a gradient; it is {describe_value(value)}"
         )
     if not torch.isfinite(value):
-        raise ConfigError(f"{name}: the loss of the {role} is {float(value)} on a test batch")
+        raise ConfigError(f"{name}: the loss of the {role} is {value.item()} on a test batch")
     _check_metrics(name, metrics)
     return float(value.detach())
 

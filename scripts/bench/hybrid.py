@@ -46,7 +46,7 @@ ROWS = (
     ("update, GFLOP/s", "update_gflops", median),
     ("sync, s", "time/sync", median),
     ("  of it loading, s", "time/sync_load", median),
-    ("  of it proof, s", "time/sync_check", median),
+    ("  of it check, s", "time/sync_check", median),
     ("sync, GiB", "sync/gib", median),
     ("sync, GiB/s", "speed/sync_gib_per_second", median),
     ("switch to training, s", "time/switch", median),

@@ -197,7 +197,7 @@ def check_tensors(pair: Pair, claims: Claims) -> None:
 
 
 def check_faults(pair: Pair, claims: Claims) -> None:
-    """What the logprobs of the proof's text say of one wrong tensor, which must be found, and of stale weights.
+    """What the logprobs of the check's text say of one wrong tensor, which must be found, and of stale weights.
 
     Stale weights are reported and not judged: in bfloat16 one small update changes less than rounding does.
     """

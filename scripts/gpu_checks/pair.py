@@ -34,7 +34,7 @@ Groups = list[list[Rollout]]
 CONTEXT_TOKENS = 512
 MICRO_BATCH_TOKENS = 8192
 GENERATION_SEED = 7
-# Largest mean gap between the two engines' logprobs of sampled tokens, and of the proof's text in float32, in nats.
+# Largest mean gap between the two engines' logprobs of sampled tokens, and of the check's text in float32, in nats.
 # What rounding in bfloat16 makes of it depends on the model; one wrong matrix of these models makes more than 1.
 TOKEN_GAP = {"bfloat16": 0.15, "float32": 2e-3}
 PROOF_GAP_FLOAT32 = 1e-3
@@ -101,7 +101,7 @@ class Update:
 
     rate: float  # learning rate
     gradient_norm: float
-    moved: float  # mean change of the logprobs of the proof's text, in nats: the gap of a sync that missed the update
+    moved: float  # mean change of the logprobs of the check's text, in nats: the gap of a sync that missed the update
 
 
 @dataclass
@@ -167,10 +167,10 @@ class Pair:
 
     def update(self, hybrid: HybridEngine, batch: MiniBatch) -> None:
         """One optimizer update, of which it is noted what it changes."""
-        proof = SyncCheck("logprobs", self.check_ids, math.inf)
-        before = proof.expected(self.backend)
+        check = SyncCheck("logprobs", self.check_ids, math.inf)
+        before = check.expected(self.backend)
         done = values(hybrid.take_turn("policy").update(batch, partial(policy_loss, config=LossConfig())))
-        moved = mean_gap(before, proof.expected(self.backend))
+        moved = mean_gap(before, check.expected(self.backend))
         self.updates.append(Update(done["train/lr"], done["train/grad_norm"], moved))
 
 
@@ -308,7 +308,7 @@ def report_gaps(pair: Pair) -> None:
 
 
 def check_limit(pair: Pair) -> float:
-    """What a training run would allow for the proof's text, in nats."""
+    """What a training run would allow for the check's text, in nats."""
     return max(FLOOR, FACTOR * pair.check_gaps[0]) if pair.dtype == "bfloat16" else PROOF_GAP_FLOAT32
 
 

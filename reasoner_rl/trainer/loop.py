@@ -28,7 +28,7 @@ from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.resume import save_recipe
 from reasoner_rl.trainer.state import DriverState, is_due
 from reasoner_rl.trainer.stop import StopRequest
-from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import TrainSample
 
 
@@ -132,8 +132,9 @@ class Trainer:
 
     def restore(self, folder: Path) -> None:
         """Resume from a checkpoint of workers and driver; ``state`` was loaded from it already."""
-        self.source.restore(self.state.source)
-        self.algorithm.restore(self.state.algorithm)
+        with reading(folder):
+            self.source.restore(self.state.source)
+            self.algorithm.restore(self.state.algorithm)
         self.workers.load(folder)
 
     def run(self, stop: StopRequest) -> bool:

@@ -28,8 +28,14 @@ _RECIPE = "recipe.yaml"
 # What a checkpoint brings along, so that another value in the recipe would have no effect, or could not be read.
 _FIXED = (
     *("recipe", "run.seed", "data.shuffle", "training.backend.kind"),
-    *(f"training.optimizer.{key}" for key in ("lr", "betas", "eps", "weight_decay")),
+    *(
+        f"{model}.optimizer.{key}"
+        for model in ("training", "critic")
+        for key in ("lr", "betas", "eps", "weight_decay")
+    ),
 )
+# Algorithms with models and a state of their own, which a run of another algorithm has not saved.
+_OWN_STATE = {"ppo", "custom"}
 
 
 def save_recipe(config: Recipe, folder: Path) -> None:
@@ -64,7 +70,9 @@ def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, P
         old = _read_recipe(folder)
     new = _flat(yaml.safe_load(dump_recipe(config)))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    if fixed := [key for key in changed if key.startswith(_FIXED)]:
+    kinds = {old.get("algorithm.kind"), new.get("algorithm.kind")}
+    unchangeable = (*_FIXED, "algorithm.kind") if kinds & _OWN_STATE else _FIXED
+    if fixed := [key for key in changed if key.startswith(unchangeable)]:
         key = fixed[0]
         raise ConfigError(
             f"{key} is {new.get(key)!r}, but {folder} was made with {old.get(key)!r}, and it cannot change "

@@ -257,10 +257,23 @@ class FsdpBackend:
         self._policy.to(device, non_blocking=True)  # through pinned memory, as in `move_state`
         _release(self.device)
 
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """State of model and optimizer, each rank's shards.
+
+        To tell the state of an optimizer that has made no step, torch makes one with gradients of 0. It must not count:
+        the bias correction of the first real step depends on it.
+        """
+        if not self._optimizer.state:
+            get_state_dict(self._policy, self._optimizer)
+            for state in self._optimizer.state.values():
+                state["step"].zero_()
+        model, optimizer = get_state_dict(self._policy, self._optimizer)
+        return model, dict(optimizer)
+
     def save(self, folder: Path) -> None:
         """See TrainBackend."""
         require_optimizer(self._trained, "save")
-        model, optimizer = get_state_dict(self._policy, self._optimizer)
+        model, optimizer = self._state()
         save_distributed({"model": model, "optimizer": optimizer}, checkpoint_id=folder / "weights")
         rest = {"schedule": self._schedule.state_dict(), "rng": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -270,7 +283,7 @@ class FsdpBackend:
     def load(self, folder: Path) -> None:
         """See TrainBackend."""
         require_optimizer(self._trained, "load")
-        model, optimizer = get_state_dict(self._policy, self._optimizer)
+        model, optimizer = self._state()
         state: dict[str, Any] = {"model": model, "optimizer": optimizer}
         load_distributed(state, checkpoint_id=folder / "weights")
         set_state_dict(

@@ -57,6 +57,13 @@ _UNEVALUATED = {
     "nabla",
 }
 
+# What an operator in front of its argument says is what is asked for: \\max f = 4, \\deg P = 3, \\gcd(a, b) = 6.
+_OPERATORS_OF = frozenset(
+    "max min sup inf limsup liminf deg dim rank ker tr ord gcd lcm arg re im Pr argmax argmin".split()
+)
+_EXPECTATIONS = (r"\mathbbE", r"\mathbbP", r"\mathbbV")
+_TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
+
 Read = Callable[[Tokens], Value]
 
 
@@ -102,19 +109,20 @@ def _equation(parts: list[list[Token]], read: Read) -> Value:
             return Relation("=", parse(first), parse(last))  # f' = f defines neither
         except NotReadable:
             return Named(written(first), Text(written(last)))
-    name = written(first) if is_name(first) else ratio_name(first)
+    name = written(first) if is_name(first) or _is_operator_of(first) else ratio_name(first)
     if name:
         _refuse_contradiction(parts[1:])
         return Named(name, read(last))
     if len(parts) > 2:
         _refuse_contradiction(parts)
         return read(last)
-    if is_name(last):
+    if is_name(last) or _is_operator_of(last):
         return Named(written(last), read(first))
     try:
         left = parse(first)
     except NotReadable:
-        if first[0].text not in _UNEVALUATED:
+        of_a_name = first[0].text in _TRIGONOMETRIC and is_name(first[1:])  # the cosine of an angle by its points
+        if first[0].text not in _UNEVALUATED and not of_a_name:
             raise
         return Named(written(first), read(last))  # the integral is 1/2
     try:
@@ -178,6 +186,26 @@ def is_name(tokens: Tokens) -> bool:
         else:
             return False
     return named
+
+
+def _is_operator_of(tokens: Tokens) -> bool:
+    r"""Whether an operator stands in front of what it is taken of: \max_{x} f(x), but not \max f + 1 or \max(x, 10)."""
+    if tokens and tokens[0].kind == "command" and tokens[0].text in _OPERATORS_OF:
+        start = 1
+    elif written(tokens[:4]) in _EXPECTATIONS:
+        start = 4
+    else:
+        return False
+    while start < len(tokens) and tokens[start].text == "_":
+        start = _after_group(tokens, start + 1)
+    rest = list(tokens[start:])
+    if any(token.text.lower() in words.UNCERTAIN for token in rest):
+        return False
+    if (around := enclosed(rest)) is not None:
+        parts = split(around[1], (",",))[0]
+        return all(any(token.kind in ("letter", "word") for token in part) for part in parts)
+    alone = len(split(rest, ("+", "-", "*", "/", "pm", "mp", ","))[0]) == 1
+    return alone and not any(token.kind == "number" for token in rest[:1])
 
 
 def ratio_name(tokens: Tokens) -> str:
@@ -334,7 +362,7 @@ def right_side(value: Value) -> Quantity | None:
 
 def _is_asked_for(left: Expression) -> bool:
     """Whether a question may ask for the value of this: a + b and cos x, but not 2x, nor what a curve is."""
-    if isinstance(left, Operation) and left.name in ("sin", "cos", "tan"):
+    if isinstance(left, Operation) and left.name in _TRIGONOMETRIC:
         return True
     plain = all(isinstance(node, Symbol) or _is_plain(node) for node in walk(left))
     return plain and len(symbols_of(left)) > 1

@@ -153,6 +153,7 @@ COMMAND_SYMBOLS = {
 }
 COMMAND_SYNONYMS = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac", "sfrac"), "frac"),
+    **dict.fromkeys(("lVert", "rVert", "Vert"), "|"),
     **dict.fromkeys(("dbinom", "tbinom"), "binom"),
     "varnothing": "emptyset",
     "varepsilon": "epsilon",
@@ -264,8 +265,25 @@ _UNITS = {
     "celsius": "c",
     "fahrenheit": "f",
 }
+# Only as words in \\text{}: elsewhere these letters may be a product.
+_ABBREVIATIONS = {
+    "week": "wk",
+    "month": "mo mth",
+    "hectare": "ha",
+    "gallon": "gal",
+    "quart": "qt",
+    "tablespoon": "tbsp",
+    "teaspoon": "tsp",
+    "hertz": "hz",
+    "kilowatt": "kw",
+}
 UNIT_NAMES = {name: unit for unit, names in _UNITS.items() for name in (unit, *names.split())}
 SHORT_UNITS = {name for name in UNIT_NAMES if 2 <= len(name) <= 3}
+SHORT_UNITS |= {f"{name}s" for name in SHORT_UNITS if len(name) == 2} - {"ins", "mis"}  # hrs, lbs
+UNIT_NAMES |= {name: unit for unit, names in _ABBREVIATIONS.items() for name in (unit, *names.split())}
+# Abbreviations of units that are names of functions, unless something follows of which they can be one.
+UNITS_OR_FUNCTIONS = {"min", "sec"}
+BEHIND_UNIT = re.compile(r"(?:\\[,;: ]|[\s~.}$)\]])*(?:\Z|[,;/]|\\text|(?:and|or|per)\b|[0-9])")
 
 # Words of two or three letters; other letters of that number are taken for a product.
 SHORT_WORDS = SHORT_UNITS | set(

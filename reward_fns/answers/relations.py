@@ -57,11 +57,6 @@ _UNEVALUATED = {
     "nabla",
 }
 
-# What an operator in front of its argument says is what is asked for: \\max f = 4, \\deg P = 3, \\gcd(a, b) = 6.
-_OPERATORS_OF = frozenset(
-    "max min sup inf limsup liminf deg dim rank ker tr ord gcd lcm arg re im Pr argmax argmin".split()
-)
-_EXPECTATIONS = (r"\mathbbE", r"\mathbbP", r"\mathbbV")
 _TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 
 Read = Callable[[Tokens], Value]
@@ -121,10 +116,9 @@ def _equation(parts: list[list[Token]], read: Read) -> Value:
     try:
         left = parse(first)
     except NotReadable:
-        of_a_name = first[0].text in _TRIGONOMETRIC and is_name(first[1:])  # the cosine of an angle by its points
-        if first[0].text not in _UNEVALUATED and not of_a_name:
+        if first[0].text not in _UNEVALUATED and not (first[0].text in _TRIGONOMETRIC and is_name(first[1:])):
             raise
-        return Named(written(first), read(last))  # the integral is 1/2
+        return Named(written(first), read(last))  # the integral is 1/2, the cosine of angle ABC
     try:
         right = parse(last)
     except NotReadable:
@@ -190,9 +184,9 @@ def is_name(tokens: Tokens) -> bool:
 
 def _is_operator_of(tokens: Tokens) -> bool:
     r"""Whether an operator stands in front of what it is taken of: \max_{x} f(x), but not \max f + 1 or \max(x, 10)."""
-    if tokens and tokens[0].kind == "command" and tokens[0].text in _OPERATORS_OF:
+    if tokens and tokens[0].kind == "command" and tokens[0].text in words.OPERATORS:
         start = 1
-    elif written(tokens[:4]) in _EXPECTATIONS:
+    elif written(tokens[:4]) in words.EXPECTATIONS:
         start = 4
     else:
         return False

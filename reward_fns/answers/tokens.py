@@ -185,7 +185,7 @@ class _Lexer:
         """Whether "min" is minutes, behind a number or a unit and a slash, and not the least of what follows."""
         before = self._tokens[-1].text if self._tokens else ""
         behind_number = bool(self._tokens) and self._tokens[-1].kind == "number"
-        per = before in ("/", "per") and len(self._tokens) > 1 and self._tokens[-2].kind == "word"
+        per = before in ("/", "per") and len(self._tokens) > 1
         return (behind_number or per) and words.BEHIND_UNIT.match(following) is not None
 
     def _is_percent(self, following: str) -> bool:

@@ -189,7 +189,9 @@ def _line_content(line: re.Match[str]) -> str:
 
 def _stated(line: str) -> str:
     """A line without the frame of Minerva's prompt: "The final answer is X. I hope it is correct."."""
-    return _FRAME.sub("", _FEW_SHOT_END.sub("", line).strip())
+    stated = _FEW_SHOT_END.sub("", line).strip()
+    frame = _FRAME.match(stated)
+    return stated if frame is None else stated[frame.end() :]
 
 
 def _last_tag(text: str) -> re.Match[str] | None:

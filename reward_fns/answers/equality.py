@@ -243,11 +243,11 @@ class _Judge:
     def _same_expression(self, answer: Expression, truth: Expression) -> bool:
         if answer == truth:
             return True
-        if has_series(answer) or has_series(truth):
-            return self._same_series(answer, truth)
         mine, true = exact_value(answer), exact_value(truth)
         if mine is not None and true is not None and mine == true:
             return True
+        if (mine is None and has_series(answer)) or (true is None and has_series(truth)):
+            return self._same_series(answer, truth)
         decimals = _decimals(truth)
         if decimals is not None and true is not None:
             found = mine if mine is not None else _approximate(answer)

@@ -111,7 +111,7 @@ def canonical(text: str) -> str:
 def _without_markup(text: str) -> str:
     """Without Markdown around it and without the sentence's end behind it. Dots that stand for more remain."""
     text = text.strip().strip("`").strip()
-    if not text.isascii() or any(command in text for command in words.APPROVING_COMMANDS):
+    if not text.isascii() or "\\checkmark" in text or "\\blacksquare" in text:
         text = _without_approval(text)
     if text.startswith("**") or text.endswith("*"):
         text = text.lstrip("*").lstrip()
@@ -178,7 +178,9 @@ def _without_quantifier(tokens: Tokens) -> Tokens:
         behind = None
         if tokens[place].text == "forall":
             behind = tokens[place + 1 :]
-        elif [token.text.lower() for token in tokens[place : place + 2]] in words.FOR_ALL:
+        elif tokens[place].text in ("for", "For") and (
+            [token.text.lower() for token in tokens[place : place + 2]] in words.FOR_ALL
+        ):
             behind = tokens[place + 2 :]
         if behind is not None:
             kept = tokens[: place - 1] if tokens[place - 1].text == "," else tokens[:place]
@@ -336,9 +338,11 @@ def _matrix(name: str, inner: list[Token], level: int) -> Value:
 
 def _transposed(tokens: Tokens, level: int) -> Matrix | None:
     """A row in brackets that is transposed, (1, 2, 3)^T, as a column; None for anything else."""
+    if tokens[0].text not in ("(", "["):
+        return None
     end = matches(tokens).get(0, -1) + 1
     mark = "".join(token.text for token in tokens[end:] if token.text not in "{}")
-    if not 0 < end < len(tokens) or mark not in TRANSPOSED or tokens[0].text not in ("(", "["):
+    if not 0 < end < len(tokens) or mark not in TRANSPOSED:
         return None
     row = _bracketed(tokens[0].text, list(tokens[1 : end - 1]), tokens[end - 1].text, level)
     return Matrix(tuple((item,) for item in row.items)) if isinstance(row, Bracketed) else None

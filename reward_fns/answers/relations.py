@@ -186,7 +186,7 @@ def _is_operator_of(tokens: Tokens) -> bool:
     r"""Whether an operator stands in front of what it is taken of: \max_{x} f(x), but not \max f + 1 or \max(x, 10)."""
     if tokens and tokens[0].kind == "command" and tokens[0].text in words.OPERATORS:
         start = 1
-    elif written(tokens[:4]) in words.EXPECTATIONS:
+    elif tokens and tokens[0].text == "mathbb" and written(tokens[:4]) in words.EXPECTATIONS:
         start = 4
     else:
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -139,7 +140,7 @@ class _Lexer:
         elif kind == "command":
             self._command(text)
         elif kind == "letters":
-            self._letters(text, upright, match.string[match.end() :] + behind)
+            self._letters(text, upright, lambda: match.string[match.end() :] + behind)
         elif kind == "foreign":
             self._add("word", text)
         else:
@@ -163,17 +164,17 @@ class _Lexer:
         else:
             self._add("command", words.COMMAND_SYNONYMS.get(name, name))
 
-    def _letters(self, text: str, upright: bool, following: str) -> None:
+    def _letters(self, text: str, upright: bool, following: Callable[[], str]) -> None:
         lower = text.lower()
-        if lower in words.UNITS_OR_FUNCTIONS and self._is_unit(following):
+        if lower in words.UNITS_OR_FUNCTIONS and self._is_unit(following()):
             self._add("word", text)
         elif lower in words.PLAIN_FUNCTIONS and len(text) > 1:
             self._add("command", words.PLAIN_FUNCTIONS[lower])
         elif lower in words.WORD_SYMBOLS:
             self._add("symbol", words.WORD_SYMBOLS[lower])
-        elif lower in ("pct", "percentage") and self._is_percent(following):
+        elif lower in ("pct", "percentage") and self._is_percent(following()):
             self._symbol("%")
-        elif lower in ("degree", "degrees") or (lower == "deg" and self._is_unit(following)):
+        elif lower in ("degree", "degrees") or (lower == "deg" and self._is_unit(following())):
             self._add("command", "degree")
         elif upright or _is_word(text):
             self._add("word", text)

@@ -32,6 +32,13 @@ _STEP = re.compile(
     r"becomes?|rounded?|from|plus|minus|times|sum|product|difference)\b"
 )
 _CLAUSE = re.compile(r"[\s$\\,;()\]]*(?:(?:,|;|\band\b|\bwhile\b)[^.!?:\n]*)")
+_ORDINALS = ["first", "second", "third", "fourth", "fifth"]
+_ORDINAL = re.compile(rf"(?i)\b({'|'.join(_ORDINALS)})\b")
+# "$y$ is", "the y-coordinate is", "for $b$ we have".
+_LETTER = re.compile(
+    r"(?<![\w\\])(?P<letter>[A-Za-z])\$?(?:[- ](?:coordinate|component|intercept|value))?\$?\s*"
+    r"(?:=|is|must be|equals|we (?:have|get|find))?\s*[\s$({]*\Z"
+)
 _MENTION = re.compile(r"(?i)\b(?:in|within|inside|into|using|with|by|a|the|of)\s+[$`\"'(\\]*\Z")
 _MOST_BETWEEN = 60  # characters
 
@@ -85,11 +92,14 @@ class Boxes:
             joined.append(box)
         return self._list(joined[::-1])
 
-    def of_clauses(self) -> list[str]:
+    def of_clauses(self, ordered: bool = False) -> list[str]:
         r"""The contents of the boxes of the last sentence that has several, if short words stand between them.
 
         "The length is \\boxed{9} and the width is \\boxed{4}." They may be the parts of one answer, or a step and the
         answer: what is asked for decides. Empty where words such as "hence" tell that the last follows from the others.
+
+        ordered: as the parts of a tuple, each of which has a name; empty where letters, or "first" and "second", are
+        in another order.
         """
         boxes = sorted((box for box in self._closed if not self._is_mention(box)), key=lambda box: box.start)
         if self.cut_off >= 0 or not boxes or any(a.after > b.command for a, b in pairwise(boxes)):
@@ -104,7 +114,20 @@ class Boxes:
             kept.append(box)
         if len(kept) < 2 or all(map(self._name, kept)):  # those with names are one answer already
             return []
-        return [self._text[box.start : box.end].strip() for box in reversed(kept)]
+        kept.reverse()
+        if ordered and not self._in_order(kept):
+            return []
+        return [self._text[box.start : box.end].strip() for box in kept]
+
+    def _in_order(self, boxes: list[_Box]) -> bool:
+        """Whether all boxes have names, and these, y and x or "second" and "first", tell of no other order."""
+        if any(self._joins(*pair) for pair in pairwise(boxes)):
+            return False
+        ends = [max(0, boxes[0].command - _MOST_BETWEEN), *(box.after for box in boxes)]
+        leads = [self._text[end : box.command] for end, box in zip(ends, boxes, strict=False)]
+        places = [_ORDINALS.index(found[-1].lower()) for lead in leads if (found := _ORDINAL.findall(lead))]
+        letters = [letter["letter"] for lead in leads if (letter := _LETTER.search(lead))]
+        return places == sorted(places) and letters == sorted(letters)
 
     def _is_mention(self, box: _Box) -> bool:
         """Whether a box only tells of the format: "the answer is given within \\boxed{}"."""

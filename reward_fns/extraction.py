@@ -52,6 +52,7 @@ _HASH_LINE = re.compile(r"(?<!#)####[ \t]*(?![#A-Za-z\s])([^\n]+)")
 _FEW_SHOT_END = re.compile(r"(?i)\.?\s*I hope it is correct\.?\s*$")  # of Minerva's prompt
 _TAG = re.compile(r"(?i)(?P<quote>[\"'`\u201c])?<answer>(?P<content>[^<]*(?:<(?!/?answer>)[^<]*)*)")
 _CLOSING_TAG = re.compile(r"(?i)</answer>")
+_FRAME = re.compile(r"(?i)(?:(?:thus|so|hence|therefore),?\s+)?the final answer is:?\s+(?=\S)")
 _OPEN_THOUGHT = re.compile(r"<think(?:ing)?>")
 _CLOSED_THOUGHT = re.compile(r"</think(?:ing)?>")
 
@@ -108,13 +109,13 @@ def locate_answer(
     boxes = Boxes(text)
     found = _last_stated(text, boxes, hashes=extraction in ("hash_or_answer", "whole"))
     if found is None and extraction == "whole" and "\n" not in text.strip() and boxes.cut_off < 0:
-        return _found(text.strip() or None, "whole")
+        return _found(_stated(text) or None, "whole")
     return found
 
 
-def boxes_of_clauses(response: str, *, opened: str = "") -> list[str]:
+def boxes_of_clauses(response: str, *, opened: str = "", ordered: bool = False) -> list[str]:
     """What stands in the boxes of the last sentence that has several; see `Boxes.of_clauses`."""
-    return Boxes(without_thinking(f"<{opened}>{response}" if opened else response)).of_clauses()
+    return Boxes(without_thinking(f"<{opened}>{response}" if opened else response)).of_clauses(ordered)
 
 
 def opened_by(extra_info: Any) -> str:
@@ -180,10 +181,17 @@ def _is_mention(label: re.Match[str], content: str) -> bool:
 
 
 def _line_content(line: re.Match[str]) -> str:
-    content = _CLOSING_TAG.split(_FEW_SHOT_END.sub("", line[1]))[0].strip()
+    content = _stated(_CLOSING_TAG.split(line[1])[0])
     if content in _DISPLAY:
         return line.string[line.end() : line.end() + _DISPLAY_WINDOW].partition(_DISPLAY[content])[0].strip()
     return content
+
+
+def _stated(line: str) -> str:
+    """A line without the frame of Minerva's prompt: "The final answer is X. I hope it is correct."."""
+    stated = _FEW_SHOT_END.sub("", line).strip()
+    frame = _FRAME.match(stated)
+    return stated if frame is None else stated[frame.end() :]
 
 
 def _last_tag(text: str) -> re.Match[str] | None:

@@ -76,11 +76,11 @@ def verify_math(
         if (
             found.by in ("boxed", "answer_tag")
             and solution.count("box") > 1
-            and (parts := parts_of(truth)) > 1
+            and (parts := parts_of(truth)).number > 1
         ):
-            clauses = boxes_of_clauses(solution, opened=opened)
-            together = ", ".join(clauses)
-            if len(clauses) == parts and compare(together, truth, rules).same:
+            clauses = boxes_of_clauses(solution, opened=opened, ordered=parts.ordered)
+            together = f"({', '.join(clauses)})" if parts.ordered else ", ".join(clauses)
+            if len(clauses) == parts.number and compare(together, truth, rules).same:
                 return result("correct", canonical(together))
         if verdict.undecided:
             return result("undecided", canonical(answer), verdict.undecided)

@@ -27,7 +27,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.rewards.contract import Answer, FunctionResult, FunctionSpec
 from reasoner_rl.rewards.loading import MADE_UP_SAMPLE
 from reasoner_rl.rewards.queueing import Job
-from reasoner_rl.rewards.worker import Setup
+from reasoner_rl.rewards.worker import CONNECTION_LOST, Setup
 
 START_SECONDS = 120.0  # most time that loading the reward functions may take
 STALL_SECONDS = 5.0  # most time that a message may stand still halfway; less if an answer has less time
@@ -35,6 +35,8 @@ MAX_MESSAGE_BYTES = (
     1 << 26
 )  # longer ones are announced by what is no message: text that a function wrote here
 GIB = 2**30
+ENDING_SECONDS = 1.0  # most time that a process whose connection is closed has to end by itself
+FOREIGN = "wrote to a file descriptor that is not its own, or closed one"
 
 _BOOT = """
 import json, sys
@@ -52,6 +54,7 @@ class VerifierProcess:
         self.batched: tuple[bool, ...] | None = (
             None  # which functions take batches; known when they are loaded
         )
+        self._unreadable = False  # whether it sent what is no message
         self.judged = 0  # answers, also if several functions judged them
         self.begun = time.monotonic()  # loading the functions, then the first job
         self.patience = START_SECONDS
@@ -107,8 +110,15 @@ class VerifierProcess:
     def receive(self) -> Any:
         """The next message. Raises EOFError if there will be none that can be read."""
         try:
-            return pickle.loads(self.connection.recv_bytes(MAX_MESSAGE_BYTES))
+            message = self.connection.recv_bytes(MAX_MESSAGE_BYTES)
         except Exception as error:  # closed, stopped halfway, or written to by the function itself
+            ended = isinstance(error, EOFError | ConnectionError) or "end of file" in str(error)
+            self._unreadable = not ended
+            raise EOFError from error
+        try:
+            return pickle.loads(message)
+        except Exception as error:
+            self._unreadable = True
             raise EOFError from error
 
     def dry_run(self, config: RewardConfig, sample: Answer) -> list[FunctionResult]:
@@ -132,11 +142,28 @@ class VerifierProcess:
             try:
                 said = self.receive()
             except EOFError:
-                raise ConfigError(f"{problem} ended its process on a test call ({self.kill()})") from None
+                raise ConfigError(f"{problem} {self.failure(' on a test call')}") from None
             if isinstance(said, str):
                 raise ConfigError(said)
             results.append(said)
         return results[: len(config.functions)]
+
+    def failure(self, when: str = "") -> str:
+        """End the process after `receive` has failed; return what the function did, for people."""
+        end = time.monotonic() + ENDING_SECONDS
+        while not self._unreadable and not self._has_ended():
+            self._unreadable = time.monotonic() > end  # it lives, and yet its connection is closed
+            time.sleep(0.002)
+        ending = self.kill()
+        if self._unreadable or self._process.returncode == CONNECTION_LOST:
+            return FOREIGN + when
+        return f"ended its process{when} ({ending})"
+
+    def _has_ended(self) -> bool:
+        """Whether the process has ended; its group can be killed all the same, since it is not waited for."""
+        if self._process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def kill(self) -> str:
         """End the process and all it started; return how it ended, for people."""
@@ -157,7 +184,7 @@ def dry_run(config: RewardConfig, sample: Answer = MADE_UP_SAMPLE) -> list[Funct
     """Call every reward function on ``sample``, and on it with an empty response, in a process of their own.
 
     Raises ConfigError naming the function and what is wrong: it cannot be loaded, has another signature, raises,
-    returns something else, ends its process, or takes too long.
+    returns something else, ends its process, writes to this module's connection, or takes too long.
     """
     process = VerifierProcess(config)
     try:

@@ -151,10 +151,9 @@ class RewardRunner:
                     return
                 self._record(worker.finish_job(), batch, outcome)
         except (EOFError, OSError):
-            ending = worker.kill()
             if not worker.ready:
-                raise loading_ended(ending) from None
-            self._give_up(worker, batch, "crash", f"ended its process ({ending})")
+                raise loading_ended(worker.kill()) from None
+            self._give_up(worker, batch, "crash", worker.failure())
             return
         if not worker.assigned and worker.judged >= (self._config.recycle_after or math.inf):
             self._replace(worker)

@@ -22,6 +22,8 @@ from reasoner_rl.plugins import describe
 from reasoner_rl.rewards.contract import Answer, FunctionResult, FunctionSpec, ReturnError
 from reasoner_rl.rewards.loading import LoadedFunction, check_function, load
 
+CONNECTION_LOST = 233  # exit status of a process in which a function has closed the connection
+
 Call = tuple[int, list[Answer]]  # which function, and one answer, or several if it takes batches
 
 
@@ -45,19 +47,41 @@ class Outcome:
 
 def main(descriptor: int) -> None:
     """Serve a connection until the other side closes it. The process must lead its own process group."""
-    try:
-        _serve(descriptor)
-    except (EOFError, ConnectionError):  # the other side has died: nobody is left to be told
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _serve(descriptor: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.set_inheritable(descriptor, False)
     connection: Connection[Any, Any] = Connection(descriptor)
+    identity = _identity(descriptor)
+    try:
+        _serve(connection, identity)
+    except (OSError, EOFError):
+        _end(descriptor, identity)
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """What a descriptor stands for; None if it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _end(descriptor: int, identity: tuple[int, int] | None) -> None:
+    """End the process, because nothing more can be received or sent.
+
+    Either a function has closed the connection, which the other side is told by the exit status, or the other side has
+    died: then nobody is left to be told, or to end what the functions started.
+    """
+    if _identity(descriptor) != identity:
+        os._exit(CONNECTION_LOST)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _serve(connection: Connection[Any, Any], identity: tuple[int, int] | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    descriptor = connection.fileno()
+    os.set_inheritable(descriptor, False)
     functions = _load(connection, connection.recv())
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    threading.Thread(target=_receive, args=(connection, identity, inbox), daemon=True).start()
     own = os.getpid()
     while True:
         message = inbox.get()
@@ -115,10 +139,12 @@ def _dry_run(functions: list[LoadedFunction], sample: Answer) -> Any:
             yield str(error)
 
 
-def _receive(connection: Connection[Any, Any], inbox: queue.SimpleQueue[Any]) -> None:
+def _receive(
+    connection: Connection[Any, Any], identity: tuple[int, int] | None, inbox: queue.SimpleQueue[Any]
+) -> None:
     """Pass calls on, in a thread of its own: a parent's death is noticed while a function runs."""
     try:
         while True:
             inbox.put(connection.recv())
     finally:
-        os.killpg(os.getpgrp(), signal.SIGKILL)  # with whatever processes the functions started
+        _end(connection.fileno(), identity)

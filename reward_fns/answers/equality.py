@@ -18,6 +18,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
+from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.reader import intervals_of, reading
 from reward_fns.answers.regions import single_points
@@ -106,7 +107,11 @@ def _compare(answer: str, truth: str, rules: Rules) -> Verdict:
         if _UPRIGHT_E.search(answer) and _has_e(reading(truth)):
             answer = _UPRIGHT_E.sub(" e ", answer)
         judge = _Judge(rules)
-        same = judge.same(reading(answer), reading(truth)) or _same_choice(answer, truth, rules)
+        same = (
+            judge.same(reading(answer), reading(truth))
+            or _same_choice(answer, truth, rules)
+            or _same_with_unit(answer, truth, rules)
+        )
         return Verdict(same, "" if same else judge.undecided)
     except RecursionError:  # hundreds of operations within each other
         return Verdict(False)
@@ -124,6 +129,16 @@ def _same_choice(answer: str, truth: str, rules: Rules) -> bool:
     if (choice := _LETTER.fullmatch(_FONT.sub(r"\1", truth))) is not None:
         return match["letter"] == choice["letter"]
     return bool(match["rest"]) and same_answer(match["rest"], truth, rules)
+
+
+def _same_with_unit(answer: str, truth: str, rules: Rules) -> bool:
+    """Whether a number and a letter that is a unit, ``5m``, are the truth, which is a number: 5, ``5 \\text{ m}``."""
+    match = words.LETTER_UNIT.fullmatch(answer.strip("$ ")) if len(answer) <= MAX_CHARACTERS else None
+    true = reading(truth) if match is not None else None
+    if match is None or not isinstance(true, Quantity) or exact_value(true.expression) is None:
+        return False
+    with_unit = rf"{match['number']} \text{{ {match['unit']}}}{match['power'] or ''}"
+    return _sign_of(true.expression) == "" and same_answer(with_unit, truth, rules)
 
 
 class _Judge:
@@ -177,7 +192,12 @@ class _Judge:
         return self._left >= 0 and _same_relation(answer, truth)
 
     def _same_single(self, answer: Value, truth: Value) -> bool:
-        """A number and a list of it alone: ``\\frac12 or 0.5``."""
+        """A number and a list of it alone: ``\\frac12 or 0.5``; a fraction and a ratio of two: 3/4 and 3:4."""
+        ratio, other = (answer, truth) if isinstance(answer, Bracketed) else (truth, answer)
+        if isinstance(ratio, Bracketed) and isinstance(other, Quantity):
+            quotient = _quotient(ratio)
+            fraction = _is("divide", other.expression) and not other.unit
+            return fraction and isinstance(quotient, Quantity) and self._same_quantity(quotient, other)
         if isinstance(answer, Quantity) and isinstance(truth, Listing) and truth.kind == "list":
             return all(self.same(answer, item) for item in truth.items)
         if isinstance(answer, Listing) and answer.kind == "list":
@@ -223,11 +243,11 @@ class _Judge:
     def _same_expression(self, answer: Expression, truth: Expression) -> bool:
         if answer == truth:
             return True
-        if has_series(answer) or has_series(truth):
-            return self._same_series(answer, truth)
         mine, true = exact_value(answer), exact_value(truth)
         if mine is not None and true is not None and mine == true:
             return True
+        if (mine is None and has_series(answer)) or (true is None and has_series(truth)):
+            return self._same_series(answer, truth)
         decimals = _decimals(truth)
         if decimals is not None and true is not None:
             found = mine if mine is not None else _approximate(answer)

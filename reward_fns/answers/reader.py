@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 from reward_fns.answers import relations
 from reward_fns.answers import vocabulary as words
@@ -74,13 +75,21 @@ def is_text(text: str) -> bool:
     return isinstance(reading(text), Text)
 
 
-def parts_of(text: str) -> int:
-    """How many answers a list of them states whose parts have no names of their own; 1 for anything else."""
+class Parts(NamedTuple):
+    """How many parts an answer has that have no names of their own, 1 for one answer; ordered: as a tuple has them."""
+
+    number: int
+    ordered: bool
+
+
+def parts_of(text: str) -> Parts:
+    """The parts of a list of answers, or of a tuple in round brackets."""
     value = reading(text)
     if isinstance(value, Named):
         value = value.value
-    plain = isinstance(value, Listing) and not any(isinstance(item, Named) for item in value.items)
-    return len(value.items) if isinstance(value, Listing) and plain else 1
+    ordered = isinstance(value, Bracketed) and (value.left, value.right) == ("(", ")")
+    items = value.items if isinstance(value, Listing) or (ordered and isinstance(value, Bracketed)) else ()
+    return Parts(1 if any(isinstance(item, Named) for item in items) else max(1, len(items)), ordered)
 
 
 def canonical(text: str) -> str:
@@ -102,6 +111,8 @@ def canonical(text: str) -> str:
 def _without_markup(text: str) -> str:
     """Without Markdown around it and without the sentence's end behind it. Dots that stand for more remain."""
     text = text.strip().strip("`").strip()
+    if not text.isascii() or "\\checkmark" in text or "\\blacksquare" in text:
+        text = _without_approval(text)
     if text.startswith("**") or text.endswith("*"):
         text = text.lstrip("*").lstrip()
     kept = text.rstrip(_ENDINGS)
@@ -113,6 +124,19 @@ def _without_markup(text: str) -> str:
     if kept.endswith("\\") and not kept.endswith("\\\\"):  # a space such as "\\ " or "\\,"
         return kept[:-1].rstrip(_ENDINGS)
     return kept
+
+
+def _without_approval(text: str) -> str:
+    """Without check marks and cheerful signs around an answer; the same text where there is nothing else."""
+    kept = text.strip(words.APPROVING + " ")
+    for command in words.APPROVING_COMMANDS:
+        inner = kept.rstrip("$ .").removesuffix(command)
+        if inner != kept.rstrip("$ ."):
+            kept = inner.rstrip("$ " + words.APPROVING)
+    bare = kept.rstrip(_ENDINGS)  # "5 \u2705."
+    if bare.endswith(tuple(words.APPROVING)):
+        kept = bare.rstrip(words.APPROVING + " ")
+    return kept or text
 
 
 def read(tokens: Tokens) -> Value:
@@ -154,7 +178,9 @@ def _without_quantifier(tokens: Tokens) -> Tokens:
         behind = None
         if tokens[place].text == "forall":
             behind = tokens[place + 1 :]
-        elif [token.text.lower() for token in tokens[place : place + 2]] in words.FOR_ALL:
+        elif tokens[place].text in ("for", "For") and (
+            [token.text.lower() for token in tokens[place : place + 2]] in words.FOR_ALL
+        ):
             behind = tokens[place + 2 :]
         if behind is not None:
             kept = tokens[: place - 1] if tokens[place - 1].text == "," else tokens[:place]
@@ -312,9 +338,11 @@ def _matrix(name: str, inner: list[Token], level: int) -> Value:
 
 def _transposed(tokens: Tokens, level: int) -> Matrix | None:
     """A row in brackets that is transposed, (1, 2, 3)^T, as a column; None for anything else."""
+    if tokens[0].text not in ("(", "["):
+        return None
     end = matches(tokens).get(0, -1) + 1
     mark = "".join(token.text for token in tokens[end:] if token.text not in "{}")
-    if not 0 < end < len(tokens) or mark not in TRANSPOSED or tokens[0].text not in ("(", "["):
+    if not 0 < end < len(tokens) or mark not in TRANSPOSED:
         return None
     row = _bracketed(tokens[0].text, list(tokens[1 : end - 1]), tokens[end - 1].text, level)
     return Matrix(tuple((item,) for item in row.items)) if isinstance(row, Bracketed) else None

@@ -57,6 +57,8 @@ _UNEVALUATED = {
     "nabla",
 }
 
+_TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
+
 Read = Callable[[Tokens], Value]
 
 
@@ -102,21 +104,21 @@ def _equation(parts: list[list[Token]], read: Read) -> Value:
             return Relation("=", parse(first), parse(last))  # f' = f defines neither
         except NotReadable:
             return Named(written(first), Text(written(last)))
-    name = written(first) if is_name(first) else ratio_name(first)
+    name = written(first) if is_name(first) or _is_operator_of(first) else ratio_name(first)
     if name:
         _refuse_contradiction(parts[1:])
         return Named(name, read(last))
     if len(parts) > 2:
         _refuse_contradiction(parts)
         return read(last)
-    if is_name(last):
+    if is_name(last) or _is_operator_of(last):
         return Named(written(last), read(first))
     try:
         left = parse(first)
     except NotReadable:
-        if first[0].text not in _UNEVALUATED:
+        if first[0].text not in _UNEVALUATED and not (first[0].text in _TRIGONOMETRIC and is_name(first[1:])):
             raise
-        return Named(written(first), read(last))  # the integral is 1/2
+        return Named(written(first), read(last))  # the integral is 1/2, the cosine of angle ABC
     try:
         right = parse(last)
     except NotReadable:
@@ -178,6 +180,26 @@ def is_name(tokens: Tokens) -> bool:
         else:
             return False
     return named
+
+
+def _is_operator_of(tokens: Tokens) -> bool:
+    r"""Whether an operator stands in front of what it is taken of: \max_{x} f(x), but not \max f + 1 or \max(x, 10)."""
+    if tokens and tokens[0].kind == "command" and tokens[0].text in words.OPERATORS:
+        start = 1
+    elif tokens and tokens[0].text == "mathbb" and written(tokens[:4]) in words.EXPECTATIONS:
+        start = 4
+    else:
+        return False
+    while start < len(tokens) and tokens[start].text == "_":
+        start = _after_group(tokens, start + 1)
+    rest = list(tokens[start:])
+    if any(token.text.lower() in words.UNCERTAIN for token in rest):
+        return False
+    if (around := enclosed(rest)) is not None:
+        parts = split(around[1], (",",))[0]
+        return all(any(token.kind in ("letter", "word") for token in part) for part in parts)
+    alone = len(split(rest, ("+", "-", "*", "/", "pm", "mp", ","))[0]) == 1
+    return alone and not any(token.kind == "number" for token in rest[:1])
 
 
 def ratio_name(tokens: Tokens) -> str:
@@ -334,7 +356,7 @@ def right_side(value: Value) -> Quantity | None:
 
 def _is_asked_for(left: Expression) -> bool:
     """Whether a question may ask for the value of this: a + b and cos x, but not 2x, nor what a curve is."""
-    if isinstance(left, Operation) and left.name in ("sin", "cos", "tan"):
+    if isinstance(left, Operation) and left.name in _TRIGONOMETRIC:
         return True
     plain = all(isinstance(node, Symbol) or _is_plain(node) for node in walk(left))
     return plain and len(symbols_of(left)) > 1

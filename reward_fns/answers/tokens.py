@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -101,8 +102,8 @@ class _Lexer:
         self._tokens: list[Token] = []
         self._spaced = False
 
-    def lex(self, text: str, *, upright: bool, depth: int) -> list[Token]:
-        """Add the tokens of ``text``; upright: as in \\text{}, where letters are words."""
+    def lex(self, text: str, *, upright: bool, depth: int, behind: str = "") -> list[Token]:
+        """Add the tokens of ``text``; upright: as in \\text{}, where letters are words; behind: what follows it."""
         if depth > MAX_FONTS:
             raise NotReadable("too many fonts within each other")
         place = 0
@@ -122,14 +123,14 @@ class _Lexer:
                 is_text = name in words.UPRIGHT_FONTS and not (
                     name == "mathrm" and inner.strip() in words.CONSTANTS
                 )
-                self.lex(inner, upright=is_text, depth=depth + 1)
+                self.lex(inner, upright=is_text, depth=depth + 1, behind=text[end + 1 :] + behind)
                 self._spaced |= is_text
                 place = end + 1
             else:
-                self._take(kind, match, upright)
+                self._take(kind, match, upright, behind)
         return self._tokens
 
-    def _take(self, kind: str, match: re.Match[str], upright: bool) -> None:
+    def _take(self, kind: str, match: re.Match[str], upright: bool, behind: str) -> None:
         text = match[0]
         if kind in ("repeating", "mixed", "grouped", "plain"):
             value, decimals = _NUMBERS[kind](text)
@@ -139,7 +140,7 @@ class _Lexer:
         elif kind == "command":
             self._command(text)
         elif kind == "letters":
-            self._letters(text, upright, match.string[match.end() :])
+            self._letters(text, upright, lambda: match.string[match.end() :] + behind)
         elif kind == "foreign":
             self._add("word", text)
         else:
@@ -163,21 +164,30 @@ class _Lexer:
         else:
             self._add("command", words.COMMAND_SYNONYMS.get(name, name))
 
-    def _letters(self, text: str, upright: bool, following: str) -> None:
+    def _letters(self, text: str, upright: bool, following: Callable[[], str]) -> None:
         lower = text.lower()
-        if lower in words.PLAIN_FUNCTIONS and len(text) > 1:
+        if lower in words.UNITS_OR_FUNCTIONS and self._is_unit(following()):
+            self._add("word", text)
+        elif lower in words.PLAIN_FUNCTIONS and len(text) > 1:
             self._add("command", words.PLAIN_FUNCTIONS[lower])
         elif lower in words.WORD_SYMBOLS:
             self._add("symbol", words.WORD_SYMBOLS[lower])
-        elif lower in ("pct", "percentage") and self._is_percent(following):
+        elif lower in ("pct", "percentage") and self._is_percent(following()):
             self._symbol("%")
-        elif lower in ("degree", "degrees"):
+        elif lower in ("degree", "degrees") or (lower == "deg" and self._is_unit(following())):
             self._add("command", "degree")
         elif upright or _is_word(text):
             self._add("word", text)
         else:
             for letter in text:
                 self._add("letter", letter)
+
+    def _is_unit(self, following: str) -> bool:
+        """Whether "min" is minutes, behind a number or a unit and a slash, and not the least of what follows."""
+        before = self._tokens[-1].text if self._tokens else ""
+        behind_number = bool(self._tokens) and self._tokens[-1].kind == "number"
+        per = before in ("/", "per") and len(self._tokens) > 1
+        return (behind_number or per) and words.BEHIND_UNIT.match(following) is not None
 
     def _is_percent(self, following: str) -> bool:
         """Whether "percentage" is a sign behind a number; "percentage points" are a unit of their own."""

@@ -15,6 +15,13 @@ PRIMES = re.compile(r"\^\s*(?:\{\s*(?:\\prime\s*)+\}|\\prime(?![A-Za-z]))")
 VULGAR_FRACTIONS = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 # Zero-width characters and marks of writing direction. They show nothing.
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+# Around an answer they say that it is found, or right. Crosses, thumbs down and doubting faces are not among them.
+APPROVING = (
+    "\u2713\u2714\u2705\u2611\U0001f5f8\U0001f389\U0001f38a\U0001f44d\U0001f44f\U0001f44c\U0001f64c\U0001f4aa\U0001f3c6"
+    "\U0001f3af\U0001f680\U0001f642\U0001f60a\U0001f600\U0001f603\U0001f604\U0001f601\U0001f60e\U0001f913\u2728\u2b50"
+    "\U0001f31f\U0001f525\u220e\u25a0\u25fc\ufe0f\u200d"
+)
+APPROVING_COMMANDS = ("\\checkmark", "\\blacksquare")
 FORBIDDEN = re.compile("[\u0000-\u0008\u000e-\u001f\u007f\ud800-\udfff]")
 
 CHARACTERS = str.maketrans(
@@ -153,6 +160,7 @@ COMMAND_SYMBOLS = {
 }
 COMMAND_SYNONYMS = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac", "sfrac"), "frac"),
+    **dict.fromkeys(("lVert", "rVert", "Vert"), "|"),
     **dict.fromkeys(("dbinom", "tbinom"), "binom"),
     "varnothing": "emptyset",
     "varepsilon": "epsilon",
@@ -202,6 +210,12 @@ GREEK = _words("""
         alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi
         chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar
     """)
+
+# In front of what they are taken of, and with it the name of a value: \\max f = 4, \\deg P = 3, \\gcd(a, b) = 6.
+OPERATORS = frozenset(
+    _words("max min sup inf limsup liminf deg dim rank ker tr ord gcd lcm arg re im Pr argmax argmin")
+)
+EXPECTATIONS = (r"\mathbbE", r"\mathbbP", r"\mathbbV")
 
 NUMBER_WORDS = {
     word: number
@@ -264,8 +278,25 @@ _UNITS = {
     "celsius": "c",
     "fahrenheit": "f",
 }
+# Only as words in \\text{}: elsewhere these letters may be a product.
+_ABBREVIATIONS = {
+    "week": "wk",
+    "month": "mo mth",
+    "hectare": "ha",
+    "gallon": "gal",
+    "quart": "qt",
+    "tablespoon": "tbsp",
+    "teaspoon": "tsp",
+    "hertz": "hz",
+    "kilowatt": "kw",
+}
 UNIT_NAMES = {name: unit for unit, names in _UNITS.items() for name in (unit, *names.split())}
 SHORT_UNITS = {name for name in UNIT_NAMES if 2 <= len(name) <= 3}
+SHORT_UNITS |= {f"{name}s" for name in SHORT_UNITS if len(name) == 2} - {"ins", "mis"}  # hrs, lbs
+UNIT_NAMES |= {name: unit for unit, names in _ABBREVIATIONS.items() for name in (unit, *names.split())}
+# Abbreviations of units that are names of functions, unless something follows of which they can be one.
+UNITS_OR_FUNCTIONS = {"min", "sec"}
+BEHIND_UNIT = re.compile(r"(?:\\[,;: ]|[\s~.}$)\]])*(?:\Z|[,;/]|\\text|(?:and|or|per)\b)")
 
 # Words of two or three letters; other letters of that number are taken for a product.
 SHORT_WORDS = SHORT_UNITS | set(
@@ -314,6 +345,10 @@ HALF_LINES = {
     r"\mathbbR_{>0}": False,
 }  # with 0?
 ALL_REALS = (r"\mathbbR", "allrealnumbers", "allreals", "realnumbers", "allrealx")
+# Behind a number, without \\text{}: 5m, 20 m^2.
+LETTER_UNIT = re.compile(
+    r"(?P<number>-?[0-9][0-9,.]*)(?:\\[,;: ]|[\s~])*(?P<unit>[mgshlL])(?P<power>\^(?:[23]|\{[23]\}))?\.?"
+)
 SPEEDS = re.compile(r"(?:m|km|cm|ft|mi|g|kg)/(?:s|h|min|hr|sec|l|ml|m|cm)(?:\^[23])?")
 TEXT_SYNONYMS = {
     "nosolutions": "nosolution",

@@ -157,7 +157,10 @@ print("sympy" in sys.modules)
     [
         (r"The length is \boxed{9} and the width is \boxed{4}.", "9,4", True),
         (r"The length is \boxed{9} and the width is \boxed{4}.", "9", False),
-        (r"The length is \boxed{9} and the width is \boxed{4}.", "(9,4)", False),
+        (r"The length is \boxed{9} and the width is \boxed{4}.", "(9,4)", True),
+        (r"The length is \boxed{4} and the width is \boxed{9}.", "(9,4)", False),
+        (r"$y$ is \boxed{9} and $x$ is \boxed{4}.", "(9,4)", False),
+        (r"The length is \boxed{9} and the width is \boxed{4}.", "[9,4]", False),
         (r"so \boxed{3} apples and hence the answer is \boxed{12}", "12", True),
         (r"so \boxed{3} apples and hence the answer is \boxed{12}", "3", False),
         (r"so \boxed{3} apples and hence the answer is \boxed{12}", "3,12", False),

@@ -59,6 +59,14 @@ judge = Judge()
 
 def first_hangs(**_): time.sleep(600)
 def first_exits(**_): os._exit(4)
+def closes_all(**_): os.closerange(3, 200)
+def writes_elsewhere(**_):
+    for descriptor in range(3, 100):
+        try:
+            os.write(descriptor, b"\\x00\\x00\\x00\\x05hello" * 10)
+        except OSError:
+            pass
+def is_killed(**_): os.kill(os.getpid(), 9)
 def first_raises(**_): raise RuntimeError("bad")
 def interrupts(**_): raise KeyboardInterrupt
 def too_big(**_): return bytearray(20 << 30)
@@ -179,6 +187,9 @@ def test_the_dry_run_returns_what_the_functions_say(make: Make) -> None:
     [
         ("first_hangs", "took longer than twice reward.timeout_seconds=0.5 on two test calls"),
         ("first_exits", "ended its process on a test call (exit status 4)"),
+        ("is_killed", "ended its process on a test call (signal 9)"),
+        ("closes_all", "wrote to a file descriptor that is not its own, or closed one on a test call"),
+        ("writes_elsewhere", "wrote to a file descriptor that is not its own, or closed one on a test call"),
         ("first_raises", "raised on a test call: RuntimeError: bad ("),
         ("interrupts", "raised on a test call: KeyboardInterrupt"),
         ("too_big", "raised on a test call: MemoryError"),

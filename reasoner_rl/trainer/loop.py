@@ -28,7 +28,7 @@ from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.resume import save_recipe
 from reasoner_rl.trainer.state import DriverState, is_due
 from reasoner_rl.trainer.stop import StopRequest
-from reasoner_rl.training.checkpoint import CheckpointStore
+from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import TrainSample
 
 
@@ -126,14 +126,16 @@ class Trainer:
         def write(folder: Path) -> None:
             self.workers.save(folder)
             self.state.save(folder)
+            self.source.save(folder, self.state.step)
             save_recipe(self.config, folder)
 
         self.store.save(self.state.step, write)
 
     def restore(self, folder: Path) -> None:
         """Resume from a checkpoint of workers and driver; ``state`` was loaded from it already."""
-        self.source.restore(self.state.source)
-        self.algorithm.restore(self.state.algorithm)
+        with reading(folder):
+            self.source.restore(self.state.source, folder)
+            self.algorithm.restore(self.state.algorithm)
         self.workers.load(folder)
 
     def run(self, stop: StopRequest) -> bool:

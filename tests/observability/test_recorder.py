@@ -60,6 +60,7 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
         "prompt": "What is 1+1?",
         "response": "Answer: 2 ✓",
         "ground_truth": "2",
+        "extra_info": {},
         "extracted": "2",
         "accuracy": 1.0,
         "score": 0.9,
@@ -73,7 +74,7 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
         "policy_version": 4,
     }
     assert lines[1]["mean_logprob"] is None
-    assert [found.name for found in path.parent.iterdir()] == [path.name], "nothing was dropped"
+    assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".parquet")], "nothing was dropped"
     assert (lines[1]["status"], lines[1]["trained"], lines[1]["tokens"]) == ("timeout", False, 0)
 
 
@@ -110,7 +111,7 @@ def test_datasets_of_similar_names_have_files_of_their_own(tmp_path: Path) -> No
     recorder = RolloutRecorder(tmp_path, "all")
     names = ["a b", "a/b", "a_b", "a%2Fb", "../a", "ä"]
     assert len({recorder.evaluation(0, name, GROUPS) for name in names}) == len(names)
-    assert len(list((tmp_path / "evaluations").iterdir())) == len(names)
+    assert len(list((tmp_path / "evaluations").iterdir())) == 2 * len(names)
 
 
 def test_what_an_interrupted_run_recorded_of_later_steps_goes(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_failure_leaves_the_previous_file_and_nothing_half_written(tmp_path: P
     with pytest.raises(ValueError, match="zip"):
         recorder.rollouts(3, GROUPS, SAMPLES[:2])
     assert path.read_text() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".parquet")]
 
 
 def test_dropped_groups_have_a_file_of_their_own(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def verify(
         typer.Argument(
             metavar="FILE",
             help="JSONL with `response` or `solution`, `ground_truth` or `answer`, and if wanted `data_source` and "
-            "`extra_info`; such as a file of a run's rollouts/ or evaluations/.",
+            "`extra_info`; or a file of a run's rollouts/ or evaluations/, JSONL or parquet.",
         ),
     ],
     fn: Annotated[

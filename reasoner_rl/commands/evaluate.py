@@ -42,7 +42,8 @@ def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     check_rewards(config.reward, held_out[0].prompts[0])
     say(f"weights: {config.model.path}")
     with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:
-        evaluator = Evaluator(config, held_out, rewards, RolloutRecorder(output, config.logging.rollouts))
+        recorder = RolloutRecorder(output, config.logging.rollouts, config.logging.rollout_format)
+        evaluator = Evaluator(config, held_out, rewards, recorder)
         reports = evaluator.evaluate(pool, step=0)
     path = output / "evaluation.json"
     write_json(

@@ -16,7 +16,9 @@ from pydantic import ValidationError
 
 from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
 from reasoner_rl.errors import ConfigError, DataError, did_you_mean, require_package
+from reasoner_rl.observability import rollout_table
 from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.observability.rollout_rows import record
 from reasoner_rl.observability.summary import write_jsonl
 from reasoner_rl.prompts.read import TRUTH_RULE, truth_text
 from reasoner_rl.rewards.contract import opened_tag
@@ -37,9 +39,9 @@ LONGEST_CELL = 48  # characters
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the file."""
+    """One response of the file."""
 
-    line: int  # from 1
+    line: int  # or row of a parquet file; from 1
     content: Mapping[str, Any]
     task: RewardTask
 
@@ -210,10 +212,20 @@ def _scored_rows(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Read JSONL rows with `RESPONSE_KEYS` and `TRUTH_KEYS`; empty lines are passed over.
+    """Read JSONL rows with `RESPONSE_KEYS` and `TRUTH_KEYS`, or the parquet record of a run.
 
-    Raises DataError naming the file, the line, the key, the value and the rule.
+    Empty lines are passed over. Of a record, ``content`` is what its JSONL says. Raises DataError naming the file,
+    the line, the key, the value and the rule.
     """
+    return _recorded_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
+
+
+def _recorded_rows(path: Path) -> Iterator[Row]:
+    for number, content in enumerate(map(record, rollout_table.read_rows(path)), start=1):
+        yield Row(number, content, _task(f"{path}, row {number}", content))
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             for line, text in enumerate(file, start=1):

@@ -110,6 +110,11 @@ class RecordConfig(Section):
         description="Which responses are recorded in output_dir/rollouts: of every group, of one group a "
         "step, or none. Evaluations are recorded in full, or not at all with none.",
     )
+    rollout_format: Literal["parquet", "jsonl", "both"] = Field(
+        "both",
+        description="parquet: all that is known of a response, per token (docs/records.md). jsonl: one line per "
+        "response for people, with means. both: a file of each.",
+    )
     progress: bool | Literal["auto"] = Field(
         "auto", description="Progress bars; auto: when standard error is a terminal."
     )

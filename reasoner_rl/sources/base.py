@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from reasoner_rl.metrics import Metrics
@@ -39,6 +40,10 @@ class Source(Protocol):
         """What must be in a checkpoint, as JSON can hold it."""
         ...
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved `state`."""
+    def save(self, folder: Path, step: int) -> None:
+        """Write what else must be in the checkpoint of ``step`` into its folder, such as responses."""
+        ...
+
+    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Continue from a saved `state` and what `save` wrote into the checkpoint's ``folder``."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from reasoner_rl.prompts.sampler import OrderedSampler
@@ -35,6 +36,10 @@ class ExampleSource:
         """See `Source.state`."""
         return self._sampler.state()
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def save(self, folder: Path, step: int) -> None:
+        """See `Source.save`; the `state` is all there is."""
+
+    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
         """See `Source.restore`."""
+        del folder
         self._sampler.restore(state)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from reasoner_rl.advantages.filters import Filtered, filter_groups
@@ -13,6 +13,7 @@ from reasoner_rl.errors import UserError
 from reasoner_rl.metrics import Metrics, merge, total
 from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
 from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.rewards.metrics import reward_metrics
 from reasoner_rl.rewards.runner import RewardRunner
@@ -22,7 +23,9 @@ from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.sources.batch_builder import BatchBuilder
 from reasoner_rl.sources.generate import score_groups
 from reasoner_rl.sources.samples import samples_of
-from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+from reasoner_rl.types import Prompt, ScoredGroup
+
+SURPLUS = "surplus.parquet"  # in a checkpoint: groups that are not trained on as yet
 
 
 class OnlineSource:
@@ -56,14 +59,17 @@ class OnlineSource:
         """See `Source.state`."""
         return {
             "sampler": self._sampler.state(),
-            "surplus": [_saved(group) for group in self._surplus],
             "all_right": sorted(self._all_right),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """See `Source.restore`."""
+    def save(self, folder: Path, step: int) -> None:
+        """Write the surplus groups, in the format of rollout records."""
+        write_rollouts(folder / SURPLUS, step, self._surplus)
+
+    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
+        """See `Source.restore`. Raises DataError if the surplus groups cannot be read."""
         self._sampler.restore(state["sampler"])
-        self._surplus = [_group(saved) for saved in state["surplus"]]
+        self._surplus = groups_of(read_rollouts(folder / SURPLUS))
         self._all_right = set(state["all_right"])
 
     def end(self) -> str | None:
@@ -189,17 +195,3 @@ def what_was_dropped(counts: Mapping[str, int]) -> str:
     text = f"{counts['dropped_right']} were all right and {counts['dropped_wrong']} all wrong"
     alike = counts["dropped_alike"]
     return text + (f", and {alike} had equal scores, their accuracy not being known" if alike else "")
-
-
-def _saved(group: ScoredGroup) -> dict[str, Any]:
-    tree = dataclasses.asdict(group)
-    for rollout in tree["rollouts"]:
-        rollout |= {name: list(rollout[name]) for name in ("token_ids", "logprobs")}
-    return tree
-
-
-def _group(saved: Mapping[str, Any]) -> ScoredGroup:
-    prompt = {**saved["prompt"], "token_ids": tuple(saved["prompt"]["token_ids"])}
-    rollouts = (Rollout(**item) for item in saved["rollouts"])
-    rewards = (Reward(**item) for item in saved["rewards"])
-    return ScoredGroup(Prompt(**prompt), tuple(rollouts), tuple(rewards))

@@ -126,6 +126,7 @@ class Trainer:
         def write(folder: Path) -> None:
             self.workers.save(folder)
             self.state.save(folder)
+            self.source.save(folder, self.state.step)
             save_recipe(self.config, folder)
 
         self.store.save(self.state.step, write)
@@ -133,7 +134,7 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Resume from a checkpoint of workers and driver; ``state`` was loaded from it already."""
         with reading(folder):
-            self.source.restore(self.state.source)
+            self.source.restore(self.state.source, folder)
             self.algorithm.restore(self.state.algorithm)
         self.workers.load(folder)
 

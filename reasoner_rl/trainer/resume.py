@@ -14,7 +14,7 @@ from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.recipes import Recipe, TrainConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
-from reasoner_rl.observability.recorder import RolloutMode, missing_records
+from reasoner_rl.observability.recorder import RolloutFormat, RolloutMode, missing_records
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.prompts.fingerprint import Fingerprint, difference
 from reasoner_rl.trainer.state import DriverState
@@ -129,9 +129,9 @@ def check_data(state: DriverState, found: Mapping[str, Fingerprint], newest: tup
     state.data = {name: dict(new) for name, new in found.items()}
 
 
-def check_records(output: Path, step: int, rollouts: RolloutMode) -> None:
+def check_records(output: Path, step: int, rollouts: RolloutMode, form: RolloutFormat) -> None:
     """Tell which records of the run's newest step are missing, such as files that were deleted."""
-    for problem in missing_records(output, step, rollouts):
+    for problem in missing_records(output, step, rollouts, form):
         say(f"  {problem}")
 
 

@@ -12,7 +12,7 @@ from reasoner_rl.errors import UserError
 from reasoner_rl.observability.summary import write_json
 
 _FILE = "driver.json"
-_FORMAT = 2  # of that file, and of the layout of a checkpoint; the first had no number
+_FORMAT = 3  # of that file, and of the layout of a checkpoint; the first had no number
 _LATER = "later.json"  # what happened after the checkpoint, without another step; not in its manifest
 _LATER_FIELDS = ("seconds", "evaluations")
 

@@ -93,13 +93,13 @@ def _train(
     if newest:
         with reading(newest[1]):
             state = DriverState.load(newest[1])
-        check_records(output, state.step, records)
+        check_records(output, state.step, records, config.logging.rollout_format)
     check_data(state, data.fingerprints(), newest)
     expect_checkpoints(config, store, state.step)
     algorithm, timer = build_algorithm(config), PhaseTimer()
     check_custom_parts(config)
     record_run(config)
-    recorder = RolloutRecorder(output, config.logging.rollouts)
+    recorder = RolloutRecorder(output, config.logging.rollouts, config.logging.rollout_format)
     with ExitStack() as stack:
         rewards = None
         if config.generates:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from reasoner_rl.errors import DiskFullError, UserError, WorkerError, is_interruption
+from reasoner_rl.errors import DataError, DiskFullError, UserError, WorkerError, is_interruption
 from reasoner_rl.training.disk_space import filled_folder, flush, flush_folder, size_of
 from reasoner_rl.training.manifest import has_manifest, verify_manifest, write_manifest
 
@@ -144,12 +144,12 @@ def _damage(folder: Path) -> str | None:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong in the block into a UserError that names the checkpoint."""
+    """Turn what goes wrong in the block into a UserError that names the checkpoint; a DataError is about its files."""
     try:
         yield
-    except (UserError, WorkerError, MemoryError):
-        raise
     except (Exception, CheckpointException) as error:  # the latter is none of the former
+        if isinstance(error, UserError | WorkerError | MemoryError) and not isinstance(error, DataError):
+            raise
         if is_interruption(error):
             raise KeyboardInterrupt from error
         raise UserError(

@@ -8,12 +8,15 @@ import types
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from reasoner_rl import cli
 from reasoner_rl.commands.verify import Report, read_rows, verify
 from reasoner_rl.errors import ConfigError, DataError, MissingExtraError
 from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.observability.rollout_table import write_rollouts
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 from reward_fns import math_verify_rule
 
@@ -79,6 +82,45 @@ def test_the_record_of_a_run_can_be_scored_again(tmp_path: Path) -> None:
     report = run(path, "reward_fns:compute_score")
     assert [reward.accuracy for reward in report.scored[0].rewards] == [1.0, 0.0]
     assert [row.task.data_source for row in report.rows] == ["math500", "math500"]
+
+
+def test_a_record_in_parquet_is_scored_and_exported_as_jsonl(tmp_path: Path, plugin: str) -> None:
+    prompt = Prompt("p", (1,), "1+1?", "2", "sums", {"n": 7})
+    rollouts = tuple(Rollout((1, 2), (-0.5, -1.5), "stop", 0, text) for text in ("2", "3 ✓"))
+    group = ScoredGroup(prompt, rollouts, (Reward(1.0, 1.0, {"a": 1.0}), Reward(-1.0, 0.0, {})))
+    RolloutRecorder(tmp_path, "all").rollouts(1, [group])
+    files = [tmp_path / "rollouts" / f"step_000001.{suffix}" for suffix in ("parquet", "jsonl")]
+    outs = [tmp_path / "parquet.jsonl", tmp_path / "jsonl.jsonl"]
+    for path, out in zip(files, outs, strict=True):
+        report = run(path, f"{plugin}:same", f"{plugin}:generous", out=out)
+        assert [row.line for row in report.rows] == [1, 2]
+        assert [row.task.response_tokens for row in report.rows] == [2, 2]
+        assert [reward.accuracy for reward in report.scored[0].rewards] == [1.0, 0.0]
+        assert [reward.extracted for reward in report.scored[1].rewards] == ["sums7", "sums7"]
+        assert report.disagreements() == [1]
+    ours, theirs = ([json.loads(line) for line in out.read_text().splitlines()] for out in outs)
+    for line in (*ours, *theirs):
+        for key in ("verified", "against"):
+            line[key].pop("seconds")
+    assert ours == theirs
+    assert (ours[0]["response"], ours[0]["mean_logprob"], ours[1]["verified"]["verdict"]) == (
+        "2",
+        -1.0,
+        "wrong",
+    )
+
+
+def test_what_is_wrong_with_a_parquet_is_said(tmp_path: Path, plugin: str) -> None:
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"no parquet at all")
+    with pytest.raises(DataError, match=r"rows\.parquet: cannot be read as parquet: "):
+        run(path, f"{plugin}:same")
+    pyarrow.parquet.write_table(pyarrow.table({"response": ["a"], "answer": ["a"]}), path)
+    with pytest.raises(DataError, match=r"rows\.parquet: no column 'step'; found response, answer"):
+        run(path, f"{plugin}:same")
+    write_rollouts(path, 1, [])
+    with pytest.raises(DataError, match="the file holds no rows"):
+        run(path, f"{plugin}:same")
 
 
 @pytest.mark.parametrize(

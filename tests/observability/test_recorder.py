@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from reasoner_rl.observability.recorder import RolloutRecorder
+from reasoner_rl.observability.recorder import RolloutFormat, RolloutMode, RolloutRecorder, missing_records
+from reasoner_rl.observability.rollout_rows import record
+from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, read_rows
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup, TrainSample
 
 
@@ -60,6 +62,7 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
         "prompt": "What is 1+1?",
         "response": "Answer: 2 ✓",
         "ground_truth": "2",
+        "extra_info": {},
         "extracted": "2",
         "accuracy": 1.0,
         "score": 0.9,
@@ -73,7 +76,7 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
         "policy_version": 4,
     }
     assert lines[1]["mean_logprob"] is None
-    assert [found.name for found in path.parent.iterdir()] == [path.name], "nothing was dropped"
+    assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".parquet")], "nothing was dropped"
     assert (lines[1]["status"], lines[1]["trained"], lines[1]["tokens"]) == ("timeout", False, 0)
 
 
@@ -110,7 +113,7 @@ def test_datasets_of_similar_names_have_files_of_their_own(tmp_path: Path) -> No
     recorder = RolloutRecorder(tmp_path, "all")
     names = ["a b", "a/b", "a_b", "a%2Fb", "../a", "ä"]
     assert len({recorder.evaluation(0, name, GROUPS) for name in names}) == len(names)
-    assert len(list((tmp_path / "evaluations").iterdir())) == len(names)
+    assert len(list((tmp_path / "evaluations").iterdir())) == 2 * len(names)
 
 
 def test_what_an_interrupted_run_recorded_of_later_steps_goes(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_a_failure_leaves_the_previous_file_and_nothing_half_written(tmp_path: P
     with pytest.raises(ValueError, match="zip"):
         recorder.rollouts(3, GROUPS, SAMPLES[:2])
     assert path.read_text() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".parquet")]
 
 
 def test_dropped_groups_have_a_file_of_their_own(tmp_path: Path) -> None:
@@ -148,3 +151,68 @@ def test_dropped_groups_have_a_file_of_their_own(tmp_path: Path) -> None:
     ] * 2
     RolloutRecorder(tmp_path, "first_group").rollouts(4, GROUPS[:1], SAMPLES[:2], dropped=GROUPS[1:])
     assert not (tmp_path / "rollouts" / "step_000004_dropped.jsonl").exists()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("form", "suffixes"), [("both", ("jsonl", "parquet")), ("jsonl", ("jsonl",)), ("parquet", ("parquet",))]
+)
+@pytest.mark.parametrize("mode", ["all", "first_group"])
+def test_each_format_has_the_files_of_each_mode(
+    tmp_path: Path, mode: RolloutMode, form: RolloutFormat, suffixes: tuple[str, ...]
+) -> None:
+    recorder = RolloutRecorder(tmp_path, mode, form)
+    path = recorder.rollouts(12, GROUPS, SAMPLES, dropped=GROUPS[1:])
+    recorder.evaluation(12, "aime.2024", GROUPS)
+    stems = ["evaluations/step_000012_aime.2024", "rollouts/step_000012"]
+    stems += ["rollouts/step_000012_dropped"] if mode == "all" else []
+    assert names(tmp_path) == sorted(f"{stem}.{suffix}" for stem in stems for suffix in suffixes)
+    assert path == tmp_path / f"rollouts/step_000012.{suffixes[0]}"
+    assert missing_records(tmp_path, 12, mode, form)[1:] == []
+    if "parquet" in suffixes:
+        table = read_rollouts(tmp_path / "rollouts" / "step_000012.parquet")
+        assert groups_of(table) == (GROUPS if mode == "all" else GROUPS[:1])
+        made = [[0.5, 0.5], [-0.5], [2.0, -0.5, 1.5], [-1.0, -1.0]]
+        assert table["advantages"].to_pylist() == (made if mode == "all" else made[:2])
+        assert groups_of(read_rollouts(tmp_path / f"{stems[0]}.parquet")) == GROUPS
+
+
+def test_what_is_read_from_parquet_says_what_the_jsonl_says(tmp_path: Path) -> None:
+    path = RolloutRecorder(tmp_path, "all").rollouts(1, GROUPS, SAMPLES)
+    assert path is not None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert list(map(record, read_rows(path.with_suffix(".parquet")))) == lines
+
+
+def test_the_missing_record_of_the_format_that_is_written_is_told(tmp_path: Path) -> None:
+    RolloutRecorder(tmp_path, "all", "jsonl").rollouts(3, GROUPS)
+    parquet, jsonl = (tmp_path / "rollouts" / f"step_000003.{suffix}" for suffix in ("parquet", "jsonl"))
+    assert missing_records(tmp_path, 3, "all", "jsonl")[1:] == []
+    gone = "is missing: the responses of that step were not recorded, or were deleted"
+    assert missing_records(tmp_path, 3, "all", "both")[1:] == [f"{parquet} {gone}"]
+    jsonl.unlink()
+    assert missing_records(tmp_path, 3, "all", "both")[1:] == [f"{jsonl} {gone}", f"{parquet} {gone}"]
+    assert missing_records(tmp_path, 3, "none", "both")[1:] == []
+
+
+def test_another_format_leaves_nothing_of_the_steps_that_are_made_again(tmp_path: Path) -> None:
+    before = RolloutRecorder(tmp_path, "all", "both")
+    for step in (2, 3, 4):
+        before.rollouts(step, GROUPS, dropped=GROUPS)
+        before.evaluation(step, "aime", GROUPS)
+    after = RolloutRecorder(tmp_path, "all", "parquet")
+    after.rollouts(3, GROUPS)
+    after.evaluation(3, "aime", GROUPS)
+    assert names(tmp_path) == [
+        "evaluations/step_000002_aime.jsonl",
+        "evaluations/step_000002_aime.parquet",
+        "evaluations/step_000003_aime.parquet",
+        *(
+            f"rollouts/step_000002{end}"
+            for end in (".jsonl", ".parquet", "_dropped.jsonl", "_dropped.parquet")
+        ),
+        "rollouts/step_000003.parquet",
+    ]

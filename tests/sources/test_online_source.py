@@ -112,7 +112,7 @@ class Setting:
 
     @property
     def surplus(self) -> list[int]:
-        return [group["prompt"]["token_ids"][0] for group in self.source.state()["surplus"]]
+        return [group.prompt.token_ids[0] for group in self.source._surplus]
 
 
 def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:

@@ -13,21 +13,23 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 
 from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import DataError, UserError
 from reasoner_rl.observability.measurements import PhaseTimer
+from reasoner_rl.observability.rollout_table import write_rollouts
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.sampler import OrderedSampler
-from reasoner_rl.sources.online import OnlineSource
+from reasoner_rl.sources.online import SURPLUS, OnlineSource
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
 GROUP = ScoredGroup(
     Prompt("train/3", (5, 6), 'says "ü\u2028\n"', "4", "math", {"index": 3, "nested": {"a": [1, 2]}}),
     (
-        Rollout((7, 8, 2), (-0.1, -1 / 3, -math.pi * 1e-20), "stop", 4, "four"),
+        Rollout((7, 8, 2), tuple(torch.tensor([-0.1, -1 / 3, -math.pi * 1e-20]).tolist()), "stop", 4, "four"),
         Rollout((9,), (-2.5,), "length", 3, ""),
     ),
     (
@@ -60,20 +62,19 @@ class _Nothing:
         raise AssertionError(name)
 
 
-def source_state(sampler: OrderedSampler, *groups: ScoredGroup) -> dict[str, Any]:
-    return {
-        "sampler": sampler.state(),
-        "surplus": [dataclasses.asdict(group) for group in groups],
-        "all_right": ["train/1", "train/3"],
-    }
+def source_state(sampler: OrderedSampler, folder: Path, *groups: ScoredGroup) -> dict[str, Any]:
+    """The state of a source, whose surplus groups are written into ``folder``."""
+    write_rollouts(folder / SURPLUS, 12, groups)
+    return {"sampler": sampler.state(), "all_right": ["train/1", "train/3"]}
 
 
 def test_everything_comes_back_exactly(tmp_path: Path) -> None:
     sampler = OrderedSampler(7, seed=1, shuffle=True)
     sampler.take(10)
-    saved = source_state(sampler, GROUP, GROUP)
+    first, second = tmp_path / "first", tmp_path / "second"
+    saved = source_state(sampler, first, GROUP, GROUP)
     source, own = online_source()
-    source.restore(saved)
+    source.restore(saved, first)
     state = DriverState(
         step=12,
         version=13,
@@ -82,15 +83,16 @@ def test_everything_comes_back_exactly(tmp_path: Path) -> None:
         algorithm={"kl_coefficient": 0.1 + 0.2},
         evaluations={"0": {"heldout": {"accuracy": 0.1}}, "10": {}},
     )
-    state.save(tmp_path)
-    loaded = DriverState.load(tmp_path)
+    state.save(second)
+    source.save(second, 12)
+    loaded = DriverState.load(second)
     assert dataclasses.replace(loaded, source={}) == dataclasses.replace(state, source={})
     again, own = online_source()
-    again.restore(loaded.source)
+    again.restore(loaded.source, second)
     assert again.state() == source.state() == saved
     assert own.take(20) == sampler.take(20)
     again, own = online_source()
-    again.restore(loaded.source)
+    again.restore(loaded.source, second)
     batch = again.next(13, version=4)
     assert batch.groups == [GROUP, GROUP], "the surplus is a whole batch"
     assert isinstance(batch.groups[0].prompt.token_ids, tuple)
@@ -112,8 +114,7 @@ def test_columns_that_json_does_not_know_come_back_too(tmp_path: Path) -> None:
         GROUP, prompt=dataclasses.replace(GROUP.prompt, extra_info=problem.extra_info)
     )
     source, sampler = online_source()
-    DriverState(source=source_state(sampler, group, group)).save(tmp_path)
-    source.restore(DriverState.load(tmp_path).source)
+    source.restore(source_state(sampler, tmp_path, group, group), tmp_path)
     assert source.next(1, version=4).groups == [group, group]
 
 
@@ -130,14 +131,14 @@ def test_a_checkpoint_without_the_newer_fields_loads(tmp_path: Path) -> None:
     assert DriverState.load(tmp_path) == DriverState(step=3, source={"position": 4})
 
 
-@pytest.mark.parametrize(("written", "named"), [(None, 1), (3, 3)])
+@pytest.mark.parametrize(("written", "named"), [(None, 1), (2, 2)])
 def test_another_versions_checkpoint_is_named(tmp_path: Path, written: int | None, named: int) -> None:
     older: dict[str, Any] = {"step": 3, "version": 3, "sampler": {}, "surplus": [], "all_right": []}
     (tmp_path / "driver.json").write_text(json.dumps(older | ({"format": written} if written else {})))
     with pytest.raises(UserError) as error:
         DriverState.load(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}/driver.json has format {named}, and this version of reasoner_rl resumes from format 2: finish "
+        f"{tmp_path}/driver.json has format {named}, and this version of reasoner_rl resumes from format 3: finish "
         "the run with the version that began it, or choose another run.output_dir for a new run, which can start from "
         "exported weights (model.path)"
     )
@@ -145,8 +146,17 @@ def test_another_versions_checkpoint_is_named(tmp_path: Path, written: int | Non
 
 def test_people_can_read_it(tmp_path: Path) -> None:
     source, sampler = online_source()
-    source.restore(source_state(sampler, GROUP))
+    source.restore(source_state(sampler, tmp_path, GROUP), tmp_path)
     DriverState(step=3, source=source.state()).save(tmp_path)
-    data = json.loads((tmp_path / "driver.json").read_text())
-    assert data["step"] == 3
-    assert data["source"]["surplus"][0]["rollouts"][0]["text"] == "four"
+    assert json.loads((tmp_path / "driver.json").read_text())["step"] == 3
+    assert pyarrow.parquet.read_table(tmp_path / SURPLUS)["response"].to_pylist() == ["four", ""]
+
+
+def test_surplus_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    source, sampler = online_source()
+    state = source_state(sampler, tmp_path, GROUP)
+    (tmp_path / SURPLUS).write_bytes((tmp_path / SURPLUS).read_bytes()[:-9])
+    with pytest.raises(
+        DataError, match=rf"{SURPLUS}: cannot be read as parquet: Parquet magic bytes not found"
+    ):
+        source.restore(state, tmp_path)

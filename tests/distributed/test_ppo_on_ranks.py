@@ -1,0 +1,143 @@
+"""PPO with a critic and a reference on two ranks over Ray, and LoRA's reference: the results of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+TWO_WORKERS = {"kind": "ray", "workers_per_node": 2, "device": "cpu"}
+STEPS = 2
+# Adam divides by gradients that vanish: with a larger epsilon rounding is not blown up to whole steps.
+OPTIMIZER = {"lr": 3.0e-3, "eps": 1.0e-3}
+PPO: dict[str, Any] = {
+    "algorithm": {
+        "kind": "ppo",
+        "gae": {"gamma": 0.99, "lam": 0.9},
+        "kl_in_reward": {"coefficient": 0.1, "controller": "adaptive", "target": 0.01, "horizon": 100},
+    },
+    "critic": {"optimizer": OPTIMIZER},
+    "rollout": {"responses_per_prompt": 1, "sampling": {"max_response_tokens": 12}},
+    "batch": {"prompts_per_step": 6, "prompts_per_update": 3, "micro_batch_tokens": 100},
+    "training": {"optimizer": OPTIMIZER},
+    "evaluation": {},
+}
+# The reward of 1 for responses that end in an even token count would be as good: anything that differs.
+COMPARED = ("policy/", "critic/", "value/", "advantage/", "train/", "reward/", "response/")
+
+
+def finished(
+    folder: Path, tiny_run: dict[str, Any], repository: Path, **sections: Any
+) -> list[dict[str, Any]]:
+    """The metrics of a run from the command line, whose output is ``folder/run``."""
+    folder.mkdir()
+    run = {**tiny_run["run"], "steps": STEPS, "output_dir": str(folder / "run")}
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**tiny_run, **sections, "run": run}))
+    command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe)]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_run: dict[str, Any], repository: Path) -> Path:
+    """The folder of a PPO run in one process."""
+    folder = tmp_path_factory.mktemp("ppo") / "alone"
+    rows = finished(folder, tiny_run, repository, **PPO)
+    assert rows[0]["reward/kl"] == 0, "the policy is its reference before the first update"
+    assert rows[1]["reward/kl"] != 0
+    return folder / "run"
+
+
+def responses(output: Path) -> list[str]:
+    with (output / "rollouts" / "step_000001.jsonl").open() as lines:
+        return [json.loads(line)["response"] for line in lines]
+
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "fsdp": {"kind": "fsdp"},
+    "megatron": {"kind": "megatron", "tensor_parallel": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_ranks_train_policy_and_critic_as_one_process_does(
+    backend: str, alone: Path, tiny_run: dict[str, Any], tmp_path: Path, repository: Path
+) -> None:
+    pytest.importorskip("ray")
+    pytest.importorskip("verl")
+    if backend == "megatron":
+        pytest.importorskip("megatron.core")
+        pytest.importorskip("mbridge")
+    training = {**PPO["training"], "backend": BACKENDS[backend], "offload": "all"}
+    sections = {**PPO, "training": training, "cluster": TWO_WORKERS}
+    together = finished(tmp_path / "two", tiny_run, repository, **sections)
+    one = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in together] == [row["step"] for row in one] == [1, 2]
+    for mine, theirs in zip(one, together, strict=True):
+        compared = [
+            key for key in mine if key.startswith(COMPARED) and not key.startswith("policy/rollout_gap")
+        ]
+        assert {"value/explained_variance", "value/loss", "critic/grad_norm", "critic/lr"} <= set(compared)
+        assert {"advantage/token_max", "reward/kl_coefficient", "reward/kl", "policy/loss"} <= set(compared)
+        for key in compared:
+            assert theirs[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-5), (mine["step"], key)
+        assert theirs["policy/rollout_gap_max"] < 1e-4
+    assert responses(tmp_path / "two" / "run") == responses(alone)
+    trained = load_file(alone / "final" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "two" / "run" / "final" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, trained[name], atol=1e-4, rtol=1e-4, msg=name)
+    saved = {path.name for path in (tmp_path / "two" / "run" / "checkpoints" / "step_000002").iterdir()}
+    assert {"policy", "critic"} <= saved
+    assert "reference" not in saved
+
+
+LORA_GRPO: dict[str, Any] = {
+    "algorithm": {
+        "kind": "grpo",
+        "loss": {"kl": {"coefficient": 0.1}},
+        "kl_in_reward": {"coefficient": 0.01, "estimator": "k3"},
+    },
+    "batch": {"prompts_per_step": 4, "prompts_per_update": 4, "micro_batch_tokens": 200},
+    "training": {"optimizer": {"lr": 1.0e-2}},
+    "evaluation": {},
+}
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        pytest.param({"kind": "local"}, id="one process"),
+        pytest.param(TWO_WORKERS, id="two ranks", marks=pytest.mark.slow),
+    ],
+)
+def test_with_lora_the_reference_is_the_policy_without_its_adapters(
+    cluster: dict[str, Any],
+    tiny_run: dict[str, Any],
+    tmp_path: Path,
+    repository: Path,
+    tiny_checkpoint: Callable[[str], Path],
+) -> None:
+    """At first the adapters add exactly nothing, and then they do; nothing else moves."""
+    if cluster["kind"] == "ray":
+        pytest.importorskip("ray")
+        pytest.importorskip("verl")
+    model = {"path": str(tiny_checkpoint("qwen2-tied")), "lora": {"rank": 4}}
+    rows = finished(tmp_path / "lora", tiny_run, repository, model=model, cluster=cluster, **LORA_GRPO)
+    # In the reward, of the logprobs before the update, and in the loss, of those that the update computes.
+    assert [rows[0][key] for key in ("reward/kl", "policy/kl")] == [0.0, 0.0]
+    assert rows[1]["reward/kl"] > 1e-5
+    assert rows[1]["policy/kl"] > 1e-5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.trainer.train import train
 
 TWO_WORKERS = {"kind": "ray", "workers_per_node": 2, "device": "cpu"}
 STEPS = 2
@@ -31,31 +33,33 @@ PPO: dict[str, Any] = {
     "training": {"optimizer": OPTIMIZER},
     "evaluation": {},
 }
-# The reward of 1 for responses that end in an even token count would be as good: anything that differs.
 COMPARED = ("policy/", "critic/", "value/", "advantage/", "train/", "reward/", "response/")
 
 
-def finished(
-    folder: Path, tiny_run: dict[str, Any], repository: Path, **sections: Any
-) -> list[dict[str, Any]]:
-    """The metrics of a run from the command line, whose output is ``folder/run``."""
+def finished(folder: Path, tiny_run: dict[str, Any], **sections: Any) -> list[dict[str, Any]]:
+    """The metrics of a run whose output is ``folder/run``; with Ray in a process of its own, which owns the cluster."""
     folder.mkdir()
     run = {**tiny_run["run"], "steps": STEPS, "output_dir": str(folder / "run")}
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**tiny_run, **sections, "run": run}))
-    command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe)]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    if "cluster" in sections:
+        command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    else:
+        assert train(load_recipe(recipe)) is not None  # type: ignore[arg-type]
+    return rows_of(folder / "run")
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, tiny_run: dict[str, Any], repository: Path) -> Path:
-    """The folder of a PPO run in one process."""
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_run: dict[str, Any]) -> Path:
+    """The output of a PPO run in one process."""
     folder = tmp_path_factory.mktemp("ppo") / "alone"
-    rows = finished(folder, tiny_run, repository, **PPO)
+    rows = finished(folder, tiny_run, **PPO)
     assert rows[0]["reward/kl"] == 0, "the policy is its reference before the first update"
     assert rows[1]["reward/kl"] != 0
     return folder / "run"
@@ -75,7 +79,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_two_ranks_train_policy_and_critic_as_one_process_does(
-    backend: str, alone: Path, tiny_run: dict[str, Any], tmp_path: Path, repository: Path
+    backend: str, alone: Path, tiny_run: dict[str, Any], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
     pytest.importorskip("verl")
@@ -84,8 +88,8 @@ def test_two_ranks_train_policy_and_critic_as_one_process_does(
         pytest.importorskip("mbridge")
     training = {**PPO["training"], "backend": BACKENDS[backend], "offload": "all"}
     sections = {**PPO, "training": training, "cluster": TWO_WORKERS}
-    together = finished(tmp_path / "two", tiny_run, repository, **sections)
-    one = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
+    together = finished(tmp_path / "two", tiny_run, **sections)
+    one = rows_of(alone)
     assert [row["step"] for row in together] == [row["step"] for row in one] == [1, 2]
     for mine, theirs in zip(one, together, strict=True):
         compared = [
@@ -120,23 +124,22 @@ LORA_GRPO: dict[str, Any] = {
 @pytest.mark.parametrize(
     "cluster",
     [
-        pytest.param({"kind": "local"}, id="one process"),
-        pytest.param(TWO_WORKERS, id="two ranks", marks=pytest.mark.slow),
+        pytest.param({}, id="one process"),
+        pytest.param({"cluster": TWO_WORKERS}, id="two ranks", marks=pytest.mark.slow),
     ],
 )
 def test_with_lora_the_reference_is_the_policy_without_its_adapters(
     cluster: dict[str, Any],
     tiny_run: dict[str, Any],
     tmp_path: Path,
-    repository: Path,
     tiny_checkpoint: Callable[[str], Path],
 ) -> None:
     """At first the adapters add exactly nothing, and then they do; nothing else moves."""
-    if cluster["kind"] == "ray":
+    if cluster:
         pytest.importorskip("ray")
         pytest.importorskip("verl")
     model = {"path": str(tiny_checkpoint("qwen2-tied")), "lora": {"rank": 4}}
-    rows = finished(tmp_path / "lora", tiny_run, repository, model=model, cluster=cluster, **LORA_GRPO)
+    rows = finished(tmp_path / "lora", tiny_run, model=model, **cluster, **LORA_GRPO)
     # In the reward, of the logprobs before the update, and in the loss, of those that the update computes.
     assert [rows[0][key] for key in ("reward/kl", "policy/kl")] == [0.0, 0.0]
     assert rows[1]["reward/kl"] > 1e-5

@@ -61,7 +61,7 @@ def test_one_sample_a_response_in_order(scored_group: MakeGroup) -> None:
     assert [sample.group for sample in samples] == [0, 0, 1, 1, 1]
     assert not any(sample.truncated for sample in samples)
     assert all(sample.loss_mask.all() and sample.old_logprobs is None for sample in samples)
-    assert samples[0].prompt_ids.dtype == samples[0].response_ids.dtype == torch.int64
+    assert samples[0].prompt_ids.dtype == samples[0].response_ids.dtype == torch.int32
     assert samples[0].rollout_logprobs.dtype == torch.float32
     assert samples[0].loss_mask.dtype == torch.bool
     assert [sample.advantages.tolist() for sample in prepared(groups)] == [

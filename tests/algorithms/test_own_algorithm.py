@@ -62,6 +62,7 @@ def message_of(path: Path, body: str, algorithm: dict[str, Any] | None = None) -
     return str(error.value).replace(str(path), "FOLDER")
 
 
+@pytest.mark.slow
 def test_the_template_trains_from_the_command_line(
     template: str, write_recipe: Callable[..., Path], tmp_path: Path, repository: Path
 ) -> None:

@@ -135,9 +135,13 @@ def check_records(output: Path, step: int, rollouts: RolloutMode, form: RolloutF
         say(f"  {problem}")
 
 
-def expect_checkpoints(config: TrainConfig, store: CheckpointStore, step: int) -> None:
-    """Raise DiskFullError at the start if there is no room for the run's next checkpoint."""
-    store.expected_bytes = checkpoint_bytes(config.model)
+def expect_checkpoints(config: TrainConfig, store: CheckpointStore, step: int, trained_models: int) -> None:
+    """Raise DiskFullError at the start if there is no room for the run's next checkpoint.
+
+    trained_models: how many models it will hold, each taken to be as large as the policy.
+    """
+    policy = checkpoint_bytes(config.model)
+    store.expected_bytes = None if policy is None else trained_models * policy
     if step < config.run.steps:
         check_room("the next checkpoint", store.folder, store.needed_bytes())
 

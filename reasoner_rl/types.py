@@ -51,7 +51,7 @@ class Reward:
     score: float  # enters the advantage
     accuracy: float | None  # raw correctness in [0, 1], for filter and evaluation; None: not known
     components: Mapping[str, float]  # every part of the score by name, before weighting
-    status: str = "ok"  # "ok", "unparsed", "timeout" or "crash"
+    status: str = "ok"  # "ok", "unparsed", "undecided", "timeout" or "crash"
     extracted: str | None = None  # the answer that the verifier found
     trained: bool = True  # False: masked out of the loss (overlong filtering)
     seconds: float = field(default=0.0, compare=False)  # that the functions took for it

@@ -3,6 +3,7 @@ r"""The content of ``\boxed{...}`` in a response."""
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed\s+(?P<bare>-?[0-9][0-9.]*)|\\.|[{}]", re.DOTALL)
@@ -24,6 +25,13 @@ _PART = re.compile(
 _LABEL = re.compile(
     r"(?<![\w\\^+\-*/})])(?P<name>\\?[A-Za-z]{1,8}(?:_(?:\w|\{\w{1,8}\}))?'?(?:\(\w{1,3}\))?)\s*=\s*[\s$({]*\Z"
 )
+# Between two boxes of one sentence that may be parts of one answer: "... and the width is". These words tell of a step:
+_STEP = re.compile(
+    r"(?i)\b(?:so|hence|thus|therefore|then|giv(?:es|ing)|means?|yield(?:s|ing)?|impl(?:y|ies)|which|because|since|answer|result|"
+    r"total|finally|final|not|instead|but|actually|correct(?:ed)?|wrong|no|wait|if|when|or|simplif\w*|equal(?:s|ling)?|"
+    r"becomes?|rounded?|from|plus|minus|times|sum|product|difference)\b"
+)
+_CLAUSE = re.compile(r"[\s$\\,;()\]]*(?:(?:,|;|\band\b|\bwhile\b)[^.!?:\n]*)")
 _MENTION = re.compile(r"(?i)\b(?:in|within|inside|into|using|with|by|a|the|of)\s+[$`\"'(\\]*\Z")
 _MOST_BETWEEN = 60  # characters
 
@@ -76,6 +84,27 @@ class Boxes:
                 break
             joined.append(box)
         return self._list(joined[::-1])
+
+    def of_clauses(self) -> list[str]:
+        r"""The contents of the boxes of the last sentence that has several, if short words stand between them.
+
+        "The length is \\boxed{9} and the width is \\boxed{4}." They may be the parts of one answer, or a step and the
+        answer: what is asked for decides. Empty where words such as "hence" tell that the last follows from the others.
+        """
+        boxes = sorted((box for box in self._closed if not self._is_mention(box)), key=lambda box: box.start)
+        if self.cut_off >= 0 or not boxes or any(a.after > b.command for a, b in pairwise(boxes)):
+            return []
+        kept = [boxes[-1]]
+        for box in reversed(boxes[:-1]):
+            between = self._text[box.after : kept[-1].command]
+            if len(between) > _MOST_BETWEEN or not _CLAUSE.fullmatch(between) or _STEP.search(between):
+                break
+            if re.search(r"[0-9+*/^<>]", between):
+                break
+            kept.append(box)
+        if len(kept) < 2 or all(map(self._name, kept)):  # those with names are one answer already
+            return []
+        return [self._text[box.start : box.end].strip() for box in reversed(kept)]
 
     def _is_mention(self, box: _Box) -> bool:
         """Whether a box only tells of the format: "the answer is given within \\boxed{}"."""

@@ -11,7 +11,16 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from reward_fns.boxes import Boxes, last_boxed
 
-__all__ = ["EXTRACTIONS", "Extraction", "Found", "find_answer", "last_boxed", "locate_answer", "opened_by"]
+__all__ = [
+    "EXTRACTIONS",
+    "Extraction",
+    "Found",
+    "boxes_of_clauses",
+    "find_answer",
+    "last_boxed",
+    "locate_answer",
+    "opened_by",
+]
 
 Extraction = Literal["answer_or_boxed", "answer", "boxed", "hash_or_answer", "whole", "minerva", "lenient"]
 EXTRACTIONS: tuple[str, ...] = get_args(Extraction)
@@ -101,6 +110,11 @@ def locate_answer(
     if found is None and extraction == "whole" and "\n" not in text.strip() and boxes.cut_off < 0:
         return _found(text.strip() or None, "whole")
     return found
+
+
+def boxes_of_clauses(response: str, *, opened: str = "") -> list[str]:
+    """What stands in the boxes of the last sentence that has several; see `Boxes.of_clauses`."""
+    return Boxes(without_thinking(f"<{opened}>{response}" if opened else response)).of_clauses()
 
 
 def opened_by(extra_info: Any) -> str:

@@ -52,11 +52,17 @@ def compute_score(
     solution_str: str,
     ground_truth: str,
     extra_info: dict[str, Any] | None = None,
+    *,
+    long_decimals: bool = False,
     **parameters: Any,
 ) -> dict[str, Any]:
     """Judge a response by the rule of its data source; verl's signature.
 
     ``parameters``: ``correct_score`` (1.0), ``wrong_score`` (-1.0), and what the rule takes besides.
+    ``long_decimals`` (see `verify_math`) is for the rule of mathematical answers alone; others have no such option.
     Returns ``score``, ``acc`` (bool), ``pred`` (the answer found, or None) and ``status``.
     """
-    return rule_for(data_source)(data_source, solution_str, ground_truth, extra_info, **parameters)
+    rule = rule_for(data_source)
+    if long_decimals and getattr(rule, "func", rule) is _ANSWER:
+        parameters["long_decimals"] = True
+    return rule(data_source, solution_str, ground_truth, extra_info, **parameters)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from reward_fns.answers import Rules, canonical, is_text, same_answer
-from reward_fns.extraction import EXTRACTIONS, Extraction, last_boxed, locate_answer
+from reward_fns.answers import ALGEBRA_SECONDS, Rules, canonical, compare, is_text, parts_of
+from reward_fns.extraction import EXTRACTIONS, Extraction, boxes_of_clauses, last_boxed, locate_answer
 
-Status = Literal["correct", "wrong", "unparsed", "timeout", "crash"]
+Status = Literal["correct", "wrong", "unparsed", "undecided", "timeout", "crash"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,13 @@ class RewardResult:
 
     correct: bool
     score: float
-    status: Status  # unparsed: no answer was found, or none that can be read; timeout: for runners with a deadline
+    # unparsed: no answer was found, or none that can be read; undecided: it could not be told whether it is right, and
+    # scores like a wrong one; timeout: for runners with a deadline
+    status: Status
     extracted: str | None  # the answer in its normal form
     seconds: float
     found_by: str | None = None  # what the answer was found by: see `reward_fns.extraction.Found`
+    reason: str = ""  # why it is undecided
 
 
 def verify_math(
@@ -34,6 +37,7 @@ def verify_math(
     bare_percent: bool = False,
     relative_tolerance: float = 1e-4,
     long_decimals: bool = False,
+    algebra_seconds: float = ALGEBRA_SECONDS,
     correct_score: float = 1.0,
     wrong_score: float = 0.0,
 ) -> RewardResult:
@@ -43,6 +47,8 @@ def verify_math(
     bare_percent: ``50`` is right for ``50%``.
     relative_tolerance: for a ground truth that is a decimal, and an answer that has its digits as far as both have any.
     long_decimals: a decimal of six significant digits or more is right for a fraction that it is, rounded or cut off.
+    algebra_seconds: most CPU time to compute what sums, integrals, limits and derivatives of the truth come to. They
+    are undecided with 0, without sympy, and outside of the process's main thread, which keeps the deadline.
     Raises ValueError for an unknown extraction.
     """
     if extraction not in EXTRACTIONS:
@@ -51,11 +57,11 @@ def verify_math(
 
     found = None
 
-    def result(status: Status, extracted: str | None = None) -> RewardResult:
+    def result(status: Status, extracted: str | None = None, reason: str = "") -> RewardResult:
         correct = status == "correct"
         score = correct_score if correct else wrong_score
         seconds = time.perf_counter() - begun
-        return RewardResult(correct, score, status, extracted, seconds, found and found.by)
+        return RewardResult(correct, score, status, extracted, seconds, found and found.by, reason)
 
     try:
         found = locate_answer(solution, extraction, opened=opened)
@@ -63,8 +69,21 @@ def verify_math(
             return result("unparsed")
         answer = found.text
         truth = _bare(ground_truth)
-        if same_answer(answer, truth, Rules(Fraction(relative_tolerance), bare_percent, long_decimals)):
+        rules = Rules(Fraction(relative_tolerance), bare_percent, long_decimals, algebra_seconds)
+        verdict = compare(answer, truth, rules)
+        if verdict.same:
             return result("correct", canonical(answer))
+        if (
+            found.by in ("boxed", "answer_tag")
+            and solution.count("box") > 1
+            and (parts := parts_of(truth)) > 1
+        ):
+            clauses = boxes_of_clauses(solution, opened=opened)
+            together = ", ".join(clauses)
+            if len(clauses) == parts and compare(together, truth, rules).same:
+                return result("correct", canonical(together))
+        if verdict.undecided:
+            return result("undecided", canonical(answer), verdict.undecided)
         return result("unparsed" if is_text(answer) and not is_text(truth) else "wrong", canonical(answer))
     except Exception:
         return result("crash")

@@ -9,6 +9,12 @@ from pydantic import Field, model_validator
 
 from reasoner_rl.config.base import Section, UserPathOrName
 
+_MATH_ANSWER = (
+    "reward_fns:compute_score",
+    "reward_fns.registry:compute_score",
+    "reward_fns.math_answer:compute_score",
+)
+
 
 class RewardFunctionConfig(Section):
     """One verifier or other reward function."""
@@ -22,6 +28,11 @@ class RewardFunctionConfig(Section):
     )
     weight: float = Field(1.0, description="Its share in the weighted sum.")
     parameters: dict[str, Any] = Field({}, description="Keyword arguments passed on every call.")
+    evaluation_parameters: dict[str, Any] | None = Field(
+        None,
+        description="Laid over `parameters` when held-out problems are evaluated, not in training. Unset: "
+        "{long_decimals: true} for reward_fns' verifier of mathematical answers, nothing for other functions.",
+    )
     batch: bool | None = Field(
         None,
         description="Whether it takes lists, fn(data_sources, solution_strs, ground_truths, extra_infos, "
@@ -33,6 +44,14 @@ class RewardFunctionConfig(Section):
         description="Score of an answer on which the function raises, ends its process or takes too long, lowered to "
         "the worst verdict of its group. Unset: parameters.wrong_score if there is one, else -1.",
     )
+
+    @model_validator(mode="after")
+    def _evaluation_is_lenient(self) -> Self:
+        """Accept 0.333333 for 1/3 in evaluation: nothing is trained on it there."""
+        if self.evaluation_parameters is None:
+            lenient = self.fn in _MATH_ANSWER and "long_decimals" not in self.parameters
+            object.__setattr__(self, "evaluation_parameters", {"long_decimals": True} if lenient else {})
+        return self
 
     @property
     def label(self) -> str:
@@ -119,6 +138,22 @@ class RewardConfig(Section):
         description="Whether answers that are alike in all a function reads are judged once a batch. False for "
         "functions that are random on purpose.",
     )
+
+    def for_evaluation(self) -> RewardConfig:
+        """The same with the parameters that hold in evaluation."""
+        functions = [
+            function.model_copy(
+                update={"parameters": {**function.parameters, **(function.evaluation_parameters or {})}}
+            )
+            for function in self.functions
+        ]
+        return self.model_copy(update={"functions": functions})
+
+    @property
+    def every_function(self) -> list[RewardFunctionConfig]:
+        """The functions as training calls them, and then as evaluation does if it has other parameters."""
+        lenient = self.for_evaluation().functions
+        return self.functions if lenient == self.functions else [*self.functions, *lenient]
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

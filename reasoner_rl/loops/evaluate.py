@@ -22,6 +22,7 @@ from reasoner_rl.loops.start import (
     output_folder,
     record_run,
     say,
+    tell_evaluation_parameters,
 )
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
@@ -60,7 +61,7 @@ class Evaluator:
         self._config = config
         self._sampling = config.sampling if isinstance(config, EvalConfig) else config.evaluation_sampling
         self._held_out = held_out
-        self._rewards = rewards.limited_to(self._sampling.max_response_tokens)
+        self._rewards = rewards.for_evaluation(self._sampling.max_response_tokens)
         self._recorder = recorder
 
     def evaluate(self, generator: Generator, step: int) -> list[EvaluationReport]:
@@ -97,6 +98,7 @@ def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     check_context(config.model, (prompt for dataset in held_out for prompt in dataset.prompts), limit)
     token_ids = (token for dataset in held_out for prompt in dataset.prompts for token in prompt.token_ids)
     check_vocabulary(config.model, tokenizer, token_ids, [config.sampling])
+    tell_evaluation_parameters(config.reward)
     check_rewards(config.reward, held_out[0].prompts[0])
     say(f"weights: {config.model.path}")
     with RewardRunner(config.reward, limit) as rewards, launch_workers(config, say) as workers:

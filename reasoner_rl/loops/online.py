@@ -41,6 +41,7 @@ from reasoner_rl.loops.start import (
     output_folder,
     record_run,
     say,
+    tell_evaluation_parameters,
 )
 from reasoner_rl.loops.state import DriverState, is_due
 from reasoner_rl.metrics import Metrics, merge, values
@@ -251,6 +252,8 @@ def _train(
         (config.rollout.sampling, config.evaluation_sampling),
     )
     check_rewards(config.reward, prompts[0])
+    if held_out:
+        tell_evaluation_parameters(config.reward)
     sampler = PromptSampler(len(prompts), config.run.seed, config.data.shuffle)
     resume_step, state = None, DriverState()
     data = {TRAINING_DATA: fingerprint(prompts)}

@@ -170,6 +170,14 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
         )
 
 
+def tell_evaluation_parameters(rewards: RewardConfig) -> None:
+    """Say which parameters reward functions have in evaluation and not in training."""
+    for function in rewards.functions:
+        if function.evaluation_parameters:
+            listed = ", ".join(f"{name}={value!r}" for name, value in function.evaluation_parameters.items())
+            say(f"in evaluation the reward function {function.label!r} is called with {listed}")
+
+
 class StopRequest:
     """Set by the first Ctrl-C or SIGTERM: the loop finishes its step, saves and leaves."""
 

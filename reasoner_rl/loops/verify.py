@@ -30,7 +30,7 @@ MATH_VERIFY = "math-verify"  # short for:
 MATH_VERIFY_FN = "reward_fns.math_verify_rule:compute_score"
 RESPONSE_KEYS = ("response", "solution")  # the first that a row has
 TRUTH_KEYS = ("ground_truth", "answer")
-VERDICTS = ("correct", "wrong", "unparsed", "timeout", "crash", "unknown")
+VERDICTS = ("correct", "wrong", "unparsed", "undecided", "timeout", "crash", "unknown")
 SHOWN = 20  # disagreements
 LONGEST_CELL = 48  # characters
 
@@ -157,7 +157,7 @@ def verify(
 
 def _config(flag: str, fn: str, workers: int, timeout: float) -> RewardConfig:
     try:
-        function = RewardFunctionConfig(fn=fn)
+        function = RewardFunctionConfig(fn=fn, evaluation_parameters={})
     except ValidationError as error:
         raise ConfigError(f"{flag} {fn!r}: {_rule(error)}") from None
     # Answers that are alike are judged each, or the times would be of something else.

@@ -22,7 +22,7 @@ EXPECTED_RETURN = (
     "a number, or a dict with 'score' (number) and, if wanted, 'acc' (bool or 0 to 1) and 'pred'"
 )
 # What a returned dict's "status" may say that is counted; the others ("correct", "wrong") are told by "acc".
-COUNTED_STATUSES = ("timeout", "crash", "unparsed")
+COUNTED_STATUSES = ("timeout", "crash", "unparsed", "undecided")
 RESPONSE_TOKENS = "response_tokens"  # the key of extra_info for the response's length
 OPENED_TAG = "opened_tag"  # the key of extra_info for the tag with which the prompt ends, such as "think"
 _OPENED_TAG = re.compile(r"<([A-Za-z][A-Za-z0-9_]*)>\s*\Z")

@@ -13,6 +13,7 @@ RESERVED_NAMES = (
     "accuracy",
     "accuracy_unknown",
     "unparsed",
+    "undecided",
     "timeouts",
     "crashes",
     "truncated",
@@ -25,7 +26,8 @@ def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     """Return means over all responses of the groups, and counts of failures.
 
     ``reward/accuracy`` is left out if there is a response of which it is not known, and ``reward/accuracy_unknown``
-    counts those. ``reward/unparsed``: responses in which a function found no answer, if it says so.
+    counts those. ``reward/unparsed``: responses in which a function found no answer, if it says so,
+    and ``reward/undecided`` those of which it could not tell whether the answer is right.
     ``reward/<component>``: mean over the responses that have it. ``reward/overlong_share``: share with an
     overlong penalty. ``reward/truncated``: share cut off at the token limit.
     """
@@ -45,6 +47,7 @@ def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
         "reward/overlong_share": mean_of(reward.components.get(OVERLONG, 0.0) != 0 for reward in rewards),
         "reward/truncated": mean_of(rollout.finish_reason == "length" for rollout in rollouts),
         "reward/unparsed": total(sum(reward.status == "unparsed" for reward in rewards)),
+        "reward/undecided": total(sum(reward.status == "undecided" for reward in rewards)),
         "reward/timeouts": total(sum(reward.status == "timeout" for reward in rewards)),
         "reward/crashes": total(sum(reward.status == "crash" for reward in rewards)),
     }

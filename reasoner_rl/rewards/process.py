@@ -57,7 +57,7 @@ class VerifierProcess:
         self.patience = START_SECONDS
         self.connection, self._process = _start(config.timeout_seconds)
         setup = Setup(
-            tuple(FunctionSpec(f.fn, f.parameters, f.batch) for f in config.functions),
+            tuple(FunctionSpec(f.fn, f.parameters, f.batch) for f in config.every_function),
             None if config.memory_gib is None else int(config.memory_gib * GIB),
         )
         self._send(setup)
@@ -84,10 +84,17 @@ class VerifierProcess:
             raise ConfigError(said)
         self.batched = said
 
-    def assign(self, jobs: deque[Job], answers: Sequence[Answer], timeout: float) -> None:
-        """Send jobs; the process must be ready and hold none. ``answers`` is what the jobs' numbers refer to."""
+    def assign(
+        self, jobs: deque[Job], answers: Sequence[Answer], timeout: float, first_function: int = 0
+    ) -> None:
+        """Send jobs; the process must be ready and hold none. ``answers`` is what the jobs' numbers refer to.
+
+        first_function: which of the process's functions the jobs call number 0.
+        """
         self.assigned = jobs
-        self._send([(job.function, [answers[index] for index in job.answers]) for job in jobs])
+        self._send(
+            [(first_function + job.function, [answers[index] for index in job.answers]) for job in jobs]
+        )
         self.begun, self.patience = time.monotonic(), timeout
 
     def finish_job(self) -> Job:
@@ -105,7 +112,7 @@ class VerifierProcess:
             raise EOFError from error
 
     def dry_run(self, config: RewardConfig, sample: Answer) -> list[FunctionResult]:
-        """Let every function judge a sample. Raises ConfigError."""
+        """Let every function judge a sample; returns what those of training say. Raises ConfigError."""
         if not self.connection.poll(START_SECONDS):
             raise loading_took_too_long()
         try:
@@ -114,7 +121,7 @@ class VerifierProcess:
             raise loading_ended(self.kill()) from None
         self._send(sample)
         results = []
-        for function in config.functions:
+        for function in config.every_function:
             seconds = 2 * config.timeout_seconds  # it is called twice
             problem = f"reward function {function.fn!r}"
             if not self.connection.poll(seconds):
@@ -129,7 +136,7 @@ class VerifierProcess:
             if isinstance(said, str):
                 raise ConfigError(said)
             results.append(said)
-        return results
+        return results[: len(config.functions)]
 
     def kill(self) -> str:
         """End the process and all it started; return how it ended, for people."""

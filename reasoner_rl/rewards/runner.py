@@ -37,6 +37,8 @@ class RewardRunner:
     def __init__(self, config: RewardConfig, max_response_tokens: int) -> None:
         _refuse_reserved_names(config.functions)
         self._config = config
+        self._functions = config.functions
+        self._first = 0  # which of a process's functions is the first of these
         self._max_response_tokens = max_response_tokens
         self._warned: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
@@ -48,15 +50,20 @@ class RewardRunner:
             nothing = self._batch(())
             while not all(worker.ready for worker in self._workers):
                 self._advance(nothing)
-            self._batched = self._workers[0].batched or ()
+            self._batched = (self._workers[0].batched or ())[: len(config.functions)]
         except BaseException:
             self.close()
             raise
 
-    def limited_to(self, max_response_tokens: int) -> RewardRunner:
-        """The same processes, for responses of another greatest length; closed together with this one."""
+    def for_evaluation(self, max_response_tokens: int) -> RewardRunner:
+        """The same processes, for responses of another greatest length, with the functions' parameters for evaluation.
+
+        Closed together with this one.
+        """
         other = copy.copy(self)
         other._max_response_tokens = max_response_tokens
+        other._functions = self._config.for_evaluation().functions
+        other._first = len(self._config.every_function) - len(other._functions)
         return other
 
     def __enter__(self) -> Self:
@@ -99,7 +106,7 @@ class RewardRunner:
                     self._replace(worker)
                 raise
         judged = [[one for one in batch.results[number] if one is not None] for number in batch.of_task]
-        settled = settle_failures(judged, [task.group for task in tasks], self._config.functions)
+        settled = settle_failures(judged, [task.group for task in tasks], self._functions)
         seconds = [batch.seconds[number] for number in batch.of_task]
         return [self._reward(*parts) for parts in zip(tasks, settled, seconds, strict=True)]
 
@@ -120,7 +127,7 @@ class RewardRunner:
                     self._replace(worker)
                 else:
                     chunk = batch.take_chunk(len(self._workers))
-                    worker.assign(chunk, batch.answers, self._config.timeout_seconds)
+                    worker.assign(chunk, batch.answers, self._config.timeout_seconds, self._first)
         busy = [worker for worker in self._workers if worker.busy]
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
         heard = wait([worker.connection for worker in busy], patience)
@@ -179,7 +186,7 @@ class RewardRunner:
 
     def _fail(self, job: Job, batch: Batch, status: str, reason: str, seconds: float) -> None:
         """Count a job's answers as failed, or have them judged one by one if it may have been only one of them."""
-        function = self._config.functions[job.function]
+        function = self._functions[job.function]
         if len(job.answers) > 1 and status == "crash":
             batch.put_back(Job(job.function, (number,)) for number in job.answers)
             return
@@ -195,7 +202,7 @@ class RewardRunner:
     def _reward(self, task: RewardTask, results: Sequence[FunctionResult], seconds: float) -> Reward:
         return combine(
             results,
-            self._config.functions,
+            self._functions,
             self._config.overlong,
             response_tokens=task.response_tokens,
             max_response_tokens=self._max_response_tokens,

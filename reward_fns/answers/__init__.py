@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from reward_fns.answers.equality import Rules, same_answer
-from reward_fns.answers.reader import canonical, is_text, reading
+from reward_fns.answers.equality import ALGEBRA_SECONDS, Rules, Verdict, compare, same_answer
+from reward_fns.answers.reader import canonical, is_text, parts_of, reading
 
-__all__ = ["Rules", "canonical", "is_text", "reading", "same_answer"]
+__all__ = [
+    "ALGEBRA_SECONDS",
+    "Rules",
+    "Verdict",
+    "canonical",
+    "compare",
+    "is_text",
+    "parts_of",
+    "reading",
+    "same_answer",
+]

@@ -1,6 +1,7 @@
 """Whether two answers are the same: a ladder from what is cheap to what is thorough. Types must match.
 
     the same tokens -> the same rational number -> the same structure -> the same values to many digits
+    -> the same values after sums, integrals, limits and derivatives were computed
 
 It is symmetric, but for the two rules that look at the truth: its decimals allow for rounding, and its percent sign may
 be left out where the caller allows that.
@@ -9,14 +10,18 @@ be left out where the caller allows that.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.reader import intervals_of, reading
-from reward_fns.answers.regions import INFINITY, MINUS_INFINITY, single_points
+from reward_fns.answers.regions import single_points
+from reward_fns.answers.relations import as_relation, right_side
 from reward_fns.answers.series import Opaque, has_series
 from reward_fns.answers.tokens import MAX_CHARACTERS, NotReadable
 from reward_fns.answers.values import (
@@ -32,19 +37,20 @@ from reward_fns.answers.values import (
     Quantity,
     Region,
     Relation,
-    Symbol,
     Text,
     Value,
     size_of,
-    symbols_of,
     walk,
     with_common_logarithms,
 )
-from reward_fns.answers.vocabulary import NO_SOLUTION, TEXT_SYNONYMS
+from reward_fns.answers.wording import is_nothing, same_text, states_analysis
+
+T = TypeVar("T")
 
 MAX_COMPARED = 15_000  # sizes of the expressions that are compared by value; sets are compared item by item
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 LONG_DECIMAL = 6  # significant digits
+ALGEBRA_SECONDS = 5.0
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
 _FONT = re.compile(r"\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{([^{}]*)\}")
 _UPRIGHT_E = re.compile(r"\\(?:text|textrm|textnormal|mbox|operatorname)\s*\{\s*e\s*\}")
@@ -54,7 +60,6 @@ _CHOICE = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+)?\(?(?P<letter>[A-J])"
     r"(?:[).:]+(?!(?:\s|\\ )*(?:or\b|and\b|\(?[A-J][).]))(?:\s|\\ )*(?P<rest>[^,]*))?"
 )
-_ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S{2})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +69,47 @@ class Rules:
     relative_tolerance: a truth that is a decimal accepts an answer that differs by no more than this share of it and
     has the same digits as far as both have any. bare_percent: ``50`` is right for ``50%``, and the other way round.
     long_decimals: a decimal of at least six significant digits is right for a fraction that it is, rounded or cut off.
+    algebra_seconds: most CPU time that computer algebra may take; 0 leaves it out.
     """
 
     relative_tolerance: Fraction = RELATIVE_TOLERANCE
     bare_percent: bool = False
     long_decimals: bool = False
+    algebra_seconds: float = ALGEBRA_SECONDS
+
+
+class Verdict(NamedTuple):
+    """Whether two answers are the same; undecided: if not, why that could not be told, or ""."""
+
+    same: bool
+    undecided: str = ""
 
 
 def same_answer(answer: str, truth: str, rules: Rules | None = None) -> bool:
-    """Whether an answer is the truth. Never raises, and takes bounded time; nothing in the text is executed."""
+    """Whether an answer is the truth; see `compare`."""
+    return compare(answer, truth, rules).same
+
+
+def compare(answer: str, truth: str, rules: Rules | None = None) -> Verdict:
+    """Compare an answer with the truth. Never raises, and takes bounded time; nothing in the text is executed."""
     answer, truth = answer.strip(), truth.strip()
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
-        return int(answer) == int(truth)
+        return Verdict(int(answer) == int(truth))
     if answer == truth:
-        return answer != ""
-    compare = _compare_once if len(answer) + len(truth) <= MAX_CHARACTERS else _compare
-    return compare(answer, truth, Rules() if rules is None else rules)
+        return Verdict(answer != "")
+    once = _compare_once if len(answer) + len(truth) <= MAX_CHARACTERS else _compare
+    return once(answer, truth, Rules() if rules is None else rules)
 
 
-def _compare(answer: str, truth: str, rules: Rules) -> bool:
+def _compare(answer: str, truth: str, rules: Rules) -> Verdict:
     try:
         if _UPRIGHT_E.search(answer) and _has_e(reading(truth)):
             answer = _UPRIGHT_E.sub(" e ", answer)
-        return _Judge(rules).same(reading(answer), reading(truth)) or _same_choice(answer, truth, rules)
+        judge = _Judge(rules)
+        same = judge.same(reading(answer), reading(truth)) or _same_choice(answer, truth, rules)
+        return Verdict(same, "" if same else judge.undecided)
     except RecursionError:  # hundreds of operations within each other
-        return False
+        return Verdict(False)
 
 
 # The responses of a group often have the same answer.
@@ -109,13 +130,17 @@ class _Judge:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._left = MAX_COMPARED
+        self._spent = 0.0  # seconds of computer algebra
+        self.undecided = ""  # why something could not be told, if anything
 
     def same(self, answer: Value, truth: Value) -> bool:
         """Whether two values are the same."""
         if isinstance(answer, Named) or isinstance(truth, Named):
             return self._same_named(answer, truth)
         if isinstance(answer, Text) or isinstance(truth, Text):
-            return _same_text(answer, truth) or (_is_nothing(answer) and _is_nothing(truth))
+            if states_analysis(truth):
+                self.undecided = "the truth has an integral, sum or limit that is not read"
+            return same_text(answer, truth) or (is_nothing(answer) and is_nothing(truth))
         if isinstance(answer, Quantity) and isinstance(truth, Quantity):
             return self._same_quantity(answer, truth)
         if isinstance(answer, Relation) or isinstance(truth, Relation):
@@ -139,13 +164,15 @@ class _Judge:
     def _same_relation(self, answer: Value, truth: Value) -> bool:
         """Equations and inequalities; ``a + b = 5`` states 5."""
         if isinstance(answer, Quantity) or isinstance(truth, Quantity):
-            mine, true = _right_side(answer), _right_side(truth)
+            mine, true = right_side(answer), right_side(truth)
             return mine is not None and true is not None and self._same_quantity(mine, true)
-        return self._same_curve(_as_relation(answer), _as_relation(truth))
+        return self._same_curve(as_relation(answer), as_relation(truth))
 
     def _same_curve(self, answer: Relation | None, truth: Relation | None) -> bool:
         if answer is None or truth is None:
             return False
+        if any(map(has_series, (answer.left, answer.right, truth.left, truth.right))):
+            self.undecided = "an equation or inequality with a sum, integral, limit or derivative"
         self._left -= sum(size_of(side) for each in (answer, truth) for side in (each.left, each.right))
         return self._left >= 0 and _same_relation(answer, truth)
 
@@ -171,9 +198,9 @@ class _Judge:
                     truth.value.text,
                     truth.name.casefold(),
                 )
-            return self._same_curve(_as_relation(answer), _as_relation(truth))
+            return self._same_curve(as_relation(answer), as_relation(truth))
         if isinstance(answer, Relation) or isinstance(truth, Relation):
-            return self._same_curve(_as_relation(answer), _as_relation(truth))
+            return self._same_curve(as_relation(answer), as_relation(truth))
         mine, true = _unnamed(answer), _unnamed(truth)
         if _is_ratio(answer) or _is_ratio(truth):
             mine, true = _quotient(mine), _quotient(true)
@@ -196,6 +223,8 @@ class _Judge:
     def _same_expression(self, answer: Expression, truth: Expression) -> bool:
         if answer == truth:
             return True
+        if has_series(answer) or has_series(truth):
+            return self._same_series(answer, truth)
         mine, true = exact_value(answer), exact_value(truth)
         if mine is not None and true is not None and mine == true:
             return True
@@ -207,6 +236,38 @@ class _Judge:
             return _is_long_decimal_of(answer, mine, true)
         self._left -= size_of(answer) + size_of(truth)
         return self._left >= 0 and _same_function(answer, truth, mine, true)
+
+    def _same_series(self, answer: Expression, truth: Expression) -> bool:
+        """Sums, integrals, limits and derivatives: as they are written, and then by what they come to."""
+        self._left -= size_of(answer) + size_of(truth)
+        if self._left < 0:
+            return False
+        if _same_as_written(answer, truth):
+            return True
+        if not has_series(truth):  # the question may ask for just this to be computed
+            self.undecided = "the answer leaves a sum, integral, limit or derivative to be computed"
+            return False
+        if self._rules.algebra_seconds <= 0:
+            self.undecided = "computer algebra is off"
+            return False
+        from reward_fns.answers import algebra, numeric
+
+        with suppress(numeric.Undecided):
+            return self._timed(algebra.same_number, answer, truth)
+        try:
+            mine, true = (self._timed(algebra.computed, each) for each in (answer, truth))
+        except numeric.Undecided as reason:
+            self.undecided = str(reason)
+            return False
+        return self._same_expression(mine, true)
+
+    def _timed(self, function: Callable[..., T], *arguments: Expression) -> T:
+        """Call a function of `algebra` with the seconds that are left of those that the rules give a comparison."""
+        begun = time.process_time()
+        try:
+            return function(*arguments, round(self._rules.algebra_seconds - self._spent, 1))
+        finally:
+            self._spent += time.process_time() - begun
 
     def _agree(self, answer: Fraction, digits: int | None, truth: Fraction, true_digits: int) -> bool:
         """Whether one is the other, rounded; digits: after the point of the answer."""
@@ -286,6 +347,15 @@ def _as_points(value: Value) -> Listing | None:
     return None if points is None else Listing(tuple(map(Quantity, points)), "set")
 
 
+def _same_as_written(answer: Expression, truth: Expression) -> bool:
+    """Whether sums, integrals and the like have the same parts, and what is around them the same values."""
+    if has_series(answer) or has_series(truth):
+        opaque = Opaque(_same_as_written)
+        left, right = opaque.named(answer), opaque.named(truth)
+        return left is not None and right is not None and _same_as_written(left, right)
+    return answer == truth or _same_function(answer, truth, exact_value(answer), exact_value(truth))
+
+
 def _same_function(
     answer: Expression, truth: Expression, mine: Fraction | None, true: Fraction | None
 ) -> bool:
@@ -293,12 +363,6 @@ def _same_function(
         return False  # two rational numbers, and not the same
     from reward_fns.answers import numeric  # mpmath is loaded where it is needed
 
-    if has_series(answer) or has_series(truth):
-        opaque = Opaque(lambda a, b: _same_function(a, b, exact_value(a), exact_value(b)))
-        left, right = opaque.named(answer), opaque.named(truth)
-        if left is None or right is None:
-            return False
-        answer, truth = left, right
     try:
         if numeric.same_function(answer, truth):
             return True
@@ -391,43 +455,6 @@ def _quotient(value: Value) -> Value:
     return value
 
 
-def _right_side(value: Value) -> Quantity | None:
-    """What an equation says its left side is, if that is a number; a quantity itself."""
-    match value:
-        case Quantity():
-            return value
-        case Relation("=", left, right) if not symbols_of(right) and _is_asked_for(left):
-            return Quantity(right)
-    return None
-
-
-def _is_asked_for(left: Expression) -> bool:
-    """Whether a question may ask for the value of this: a + b and cos x, but not 2x, nor what a curve is."""
-    if isinstance(left, Operation) and left.name in ("sin", "cos", "tan"):
-        return True
-    plain = all(isinstance(node, Symbol) or _is_plain(node) for node in walk(left))
-    return plain and len(symbols_of(left)) > 1
-
-
-def _is_plain(node: Expression) -> bool:
-    return isinstance(node, Operation) and node.name in ("add", "negate", "multiply", "divide")
-
-
-def _as_relation(value: Value) -> Relation | None:
-    """``y = 2x`` as an equation of two sides, ``x < 2`` as an inequality of two."""
-    if isinstance(value, Relation):
-        return value
-    if isinstance(value, Region) and value.variable is not None and len(value.intervals) == 1:
-        (each,), x = value.intervals, Symbol(value.variable)
-        if each.low == MINUS_INFINITY:
-            return Relation("<=" if each.closed_high else "<", x, each.high)
-        if each.high == INFINITY:
-            return Relation("<=" if each.closed_low else "<", each.low, x)
-    if isinstance(value, Named) and isinstance(value.value, Quantity) and len(value.name) == 1:
-        return Relation("=", Symbol(value.name), value.value.expression)
-    return None
-
-
 def _same_relation(answer: Relation, truth: Relation) -> bool:
     """Whether both hold for the same: their differences of sides are the same but for a factor."""
     if answer.operator != truth.operator:
@@ -442,32 +469,3 @@ def _same_relation(answer: Relation, truth: Relation) -> bool:
     except numeric.Undecided:
         return False
     return ratio != 0 if answer.operator in ("=", "!=") else ratio > 0
-
-
-def _same_text(answer: Value, truth: Value) -> bool:
-    """Words without case and frame. A single letter is a choice: (A), A and \\text{A} are the same."""
-    mine, true = _plain(answer), _plain(truth)
-    return mine is not None and mine != "" and mine == true
-
-
-def _is_nothing(value: Value) -> bool:
-    """The empty set, and "no solution"."""
-    if isinstance(value, Text):
-        return _plain(value) in NO_SOLUTION
-    return isinstance(value, Listing) and value.kind == "set" and not value.items
-
-
-def _plain(value: Value) -> str | None:
-    if isinstance(value, Quantity) and isinstance(value.expression, Symbol) and not value.unit:
-        return value.expression.name.casefold()
-    if not isinstance(value, Text):
-        return None
-    if len(value.text) > MAX_CHARACTERS:
-        return value.text
-    text = value.text.strip(" .,;:!")
-    if text.startswith(("(", "[")) and text.endswith((")", "]")) and not any(c in text[1:-1] for c in "()[]"):
-        text = text[1:-1]
-    text = "".join(_ARTICLE.sub("", text.removesuffix(")") if len(text) == 2 else text).casefold().split())
-    if "p.m" in text or "a.m" in text or text.isalpha():
-        text = text.replace(".", "")
-    return TEXT_SYNONYMS.get(text, text)

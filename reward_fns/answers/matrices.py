@@ -14,6 +14,7 @@ from reward_fns.answers.values import Expression, Matrix, Number, Operation, Qua
 MAX_ORDER = 4  # of a determinant or a power
 MAX_POWER = 10
 MAX_CELL = 300  # parts of an expression in a product
+TRANSPOSED = ("^T", "^top", "^intercal", "^mathsfT", "^mathrmT", "^mathbfT")
 
 Rows = list[list[Expression]]
 
@@ -67,7 +68,7 @@ def _term(tokens: list[Token], read: Callable[[Tokens], Value]) -> Rows:
 
 def _power(rows: Rows, tokens: Tokens) -> Rows:
     exponent = "".join(token.text for token in tokens if token.text not in "{}")
-    if exponent in ("^T", "^top"):
+    if exponent in TRANSPOSED:
         return [list(column) for column in zip(*rows, strict=True)]
     if exponent[:1] != "^" or not exponent[1:].isdigit() or not 1 <= int(exponent[1:]) <= MAX_POWER:
         raise NotReadable("a matrix and something else")

@@ -81,6 +81,11 @@ def real_value(expression: Expression) -> float | None:
     return float(value) if isinstance(value, mpmath.mpf) and not mpmath.isnan(value) else None
 
 
+def value_at(expression: Expression, point: Mapping[str, Any]) -> Any:
+    """The value to the digits that mpmath works with. Raises Undecided, ZeroDivisionError or ValueError without one."""
+    return _Evaluator(point).value(expression)
+
+
 class _Values(NamedTuple):
     """Of two expressions at a point; None where one is undefined there."""
 

@@ -13,16 +13,17 @@ from fractions import Fraction
 from functools import reduce
 
 from reward_fns.answers import vocabulary as words
+from reward_fns.answers.calculus import approach, differentiation, integrand
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.series import replaced, series
 from reward_fns.answers.tokens import NotReadable, Token
-from reward_fns.answers.values import Expression, Number, Operation, Symbol, size_of
+from reward_fns.answers.values import Expression, Number, Operation, Symbol, size_of, symbols_of
 
 MAX_DEPTH = 40  # of groups within each other
 MAX_TOKENS = 600
 MAX_SERIES = 300  # terms of a sum or product times the size of each
 
-_FORMS = {"frac", "binom", "sqrt", "overline", "bar", "sum", "prod"}
+_FORMS = {"frac", "binom", "sqrt", "overline", "bar", "sum", "prod", "int", "lim"}
 _NUMBER_THEORY = {"phi", "psi", "Phi", "Psi"}  # \phi(12) is a value and no product
 _OPERATORS = {"dim", "deg", "ker", "rank", "tr", "ord"}  # of things that are no numbers
 _CONSTANTS = {"pi": "pi", "infty": "infinity"}
@@ -306,6 +307,8 @@ class _Parser:
             called = self._at("(") and self._is_call(name.upper(), indexed)
             return Symbol(name + indexed + (self._call() if called else ""))
         if name == "frac":
+            if differentiation(self._tokens, self._place) is not None:
+                return self._derivative()
             return Operation("divide", (self._argument(), self._argument()))
         if name == "binom":
             return Operation("binomial", (self._argument(), self._argument()))
@@ -318,6 +321,10 @@ class _Parser:
             return Operation(function, (found,))
         if name in ("sum", "prod"):
             return self._series("add" if name == "sum" else "multiply")
+        if name == "int":
+            return self._integral()
+        if name == "lim":
+            return self._limit()
         if name in _SEVERAL:
             return Operation(name, self._arguments())
         if name in ("overline", "bar"):
@@ -334,11 +341,18 @@ class _Parser:
         self._expect("_")
         self._expect("{")
         index = self._letter()
-        self._expect("=")
+        unbounded = self._at(">=")
+        if unbounded:
+            self._take()
+        else:
+            self._expect("=")
         low = self._sum()
         self._expect("}")
-        self._expect("^")
-        high = self._exponent()
+        if unbounded:
+            high: Expression = Operation("infinity")
+        else:
+            self._expect("^")
+            high = self._exponent()
         body = self._product()
         if not isinstance(index, Symbol) and index != Operation("imaginary"):
             raise NotReadable("a series without an index")
@@ -352,6 +366,36 @@ class _Parser:
             return series(operation, body, index, low, high)
         terms = [replaced(body, index, Number(first + n)) for n in range(int(count))]
         return reduce(lambda total, term: Operation(operation, (total, term)), terms)
+
+    def _integral(self) -> Expression:
+        bounds: dict[str, Expression] = {}
+        while self._at("_", "^"):
+            sign = self._take().text
+            bounds[sign] = self._argument() if sign == "_" else self._exponent()
+        if len(bounds) < 2:
+            raise NotReadable("an integral without bounds")
+        body, variable, self._place = integrand(self._tokens, self._place)
+        inner = parse(body) if body else Number(Fraction(1))
+        return series("integral", inner, variable, bounds["_"], bounds["^"])
+
+    def _limit(self) -> Expression:
+        variable, target, side, self._place = approach(self._tokens, self._place)
+        return series(f"limit{side}", self._product(), variable, parse(target))
+
+    def _derivative(self) -> Expression:
+        r"""What \frac{d}{dx} says of the product behind it, if that is a function of x alone."""
+        found = differentiation(self._tokens, self._place)
+        assert found is not None
+        self._place = found.end
+        body = self._product()
+        free = {
+            name for name in symbols_of(body) if not name.startswith("#")
+        }  # what runs in a series is bound
+        if not found.partial and free != {found.variable.name}:
+            raise NotReadable("a derivative of what may depend on the variable or not")
+        for _ in range(found.order):
+            body = series("derivative", body, found.variable, found.variable)
+        return body
 
     def _argument(self) -> Expression:
         r"""What follows \frac: a group, or the next token, of which a number lends its first digit (\frac12)."""

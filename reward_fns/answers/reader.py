@@ -8,7 +8,7 @@ from functools import lru_cache
 from reward_fns.answers import relations
 from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
-from reward_fns.answers.matrices import determinant, has_matrix, matrix_value
+from reward_fns.answers.matrices import TRANSPOSED, determinant, has_matrix, matrix_value
 from reward_fns.answers.parser import parse
 from reward_fns.answers.regions import ALL, INFINITY, ZERO, complement, intersection, interval, point, union
 from reward_fns.answers.structure import (
@@ -74,6 +74,15 @@ def is_text(text: str) -> bool:
     return isinstance(reading(text), Text)
 
 
+def parts_of(text: str) -> int:
+    """How many answers a list of them states whose parts have no names of their own; 1 for anything else."""
+    value = reading(text)
+    if isinstance(value, Named):
+        value = value.value
+    plain = isinstance(value, Listing) and not any(isinstance(item, Named) for item in value.items)
+    return len(value.items) if isinstance(value, Listing) and plain else 1
+
+
 def canonical(text: str) -> str:
     """A normal form for people and for counting votes: of a rational number its lowest terms, else the tokens."""
     if len(text) > MAX_CHARACTERS:
@@ -109,7 +118,7 @@ def _without_markup(text: str) -> str:
 def read(tokens: Tokens) -> Value:
     """The value that tokens state; a `Text` if they state none."""
     try:
-        return _value(_after_prose(_with_unions(tokens)), 0)
+        return _value(_without_quantifier(_after_prose(_with_unions(tokens))), 0)
     except (NotReadable, RecursionError):
         return Text(written(tokens))
 
@@ -139,6 +148,36 @@ def _after_prose(tokens: Tokens) -> Tokens:
     return rest if prose[-1] in words.LEADING_VERBS else tokens
 
 
+def _without_quantifier(tokens: Tokens) -> Tokens:
+    r"""What stands before "for all x", "for every real number x", \forall n \in \mathbb{N}; whatever else says more."""
+    for place in range(1, len(tokens)):
+        behind = None
+        if tokens[place].text == "forall":
+            behind = tokens[place + 1 :]
+        elif [token.text.lower() for token in tokens[place : place + 2]] in words.FOR_ALL:
+            behind = tokens[place + 2 :]
+        if behind is not None:
+            kept = tokens[: place - 1] if tokens[place - 1].text == "," else tokens[:place]
+            return kept if kept and _only_names_numbers(behind) else tokens
+    return tokens
+
+
+def _only_names_numbers(tokens: Tokens) -> bool:
+    """Whether tokens name variables and the kind of number that they are, and say nothing else of them."""
+    texts = [token.text.lower() for token in tokens]
+    if "positive" in texts and not {"integer", "integers"} & set(texts):
+        return False
+    letters = [token for token in tokens if token.kind == "letter"]
+    rest = [text for text, token in zip(texts, tokens, strict=True) if token.kind != "letter"]
+    domain = "mathbb" in texts
+    return len(letters) <= 3 + domain and all(
+        text in words.KINDS_OF_NUMBERS
+        or text in words.GREEK
+        or (domain and text in ("mathbb", "{", "}", "in"))
+        for text in rest
+    )
+
+
 def _value(tokens: Tokens, level: int) -> Value:
     if level > MAX_LEVELS:
         raise NotReadable("too many levels")
@@ -166,6 +205,8 @@ def _value(tokens: Tokens, level: int) -> Value:
         return _ratio(tokens, level)
     if has(tokens, "cup", "setminus", "cap"):
         return _region(tokens, level)
+    if (column := _transposed(tokens, level)) is not None:
+        return column
     if has_matrix(tokens):
         return matrix_value(tokens, lambda part: _value(part, level + 1))
     return _single(tokens)
@@ -267,6 +308,16 @@ def _matrix(name: str, inner: list[Token], level: int) -> Value:
         raise NotReadable("no matrix")
     matrix = Matrix(tuple(tuple(_item(cell, level) for cell in row) for row in cells))
     return determinant(matrix) if name == "vmatrix" else matrix
+
+
+def _transposed(tokens: Tokens, level: int) -> Matrix | None:
+    """A row in brackets that is transposed, (1, 2, 3)^T, as a column; None for anything else."""
+    end = matches(tokens).get(0, -1) + 1
+    mark = "".join(token.text for token in tokens[end:] if token.text not in "{}")
+    if not 0 < end < len(tokens) or mark not in TRANSPOSED or tokens[0].text not in ("(", "["):
+        return None
+    row = _bracketed(tokens[0].text, list(tokens[1 : end - 1]), tokens[end - 1].text, level)
+    return Matrix(tuple((item,) for item in row.items)) if isinstance(row, Bracketed) else None
 
 
 def _region(tokens: Tokens, level: int) -> Value:

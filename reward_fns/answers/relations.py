@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from reward_fns.answers import vocabulary as words
 from reward_fns.answers.exact import exact_value
 from reward_fns.answers.parser import parse
-from reward_fns.answers.regions import ZERO, half_line, intersection, point, union
+from reward_fns.answers.regions import INFINITY, MINUS_INFINITY, ZERO, half_line, intersection, point, union
 from reward_fns.answers.series import has_series
 from reward_fns.answers.structure import Tokens, enclosed, has, matches, split, written
 from reward_fns.answers.tokens import NotReadable, Token
@@ -24,6 +24,7 @@ from reward_fns.answers.values import (
     Text,
     Value,
     symbols_of,
+    walk,
 )
 
 OPERATORS = ("=", "<", "<=", ">", ">=", "!=", "in")
@@ -146,7 +147,7 @@ def is_name(tokens: Tokens) -> bool:
         return all(is_name(part) for part in split(around[1], (",",))[0])
     if any(token.text.lower() in words.UNCERTAIN for token in tokens):
         return False
-    if written(tokens).startswith(r"\frac{d"):  # a derivative
+    if written(tokens).startswith((r"\frac{d", r"\fracd{d")):  # a derivative: dy/dx, or d/dx of something
         return True
     letters = [token for token in tokens if token.kind == "letter"]
     if len(tokens) == 1 and letters:
@@ -318,4 +319,41 @@ def _region_of(value: Value) -> Region | None:
         return value
     if isinstance(value, Named) and isinstance(value.value, Quantity):
         return Region((point(value.value.expression),), value.name)
+    return None
+
+
+def right_side(value: Value) -> Quantity | None:
+    """What an equation says its left side is, if that is a number; a quantity itself."""
+    match value:
+        case Quantity():
+            return value
+        case Relation("=", left, right) if not symbols_of(right) and _is_asked_for(left):
+            return Quantity(right)
+    return None
+
+
+def _is_asked_for(left: Expression) -> bool:
+    """Whether a question may ask for the value of this: a + b and cos x, but not 2x, nor what a curve is."""
+    if isinstance(left, Operation) and left.name in ("sin", "cos", "tan"):
+        return True
+    plain = all(isinstance(node, Symbol) or _is_plain(node) for node in walk(left))
+    return plain and len(symbols_of(left)) > 1
+
+
+def _is_plain(node: Expression) -> bool:
+    return isinstance(node, Operation) and node.name in ("add", "negate", "multiply", "divide")
+
+
+def as_relation(value: Value) -> Relation | None:
+    """``y = 2x`` as an equation of two sides, ``x < 2`` as an inequality of two."""
+    if isinstance(value, Relation):
+        return value
+    if isinstance(value, Region) and value.variable is not None and len(value.intervals) == 1:
+        (each,), x = value.intervals, Symbol(value.variable)
+        if each.low == MINUS_INFINITY:
+            return Relation("<=" if each.closed_high else "<", x, each.high)
+        if each.high == INFINITY:
+            return Relation("<=" if each.closed_low else "<", each.low, x)
+    if isinstance(value, Named) and isinstance(value.value, Quantity) and len(value.name) == 1:
+        return Relation("=", Symbol(value.name), value.value.expression)
     return None

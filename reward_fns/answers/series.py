@@ -1,14 +1,20 @@
-r"""Sums and products over a range that is not written out: \sum_{k=1}^{n} k x^k.
+r"""What a variable runs through: sums and products that are not written out, integrals, limits and derivatives.
 
-They are an operation of their own, ``series_add`` or ``series_multiply``, with the arguments body, first, last. The
-variable that runs is renamed, to ``#1`` in a body without a series, to ``#2`` outside of one such, and so on.
+They are operations of their own, ``series_`` and a kind, with these arguments:
+
+    add, multiply                  body, variable, first, last
+    integral                       body, variable, low, high
+    limit, limit_above, limit_below  body, variable, what it tends to
+    derivative                     body, variable, where
+
+The variable is renamed, to ``#1`` in a body without another of these, to ``#2`` outside of one such, and so on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from reward_fns.answers.values import Expression, Number, Operation, Symbol, walk
+from reward_fns.answers.values import Expression, Operation, Symbol, walk
 
 PREFIX = "series_"
 MAX_SERIES = 8  # in two expressions that are compared
@@ -16,12 +22,10 @@ MAX_SERIES = 8  # in two expressions that are compared
 Same = Callable[[Expression, Expression], bool]
 
 
-def series(
-    operation: str, body: Expression, index: Expression, first: Expression, last: Expression
-) -> Operation:
-    """The series of ``body`` over whole numbers ``index`` (a Symbol, or the imaginary unit where i is the index)."""
+def series(operation: str, body: Expression, index: Expression, *bounds: Expression) -> Operation:
+    """The series of ``body`` over ``index``: a Symbol, or the imaginary unit where i is the index."""
     runs = Symbol(f"#{1 + max(map(_level, walk(body)))}")
-    return Operation(PREFIX + operation, (replaced(body, index, runs), first, last))
+    return Operation(PREFIX + operation, (replaced(body, index, runs), runs, *bounds))
 
 
 def is_series(expression: Expression) -> bool:
@@ -34,7 +38,7 @@ def has_series(expression: Expression) -> bool:
     return any(map(is_series, walk(expression)))
 
 
-def replaced(expression: Expression, old: Expression, new: Symbol | Number) -> Expression:
+def replaced(expression: Expression, old: Expression, new: Expression) -> Expression:
     """The expression with ``new`` for every ``old``."""
     if expression == old:
         return new

@@ -27,6 +27,10 @@ CHARACTERS = str.maketrans(
         "\u00b0": r"\degree ",
         "\u221a": r"\sqrt ",
         "\u221e": r"\infty ",
+        "\u222b": r"\int ",
+        "\u2211": r"\sum ",
+        "\u220f": r"\prod ",
+        "\u2192": r"\to ",
         "\u2264": "<=",
         "\u2265": ">=",
         "\u2a7d": "<=",
@@ -284,6 +288,13 @@ NOT_UNITS = frozenset(
         root roots inverse binary hexadecimal octal repeating recurring approx wrong minimum maximum reciprocal opposite
     """)
 ) | frozenset(MULTIPLES)
+FOR_ALL = [["for", quantifier] for quantifier in ("all", "any", "every", "each")]
+KINDS_OF_NUMBERS = frozenset(
+    _words("""
+        real reals number numbers integer integers positive natural naturals rational whole complex value values
+        of and , the
+    """)
+)
 # Words after which the answer itself follows.
 LEADING_VERBS = ("is", "are", "equals", "be", "therefore", "thus", "so", "hence")
 UNCERTAIN = frozenset(

@@ -149,7 +149,7 @@ def test_scores_without_accuracy_are_no_verdicts(tmp_path: Path, plugin: str) ->
     path = write(tmp_path / "rows.jsonl", *({"response": text, "answer": "1"} for text in ("1", "22")))
     report = run(path, f"{tmp_path}/bare.py:bare", f"{plugin}:same")
     column = report.scored[0].column()
-    assert column[:7] == ["unknown", "0", "0", "0", "0", "0", "2"]
+    assert column[:8] == ["unknown", "0", "0", "0", "0", "0", "0", "2"]
     assert report.disagreements() == []
 
 
@@ -161,12 +161,12 @@ def test_figures_and_disagreements(tmp_path: Path, plugin: str) -> None:
     report = run(path, f"{plugin}:same", f"{plugin}:generous", timeout=1.0, limit=6, out=out)
     columns, figures = report.table()
     assert columns == ["", f"{plugin}:same", f"{plugin}:generous"]
-    names = ["accuracy", "correct", "wrong", "unparsed", "timeout", "crash", "unknown"]
-    assert [row[0] for row in figures[:7]] == names
-    assert [row[1] for row in figures[:7]] == ["33.33%", "2", "1", "1", "1", "1", "0"]
-    assert [row[2] for row in figures[:7]] == ["50.00%", "6", "0", "0", "0", "0", "0"]
-    assert 0.9 < float(figures[9][1]) < 2  # 99th percentile, of six answers: nearly that of the slowest
-    assert float(figures[8][1]) < 0.5
+    names = ["accuracy", "correct", "wrong", "unparsed", "undecided", "timeout", "crash", "unknown"]
+    assert [row[0] for row in figures[:8]] == names
+    assert [row[1] for row in figures[:8]] == ["33.33%", "2", "1", "1", "0", "1", "1", "0"]
+    assert [row[2] for row in figures[:8]] == ["50.00%", "6", "0", "0", "0", "0", "0", "0"]
+    assert 0.9 < float(figures[10][1]) < 2  # 99th percentile, of six answers: nearly that of the slowest
+    assert float(figures[9][1]) < 0.5
     assert report.disagreements() == [1, 2, 3, 4]
     columns, cells = report.disagreement_table()
     assert len(columns) == 7

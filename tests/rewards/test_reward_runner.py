@@ -17,6 +17,7 @@ import pytest
 
 from reasoner_rl.config.reward import OverlongConfig, RewardConfig, RewardFunctionConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
 from reasoner_rl.types import Reward
 
@@ -211,10 +212,10 @@ def test_a_function_that_no_longer_loads_ends_the_call(runner_of: RunnerFactory,
 def test_the_same_processes_serve_responses_of_another_length(runner_of: RunnerFactory) -> None:
     runner = runner_of(buffer_tokens=20)
     task = RewardTask("x", "pid", "", response_tokens=90)
-    (short,), (long,) = runner.score([task]), runner.limited_to(1000).score([task])
+    (short,), (long,) = runner.score([task]), runner.for_evaluation(1000).score([task])
     assert (short.components["overlong"], long.components["overlong"]) == (-0.5, 0.0)
     assert short.extracted == long.extracted
-    other = runner.limited_to(1000)
+    other = runner.for_evaluation(1000)
     runner.close()
     with pytest.raises(RuntimeError, match="closed"):
         other.score([task])
@@ -352,3 +353,58 @@ def test_workers_die_with_their_parent(runner_of: RunnerFactory, tmp_path: Path)
         parent.kill()
         parent.wait()
     assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+def third(config: RewardConfig) -> tuple[float | None, float | None]:
+    """Accuracy of 0.333333 for 1/3, in training and in evaluation."""
+    task = RewardTask("aime", "Answer: 0.333333", "1/3", {})
+    with RewardRunner(config, 100) as runner:
+        (trained,), (evaluated,) = runner.score([task]), runner.for_evaluation(100).score([task])
+        assert runner.score([task])[0].accuracy == trained.accuracy
+    return trained.accuracy, evaluated.accuracy
+
+
+def test_evaluation_has_parameters_of_its_own(tmp_path: Path) -> None:
+    assert third(RewardConfig(workers=1)) == (0.0, 1.0)
+    strict = RewardFunctionConfig(fn="reward_fns:compute_score", evaluation_parameters={})
+    assert third(RewardConfig(functions=[strict], workers=1)) == (0.0, 0.0)
+    own = tmp_path / "own.py"
+    own.write_text(
+        "def judge(data_source, solution_str, ground_truth, extra_info, right=False):\n"
+        "    return {'score': 1.0 if right else 0.0, 'acc': right}\n"
+    )
+    mine = RewardFunctionConfig(fn=f"{own}:judge")
+    assert mine.evaluation_parameters == {}
+    assert third(RewardConfig(functions=[mine], workers=1)) == (0.0, 0.0)
+    mine = RewardFunctionConfig(fn=f"{own}:judge", evaluation_parameters={"right": True})
+    assert third(RewardConfig(functions=[mine], workers=1)) == (0.0, 1.0)
+
+
+def test_parameters_for_evaluation_that_a_function_does_not_take_are_an_error(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def judge(data_source, solution_str, ground_truth, extra_info):\n    return 1.0\n")
+    function = RewardFunctionConfig(fn=f"{own}:judge", evaluation_parameters={"long_decimals": True})
+    with pytest.raises(ConfigError, match="long_decimals"):
+        dry_run(RewardConfig(functions=[function]))
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ({"fn": "reward_fns:compute_score"}, {"long_decimals": True}),
+        ({"fn": "reward_fns.math_answer:compute_score"}, {"long_decimals": True}),
+        ({"fn": "reward_fns:compute_score", "parameters": {"long_decimals": False}}, {}),
+        ({"fn": "reward_fns:compute_score", "evaluation_parameters": {}}, {}),
+        ({"fn": "reward_fns.countdown:compute_score"}, {}),
+        ({"fn": "own.py:compute_score"}, {}),
+    ],
+)
+def test_which_functions_are_lenient_in_evaluation(
+    function: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    made = RewardFunctionConfig(**function)
+    assert made.evaluation_parameters == expected
+    assert RewardFunctionConfig.model_validate(made.model_dump()) == made
+    config = RewardConfig(functions=[made])
+    assert config.functions[0].parameters == function.get("parameters", {})
+    assert config.for_evaluation().functions[0].parameters == {**function.get("parameters", {}), **expected}

@@ -128,6 +128,7 @@ def test_reward_metrics() -> None:
         "reward/overlong_share": 0.25,
         "reward/truncated": 0.25,
         "reward/unparsed": 1.0,
+        "reward/undecided": 0.0,
         "reward/timeouts": 1.0,
         "reward/crashes": 1.0,
     }

@@ -242,12 +242,13 @@ def test_answers_alike_in_everything_are_judged_once(tmp_path: Path) -> None:
         assert [reward.score for reward in runner.score(tasks[:2])] == [1, 2]
 
 
-def test_unparsed_is_counted_and_unknown_statuses_are_not(make: Make) -> None:
+def test_unparsed_and_undecided_are_counted_and_unknown_statuses_are_not(make: Make) -> None:
     tasks = [
         RewardTask("x", "answer", "", {"status": status})
-        for status in ("correct", "wrong", "unparsed", "strange", 3)
+        for status in ("correct", "wrong", "unparsed", "undecided", "strange", 3)
     ]
-    assert [reward.status for reward in make().score(tasks)] == ["ok", "ok", "unparsed", "ok", "ok"]
+    statuses = [reward.status for reward in make().score(tasks)]
+    assert statuses == ["ok", "ok", "unparsed", "undecided", "ok", "ok"]
 
 
 def test_a_process_stopped_while_idle_holds_up_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

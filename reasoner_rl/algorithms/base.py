@@ -39,10 +39,14 @@ class Policy(Protocol):
 
 
 class Reference(Protocol):
-    """The policy as it was at the start."""
+    """The policy as it was at the start, or when it was refreshed."""
 
     def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """Response logprobs [R] float32 of each sample."""
+        ...
+
+    def refresh(self) -> None:
+        """Make it what the policy is now. An algorithm that does so sets ``refreshes_reference``."""
         ...
 
 
@@ -81,12 +85,14 @@ class Algorithm(ABC):
     losses: what each model that is trained minimises.
     together: whether the samples of a group must be in the same micro-batch, as a pair must.
     entropy_gradient: whether the policy's loss differentiates the entropy.
+    refreshes_reference: whether the reference changes, so that it must be in checkpoints.
     """
 
     roles: tuple[Role, ...] = ("policy",)
     losses: Mapping[Role, LossFunction]
     together: ClassVar[bool] = False
     entropy_gradient: bool = False
+    refreshes_reference: bool = False
 
     @abstractmethod
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:

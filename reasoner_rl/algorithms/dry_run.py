@@ -29,6 +29,9 @@ class _Model:
     def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         return [_made_up(sample.response_ids, self._seed) for sample in samples]
 
+    def refresh(self) -> None:
+        pass
+
     def entropies(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         return [-values for values in self.logprobs(samples)]
 

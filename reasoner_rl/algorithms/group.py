@@ -27,6 +27,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import advantages_by, policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
 from reasoner_rl.algorithms.token_mask import mask_advantages
 from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, GroupAlgorithmConfig
 from reasoner_rl.metrics import Metrics
@@ -42,6 +43,8 @@ class GroupPolicyGradient(Algorithm):
     def __init__(self, config: GroupAlgorithmConfig, updates_per_step: int) -> None:
         self._config, self._updates_per_step = config, updates_per_step
         self._kl = KlInReward(config.kl_in_reward)
+        self._refresh = ReferenceRefresh(config.reference_refresh_steps)
+        self.refreshes_reference = config.reference_refresh_steps is not None
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
         self.losses = {"policy": policy_loss_of(config.loss)}
@@ -79,10 +82,15 @@ class GroupPolicyGradient(Algorithm):
         found = advantages_in_groups([s.reward for s in samples], [s.group for s in samples], kind)
         return [constant_column(each, len(s.response_ids)) for s, each in zip(samples, found, strict=True)]
 
+    def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
+        """See `Algorithm.update`."""
+        return models.policy.update(samples) | self._refresh.after_update(models)
+
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""
-        return self._kl.state()
+        return self._kl.state() | self._refresh.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Algorithm.restore`."""
         self._kl.restore(state)
+        self._refresh.restore(state)

@@ -24,6 +24,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
 from reasoner_rl.algorithms.token_mask import mask_advantages
 from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.losses.value import value_loss
@@ -40,6 +41,8 @@ class Ppo(Algorithm):
     def __init__(self, config: PpoConfig, updates_per_step: int) -> None:
         self._config, self._updates_per_step = config, updates_per_step
         self._kl = KlInReward(config.kl_in_reward)
+        self._refresh = ReferenceRefresh(config.reference_refresh_steps)
+        self.refreshes_reference = config.reference_refresh_steps is not None
         self._steps = 0
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference", "critic")
@@ -94,13 +97,14 @@ class Ppo(Algorithm):
         self._steps += 1
         if self._steps <= self._config.critic_warmup_steps:
             return critic
-        return merge([critic, models.policy.update(samples)])
+        return merge([critic, models.policy.update(samples), self._refresh.after_update(models)])
 
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""
-        return {"steps": self._steps, **self._kl.state()}
+        return {"steps": self._steps, **self._kl.state(), **self._refresh.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Algorithm.restore`."""
         self._steps = state["steps"]
         self._kl.restore(state)
+        self._refresh.restore(state)

@@ -20,6 +20,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
 from reasoner_rl.algorithms.token_mask import mask_advantages
 from reasoner_rl.config.algorithm import ReinforceConfig
 from reasoner_rl.metrics import Metrics
@@ -35,6 +36,8 @@ class Reinforce(Algorithm):
     def __init__(self, config: ReinforceConfig, updates_per_step: int) -> None:
         self._config, self._updates_per_step = config, updates_per_step
         self._kl = KlInReward(config.kl_in_reward)
+        self._refresh = ReferenceRefresh(config.reference_refresh_steps)
+        self.refreshes_reference = config.reference_refresh_steps is not None
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
         self.losses = {"policy": policy_loss_of(config.loss)}
@@ -65,10 +68,15 @@ class Reinforce(Algorithm):
         masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
         return Prepared(masked, metrics | masking | column_metrics("advantage/token", advantages, masks))
 
+    def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
+        """See `Algorithm.update`."""
+        return models.policy.update(samples) | self._refresh.after_update(models)
+
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""
-        return self._kl.state()
+        return self._kl.state() | self._refresh.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Algorithm.restore`."""
         self._kl.restore(state)
+        self._refresh.restore(state)

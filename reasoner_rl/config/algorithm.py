@@ -232,6 +232,12 @@ class _PolicyGradient(Section):
     kl_in_reward: KlControlConfig = Field(
         KlControlConfig(), description="Price of leaving the reference policy, in the reward."
     )
+    reference_refresh_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Make the reference policy what the policy is after every this many steps (iterative GRPO, arXiv "
+        "2402.03300); never if unset.",
+    )
     token_mask: TokenMaskConfig = Field(TokenMaskConfig(), description="Which tokens are trained.")
     dynamic_sampling: DynamicSamplingConfig = Field(
         DynamicSamplingConfig(enabled=False), description="Filtering of groups that teach nothing."
@@ -241,6 +247,17 @@ class _PolicyGradient(Section):
     def compares_in_groups(self) -> bool:
         """Whether a response is judged against others to the same prompt."""
         return self.dynamic_sampling.enabled
+
+    @model_validator(mode="after")
+    def _there_is_a_reference_to_refresh(self) -> Self:
+        if self.reference_refresh_steps is not None and not (
+            self.loss.kl.coefficient > 0 or self.kl_in_reward.coefficient > 0
+        ):
+            raise ValueError(
+                "algorithm.reference_refresh_steps needs a reference policy: set algorithm.loss.kl.coefficient or "
+                "algorithm.kl_in_reward.coefficient above 0"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -161,6 +161,15 @@ class OnlineConfig(TrainingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _reference_is_a_model_of_its_own(self) -> Self:
+        if self.model.lora is not None and self.algorithm.reference_refresh_steps is not None:
+            raise ValueError(
+                "algorithm.reference_refresh_steps must be unset with model.lora: the reference is the model without "
+                "its adapters, which does not change"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _critic_is_used(self) -> Self:
         if self.critic is not None and not isinstance(self.algorithm, PpoConfig | CustomConfig):
             raise ValueError(f"critic is for algorithm.kind ppo or custom; it is {self.algorithm.kind}")

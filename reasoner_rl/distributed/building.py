@@ -54,6 +54,7 @@ def build_worker(config: Recipe) -> Worker:
         tokenizer,
         algorithm.losses,
         reference_is_base="reference" in algorithm.roles and "reference" not in models,
+        saves_reference=algorithm.refreshes_reference,
     )
 
 

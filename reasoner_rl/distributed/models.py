@@ -97,6 +97,11 @@ class ReferenceGroup(ModelGroup):
         """Response logprobs [R] float32 of each sample, in order."""
         return self._of_each_sample(Worker.logprobs, samples)
 
+    def refresh(self) -> None:
+        """Make the reference what the policy is now."""
+        self._require_idle()
+        self._transport.call("sync", Worker.refresh_reference, [()] * self._transport.ranks)
+
 
 class CriticGroup(ModelGroup):
     """The critic: see `reasoner_rl.algorithms.base.Critic`."""

@@ -24,6 +24,7 @@ class Worker:
     """One rank: its part of a hybrid engine, which is built by `reasoner_rl.distributed.building`.
 
     losses: what each model that is trained minimises.
+    saves_reference: the reference changes, and is in checkpoints.
     reference_is_base: the reference is the policy without its adapters, and no model of its own.
     """
 
@@ -34,9 +35,11 @@ class Worker:
         losses: Mapping[Role, LossFunction],
         *,
         reference_is_base: bool = False,
+        saves_reference: bool = False,
     ) -> None:
         self._engine, self._tokenizer, self._losses = engine, tokenizer, losses
         self._reference_is_base = reference_is_base
+        self._saved: list[Role] = [*losses, *(["reference"] if saves_reference else [])]  # type: ignore[list-item]
 
     def generate(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> StepOutput:
         """Take on requests, and generate until one is finished or for as long as `Generator.step` does."""
@@ -74,20 +77,25 @@ class Worker:
         updated = [model.update(batch, loss) for _ in range(epochs) for batch in mini_batches]
         return merge([*updated, memory_metrics()])
 
+    def refresh_reference(self) -> None:
+        """Make the reference what the policy is now; they need not be on the device together."""
+        shards = self._engine.take_turn("policy").host_shards()
+        self._engine.take_turn("reference").set_shards(shards)
+
     def publish(self, version: int) -> Metrics:
         """Give the policy's weights to generation; begins the generate phase. Returns what that cost."""
         return self._engine.publish(version)
 
     def save(self, folder: Path) -> None:
-        """Write the state of every trained model into a folder of its own below an existing ``folder``."""
-        for role, model in self._engine.each_on_device(self._losses):
+        """Write the state of every model that changes into a folder of its own below an existing ``folder``."""
+        for role, model in self._engine.each_on_device(self._saved):
             (folder / role).mkdir(exist_ok=True)
             model.save(folder / role)
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote; weights must be published afterwards. Raises UserError if it cannot be read."""
         with reading(folder):
-            for role in self._losses:
+            for role in self._saved:
                 self._engine.take_turn(role).load(folder / role)
 
     def export(self, folder: Path) -> None:

@@ -38,7 +38,8 @@ def require_head(held: Head, needed: Head, what: str) -> None:
 class TrainBackend(Protocol):
     """Holds the weights of one model, a policy or a critic, and updates them, unless it was built frozen.
 
-    A frozen model, such as a reference policy, has no optimizer: `update`, `save` and `load` raise RuntimeError.
+    A frozen model, such as a reference policy, has no optimizer: `update` raises RuntimeError, and `save` and `load`
+    are of the weights alone.
     """
 
     @property
@@ -87,6 +88,14 @@ class TrainBackend(Protocol):
         """Stream full tensors under the names of a Hugging Face checkpoint. Collective: every rank must exhaust it."""
         ...
 
+    def host_shards(self) -> list[Tensor]:
+        """Copies of this rank's part of the weights in host memory, in an order that equal models have in common."""
+        ...
+
+    def set_shards(self, shards: Sequence[Tensor]) -> None:
+        """Take over the `host_shards` of a model of the same architecture and layout."""
+        ...
+
     def offload_optimizer(self) -> None:
         """Move the optimizer's state to host memory. On a CPU there is nothing to move."""
         ...
@@ -100,7 +109,7 @@ class TrainBackend(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write model, optimizer, schedule and random state into an existing folder."""
+        """Write model and, if it is trained, optimizer, schedule and random state into an existing folder."""
         ...
 
     def load(self, folder: Path) -> None:

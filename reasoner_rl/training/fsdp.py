@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
     set_state_dict,
@@ -235,6 +236,17 @@ class FsdpBackend:
             storage[name].copy_(parameter.to_local())
             parameter._local_tensor = storage[name]
 
+    @torch.no_grad()
+    def host_shards(self) -> list[Tensor]:
+        """See TrainBackend."""
+        return [_local(parameter).to("cpu", copy=True) for parameter in self._policy.parameters()]
+
+    @torch.no_grad()
+    def set_shards(self, shards: Sequence[Tensor]) -> None:
+        """See TrainBackend."""
+        for parameter, shard in zip(self._policy.parameters(), shards, strict=True):
+            _local(parameter).copy_(shard)
+
     def offload_optimizer(self) -> None:
         """See TrainBackend. Gradients are gone already: `update` drops them."""
         self._move_optimizer(torch.device("cpu"))
@@ -272,7 +284,9 @@ class FsdpBackend:
 
     def save(self, folder: Path) -> None:
         """See TrainBackend."""
-        require_optimizer(self._trained, "save")
+        if not self._trained:
+            save_distributed({"model": get_model_state_dict(self._policy)}, checkpoint_id=folder / "weights")
+            return
         model, optimizer = self._state()
         save_distributed({"model": model, "optimizer": optimizer}, checkpoint_id=folder / "weights")
         rest = {"schedule": self._schedule.state_dict(), "rng": torch.get_rng_state()}
@@ -282,7 +296,11 @@ class FsdpBackend:
 
     def load(self, folder: Path) -> None:
         """See TrainBackend."""
-        require_optimizer(self._trained, "load")
+        if not self._trained:
+            weights = {"model": get_model_state_dict(self._policy)}
+            load_distributed(weights, checkpoint_id=folder / "weights")
+            set_model_state_dict(self._policy, weights["model"])
+            return
         model, optimizer = self._state()
         state: dict[str, Any] = {"model": model, "optimizer": optimizer}
         load_distributed(state, checkpoint_id=folder / "weights")
@@ -328,3 +346,7 @@ def _release(device: torch.device) -> None:
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -167,6 +167,22 @@ class MegatronBackend:
         """See TrainBackend. Tied tensors appear once."""
         yield from parts.stream_weights(self._bridge, self._models)
 
+    @torch.no_grad()
+    def host_shards(self) -> list[Tensor]:
+        """See TrainBackend."""
+        return [
+            parameter.detach().to("cpu", copy=True)
+            for chunk in self._models
+            for parameter in chunk.parameters()
+        ]
+
+    @torch.no_grad()
+    def set_shards(self, shards: Sequence[Tensor]) -> None:
+        """See TrainBackend."""
+        own = [parameter for chunk in self._models for parameter in chunk.parameters()]
+        for parameter, shard in zip(own, shards, strict=True):
+            parameter.copy_(shard)
+
     def offload_optimizer(self) -> None:
         """See TrainBackend. In bfloat16 that includes the float32 copies of the weights. Gradients are dropped."""
         if not self._trained:
@@ -201,11 +217,14 @@ class MegatronBackend:
 
     def save(self, folder: Path) -> None:
         """See TrainBackend. One file per rank: only the same layout can read it."""
-        require_optimizer(self._trained, "save")
-        state = {
-            "layout": self._layout(),
+        weights = {"layout": self._layout(), "models": [_own_state(chunk) for chunk in self._models]}
+        state = weights | (self._training_state() if self._trained else {})
+        torch.save(state, folder / f"rank_{dist.get_rank()}.pt")
+        dist.barrier()
+
+    def _training_state(self) -> dict[str, Any]:
+        return {
             "updates": self._updates,
-            "models": [_own_state(chunk) for chunk in self._models],
             "optimizers": [
                 {"state": inner.state_dict(), "main": [list(group["params"]) for group in inner.param_groups]}
                 for inner in _inner_optimizers(self._optimizer)
@@ -216,13 +235,10 @@ class MegatronBackend:
                 "megatron": get_cuda_rng_tracker().get_states(),
             },
         }
-        torch.save(state, folder / f"rank_{dist.get_rank()}.pt")
-        dist.barrier()
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """See TrainBackend. Raises ConfigError if the checkpoint is of another layout."""
-        require_optimizer(self._trained, "load")
         # On the CPU, beside which the device need not hold the state twice; of rank 0's file only the layout is read.
         read = partial(torch.load, map_location="cpu", weights_only=False)
         made = read(folder / "rank_0.pt", mmap=True)["layout"]
@@ -234,6 +250,8 @@ class MegatronBackend:
         state = read(folder / f"rank_{dist.get_rank()}.pt")
         for chunk, saved in zip(self._models, state["models"], strict=True):
             chunk.load_state_dict(saved, strict=False)
+        if not self._trained:
+            return
         inners = _inner_optimizers(self._optimizer)
         for inner, saved in zip(inners, state["optimizers"], strict=True):
             inner.load_state_dict(saved["state"])

@@ -163,7 +163,7 @@ def train_all_models(
         move_away_and_back(reference)
         result["metrics"] += [trained.update(mine, loss) for _ in range(UPDATES - 1)]
         result |= {"weights": copied(trained), "reference": by_sample(reference, mine)}
-        refuse_to_train(reference, mine, loss, folder / name)
+        follow_and_return(reference, trained, mine, loss, folder / name)
         resumed = build(path, backend)
         resumed.load(folder / name / "checkpoint")
         for _ in range(UPDATES - 1):
@@ -233,13 +233,22 @@ def gradients(backend: Any, batch: Any, loss: Any) -> dict[str, Tensor]:
     return caught
 
 
-def refuse_to_train(frozen: Any, batch: Any, loss: Any, folder: Path) -> None:
-    """A model without an optimizer has nothing to update, and no state that a run would go on from."""
-    for what, arguments in {"update": (batch, loss), "save": (folder,), "load": (folder,)}.items():
-        with pytest.raises(
-            RuntimeError, match=f"^{what} needs a model that is trained, and this one was bui"
-        ):
-            getattr(frozen, what)(*arguments)
+def follow_and_return(frozen: Any, trained: Any, batch: Any, loss: Any, folder: Path) -> None:
+    """A model without an optimizer refuses to be updated, takes over another's weights, and loads its own again."""
+    with pytest.raises(
+        RuntimeError, match=r"^update needs a model that is trained, and this one was built frozen"
+    ):
+        frozen.update(batch, loss)
+    (folder / "frozen").mkdir(exist_ok=True)
+    frozen.save(folder / "frozen")
+    before, now = by_sample(frozen, batch), by_sample(trained, batch)
+    frozen.set_shards(trained.host_shards())
+    for wanted in (now, before):
+        found = by_sample(frozen, batch)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[index], wanted[index]) for index in found)
+        frozen.load(folder / "frozen")
+    assert not any(torch.equal(before[index], now[index]) for index in before)
 
 
 def move_away_and_back(backend: Any) -> None:

@@ -346,24 +346,15 @@ def test_reference_policy_does_not_move(tiny_checkpoint: Checkpoint) -> None:
 
 
 def test_a_frozen_backend_scores_and_streams_and_refuses_to_train(
-    tiny_checkpoint: Checkpoint, tmp_path: Path
+    tiny_checkpoint: Checkpoint,
 ) -> None:
     path, batch = tiny_checkpoint("qwen2-tied"), plan()
     frozen = make_backend(path, frozen=True)
     original = dict(AutoModelForCausalLM.from_pretrained(path).named_parameters())
     for name, tensor in frozen.full_weights():
         assert torch.equal(tensor, original[name]), name
-    arguments: dict[str, Any] = {
-        "update": (batch, partial(policy_loss, config=CLIP_HIGHER)),
-        "save": (tmp_path,),
-        "load": (tmp_path,),
-    }
-    for what, given in arguments.items():
-        with pytest.raises(
-            RuntimeError, match=f"^{what} needs a model that is trained, and this one was built"
-        ):
-            getattr(frozen, what)(*given)
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match=r"^update needs a model that is trained, and this one was built"):
+        frozen.update(batch, partial(policy_loss, config=CLIP_HIGHER))
     before = torch.cat(frozen.logprobs(batch.micro_batches))
     frozen.offload_optimizer()
     frozen.offload_weights()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
-Role = Literal["policy", "reference", "critic", "reward_model"]  # what a model is for
+Role = Literal["policy", "reference", "critic"]  # what a model is for
 
 OVERLONG = "overlong"  # the part of a score that is the penalty for length
 

@@ -24,7 +24,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
-from reasoner_rl.algorithms.token_mask import mask_advantages
+from reasoner_rl.algorithms.token_mask import TokenMask
 from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.losses.value import value_loss
 from reasoner_rl.metrics import Metrics, merge
@@ -40,6 +40,7 @@ class Ppo(Algorithm):
     def __init__(self, config: PpoConfig, updates_per_step: int) -> None:
         self._config, self._updates_per_step = config, updates_per_step
         self._kl = KlInReward(config.kl_in_reward)
+        self._token_mask = TokenMask(config.token_mask)
         self._steps = 0
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference", "critic")
@@ -74,7 +75,7 @@ class Ppo(Algorithm):
         )
         columns = zip(samples, advantages, returns, values, strict=True)
         judged = [s.replace(advantages=a, returns=r, old_values=v) for s, a, r, v in columns]
-        masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
+        masked, masking = self._token_mask.apply(judged, models.policy)
         return Prepared(masked, metrics | masking)
 
     def _rewards(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:

@@ -169,6 +169,16 @@ class OnlineConfig(TrainingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _policy_is_trained(self) -> Self:
+        warmup = self.algorithm.critic_warmup_steps if isinstance(self.algorithm, PpoConfig) else 0
+        if 0 < self.run.steps <= warmup:
+            raise ValueError(
+                "algorithm.critic_warmup_steps must be below run.steps, or the policy is never trained: "
+                f"{warmup} is not below {self.run.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _training_samples(self) -> Self:
         if self.rollout.sampling.temperature == 0:
             raise ValueError(

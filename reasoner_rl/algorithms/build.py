@@ -16,7 +16,7 @@ from reasoner_rl.errors import ConfigError
 
 
 def build_algorithm(config: TrainConfig) -> Algorithm:
-    """The algorithm that the recipe names. Raises ConfigError if the user's own is wrong, or does not fit the recipe."""
+    """The algorithm that the recipe names. Raises ConfigError if the user's own is wrong or does not fit."""
     if not isinstance(config, OnlineConfig):
         return SupervisedFineTuning()
     algorithm, updates_per_step = config.algorithm, step_arithmetic(config).updates_per_step

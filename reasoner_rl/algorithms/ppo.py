@@ -53,7 +53,7 @@ class Ppo(Algorithm):
         self.entropy_gradient = config.loss.entropy_coefficient > 0
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
-        """Attach logprobs, values, advantages and returns. The critic comes last, because it is updated first."""
+        """Attach logprobs, values, advantages and returns. The critic comes last: it is updated first."""
         if "reference" in self.roles:
             samples = with_reference_logprobs(samples, models)
         ratio_is_one = self._updates_per_step == 1 and not self._kl.used

@@ -150,6 +150,14 @@ class OnlineConfig(TrainingRecipe):
         """See `TrainingRecipe.generates`."""
         return True
 
+    @property
+    def critic_model(self) -> ModelConfig | None:
+        """The critic's checkpoint, with the policy's tokenizer; None if critic.path is unset."""
+        if self.critic is None or self.critic.path is None:
+            return None
+        tokenizer = self.model.tokenizer or self.model.path
+        return self.model.model_copy(update={"path": self.critic.path, "tokenizer": tokenizer})
+
     @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
         if self.rollout.responses_per_prompt < 2 and self.algorithm.compares_in_groups:

@@ -134,7 +134,7 @@ class CriticConfig(Section):
     @field_validator("optimizer", mode="before")
     @classmethod
     def _keep_the_preset(cls, given: Any) -> Any:
-        """Let `optimizer: {grad_clip: 0.5}` change one key of the critic's own preset and keep its lr."""
+        """Let `{grad_clip: 0.5}` change one key of the critic's preset and keep its lr."""
         if not isinstance(given, Mapping):
             return given
         return overlay(cls.model_fields["optimizer"].default.model_dump(), given)
@@ -147,8 +147,8 @@ class TrainingConfig(Section):
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
     offload: Literal["none", "optimizer", "all"] = Field(
         "none",
-        description="What of a model moves to host memory while a GPU generates or another model has its turn: nothing, "
-        "the optimizer's state, or that and the weights. Holds for the reference policy too.",
+        description="What of a model moves to host memory while a GPU generates or another model has its turn: "
+        "nothing, the optimizer's state, or that and the weights. It holds for the reference policy too.",
     )
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning-rate schedule.")
     logprob_chunk_tokens: int = Field(

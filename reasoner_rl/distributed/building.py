@@ -94,8 +94,9 @@ def build_models(
 def _build_critic(config: TrainConfig, updates_per_step: int) -> TrainBackend:
     """The critic, which is trained in every step, also in those in which the policy is not yet."""
     critic = _critic_config(config)
+    own = config.critic_model if isinstance(config, OnlineConfig) else None
     return build_backend(
-        config.model.model_copy(update={"path": critic.path or config.model.path}),
+        own or config.model,
         config.training.model_copy(update={"optimizer": critic.optimizer, "schedule": critic.schedule}),
         total_updates=config.run.steps * updates_per_step,
         updates_per_step=updates_per_step,

@@ -155,11 +155,13 @@ def test_a_critics_warmup_leaves_steps_for_the_policy(recipe: Path) -> None:
 
 def test_a_users_advantage_may_have_one_response_per_prompt(recipe: Path) -> None:
     one = ("algorithm.kind=grpo", "rollout.responses_per_prompt=1")
-    with pytest.raises(ConfigError, match="must be at least 2 with algorithm.kind grpo"):
+    with pytest.raises(ConfigError, match=r"must be at least 2 with algorithm\.kind grpo"):
         online(recipe, *one)
     algorithm = online(recipe, *one, "algorithm.advantage=mine.py:advantages").algorithm
     assert not algorithm.compares_in_groups
-    with pytest.raises(ConfigError, match="must be at least 2 with algorithm.kind dapo"):  # it has the filter
+    with pytest.raises(
+        ConfigError, match=r"must be at least 2 with algorithm\.kind dapo"
+    ):  # it has the filter
         online(recipe, one[1], "algorithm.kind=dapo", "algorithm.advantage=mine.py:advantages")
 
 

@@ -177,9 +177,8 @@ class RayTransport:
         self._tickets = 0
         self._actors: list[Any] = []
         self._ended: Exception | None = None  # why no more calls can be made
-        self._fate: SharedFate | None = (
-            None  # of what Ray started on this machine, if it was started for this run
-        )
+        # Of what Ray started on this machine, if it was started for this run.
+        self._fate: SharedFate | None = None
 
     def start(self) -> None:
         """Start or join Ray, wait for its machines, start the workers."""
@@ -426,7 +425,7 @@ def check_reserved_gpus(
 
 
 def _reserve(cluster: RayClusterConfig, use_gpu: bool, tell: Callable[[str], None]) -> list[Any]:
-    """Reserve a GPU (or CPU) a worker, a placement group a machine, telling what there is and what is needed.
+    """Reserve one GPU (or CPU) per worker, one placement group per machine; tell what there is and what is needed.
 
     Raises UserError if the machines are not there within the deadline, or at once if Ray was started for this run.
     """

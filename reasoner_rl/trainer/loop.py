@@ -1,7 +1,7 @@
 """The one training loop, of every algorithm, online and offline.
 
-batch   = source.next(step)                      # online: prompts, rollouts, rewards, filter; offline: examples
-samples = algorithm.prepare(batch, models)       # logprobs, values, advantages: what the losses need
+batch   = source.next(step, version)             # online: prompts, rollouts, rewards, filter; offline: examples
+samples = algorithm.prepare(samples, models)     # logprobs, values, advantages: what the losses need
 metrics = algorithm.update(samples, models)      # mini-batches x micro-batches, global denominators
 workers.publish(version)                         # only where something generates
 """

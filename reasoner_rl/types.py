@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
-Role = Literal["policy", "reference", "critic", "reward_model"]  # what a model is for
+Role = Literal["policy", "reference", "critic"]  # what a model is for
 
 OVERLONG = "overlong"  # the part of a score that is the penalty for length
 
@@ -39,14 +39,12 @@ class Prompt:
 class Rollout:
     """One sampled response: 8 bytes per token. Any sequences of numbers can be given; they become arrays."""
 
-    token_ids: Sequence[
-        int
-    ]  # [R] array of int32; finish_reason "stop": up to the end of sequence or a stop string
-    logprobs: Sequence[
-        float
-    ]  # [R] array of float32; of the distribution sampled from (after temperature and cuts)
+    # [R] array of int32; with finish_reason "stop" up to the end of sequence or a stop string
+    token_ids: Sequence[int]
+    # [R] array of float32, of the distribution sampled from, after temperature and cuts
+    logprobs: Sequence[float]
     finish_reason: FinishReason  # "length": cut off at the token limit
-    policy_version: int  # number of optimizer steps' publications that made the weights
+    policy_version: int  # of the weights: how many training steps had made them
     text: str  # decoded without special tokens; what verifiers read
 
     def __post_init__(self) -> None:
@@ -99,9 +97,7 @@ class ResponseColumns:
     old_logprobs: Tensor | None = None  # float32, by the trainer before the first update of the batch
     reference_logprobs: Tensor | None = None  # float32, by the frozen reference policy
     returns: Tensor | None = None  # float32, the target of the critic for the state before each token
-    old_values: Tensor | None = (
-        None  # float32, what the critic predicted before the first update of the batch
-    )
+    old_values: Tensor | None = None  # float32, by the critic before the first update of the batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

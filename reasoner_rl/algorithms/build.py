@@ -12,17 +12,24 @@ from reasoner_rl.algorithms.sft import SupervisedFineTuning
 from reasoner_rl.config.algorithm import CustomConfig, PpoConfig, ReinforceConfig
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
+from reasoner_rl.errors import ConfigError
 
 
 def build_algorithm(config: TrainConfig) -> Algorithm:
-    """The algorithm that the recipe names."""
+    """The algorithm that the recipe names. Raises ConfigError if the user's own is wrong or does not fit."""
     if not isinstance(config, OnlineConfig):
         return SupervisedFineTuning()
     algorithm, updates_per_step = config.algorithm, step_arithmetic(config).updates_per_step
     if isinstance(algorithm, PpoConfig):
         return Ppo(algorithm, updates_per_step)
     if isinstance(algorithm, CustomConfig):
-        return build_custom(algorithm, updates_per_step)
+        built = build_custom(algorithm, updates_per_step)
+        if config.critic is not None and "critic" not in built.roles:
+            raise ConfigError(
+                f"the section critic is set, and algorithm {algorithm.fn!r} asks for no critic: its roles are "
+                f"{', '.join(built.roles)}"
+            )
+        return built
     if isinstance(algorithm, ReinforceConfig):
         return Reinforce(algorithm, updates_per_step)
     return GroupPolicyGradient(algorithm, updates_per_step)

@@ -9,9 +9,10 @@ docs/write_an_algorithm.md is the guide, and custom_template.py a working exampl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -22,19 +23,21 @@ from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.plugins import describe, load_function
 from reasoner_rl.training.backend import PolicyLossFunction
-from reasoner_rl.types import TrainSample
+from reasoner_rl.types import Role, TrainSample
 
 
 def build_custom(config: CustomConfig, updates_per_step: int) -> Algorithm:
     """Call the user's ``build``. Raises ConfigError if it cannot be called so, or returns no algorithm with a loss."""
     build = load_function(config.fn, "algorithm")
     try:
-        built = build(config, updates_per_step)
+        inspect.signature(build).bind(config, updates_per_step)
     except TypeError as error:
         raise ConfigError(
             f"algorithm {config.fn!r} cannot be called as {config.fn.rpartition(':')[2]}(config, updates_per_step): "
             f"{error}"
         ) from error
+    try:
+        built = build(config, updates_per_step)
     except UserError:
         raise
     except Exception as error:
@@ -48,7 +51,25 @@ def build_custom(config: CustomConfig, updates_per_step: int) -> Algorithm:
         raise ConfigError(
             f"algorithm {config.fn!r} has no loss for the policy: set losses = {{'policy': ...}} in its __init__"
         )
+    _check_roles(config.fn, built)
     return built
+
+
+def _check_roles(fn: str, built: Algorithm) -> None:
+    """Raise ConfigError unless all roles exist, and what is trained is among them and can be trained."""
+    roles = get_args(Role)
+    if unknown := [role for role in built.roles if role not in roles]:
+        raise ConfigError(
+            f"algorithm {fn!r} asks for the role {unknown[0]!r}; the roles of models are {', '.join(roles)}"
+        )
+    trainable = [role for role in built.roles if role != "reference"]
+    if wrong := [role for role in built.losses if role not in trainable]:
+        raise ConfigError(
+            f"algorithm {fn!r} has a loss for {wrong[0]!r}, and the models that it asks for and that can be trained "
+            f"are {', '.join(trainable) or 'none'}: set roles and losses"
+        )
+    if "critic" in built.roles and "critic" not in built.losses:
+        raise ConfigError(f"algorithm {fn!r} asks for a critic and has no loss for it: set losses")
 
 
 def policy_loss_of(config: LossConfig) -> PolicyLossFunction:
@@ -58,12 +79,18 @@ def policy_loss_of(config: LossConfig) -> PolicyLossFunction:
     return partial(load_function(config.fn, "loss"), config=config)
 
 
-def advantages_by(fn: str, samples: Sequence[TrainSample]) -> list[Tensor]:
-    """Advantages [R] float32 of each sample by the user's ``advantages(samples)``.
+def advantages_of(fn: str) -> Callable[[Sequence[TrainSample]], list[Tensor]]:
+    """The user's ``advantages(samples)``, as a function that returns advantages [R] float32 of each sample.
 
-    It returns, for each sample, a number for all its tokens or a tensor [R]. Raises ConfigError if it does not.
+    The user's function returns, for each sample, a number for all its tokens or a tensor [R]. The file is read once,
+    here, so that an edit of it does not change a run. Raises ConfigError if it cannot be imported, and when it is
+    called if it returns something else.
     """
-    found = load_function(fn, "advantage")(samples)
+    return partial(_advantages, fn, load_function(fn, "advantage"))
+
+
+def _advantages(fn: str, function: Callable[..., Any], samples: Sequence[TrainSample]) -> list[Tensor]:
+    found = function(samples)
     if not isinstance(found, Sequence | Tensor) or len(found) != len(samples):
         raise ConfigError(
             f"advantage {fn!r} must return one entry per sample, and there are {len(samples)}; it returned "

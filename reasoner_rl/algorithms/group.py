@@ -24,11 +24,11 @@ from torch import Tensor
 
 from reasoner_rl.advantages.group import advantages_in_groups
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
-from reasoner_rl.algorithms.custom import advantages_by, policy_loss_of
+from reasoner_rl.algorithms.custom import advantages_of, policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
 from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
-from reasoner_rl.algorithms.token_mask import mask_advantages
+from reasoner_rl.algorithms.token_mask import TokenMask
 from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, GroupAlgorithmConfig
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample, constant_column
@@ -45,6 +45,10 @@ class GroupPolicyGradient(Algorithm):
         self._kl = KlInReward(config.kl_in_reward)
         self._refresh = ReferenceRefresh(config.reference_refresh_steps)
         self.refreshes_reference = config.reference_refresh_steps is not None
+        self._own_advantages = (
+            None if config.advantage in GROUP_ADVANTAGES else advantages_of(config.advantage)
+        )
+        self._token_mask = TokenMask(config.token_mask)
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
         self.losses = {"policy": policy_loss_of(config.loss)}
@@ -52,9 +56,8 @@ class GroupPolicyGradient(Algorithm):
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
         """Attach old and reference logprobs and advantages."""
-        if (
-            "reference" in self.roles
-        ):  # first: the policy then keeps its turn on the device until it is updated
+        # The reference comes first: the policy then keeps its turn on the device until it is updated.
+        if "reference" in self.roles:
             samples = with_reference_logprobs(samples, models)
         samples = with_old_logprobs(
             samples,
@@ -71,15 +74,15 @@ class GroupPolicyGradient(Algorithm):
             ]
         advantages = self._advantages(priced)
         judged = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
-        masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
+        masked, masking = self._token_mask.apply(judged, models.policy)
         return Prepared(masked, metrics | masking)
 
     def _advantages(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """The advantages [R] of each sample, by its reward."""
-        kind = self._config.advantage
-        if kind not in GROUP_ADVANTAGES:
-            return advantages_by(kind, samples)
-        found = advantages_in_groups([s.reward for s in samples], [s.group for s in samples], kind)
+        if self._own_advantages is not None:
+            return self._own_advantages(samples)
+        rewards, groups = [s.reward for s in samples], [s.group for s in samples]
+        found = advantages_in_groups(rewards, groups, self._config.advantage)
         return [constant_column(each, len(s.response_ids)) for s, each in zip(samples, found, strict=True)]
 
     def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:

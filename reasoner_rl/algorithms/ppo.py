@@ -25,7 +25,7 @@ from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
 from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
-from reasoner_rl.algorithms.token_mask import mask_advantages
+from reasoner_rl.algorithms.token_mask import TokenMask
 from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.losses.value import value_loss
 from reasoner_rl.metrics import Metrics, merge
@@ -43,6 +43,7 @@ class Ppo(Algorithm):
         self._kl = KlInReward(config.kl_in_reward)
         self._refresh = ReferenceRefresh(config.reference_refresh_steps)
         self.refreshes_reference = config.reference_refresh_steps is not None
+        self._token_mask = TokenMask(config.token_mask)
         self._steps = 0
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference", "critic")
@@ -55,7 +56,7 @@ class Ppo(Algorithm):
         self.entropy_gradient = config.loss.entropy_coefficient > 0
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
-        """Attach logprobs, values, advantages and returns. The critic comes last, because it is updated first."""
+        """Attach logprobs, values, advantages and returns. The critic comes last: it is updated first."""
         if "reference" in self.roles:
             samples = with_reference_logprobs(samples, models)
         ratio_is_one = self._updates_per_step == 1 and not self._kl.used
@@ -77,7 +78,7 @@ class Ppo(Algorithm):
         )
         columns = zip(samples, advantages, returns, values, strict=True)
         judged = [s.replace(advantages=a, returns=r, old_values=v) for s, a, r, v in columns]
-        masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
+        masked, masking = self._token_mask.apply(judged, models.policy)
         return Prepared(masked, metrics | masking)
 
     def _rewards(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:

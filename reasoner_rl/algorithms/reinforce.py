@@ -21,7 +21,7 @@ from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
 from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
-from reasoner_rl.algorithms.token_mask import mask_advantages
+from reasoner_rl.algorithms.token_mask import TokenMask
 from reasoner_rl.config.algorithm import ReinforceConfig
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample
@@ -38,6 +38,7 @@ class Reinforce(Algorithm):
         self._kl = KlInReward(config.kl_in_reward)
         self._refresh = ReferenceRefresh(config.reference_refresh_steps)
         self.refreshes_reference = config.reference_refresh_steps is not None
+        self._token_mask = TokenMask(config.token_mask)
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
         self.losses = {"policy": policy_loss_of(config.loss)}
@@ -65,7 +66,7 @@ class Reinforce(Algorithm):
             ]
             advantages, _ = reinforce_plus_plus(rewards, masks, self._config.gamma)
         judged = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
-        masked, masking = mask_advantages(judged, models.policy, self._config.token_mask)
+        masked, masking = self._token_mask.apply(judged, models.policy)
         return Prepared(masked, metrics | masking | column_metrics("advantage/token", advantages, masks))
 
     def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:

@@ -43,9 +43,8 @@ class Share:
     """What one data-parallel rank trains on of a mini-batch: samples, and how they are cut into micro-batches."""
 
     samples: tuple[TrainSample, ...]
-    sample_indices: tuple[
-        int, ...
-    ]  # where each of ``samples`` stood in the mini-batch; IDLE: it only keeps step
+    # Where each of ``samples`` stood in the mini-batch; IDLE: it only keeps the rank in step with the others.
+    sample_indices: tuple[int, ...]
     cuts: tuple[tuple[int, ...], ...]  # indices into ``samples``, one tuple per micro-batch
     denominators: LossDenominators  # of the whole mini-batch
 

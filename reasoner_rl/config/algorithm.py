@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from reasoner_rl.config.base import Section, UserFunction, UserPathOrName
+from reasoner_rl.config.base import Section, UserFunction, UserPathOrName, overlay
 from reasoner_rl.config.ppo import GaeConfig, KlControlConfig
 from reasoner_rl.errors import did_you_mean
 
@@ -268,7 +268,7 @@ class _PolicyGradient(Section):
         merged = dict(given)
         for name in ("loss", "dynamic_sampling"):
             if isinstance(merged.get(name), Mapping):
-                merged[name] = _overlay(cls.model_fields[name].default.model_dump(), merged[name])
+                merged[name] = overlay(cls.model_fields[name].default.model_dump(), merged[name])
         return merged
 
 
@@ -284,16 +284,8 @@ class _GroupPolicyGradient(_PolicyGradient):
 
     @property
     def compares_in_groups(self) -> bool:
-        """See `_PolicyGradient.compares_in_groups`."""
-        return True
-
-
-def _overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _overlay(merged[key], value) if both else value
-    return merged
+        """See `_PolicyGradient.compares_in_groups`. What a function of the user's compares is not known."""
+        return self.advantage in GROUP_ADVANTAGES or self.dynamic_sampling.enabled
 
 
 class DapoConfig(_GroupPolicyGradient):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.config.recipes import OnlineConfig
 
 
@@ -27,7 +28,7 @@ class StepArithmetic:
     max_tokens_per_step: int  # prompts and responses trained on
     micro_batch_tokens: int
     total_steps: int
-    total_updates: int
+    total_updates: int  # of the policy
     warmup_updates: int
 
     def rows(self) -> list[tuple[str, str]]:
@@ -71,6 +72,7 @@ def step_arithmetic(config: OnlineConfig) -> StepArithmetic:
     whole_batches = -(-batch.prompts_per_step // generation)
     most_batches = filtered.max_generation_batches if filtered.enabled else whole_batches
     updates = batch.epochs * (batch.prompts_per_step // batch.prompts_per_update)
+    waiting = config.algorithm.critic_warmup_steps if isinstance(config.algorithm, PpoConfig) else 0
     sequence = config.data.prompts.max_tokens + sampling.max_response_tokens
     return StepArithmetic(
         prompts_per_step=batch.prompts_per_step,
@@ -89,7 +91,7 @@ def step_arithmetic(config: OnlineConfig) -> StepArithmetic:
         max_tokens_per_step=batch.prompts_per_step * responses * sequence,
         micro_batch_tokens=batch.micro_batch_tokens,
         total_steps=config.run.steps,
-        total_updates=config.run.steps * updates,
+        total_updates=max(0, config.run.steps - waiting) * updates,
         warmup_updates=config.training.schedule.warmup_steps * updates,
     )
 

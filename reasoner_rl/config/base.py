@@ -43,6 +43,15 @@ def _holds_numbers(annotation: Any) -> bool:
     return annotation in (int, float) or (bool not in parts and any(map(_holds_numbers, parts)))
 
 
+def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay the keys of ``changes`` over those of ``base``, in nested mappings too."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = overlay(merged[key], value) if both else value
+    return merged
+
+
 def expand_home(place: Any) -> Any:
     """Put the home folder in place of a leading `~`, as a shell does only at the beginning of a word."""
     # Not Path.expanduser, which raises RuntimeError for a user that does not exist.

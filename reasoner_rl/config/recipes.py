@@ -150,6 +150,14 @@ class OnlineConfig(TrainingRecipe):
         """See `TrainingRecipe.generates`."""
         return True
 
+    @property
+    def critic_model(self) -> ModelConfig | None:
+        """The critic's checkpoint, with the policy's tokenizer; None if critic.path is unset."""
+        if self.critic is None or self.critic.path is None:
+            return None
+        tokenizer = self.model.tokenizer or self.model.path
+        return self.model.model_copy(update={"path": self.critic.path, "tokenizer": tokenizer})
+
     @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
         if self.rollout.responses_per_prompt < 2 and self.algorithm.compares_in_groups:
@@ -175,6 +183,16 @@ class OnlineConfig(TrainingRecipe):
             raise ValueError(f"critic is for algorithm.kind ppo or custom; it is {self.algorithm.kind}")
         if self.critic is not None:
             _check_warmup(self.critic.schedule, self.run, "critic.schedule")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_is_trained(self) -> Self:
+        warmup = self.algorithm.critic_warmup_steps if isinstance(self.algorithm, PpoConfig) else 0
+        if 0 < self.run.steps <= warmup:
+            raise ValueError(
+                "algorithm.critic_warmup_steps must be below run.steps, or the policy is never trained: "
+                f"{warmup} is not below {self.run.steps}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -33,7 +33,9 @@ class HeldOutConfig(Section):
     """Held-out problems, and how often each is tried."""
 
     datasets: list[DatasetConfig] = Field([], description="Files of held-out problems.")
-    samples_per_prompt: int = Field(1, ge=1, description="Responses a problem: k of avg@k, maj@k and pass@k.")
+    samples_per_prompt: int = Field(
+        1, ge=1, description="Responses per problem: k of avg@k, maj@k and pass@k."
+    )
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

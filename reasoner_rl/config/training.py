@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from reasoner_rl.config.base import Section, UserPathOrName
+from reasoner_rl.config.base import Section, UserPathOrName, overlay
 
 
 class OptimizerConfig(Section):
@@ -130,6 +131,14 @@ class CriticConfig(Section):
         "training.offload if unset.",
     )
 
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _keep_the_preset(cls, given: Any) -> Any:
+        """Let `{grad_clip: 0.5}` change one key of the critic's preset and keep its lr."""
+        if not isinstance(given, Mapping):
+            return given
+        return overlay(cls.model_fields["optimizer"].default.model_dump(), given)
+
 
 class TrainingConfig(Section):
     """How weights are updated."""
@@ -138,8 +147,8 @@ class TrainingConfig(Section):
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="The optimizer.")
     offload: Literal["none", "optimizer", "all"] = Field(
         "none",
-        description="What moves to host memory while a GPU generates: nothing, the optimizer's state, or that and the "
-        "weights.",
+        description="What of a model moves to host memory while a GPU generates or another model has its turn: "
+        "nothing, the optimizer's state, or that and the weights. It holds for the reference policy too.",
     )
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning-rate schedule.")
     logprob_chunk_tokens: int = Field(

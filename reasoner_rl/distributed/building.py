@@ -11,7 +11,7 @@ from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.algorithms.build import build_algorithm
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, Recipe, SftConfig, TrainConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, Recipe, TrainConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, VllmEngineConfig
 from reasoner_rl.config.training import CriticConfig, FsdpBackendConfig, TrainingConfig
 from reasoner_rl.distributed.worker import Worker
@@ -62,8 +62,10 @@ def build_models(
     config: TrainConfig, algorithm: Algorithm, unused: Sequence[int]
 ) -> dict[Role, TrainBackend]:
     """The model of every role that the algorithm needs; with LoRA the reference is the policy without its adapters."""
-    updates_per_step = 1 if isinstance(config, SftConfig) else step_arithmetic(config).updates_per_step
-    total_updates = config.run.steps * updates_per_step
+    updates_per_step, total_updates = 1, config.run.steps
+    if isinstance(config, OnlineConfig):
+        arithmetic = step_arithmetic(config)
+        updates_per_step, total_updates = arithmetic.updates_per_step, arithmetic.total_updates
     temperature = config.rollout.sampling.temperature if isinstance(config, OnlineConfig) else 1.0
     models: dict[Role, TrainBackend] = {
         "policy": build_backend(
@@ -86,16 +88,18 @@ def build_models(
             unused_ids=unused,
         )
     if "critic" in algorithm.roles:
-        models["critic"] = _build_critic(config, total_updates, updates_per_step)
+        models["critic"] = _build_critic(config, updates_per_step)
     return models
 
 
-def _build_critic(config: TrainConfig, total_updates: int, updates_per_step: int) -> TrainBackend:
+def _build_critic(config: TrainConfig, updates_per_step: int) -> TrainBackend:
+    """The critic, which is trained in every step, also in those in which the policy is not yet."""
     critic = _critic_config(config)
+    own = config.critic_model if isinstance(config, OnlineConfig) else None
     return build_backend(
-        config.model.model_copy(update={"path": critic.path or config.model.path}),
+        own or config.model,
         config.training.model_copy(update={"optimizer": critic.optimizer, "schedule": critic.schedule}),
-        total_updates=total_updates,
+        total_updates=config.run.steps * updates_per_step,
         updates_per_step=updates_per_step,
         head="value",
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.recipes import OnlineConfig, Recipe
 from reasoner_rl.errors import ConfigError
 
 # What tokenizers and configurations are read from, and weights. Other formats are copies of them (.pth, GGUF), but for
@@ -33,23 +35,38 @@ def hub_names(model: ModelConfig) -> list[str]:
     return [path for path in dict.fromkeys((model.path, model.tokenizer)) if path and is_hub_name(path)]
 
 
-def download(model: ModelConfig) -> None:
-    """Fetch what the recipe names on the hub into this machine's cache (HF_HOME).
+def models_of(config: Recipe) -> dict[str, ModelConfig]:
+    """The checkpoints that a recipe names, by section: the policy's, and the critic's where it has one of its own."""
+    critic = config.critic_model if isinstance(config, OnlineConfig) else None
+    return {"model": config.model} | ({} if critic is None else {"critic": critic})
+
+
+def with_cached_models(config: Recipe) -> Recipe:
+    """The same recipe with folders of this machine's cache in place of names on the hub: see `from_cache`."""
+    cached = {section: from_cache(model, section) for section, model in models_of(config).items()}
+    changes: dict[str, Any] = {"model": cached["model"]}
+    if isinstance(config, OnlineConfig) and config.critic is not None and "critic" in cached:
+        changes["critic"] = config.critic.model_copy(update={"path": cached["critic"].path})
+    return config.model_copy(update=changes)
+
+
+def download(model: ModelConfig, section: str = "model") -> None:
+    """Fetch what a section of the recipe names on the hub into this machine's cache (HF_HOME).
 
     Raises ConfigError if that fails and the cache does not have it.
     """
-    _snapshots(model, cached=False)
+    _snapshots(model, section, cached=False)
 
 
-def from_cache(model: ModelConfig) -> ModelConfig:
+def from_cache(model: ModelConfig, section: str = "model") -> ModelConfig:
     """The same with folders of this machine's cache in place of names on the hub, which is then not asked again.
 
     Raises ConfigError if the cache does not have them; `download` must have run on this machine.
     """
-    return model.model_copy(update=_snapshots(model, cached=True))
+    return model.model_copy(update=_snapshots(model, section, cached=True))
 
 
-def _snapshots(model: ModelConfig, *, cached: bool) -> dict[str, str]:
+def _snapshots(model: ModelConfig, section: str, *, cached: bool) -> dict[str, str]:
     found = {}
     for key, name in (("path", model.path), ("tokenizer", model.tokenizer)):
         if not name or not is_hub_name(name):
@@ -61,12 +78,12 @@ def _snapshots(model: ModelConfig, *, cached: bool) -> dict[str, str]:
         except Exception as error:  # of the network, the hub or the disk
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(
-                f"model.{key}={name!r}: is no folder here, and it cannot be fetched from the hub: "
+                f"{section}.{key}={name!r}: is no folder here, and it cannot be fetched from the hub: "
                 f"{type(error).__name__}: {reason}"
             ) from error
         if key == "path" and not _holds(found[key], _WEIGHTS + _OLD_WEIGHTS):
             raise ConfigError(
-                f"model.path={name!r}: the hub has no weights of it that can be read, which are files named "
+                f"{section}.path={name!r}: the hub has no weights of it that can be read, which are files named "
                 f"{' or '.join(_WEIGHTS + _OLD_WEIGHTS)}"
             )
     return found

@@ -35,7 +35,13 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.distributed.building import build_worker
 from reasoner_rl.distributed.fate import SharedFate
-from reasoner_rl.distributed.hub import download, first_on_each_machine, from_cache, hub_names
+from reasoner_rl.distributed.hub import (
+    download,
+    first_on_each_machine,
+    hub_names,
+    models_of,
+    with_cached_models,
+)
 from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
@@ -144,9 +150,9 @@ class RayWorker(VerlWorker):
         os.environ.update(network.variables())
         return Location(machine, os.getpid(), network)
 
-    def download(self, model: ModelConfig) -> None:
-        """Fetch the model into this machine's cache; see `hub.download`."""
-        download(model)
+    def download(self, model: ModelConfig, section: str) -> None:
+        """Fetch the model that a section names into this machine's cache; see `hub.download`."""
+        download(model, section)
 
     def build(self, config: Recipe) -> None:
         """Join the process group and make the worker. What the recipe names on the hub is in this machine's cache."""
@@ -156,7 +162,7 @@ class RayWorker(VerlWorker):
         # On a GPU the CPU side serves checkpoints and vLLM's exchange of Python objects.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=longest))
-        self._worker = build_worker(config.model_copy(update={"model": from_cache(config.model)}))
+        self._worker = build_worker(with_cached_models(config))
 
 
 class RayTransport:
@@ -171,9 +177,8 @@ class RayTransport:
         self._tickets = 0
         self._actors: list[Any] = []
         self._ended: Exception | None = None  # why no more calls can be made
-        self._fate: SharedFate | None = (
-            None  # of what Ray started on this machine, if it was started for this run
-        )
+        # Of what Ray started on this machine, if it was started for this run.
+        self._fate: SharedFate | None = None
 
     def start(self) -> None:
         """Start or join Ray, wait for its machines, start the workers."""
@@ -206,10 +211,10 @@ class RayTransport:
         self._call_all("start", "build", [(self._config,)] * self.ranks)
 
     def _download(self, ranks: Sequence[int]) -> None:
-        names = hub_names(self._config.model)
-        if names:
-            self._tell(f"fetching {' and '.join(names)} from the hub, once per machine")
-            self.wait([self._begin("start", "download", ranks, (self._config.model,))])
+        for section, model in models_of(self._config).items():
+            if names := hub_names(model):
+                self._tell(f"fetching {' and '.join(names)} from the hub, once per machine")
+                self.wait([self._begin("start", "download", ranks, (model, section))])
 
     def stop(self) -> None:
         """Stop the workers, and Ray if it was started here."""
@@ -420,7 +425,7 @@ def check_reserved_gpus(
 
 
 def _reserve(cluster: RayClusterConfig, use_gpu: bool, tell: Callable[[str], None]) -> list[Any]:
-    """Reserve a GPU (or CPU) a worker, a placement group a machine, telling what there is and what is needed.
+    """Reserve one GPU (or CPU) per worker, one placement group per machine; tell what there is and what is needed.
 
     Raises UserError if the machines are not there within the deadline, or at once if Ray was started for this run.
     """

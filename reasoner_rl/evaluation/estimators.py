@@ -188,7 +188,7 @@ def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) ->
 def confidence_interval(accuracies: Sequence[Sequence[float]]) -> tuple[float, float]:
     """95 % interval of the mean over problems; ``accuracies`` is [problems][k].
 
-    One sample a problem, each 0 or 1: Wilson's score interval, which holds for few problems and near 0 and 1.
+    One sample per problem, each 0 or 1: Wilson's score interval, which holds for few problems and near 0 and 1.
     Otherwise the interval clustered by problem, avg@k +- 1.96 standard errors of the problem means (Miller,
     "Adding Error Bars to Evals", arXiv 2411.00640), cut to [0, 1]: samples of one problem are not
     independent, so it is the number of problems that counts. Where it would collapse, because there is one

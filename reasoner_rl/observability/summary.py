@@ -72,7 +72,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     with atomic_writer(path) as file:
         for row in rows:
             file.write(json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False) + "\n")

@@ -32,9 +32,8 @@ class GenerationRequest:
 class StepOutput:
     """What a generator has finished since its last step."""
 
-    finished: list[tuple[int, list[Rollout]]] = field(
-        default_factory=list
-    )  # number of the request, its responses
+    # The number of the request, and its responses.
+    finished: list[tuple[int, list[Rollout]]] = field(default_factory=list)
     responses: int = 0  # those of requests that are still in flight count too
 
 

@@ -14,7 +14,7 @@ _BLOCK_TOKENS = 256
 
 
 class UniformStreams:
-    """One stream of uniform numbers in [0, 1) a response, from the counter-based generator Philox.
+    """One stream per response of uniform numbers in [0, 1), from the counter-based generator Philox.
 
     A stream is keyed by (request seed, sample number) and read by position, so a response draws the same numbers
     whatever is generated beside it.

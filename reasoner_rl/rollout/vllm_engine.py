@@ -1,6 +1,6 @@
 """vLLM in this process, as a rollout engine whose weights the trainer replaces after every step.
 
-With vllm_cpu, the only module that imports vLLM. One vLLM request a response, each with a seed of its own, so a
+With vllm_cpu, the only module that imports vLLM. One vLLM request per response, each with a seed of its own, so a
 response does not depend on what is generated beside it; the prompt is computed once, by prefix caching.
 """
 
@@ -400,7 +400,7 @@ class _Source:
 def _mask_logits(model: nn.Module, ids: Sequence[int]) -> None:
     """Give ``ids`` no probability wherever vLLM computes logits: in sampling, and in the logprobs of prompts.
 
-    A logits processor of vLLM would act on sampling alone, and the logprobs that prove a weight sync are a prompt's.
+    A logits processor of vLLM would act on sampling alone, and a weight sync is checked by logprobs of a prompt.
     """
     compute: Any = model.compute_logits
     masked = torch.tensor(ids, device=next(model.parameters()).device)

@@ -101,9 +101,8 @@ class OnlineSource:
             "dropped_alike": len(filtered.alike),
         }
         if len(kept) < builder.wanted and dynamic.when_exhausted == "fail":
-            self._sampler.restore(
-                before
-            )  # a checkpoint that is made now must let the same prompts come again
+            # A checkpoint that is made now must let the same prompts come again.
+            self._sampler.restore(before)
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
         kept, rest = kept[: builder.wanted], kept[builder.wanted :]

@@ -33,7 +33,7 @@ class Evaluator:
         self._recorder = recorder
 
     def evaluate(self, generator: Generator, step: int) -> list[EvaluationReport]:
-        """One report a dataset; all responses are recorded."""
+        """One report per dataset; all responses are recorded."""
         config, reports = self._config, []
         for held_out in self._held_out:
             groups = generate_groups(

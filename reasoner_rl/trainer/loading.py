@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.config.reward import RewardConfig
-from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.messages import say, show
 from reasoner_rl.prompts.read import read_problems
@@ -21,7 +22,7 @@ from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rollout.stop_strings import split_stops
-from reasoner_rl.tokenizer import check_ids, context_length, unused_ids, vocabulary_size
+from reasoner_rl.tokenizer import check_ids, context_length, require_folder, unused_ids, vocabulary_size
 from reasoner_rl.types import Prompt, TrainSample
 
 
@@ -77,6 +78,30 @@ def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens
         )
 
 
+def check_examples_fit(model: ModelConfig, examples: Iterable[TrainSample]) -> None:
+    """Raise ConfigError if the longest example does not fit into the model's context."""
+    context, longest = context_length(model), max(example.tokens for example in examples)
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"an example of {longest} tokens does not fit into the {context} tokens that {model.path} can read "
+            f"(max_position_embeddings in its config.json): lower {MAX_TOKENS} or data.max_response_tokens"
+        )
+
+
+def check_critic(
+    critic: ModelConfig,
+    policy: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    response_tokens: int,
+) -> None:
+    """Raise ConfigError if a critic's own checkpoint cannot read all that the policy can, or not in that length."""
+    require_folder("critic.path", critic.path)
+    check_context(critic, prompts, response_tokens)
+    size = vocabulary_size(policy) or 0
+    check_ids(critic, tokenizer, (token for token in tokenizer.get_vocab().values() if token < size))
+
+
 def check_vocabulary(
     model: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -112,6 +137,14 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
             "dynamic sampling keeps the groups whose scores differ. To have accuracy measured, and groups that are all "
             "right told from those that are all wrong, let it return {'score': ..., 'acc': True or False}."
         )
+
+
+def tell_unused_sections(config: SftConfig) -> None:
+    """Say which sections about generation were changed and have no effect, because nothing is evaluated."""
+    given = {"rollout": (config.rollout, RolloutConfig()), "reward": (config.reward, RewardConfig())}
+    unused = [name for name, (section, default) in given.items() if section != default]
+    if unused and not config.generates:
+        say(f"evaluation.datasets is empty, so nothing is generated and {' and '.join(unused)} has no effect")
 
 
 def tell_evaluation_parameters(rewards: RewardConfig) -> None:

@@ -1,7 +1,7 @@
 """The one training loop, of every algorithm, online and offline.
 
-batch   = source.next(step)                      # online: prompts, rollouts, rewards, filter; offline: examples
-samples = algorithm.prepare(batch, models)       # logprobs, values, advantages: what the losses need
+batch   = source.next(step, version)             # online: prompts, rollouts, rewards, filter; offline: examples
+samples = algorithm.prepare(samples, models)     # logprobs, values, advantages: what the losses need
 metrics = algorithm.update(samples, models)      # mini-batches x micro-batches, global denominators
 workers.publish(version)                         # only where something generates
 """
@@ -99,13 +99,14 @@ class Trainer:
             or str(self.state.step) in self.state.evaluations
         ):
             return
+        synced: Metrics = {}
         if not self.source.generates:
-            self.workers.publish(self.state.version)
+            synced = self.workers.publish(self.state.version)
         timer = PhaseTimer()
         with timer("evaluate"):
             reports = self.evaluator.evaluate(self.workers.pool, self.state.step)
         if reports:
-            metrics = merge([*(report.metrics() for report in reports), timer.metrics()])
+            metrics = merge([synced, *(report.metrics() for report in reports), timer.metrics()])
             self.logger.write(self.state.step, values(metrics))
         self.state.evaluations[str(self.state.step)] = {
             report.dataset: report.to_json() for report in reports

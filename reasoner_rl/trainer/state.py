@@ -22,13 +22,12 @@ class DriverState:
     """Progress of a training run; JSON, so that it can be read."""
 
     step: int = 0  # finished steps
-    version: int = 0  # of the policy: publications of updated weights
+    version: int = 0  # of the policy: training steps that updated a model
     seconds: float = 0.0  # spent in finished steps and evaluations
     source: dict[str, Any] = field(default_factory=dict)  # see Source.state
     algorithm: dict[str, Any] = field(default_factory=dict)  # see Algorithm.state
-    evaluations: dict[str, dict[str, dict[str, Any]]] = field(
-        default_factory=dict
-    )  # step -> dataset -> report
+    # step -> dataset -> report
+    evaluations: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)  # dataset -> fingerprint
 
     def save(self, folder: Path) -> None:

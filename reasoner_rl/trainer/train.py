@@ -33,12 +33,15 @@ from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
     HeldOut,
     check_context,
+    check_critic,
+    check_examples_fit,
     check_rewards,
     check_vocabulary,
     load_examples,
     load_held_out,
     load_prompts,
     tell_evaluation_parameters,
+    tell_unused_sections,
 )
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.resume import (
@@ -133,9 +136,14 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     if isinstance(config, OnlineConfig):
         prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
         check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
+        if config.critic_model is not None:
+            limit = config.rollout.sampling.max_response_tokens
+            check_critic(config.critic_model, config.model, tokenizer, prompts, limit)
         rows: list[Prompt] | list[TrainSample] = prompts
     else:
-        rows = load_examples(config.data, tokenizer)
+        rows = examples = load_examples(config.data, tokenizer)
+        check_examples_fit(config.model, examples)
+        tell_unused_sections(config)
         passes = config.run.steps * config.batch.examples_per_step / len(rows)
         say(
             f"{config.run.steps} steps of {config.batch.examples_per_step} examples: {passes:.2f} passes over "

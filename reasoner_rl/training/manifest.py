@@ -13,9 +13,8 @@ from reasoner_rl.errors import UserError
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 22
-_THREADS = (
-    8  # hashing leaves the interpreter's lock, and files are many where they are large: one per rank at least
-)
+# Hashing leaves the interpreter's lock, and files are many where they are large: one per rank at least.
+_THREADS = 8
 
 
 def write_manifest(folder: Path) -> None:

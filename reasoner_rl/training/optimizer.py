@@ -63,6 +63,6 @@ def learning_rate_factor(
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_updates: int, updates_per_step: int
 ) -> LambdaLR:
-    """A schedule that moves on once an update; ``config`` counts steps."""
+    """A schedule that moves on once per update; ``config`` counts steps."""
     warmup = config.warmup_steps * updates_per_step
     return LambdaLR(optimizer, lambda update: learning_rate_factor(config, update, warmup, total_updates))

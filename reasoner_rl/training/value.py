@@ -42,7 +42,7 @@ class Critic(nn.Module):
 
 
 def critic_architecture(config: ModelConfig) -> Any:
-    """The transformers configuration of a checkpoint as a critic: one label a token, and no dropout before it."""
+    """The transformers configuration of a checkpoint as a critic: one label per token, and no dropout before it."""
     read: Any = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
     read.num_labels = 1
     read.classifier_dropout = 0.0

@@ -90,9 +90,8 @@ def test_a_function_that_returns_no_masks(wrong: str, masks: str) -> None:
 
 
 def test_a_function_that_is_missing(masks: str) -> None:
-    algorithm = built(token_mask={"kind": "custom", "fn": f"{masks}:frist"})
     with pytest.raises(ConfigError, match=r"token mask .* has no 'frist'\. Did you mean 'first'\?"):
-        prepare(algorithm, make_batch())
+        built(token_mask={"kind": "custom", "fn": f"{masks}:frist"})
 
 
 @pytest.mark.parametrize("section", [{"kind": "custom"}, {"kind": "entropy", "fn": "mine.py:first"}])

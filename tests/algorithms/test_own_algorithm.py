@@ -154,7 +154,7 @@ WRONG_ALGORITHMS = {
     "other arguments": (
         "def build(config): pass",
         "mine.py:build",
-        "algorithm 'FOLDER/mine.py:build' cannot be called as build(config, updates_per_step): build() takes 1",
+        "algorithm 'FOLDER/mine.py:build' cannot be called as build(config, updates_per_step): too many",
     ),
     "raises": (
         "def build(config, updates_per_step): return {}['clip']",
@@ -170,6 +170,22 @@ WRONG_ALGORITHMS = {
         "Mine.__init__ = lambda self, config, updates: None",
         "mine.py:build",
         "algorithm 'FOLDER/mine.py:build' has no loss for the policy: set losses = {'policy': ...}",
+    ),
+    "a role that there is not": (
+        "Mine.roles = ('policy', 'reward_model')",
+        "mine.py:build",
+        "asks for the role 'reward_model'; the roles of models are policy, reference, critic",
+    ),
+    "a loss for a model that was not asked for": (
+        "def build(config, updates):\n"
+        "    mine = Mine(config, updates)\n    mine.losses['critic'] = None\n    return mine",
+        "mine.py:build",
+        "has a loss for 'critic', and the models that it asks for and that can be trained are policy",
+    ),
+    "a critic without a loss": (
+        "Mine.roles = ('policy', 'critic')",
+        "mine.py:build",
+        "asks for a critic and has no loss for it",
     ),
 }
 
@@ -240,6 +256,10 @@ def test_a_model_that_was_asked_for_is_there(tmp_path: Path) -> None:
 def prepare(self, samples, models):
     values, others = models.critic.values(samples), models.reference.logprobs(samples)
     return Prepared([s.replace(old_values=v, reference_logprobs=o) for s, v, o in zip(samples, values, others)], {})
+def build(config, updates_per_step):
+    mine = Mine(config, updates_per_step)
+    mine.losses["critic"] = lambda outputs, batch: (aggregate(outputs.values, batch, "token-mean"), {})
+    return mine
 Mine.prepare, Mine.roles = prepare, ("policy", "reference", "critic")
 """
     )
@@ -350,3 +370,34 @@ def test_both_functions_are_named_where_the_recipe_has_two(tmp_path: Path) -> No
     assert said.startswith(
         "advantage 'FOLDER/mine.py:advantages' with loss 'FOLDER/mine.py:loss': the loss of "
     )
+
+
+@pytest.mark.parametrize("part", ["advantage", "token_mask"])
+def test_an_edit_of_the_file_does_not_change_a_run(part: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("""
+import torch
+def advantage(samples): return [2.0 for s in samples]
+def token_mask(samples): return [torch.arange(len(s.response_ids)) == 0 for s in samples]
+""")
+    fn = f"{file}:{part}"
+    changes = {"advantage": fn} if part == "advantage" else {"token_mask": {"kind": "custom", "fn": fn}}
+    algorithm = build_algorithm(online_config({"kind": "dapo", **changes}))
+    batch = Batch([2, 2], [1.0, 0.0], [0, 0])
+    before = prepared_columns(algorithm, batch, "advantages")
+    file.write_text(f"def {part}(samples): raise ValueError('a later edit')")
+    assert prepared_columns(algorithm, batch, "advantages") == before
+    assert before[0][0] > 0
+
+
+def test_a_type_error_inside_build_is_not_taken_for_a_wrong_signature(tmp_path: Path) -> None:
+    body = "def build(config, updates_per_step): return 1 + 'a'"
+    said = message_of(tmp_path, body)
+    assert said.startswith("algorithm 'FOLDER/mine.py:build' raised TypeError: unsupported operand")
+
+
+def test_a_section_critic_without_a_critic_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HEAD)
+    config = online_config({"kind": "custom", "fn": f"{tmp_path}/mine.py:build"}, critic={})
+    with pytest.raises(ConfigError, match=r"the section critic is set, and algorithm .* asks for no critic"):
+        build_algorithm(config)

@@ -139,6 +139,32 @@ def test_one_key_of_a_preset_keeps_the_others(recipe: Path) -> None:
     assert (filtered.dynamic_sampling.enabled, filtered.dynamic_sampling.max_staleness) == (False, 3)
 
 
+def test_one_key_of_the_critics_optimizer_keeps_the_others(recipe: Path) -> None:
+    critic = online(recipe, "algorithm.kind=ppo", "critic.optimizer.grad_clip=0.5").critic
+    assert critic is not None
+    assert (critic.optimizer.grad_clip, critic.optimizer.lr) == (0.5, 1e-5)
+
+
+def test_a_critics_warmup_leaves_steps_for_the_policy(recipe: Path) -> None:
+    online(recipe, "algorithm.kind=ppo", "run.steps=3", "algorithm.critic_warmup_steps=2")
+    with pytest.raises(
+        ConfigError, match=r"critic_warmup_steps must be below run\.steps.*: 3 is not below 3"
+    ):
+        online(recipe, "algorithm.kind=ppo", "run.steps=3", "algorithm.critic_warmup_steps=3")
+
+
+def test_a_users_advantage_may_have_one_response_per_prompt(recipe: Path) -> None:
+    one = ("algorithm.kind=grpo", "rollout.responses_per_prompt=1")
+    with pytest.raises(ConfigError, match=r"must be at least 2 with algorithm\.kind grpo"):
+        online(recipe, *one)
+    algorithm = online(recipe, *one, "algorithm.advantage=mine.py:advantages").algorithm
+    assert not algorithm.compares_in_groups
+    with pytest.raises(
+        ConfigError, match=r"must be at least 2 with algorithm\.kind dapo"
+    ):  # it has the filter
+        online(recipe, one[1], "algorithm.kind=dapo", "algorithm.advantage=mine.py:advantages")
+
+
 def test_a_key_of_the_default_variant_needs_no_kind(recipe: Path) -> None:
     config = online(recipe, "algorithm.loss.clip_high=0.3", "rollout.engine.max_batch_sequences=8")
     assert (config.algorithm.kind, config.algorithm.loss.clip_high) == ("dapo", 0.3)

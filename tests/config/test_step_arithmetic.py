@@ -84,3 +84,15 @@ def test_epochs_and_a_generation_that_is_not_the_step() -> None:
 def test_a_generation_is_a_step_unless_set() -> None:
     numbers = step_arithmetic(OnlineConfig.model_validate(REQUIRED))
     assert numbers.prompts_per_generation == numbers.prompts_per_step == 512
+
+
+def test_the_policys_updates_begin_after_the_critics_warmup() -> None:
+    config = OnlineConfig.model_validate(
+        REQUIRED
+        | {
+            "algorithm": {"kind": "ppo", "critic_warmup_steps": 20},
+            "batch": {"prompts_per_step": 8, "prompts_per_update": 4, "epochs": 2},
+        }
+    )
+    numbers = step_arithmetic(config)
+    assert (numbers.updates_per_step, numbers.total_updates) == (4, 180 * 4)

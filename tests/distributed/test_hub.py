@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.distributed import hub
 from reasoner_rl.errors import ConfigError
 
@@ -81,3 +82,30 @@ def test_what_cannot_be_fetched_is_told_by_key() -> None:
     model = ModelConfig(path="nobody/no-such-model")
     with pytest.raises(ConfigError, match=r"model\.path='nobody/no-such-model': is no folder here.*hub"):
         hub.from_cache(model)
+
+
+def test_a_critics_own_checkpoint_is_fetched_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = OnlineConfig.model_validate(
+        {
+            "run": {"output_dir": "o"},
+            "model": {"path": str(tmp_path)},
+            "data": {"train": {"path": "a.jsonl"}},
+            "algorithm": {"kind": "ppo"},
+            "critic": {"path": "some/critic", "offload": "all"},
+        }
+    )
+    critic = hub.models_of(config)["critic"]
+    assert hub.hub_names(critic) == ["some/critic"]
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **rest: f"{tmp_path}")
+    cached = hub.with_cached_models(config)
+    assert isinstance(cached, OnlineConfig)
+    assert cached.critic is not None
+    assert (cached.model, cached.critic.path, cached.critic.offload) == (config.model, str(tmp_path), "all")
+
+    def fails(name: str, **rest: Any) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", fails)
+    with pytest.raises(ConfigError, match=r"critic\.path='some/critic': is no folder here"):
+        hub.download(critic, "critic")

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 from reasoner_rl.commands.evaluate import evaluate_checkpoint
 from reasoner_rl.config.recipes import EvalConfig, SftConfig
+from reasoner_rl.config.rollout import RolloutConfig
 from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.trainer.loading import tell_unused_sections
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
 
@@ -202,3 +204,24 @@ def test_what_cannot_be_gone_on_from(recipe: Callable[..., SftConfig], tmp_path:
     driver.unlink()
     with pytest.raises(UserError, match=r"step_000002 is damaged"):
         train(recipe("run"))
+
+
+def test_an_example_beyond_the_models_context_is_refused_at_start(
+    recipe: Callable[..., SftConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reasoner_rl.trainer.loading.context_length", lambda model: 5)
+    with pytest.raises(ConfigError, match=r"an example of \d+ tokens does not fit into the 5 tokens that"):
+        train(recipe("short"))
+
+
+def test_sections_without_an_effect_are_told(
+    recipe: Callable[..., SftConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = recipe("short")
+    tell_unused_sections(config)
+    assert capsys.readouterr().out == ""
+    changed = config.model_copy(update={"rollout": RolloutConfig(responses_per_prompt=2)})
+    tell_unused_sections(changed)
+    assert capsys.readouterr().out == (
+        "evaluation.datasets is empty, so nothing is generated and rollout has no effect\n"
+    )

@@ -143,6 +143,23 @@ def test_a_tokenizer_larger_than_the_model_is_refused_by_every_command(
             run()
 
 
+def test_a_critic_with_a_smaller_vocabulary_is_refused(
+    tiny_run: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    small = tmp_path / "critic"
+    Qwen2Config(vocab_size=60).save_pretrained(small)
+    run = {**tiny_run["run"], "output_dir": str(tmp_path / "run")}
+
+    def config(critic: Path) -> OnlineConfig:
+        changes = {"run": run, "algorithm": {"kind": "ppo"}, "critic": {"path": str(critic)}}
+        return OnlineConfig.model_validate(tiny_run | changes)
+
+    with pytest.raises(ConfigError, match=r"the vocabulary of the model in '.*critic' has 60 ids, 0 to 59"):
+        train(config(small))
+    with pytest.raises(ConfigError, match=r"critic\.path='.*missing': there is no such folder"):
+        train(config(tmp_path / "missing"))
+
+
 def test_a_stop_that_can_never_be_found_is_refused_at_start(
     online: Callable[..., OnlineConfig], tiny_checkpoint: Callable[[str], Path]
 ) -> None:

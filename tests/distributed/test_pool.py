@@ -92,7 +92,7 @@ def handed_out(transport: FakeTransport) -> list[tuple[tuple[int, ...], list[int
 def test_requests_are_spread_and_come_back_in_order() -> None:
     pool, transport = make(2)
     found = pool.generate(requests(4), SAMPLING)
-    assert [answer[0].token_ids for answer in found] == [(0,), (1,), (2,), (3,)]
+    assert [tuple(answer[0].token_ids) for answer in found] == [(0,), (1,), (2,), (3,)]
     assert handed_out(transport)[:2] == [((0,), [0, 2]), ((1,), [1, 3])]
 
 
@@ -169,7 +169,7 @@ def test_an_error_cancels_everywhere_and_ctrl_c_does_not_wait_for_that() -> None
     with pytest.raises(ZeroDivisionError):
         pool.generate(requests(6), SAMPLING, fail(ZeroDivisionError()))
     assert transport.calls[-1] == ("generate", "cancel", [(), ()])
-    assert [answer[0].token_ids for answer in pool.generate(requests(2), SAMPLING)] == [(0,), (1,)]
+    assert [tuple(answer[0].token_ids) for answer in pool.generate(requests(2), SAMPLING)] == [(0,), (1,)]
 
 
 def test_cancelling_waits_for_the_steps_that_are_running() -> None:
@@ -238,7 +238,7 @@ def test_an_error_of_the_worker_here_is_the_one_that_is_raised(here: GenerationP
         here.generate(requests(2), SAMPLING)
     assert engine.calls == [[0, 1], "cancel"]
     engine.error = None
-    assert [answer[0].token_ids for answer in here.generate(requests(2), SAMPLING)] == [(0,), (1,)]
+    assert [tuple(answer[0].token_ids) for answer in here.generate(requests(2), SAMPLING)] == [(0,), (1,)]
 
 
 def test_a_step_here_that_is_cancelled_is_not_made(here: GenerationPool, engine: Any) -> None:
@@ -251,4 +251,4 @@ def test_a_step_here_that_is_cancelled_is_not_made(here: GenerationPool, engine:
     here.cancel()
     assert engine.calls == ["cancel"]
     here.require_idle()
-    assert [answer[0].token_ids for answer in here.generate(requests(1), SAMPLING)] == [(0,)]
+    assert [tuple(answer[0].token_ids) for answer in here.generate(requests(1), SAMPLING)] == [(0,)]

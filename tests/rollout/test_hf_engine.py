@@ -57,7 +57,7 @@ def flat(rollouts: list[list[Rollout]]) -> list[Rollout]:
 
 
 def tokens(rollouts: list[list[Rollout]]) -> list[tuple[int, ...]]:
-    return [rollout.token_ids for rollout in flat(rollouts)]
+    return [tuple(rollout.token_ids) for rollout in flat(rollouts)]
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def plain_logprobs(model: Any, prompt: tuple[int, ...], response: tuple[int, ...
 def assert_logprobs_match(model: Any, rollouts: list[list[Rollout]], temperature: float = 1.0) -> None:
     for request, group in zip(REQUESTS, rollouts, strict=True):
         for rollout in group:
-            expected = plain_logprobs(model, request.prompt_ids, rollout.token_ids, temperature)
+            expected = plain_logprobs(model, request.prompt_ids, tuple(rollout.token_ids), temperature)
             torch.testing.assert_close(torch.tensor(rollout.logprobs), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(
 ) -> None:
     sampling = SamplingConfig(temperature=temperature, max_response_tokens=20)
     rollouts = engine(name, endings=ENDINGS).generate(REQUESTS, sampling)
-    assert len({rollout.token_ids for rollout in flat(rollouts)}) > 12
+    assert len({tuple(rollout.token_ids) for rollout in flat(rollouts)}) > 12
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint(name))
     assert_logprobs_match(model, rollouts, temperature)
 
@@ -93,7 +93,7 @@ def test_greedy_equals_transformers_generate(engine: Any, tiny_checkpoint: Check
     )
     for prompt, group in zip(PROMPTS, rollouts, strict=True):
         whole = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=25)
-        assert {rollout.token_ids for rollout in group} == {tuple(whole[0, len(prompt) :].tolist())}
+        assert {tuple(rollout.token_ids) for rollout in group} == {tuple(whole[0, len(prompt) :].tolist())}
     assert_logprobs_match(model, rollouts)
 
 
@@ -114,7 +114,7 @@ def test_sampled_frequencies_follow_the_model(
         * torch.zeros_like(probabilities).scatter(0, kept, probabilities[kept])
         / probabilities[kept].sum()
     )
-    observed = torch.bincount(torch.tensor([r.token_ids[0] for r in group]), minlength=len(expected))
+    observed = torch.bincount(torch.tensor([tuple(r.token_ids)[0] for r in group]), minlength=len(expected))
     assert observed[expected == 0].sum() == 0
     common = expected > 5
     chi_square = ((observed - expected)[common] ** 2 / expected[common]).sum().item()
@@ -123,7 +123,7 @@ def test_sampled_frequencies_follow_the_model(
     assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
     for rollout in group[:50]:
         assert math.exp(rollout.logprobs[0]) == pytest.approx(
-            expected[rollout.token_ids[0]].item() / draws, rel=1e-4
+            expected[tuple(rollout.token_ids)[0]].item() / draws, rel=1e-4
         )
 
 
@@ -140,7 +140,7 @@ def test_a_response_depends_on_its_seed_and_nothing_else(engine: Any) -> None:
         (alone,) = engine(endings=ENDINGS).generate(
             [GenerationRequest(request.prompt_ids, 1, request.seed)], sampling
         )
-        assert alone[0].token_ids == group[0].token_ids
+        assert tuple(alone[0].token_ids) == tuple(group[0].token_ids)
     other = [GenerationRequest(request.prompt_ids, 3, request.seed + 1000) for request in REQUESTS]
     assert tokens(whole) != tokens(engine(endings=ENDINGS).generate(other, sampling))
 
@@ -158,7 +158,7 @@ def test_retirement_growth_and_split_prefill_change_nothing(
 
     monkeypatch.setattr(decoding.Decoder, "step", counted_step)
     retiring = engine(endings=ENDINGS).generate(REQUESTS, sampling)
-    lengths = sorted(len(rollout.token_ids) for rollout in flat(retiring))
+    lengths = sorted(len(tuple(rollout.token_ids)) for rollout in flat(retiring))
     assert lengths[0] < 5
     assert lengths[-1] > 12  # mixed, or this test would show nothing
     assert rows_decoded[0] == 15
@@ -179,11 +179,11 @@ def test_finish_reasons_and_text(engine: Any, tiny_tokenizer: Any) -> None:
     endings = {*ENDINGS, tiny_tokenizer.eos_token_id}
     assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
     for rollout in rollouts:
-        assert (rollout.token_ids[-1] in endings) == (rollout.finish_reason == "stop")
-        assert not endings & set(rollout.token_ids[:-1])
-        assert len(rollout.token_ids) == len(rollout.logprobs)
-        assert rollout.finish_reason == "stop" or len(rollout.token_ids) == 12
-        assert rollout.text == tiny_tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+        assert (tuple(rollout.token_ids)[-1] in endings) == (rollout.finish_reason == "stop")
+        assert not endings & set(tuple(rollout.token_ids)[:-1])
+        assert len(tuple(rollout.token_ids)) == len(rollout.logprobs)
+        assert rollout.finish_reason == "stop" or len(tuple(rollout.token_ids)) == 12
+        assert rollout.text == tiny_tokenizer.decode(tuple(rollout.token_ids), skip_special_tokens=True)
 
 
 def test_the_tokenizers_end_of_sequence_ends_too(engine: Any, tiny_tokenizer: Any) -> None:
@@ -193,12 +193,12 @@ def test_the_tokenizers_end_of_sequence_ends_too(engine: Any, tiny_tokenizer: An
     (free,) = tiny_tokenizer_ends.generate(requests, SamplingConfig(max_response_tokens=3))
     ended = [rollout for rollout in free if rollout.finish_reason == "stop"]
     assert ended
-    assert {rollout.token_ids[-1] for rollout in ended} == {tiny_tokenizer.eos_token_id}
+    assert {tuple(rollout.token_ids)[-1] for rollout in ended} == {tiny_tokenizer.eos_token_id}
     (held,) = tiny_tokenizer_ends.generate(
         requests, SamplingConfig(max_response_tokens=3, min_response_tokens=3)
     )
-    assert {len(rollout.token_ids) for rollout in held} == {3}
-    assert all(tiny_tokenizer.eos_token_id not in rollout.token_ids for rollout in held)
+    assert {len(tuple(rollout.token_ids)) for rollout in held} == {3}
+    assert all(tiny_tokenizer.eos_token_id not in tuple(rollout.token_ids) for rollout in held)
 
 
 def test_one_token_responses(engine: Any, tiny_checkpoint: Checkpoint) -> None:
@@ -208,7 +208,7 @@ def test_one_token_responses(engine: Any, tiny_checkpoint: Checkpoint) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied"))
     with torch.no_grad():
         expected = model(torch.tensor([[7]])).logits[0, -1].argmax().item()
-    assert [rollout.token_ids for rollout in rollouts[0]] == [(expected,)]
+    assert [tuple(rollout.token_ids) for rollout in rollouts[0]] == [(expected,)]
 
 
 def test_stop_strings_end_a_response_where_they_are_complete(engine: Any) -> None:
@@ -222,7 +222,7 @@ def test_stop_strings_end_a_response_where_they_are_complete(engine: Any) -> Non
         if stop in before.text:
             assert after.text.endswith(stop)
             assert after.text.count(stop) == 1
-            assert after.token_ids == before.token_ids[: len(after.token_ids)]
+            assert tuple(after.token_ids) == tuple(before.token_ids)[: len(tuple(after.token_ids))]
             assert after.finish_reason == "stop"
         else:
             assert after == before
@@ -389,7 +389,7 @@ def test_build_reads_the_checkpoint_in_the_right_format(
     half = build_hf_engine(ModelConfig(path=path), HfEngineConfig(dtype="bfloat16"), tiny_tokenizer, CPU)
     rounded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).float()
     for prompt, group in zip(PROMPTS, half.generate(REQUESTS, sampling), strict=True):
-        expected = plain_logprobs(rounded, prompt, group[0].token_ids, 1.0)
+        expected = plain_logprobs(rounded, prompt, tuple(group[0].token_ids), 1.0)
         torch.testing.assert_close(torch.tensor(group[0].logprobs), expected, atol=0.15, rtol=0.05)
 
 
@@ -397,18 +397,22 @@ def test_a_special_token_ends_a_response_as_end_of_sequence_does(engine: Any, ti
     padding, eos = tiny_tokenizer.pad_token_id, tiny_tokenizer.eos_token_id
     requests = [GenerationRequest(PROMPTS[0], samples=64, seed=1)]
     plain = flat(engine().generate(requests, SamplingConfig(max_response_tokens=40)))
-    assert sum(padding in r.token_ids[:-1] for r in plain) > 5
+    assert sum(padding in tuple(r.token_ids)[:-1] for r in plain) > 5
     stopped = flat(
         engine().generate(requests, SamplingConfig(max_response_tokens=40, stop=["<|pad|>", "never written"]))
     )
     for before, after in zip(plain, stopped, strict=True):
-        cut = before.token_ids.index(padding) + 1 if padding in before.token_ids else len(before.token_ids)
-        assert after.token_ids == before.token_ids[:cut]
+        cut = (
+            tuple(before.token_ids).index(padding) + 1
+            if padding in tuple(before.token_ids)
+            else len(tuple(before.token_ids))
+        )
+        assert tuple(after.token_ids) == tuple(before.token_ids)[:cut]
         assert after.logprobs == before.logprobs[:cut]
-        assert (after.finish_reason == "stop") == (after.token_ids[-1] in (padding, eos))
+        assert (after.finish_reason == "stop") == (tuple(after.token_ids)[-1] in (padding, eos))
         assert "<|pad|>" not in after.text
     late = SamplingConfig(max_response_tokens=40, min_response_tokens=10, stop=["<|pad|>"])
-    assert min(len(r.token_ids) for r in flat(engine().generate(requests, late))) > 10
+    assert min(len(tuple(r.token_ids)) for r in flat(engine().generate(requests, late))) > 10
 
 
 def test_ids_without_a_token_are_never_drawn(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> None:
@@ -429,7 +433,7 @@ def test_ids_without_a_token_are_never_drawn(tiny_checkpoint: Checkpoint, tiny_t
     plain = masked_logprobs(model, unused)
     for request, group in zip(REQUESTS, generate(unused, temperature=0.7), strict=True):
         for r in group:
-            expected = plain(request.prompt_ids, r.token_ids, 0.7)
+            expected = plain(request.prompt_ids, tuple(r.token_ids), 0.7)
             torch.testing.assert_close(torch.tensor(r.logprobs), expected, atol=1e-5, rtol=1e-5)
     built = build_hf_engine(ModelConfig(path=str(path)), HfEngineConfig(), tiny_tokenizer, CPU, unused)
     scored = torch.tensor(built.score(PROMPTS[2]))

@@ -94,7 +94,9 @@ def largest_gap(model: Any, groups: Sequence[Sequence[Rollout]], temperature: fl
     """Between an engine's logprobs and a plain model's, in nats."""
     return max(
         float(
-            (torch.tensor(r.logprobs) - plain_logprobs(model, prompt, r.token_ids, temperature)).abs().max()
+            (torch.tensor(r.logprobs) - plain_logprobs(model, prompt, tuple(r.token_ids), temperature))
+            .abs()
+            .max()
         )
         for prompt, group in zip(PROMPTS, groups, strict=True)
         for r in group
@@ -116,7 +118,7 @@ def test_logprobs_are_the_models_before_and_after_new_weights(
     after = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=10, temperature=0.7))
     assert largest_gap(model, after, 0.7) < 1e-4
     assert {rollout.policy_version for rollout in flat(after)} == {vllm.policy_version} == {7}
-    assert [r.token_ids for r in flat(after)] != [r.token_ids for r in flat(before)]
+    assert [tuple(r.token_ids) for r in flat(after)] != [tuple(r.token_ids) for r in flat(before)]
     ids = [5, 9, 30, 31, 7, 7, 60]
     torch.testing.assert_close(
         torch.tensor(vllm.score(ids)), plain_logprobs(model, ids[:1], ids[1:]), atol=1e-4, rtol=0
@@ -127,7 +129,9 @@ def test_a_response_depends_on_its_own_seed_alone(engine: Any) -> None:
     vllm, sampling = engine(), SamplingConfig(max_response_tokens=12)
 
     def draw(requests: Sequence[GenerationRequest]) -> list[list[tuple[int, ...]]]:
-        return [[rollout.token_ids for rollout in group] for group in vllm.generate(requests, sampling)]
+        return [
+            [tuple(rollout.token_ids) for rollout in group] for group in vllm.generate(requests, sampling)
+        ]
 
     together = draw(REQUESTS)
     assert draw(REQUESTS) == together
@@ -140,7 +144,7 @@ def test_a_response_depends_on_its_own_seed_alone(engine: Any) -> None:
 def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
     vllm = engine()
     limited = flat(vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=5, min_response_tokens=5)))
-    assert {(len(r.token_ids), r.finish_reason) for r in limited} == {(5, "length")}
+    assert {(len(tuple(r.token_ids)), r.finish_reason) for r in limited} == {(5, "length")}
     many = [GenerationRequest((5, 9), 200, seed=3)]
     stopped = [
         r
@@ -149,18 +153,18 @@ def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
     ]
     assert stopped
     for rollout in stopped:
-        assert rollout.token_ids[-1] == tiny_tokenizer.eos_token_id, (
+        assert tuple(rollout.token_ids)[-1] == tiny_tokenizer.eos_token_id, (
             "the end is part of the response, and trained"
         )
-        assert tiny_tokenizer.eos_token_id not in rollout.token_ids[:-1]
-        assert rollout.text == tiny_tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+        assert tiny_tokenizer.eos_token_id not in tuple(rollout.token_ids)[:-1]
+        assert rollout.text == tiny_tokenizer.decode(tuple(rollout.token_ids), skip_special_tokens=True)
     greedy = flat(vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=8, temperature=0)))
-    assert all(len({greedy[i + j].token_ids for j in range(3)}) == 1 for i in range(0, len(greedy), 3))
-    stop = tiny_tokenizer.decode(greedy[0].token_ids[2:4])
+    assert all(len({tuple(greedy[i + j].token_ids) for j in range(3)}) == 1 for i in range(0, len(greedy), 3))
+    stop = tiny_tokenizer.decode(tuple(greedy[0].token_ids)[2:4])
     [[ended, *_], *_] = vllm.generate(
         REQUESTS, SamplingConfig(max_response_tokens=8, temperature=0, stop=[stop])
     )
-    assert ended.token_ids == greedy[0].token_ids[: len(ended.token_ids)]
+    assert tuple(ended.token_ids) == tuple(greedy[0].token_ids)[: len(tuple(ended.token_ids))]
     assert ended.text.endswith(stop)
     assert ended.finish_reason == "stop"
 
@@ -197,8 +201,8 @@ def test_cancelled_requests_leave_no_trace(engine: Any) -> None:
     found: dict[int, Any] = {}
     while len(found) < len(numbered):
         found.update(vllm.step().finished)
-    tokens = [[rollout.token_ids for rollout in found[number]] for number in range(len(numbered))]
-    assert tokens == [[rollout.token_ids for rollout in group] for group in expected]
+    tokens = [[tuple(rollout.token_ids) for rollout in found[number]] for number in range(len(numbered))]
+    assert tokens == [[tuple(rollout.token_ids) for rollout in group] for group in expected]
 
 
 def test_a_step_ends_with_the_first_whole_group_or_after_so_many_decoding_steps(
@@ -298,9 +302,9 @@ def as_samples(groups: Sequence[Sequence[Rollout]]) -> list[TrainSample]:
     return [
         TrainSample(
             prompt_ids=torch.tensor(prompt),
-            response_ids=torch.tensor(rollout.token_ids),
-            loss_mask=torch.ones(len(rollout.token_ids), dtype=torch.bool),
-            advantages=torch.full((len(rollout.token_ids),), (-1.0) ** index),
+            response_ids=torch.tensor(tuple(rollout.token_ids)),
+            loss_mask=torch.ones(len(tuple(rollout.token_ids)), dtype=torch.bool),
+            advantages=torch.full((len(tuple(rollout.token_ids)),), (-1.0) ** index),
             rollout_logprobs=torch.tensor(rollout.logprobs),
         )
         for prompt, group in zip(PROMPTS, groups, strict=True)
@@ -351,7 +355,7 @@ def test_a_trainer_can_train_vllms_own_weights(
         assert synced["sync/gib"] == 0
         generated = both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7))
         assert {rollout.policy_version for rollout in flat(generated)} == {version}
-        tokens.append([rollout.token_ids for rollout in flat(generated)])
+        tokens.append([tuple(rollout.token_ids) for rollout in flat(generated)])
         batch = plan_mini_batch(as_samples(generated), 100, 12)
         both.take_turn("policy").update(batch, loss)
         apart.update(batch, loss)
@@ -395,4 +399,4 @@ def test_float32_master_weights_and_bfloat16_generation(
     )
     both.publish(1)  # compares every tensor after rounding
     [group, *_] = both.generate(REQUESTS, SamplingConfig(max_response_tokens=8))
-    assert all(len(rollout.token_ids) >= 1 for rollout in group)
+    assert all(len(tuple(rollout.token_ids)) >= 1 for rollout in group)

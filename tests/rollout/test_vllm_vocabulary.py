@@ -59,10 +59,10 @@ def vllm(config: ModelConfig, unused: list[int], tiny_tokenizer: Any) -> VllmRol
 
 
 def as_sample(rollout: Rollout, index: int) -> TrainSample:
-    count = len(rollout.token_ids)
+    count = len(tuple(rollout.token_ids))
     return TrainSample(
         prompt_ids=torch.tensor(PROMPT),
-        response_ids=torch.tensor(rollout.token_ids),
+        response_ids=torch.tensor(tuple(rollout.token_ids)),
         loss_mask=torch.ones(count, dtype=torch.bool),
         advantages=torch.full((count,), (-1.0) ** index),
         rollout_logprobs=torch.tensor(rollout.logprobs),
@@ -87,18 +87,18 @@ def test_trainer_and_vllm_agree_on_the_ids_that_have_a_token(
     for version in range(2):
         assert values(both.publish(version))["sync/check_gap"] < 1e-4
         [group] = both.generate(REQUESTS, SamplingConfig(max_response_tokens=12, temperature=0.7))
-        drawn = {token for rollout in group for token in rollout.token_ids}
+        drawn = {token for rollout in group for token in tuple(rollout.token_ids)}
         assert len(drawn) > 20
         assert not drawn & set(unused)
         if version == 0:  # the weights of the checkpoint, by plain transformers
             for rollout in group[:8]:
-                ids = torch.tensor([[*PROMPT, *rollout.token_ids]])
+                ids = torch.tensor([[*PROMPT, *tuple(rollout.token_ids)]])
                 with torch.no_grad():
                     logits = model(ids).logits[0, len(PROMPT) - 1 : -1] / 0.7
                 free = logits.softmax(-1)
                 assert float(free[:, unused].sum(-1).mean()) > 0.1, "without the mask they would be drawn"
                 expected = logits.index_fill(-1, torch.tensor(unused), -torch.inf).log_softmax(-1)
-                chosen = expected.gather(1, torch.tensor([rollout.token_ids]).T)[:, 0]
+                chosen = expected.gather(1, torch.tensor([tuple(rollout.token_ids)]).T)[:, 0]
                 torch.testing.assert_close(torch.tensor(rollout.logprobs), chosen, atol=5e-5, rtol=0)
         policy = both.take_turn("policy")
         batch = plan_mini_batch([as_sample(r, i) for i, r in enumerate(group)], 200, 12)
@@ -115,13 +115,17 @@ def test_a_special_token_ends_a_response_as_end_of_sequence_does(
     model = AutoModelForCausalLM.from_pretrained(config.path, dtype=torch.float32)
     vllm.load_weights(((name, p.detach()) for name, p in model.named_parameters()), version=0)
     [plain] = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=30))
-    assert sum(padding in r.token_ids[:-1] for r in plain) > 2
+    assert sum(padding in tuple(r.token_ids)[:-1] for r in plain) > 2
     stop = ["<|pad|>", "never written"]
     [stopped] = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=30, stop=stop))
     for before, after in zip(plain, stopped, strict=True):
-        cut = before.token_ids.index(padding) + 1 if padding in before.token_ids else len(before.token_ids)
-        assert after.token_ids == before.token_ids[:cut]
-        assert (after.finish_reason == "stop") == (after.token_ids[-1] in (padding, eos))
+        cut = (
+            tuple(before.token_ids).index(padding) + 1
+            if padding in tuple(before.token_ids)
+            else len(tuple(before.token_ids))
+        )
+        assert tuple(after.token_ids) == tuple(before.token_ids)[:cut]
+        assert (after.finish_reason == "stop") == (tuple(after.token_ids)[-1] in (padding, eos))
         assert "<|pad|>" not in after.text
     [late] = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=30, min_response_tokens=9, stop=stop))
-    assert min(len(r.token_ids) for r in late) > 9
+    assert min(len(tuple(r.token_ids)) for r in late) > 9

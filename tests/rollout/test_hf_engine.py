@@ -114,7 +114,7 @@ def test_sampled_frequencies_follow_the_model(
         * torch.zeros_like(probabilities).scatter(0, kept, probabilities[kept])
         / probabilities[kept].sum()
     )
-    observed = torch.bincount(torch.tensor([tuple(r.token_ids)[0] for r in group]), minlength=len(expected))
+    observed = torch.bincount(torch.tensor([r.token_ids[0] for r in group]), minlength=len(expected))
     assert observed[expected == 0].sum() == 0
     common = expected > 5
     chi_square = ((observed - expected)[common] ** 2 / expected[common]).sum().item()
@@ -123,7 +123,7 @@ def test_sampled_frequencies_follow_the_model(
     assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
     for rollout in group[:50]:
         assert math.exp(rollout.logprobs[0]) == pytest.approx(
-            expected[tuple(rollout.token_ids)[0]].item() / draws, rel=1e-4
+            expected[rollout.token_ids[0]].item() / draws, rel=1e-4
         )
 
 
@@ -158,7 +158,7 @@ def test_retirement_growth_and_split_prefill_change_nothing(
 
     monkeypatch.setattr(decoding.Decoder, "step", counted_step)
     retiring = engine(endings=ENDINGS).generate(REQUESTS, sampling)
-    lengths = sorted(len(tuple(rollout.token_ids)) for rollout in flat(retiring))
+    lengths = sorted(len(rollout.token_ids) for rollout in flat(retiring))
     assert lengths[0] < 5
     assert lengths[-1] > 12  # mixed, or this test would show nothing
     assert rows_decoded[0] == 15
@@ -179,10 +179,10 @@ def test_finish_reasons_and_text(engine: Any, tiny_tokenizer: Any) -> None:
     endings = {*ENDINGS, tiny_tokenizer.eos_token_id}
     assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
     for rollout in rollouts:
-        assert (tuple(rollout.token_ids)[-1] in endings) == (rollout.finish_reason == "stop")
+        assert (rollout.token_ids[-1] in endings) == (rollout.finish_reason == "stop")
         assert not endings & set(tuple(rollout.token_ids)[:-1])
-        assert len(tuple(rollout.token_ids)) == len(rollout.logprobs)
-        assert rollout.finish_reason == "stop" or len(tuple(rollout.token_ids)) == 12
+        assert len(rollout.token_ids) == len(rollout.logprobs)
+        assert rollout.finish_reason == "stop" or len(rollout.token_ids) == 12
         assert rollout.text == tiny_tokenizer.decode(tuple(rollout.token_ids), skip_special_tokens=True)
 
 
@@ -193,11 +193,11 @@ def test_the_tokenizers_end_of_sequence_ends_too(engine: Any, tiny_tokenizer: An
     (free,) = tiny_tokenizer_ends.generate(requests, SamplingConfig(max_response_tokens=3))
     ended = [rollout for rollout in free if rollout.finish_reason == "stop"]
     assert ended
-    assert {tuple(rollout.token_ids)[-1] for rollout in ended} == {tiny_tokenizer.eos_token_id}
+    assert {rollout.token_ids[-1] for rollout in ended} == {tiny_tokenizer.eos_token_id}
     (held,) = tiny_tokenizer_ends.generate(
         requests, SamplingConfig(max_response_tokens=3, min_response_tokens=3)
     )
-    assert {len(tuple(rollout.token_ids)) for rollout in held} == {3}
+    assert {len(rollout.token_ids) for rollout in held} == {3}
     assert all(tiny_tokenizer.eos_token_id not in tuple(rollout.token_ids) for rollout in held)
 
 
@@ -222,7 +222,7 @@ def test_stop_strings_end_a_response_where_they_are_complete(engine: Any) -> Non
         if stop in before.text:
             assert after.text.endswith(stop)
             assert after.text.count(stop) == 1
-            assert tuple(after.token_ids) == tuple(before.token_ids)[: len(tuple(after.token_ids))]
+            assert tuple(after.token_ids) == tuple(before.token_ids)[: len(after.token_ids)]
             assert after.finish_reason == "stop"
         else:
             assert after == before
@@ -405,14 +405,14 @@ def test_a_special_token_ends_a_response_as_end_of_sequence_does(engine: Any, ti
         cut = (
             tuple(before.token_ids).index(padding) + 1
             if padding in tuple(before.token_ids)
-            else len(tuple(before.token_ids))
+            else len(before.token_ids)
         )
         assert tuple(after.token_ids) == tuple(before.token_ids)[:cut]
         assert after.logprobs == before.logprobs[:cut]
-        assert (after.finish_reason == "stop") == (tuple(after.token_ids)[-1] in (padding, eos))
+        assert (after.finish_reason == "stop") == (after.token_ids[-1] in (padding, eos))
         assert "<|pad|>" not in after.text
     late = SamplingConfig(max_response_tokens=40, min_response_tokens=10, stop=["<|pad|>"])
-    assert min(len(tuple(r.token_ids)) for r in flat(engine().generate(requests, late))) > 10
+    assert min(len(r.token_ids) for r in flat(engine().generate(requests, late))) > 10
 
 
 def test_ids_without_a_token_are_never_drawn(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> None:

@@ -144,7 +144,7 @@ def test_a_response_depends_on_its_own_seed_alone(engine: Any) -> None:
 def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
     vllm = engine()
     limited = flat(vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=5, min_response_tokens=5)))
-    assert {(len(tuple(r.token_ids)), r.finish_reason) for r in limited} == {(5, "length")}
+    assert {(len(r.token_ids), r.finish_reason) for r in limited} == {(5, "length")}
     many = [GenerationRequest((5, 9), 200, seed=3)]
     stopped = [
         r
@@ -153,7 +153,7 @@ def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
     ]
     assert stopped
     for rollout in stopped:
-        assert tuple(rollout.token_ids)[-1] == tiny_tokenizer.eos_token_id, (
+        assert rollout.token_ids[-1] == tiny_tokenizer.eos_token_id, (
             "the end is part of the response, and trained"
         )
         assert tiny_tokenizer.eos_token_id not in tuple(rollout.token_ids)[:-1]
@@ -164,7 +164,7 @@ def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
     [[ended, *_], *_] = vllm.generate(
         REQUESTS, SamplingConfig(max_response_tokens=8, temperature=0, stop=[stop])
     )
-    assert tuple(ended.token_ids) == tuple(greedy[0].token_ids)[: len(tuple(ended.token_ids))]
+    assert tuple(ended.token_ids) == tuple(greedy[0].token_ids)[: len(ended.token_ids)]
     assert ended.text.endswith(stop)
     assert ended.finish_reason == "stop"
 
@@ -303,8 +303,8 @@ def as_samples(groups: Sequence[Sequence[Rollout]]) -> list[TrainSample]:
         TrainSample(
             prompt_ids=torch.tensor(prompt),
             response_ids=torch.tensor(tuple(rollout.token_ids)),
-            loss_mask=torch.ones(len(tuple(rollout.token_ids)), dtype=torch.bool),
-            advantages=torch.full((len(tuple(rollout.token_ids)),), (-1.0) ** index),
+            loss_mask=torch.ones(len(rollout.token_ids), dtype=torch.bool),
+            advantages=torch.full((len(rollout.token_ids),), (-1.0) ** index),
             rollout_logprobs=torch.tensor(rollout.logprobs),
         )
         for prompt, group in zip(PROMPTS, groups, strict=True)
@@ -399,4 +399,4 @@ def test_float32_master_weights_and_bfloat16_generation(
     )
     both.publish(1)  # compares every tensor after rounding
     [group, *_] = both.generate(REQUESTS, SamplingConfig(max_response_tokens=8))
-    assert all(len(tuple(rollout.token_ids)) >= 1 for rollout in group)
+    assert all(len(rollout.token_ids) >= 1 for rollout in group)

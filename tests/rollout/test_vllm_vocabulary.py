@@ -59,7 +59,7 @@ def vllm(config: ModelConfig, unused: list[int], tiny_tokenizer: Any) -> VllmRol
 
 
 def as_sample(rollout: Rollout, index: int) -> TrainSample:
-    count = len(tuple(rollout.token_ids))
+    count = len(rollout.token_ids)
     return TrainSample(
         prompt_ids=torch.tensor(PROMPT),
         response_ids=torch.tensor(tuple(rollout.token_ids)),
@@ -122,10 +122,10 @@ def test_a_special_token_ends_a_response_as_end_of_sequence_does(
         cut = (
             tuple(before.token_ids).index(padding) + 1
             if padding in tuple(before.token_ids)
-            else len(tuple(before.token_ids))
+            else len(before.token_ids)
         )
         assert tuple(after.token_ids) == tuple(before.token_ids)[:cut]
-        assert (after.finish_reason == "stop") == (tuple(after.token_ids)[-1] in (padding, eos))
+        assert (after.finish_reason == "stop") == (after.token_ids[-1] in (padding, eos))
         assert "<|pad|>" not in after.text
     [late] = vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=30, min_response_tokens=9, stop=stop))
-    assert min(len(tuple(r.token_ids)) for r in late) > 9
+    assert min(len(r.token_ids) for r in late) > 9

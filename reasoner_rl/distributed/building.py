@@ -46,9 +46,10 @@ def build_worker(config: Recipe) -> Worker:
     torch.manual_seed(derive_seed(config.run.seed, "torch"))  # new adapters are the same on all ranks
     algorithm = build_algorithm(config)
     models = build_models(config, algorithm, unused_ids(config.model, tokenizer))
-    engine = HybridEngine(models, None, None, _offloads(config, models))
     if config.generates:
         engine = _with_rollout(config, models, tokenizer)
+    else:
+        engine = HybridEngine(models, None, None, _offloads(config, models))
     return Worker(
         engine,
         tokenizer,

@@ -27,8 +27,8 @@ class ReferenceRefresh:
 
     def state(self) -> dict[str, Any]:
         """What must be in a checkpoint."""
-        return {"steps_of_reference": self._steps}
+        return {} if self._every is None else {"steps_of_reference": self._steps}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved count."""
-        self._steps = state["steps_of_reference"]
+        """Continue from a saved count, or begin to count where the checkpoint was made without refreshing."""
+        self._steps = state.get("steps_of_reference", 0)

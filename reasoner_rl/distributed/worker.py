@@ -96,6 +96,8 @@ class Worker:
         """Restore what `save` wrote; weights must be published afterwards. Raises UserError if it cannot be read."""
         with reading(folder):
             for role in self._saved:
+                if role == "reference" and not (folder / role).is_dir():
+                    continue  # made before the recipe asked for refreshing: it is the recipe's model
                 self._engine.take_turn(role).load(folder / role)
 
     def export(self, folder: Path) -> None:

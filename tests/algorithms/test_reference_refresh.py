@@ -78,3 +78,13 @@ def test_there_must_be_a_reference_that_can_change(write_recipe: Recipe, tmp_pat
     recipe = write_recipe(algorithm={"kind": "grpo", "reference_refresh_steps": 2})
     with pytest.raises(ConfigError, match=r"must be unset with model\.lora"):
         load_recipe(recipe, ["model.lora.rank=4"])
+
+
+def test_refreshing_can_begin_when_a_run_is_resumed(write_recipe: Recipe, tmp_path: Path) -> None:
+    config = grpo(write_recipe, tmp_path / "run", reference_refresh_steps=None)
+    train(config.model_copy(update={"run": config.run.model_copy(update={"steps": 1})}))
+    assert not (tmp_path / "run" / "checkpoints" / "step_000001" / "reference").exists()
+    config = grpo(write_recipe, tmp_path / "run", reference_refresh_steps=1)
+    train(config.model_copy(update={"run": config.run.model_copy(update={"steps": 3})}))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["policy/kl"] > 0 for row in rows] == [False, True, False]

@@ -59,6 +59,7 @@ class FlatBatches:
             returns=None if returns is None else numbers(returns),
             old_values=None if old_values is None else numbers(old_values),
             sample_indices=tuple(range(len(lengths))),
+            groups=tuple(range(len(lengths))),
             denominators=LossDenominators(
                 tokens=float(loss_mask.sum()),
                 sequences=float(len(sequence_ids[loss_mask].unique())),
@@ -98,7 +99,9 @@ class FlatBatches:
         changes["sequence_ids"] = torch.repeat_interleave(
             torch.arange(len(where)), torch.tensor([len(ids) for ids in where])
         )
-        return tokens, dataclasses.replace(batch, **changes, sample_indices=tuple(sequences))
+        return tokens, dataclasses.replace(
+            batch, **changes, sample_indices=tuple(sequences), groups=tuple(sequences)
+        )
 
     def pad(self, values: Tensor, batch: MicroBatch) -> Tensor:
         """[S, longest response] from [N], filled with zeros on the right: the layout of TRL and verl."""

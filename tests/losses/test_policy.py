@@ -168,10 +168,9 @@ def test_kl_in_the_loss(flat, gradient_of):
     assert gradient.tolist() == pytest.approx([0.1 * -0.5 / 2, 0.1 * 1.0 / 2])
 
 
-def test_kl_in_the_reward_is_not_in_the_loss(flat):
+def test_kl_without_a_coefficient_is_observed_and_not_in_the_loss(flat):
     batch = flat.make([1], reference=[-5.0])
-    config = clip_config(kl=KlConfig(coefficient=0.1, place="reward"))
-    loss, metrics = policy_loss(outputs(torch.tensor([-1.0])), batch, config)
+    loss, metrics = policy_loss(outputs(torch.tensor([-1.0])), batch, clip_config())
     assert loss.item() == 0.0
     assert metrics["policy/kl"].value() == pytest.approx(math.exp(-4) + 3, rel=1e-5)
 

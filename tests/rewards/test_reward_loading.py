@@ -13,8 +13,9 @@ import pytest
 
 import reward_fns
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.plugins import load_function
 from reasoner_rl.rewards.contract import Answer, FunctionResult, FunctionSpec, read_result, takes_batches
-from reasoner_rl.rewards.loading import LoadedFunction, check_function, load_function
+from reasoner_rl.rewards.loading import LoadedFunction, check_function
 from reward_fns import math_answer
 
 
@@ -23,8 +24,10 @@ def loaded(fn: Callable[..., Any], **parameters: Any) -> LoadedFunction:
 
 
 def test_functions_of_modules_and_of_submodules() -> None:
-    assert load_function("reward_fns:compute_score") is reward_fns.compute_score
-    assert load_function("reward_fns.math_answer:compute_score") is math_answer.compute_score
+    assert load_function("reward_fns:compute_score", "reward function") is reward_fns.compute_score
+    assert (
+        load_function("reward_fns.math_answer:compute_score", "reward function") is math_answer.compute_score
+    )
 
 
 def test_functions_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,9 +38,9 @@ def test_functions_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "plug" / "mine.py").write_text(plugin)
     (tmp_path / "mine.py").write_text("def f(**_): return 4\n")
     monkeypatch.chdir(tmp_path)
-    assert load_function("plug/mine.py:f")() == 3
-    assert load_function(f"{tmp_path}/plug/mine.py:f")() == 3
-    assert load_function("mine.py:f")() == 4
+    assert load_function("plug/mine.py:f", "reward function")() == 3
+    assert load_function(f"{tmp_path}/plug/mine.py:f", "reward function")() == 3
+    assert load_function("mine.py:f", "reward function")() == 4
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_what_is_wrong_with_a_name_is_said(
     (tmp_path / "leaving.py").write_text("raise SystemExit(2)\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
-        load_function(fn)
+        load_function(fn, "reward function")
     assert f"reward function {fn!r}" in str(error.value)
     assert said in str(error.value)
 

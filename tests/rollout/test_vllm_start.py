@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import VllmEngineConfig
-from reasoner_rl.distributed import worker
+from reasoner_rl.distributed import building
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.rollout import vllm_engine
 from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, check_memory, refusal, vllm_options
@@ -117,14 +117,14 @@ def test_training_starts_vllm_with_dummy_weights_and_evaluation_does_not(
     def start(*arguments: Any, dummy_weights: bool, **options: Any) -> None:
         raise Started(dummy_weights)
 
-    monkeypatch.setattr(worker, "build_vllm_engine", start)
+    monkeypatch.setattr(building, "build_vllm_engine", start)
     path = f"model.path={model.path}"
     training = ["rollout.engine={kind: vllm}", f"data.train.path={tmp_path}/x", f"run.output_dir={tmp_path}"]
-    evaluation = ["engine={kind: vllm}", f"run.output_dir={tmp_path}"]
+    evaluation = ["rollout.engine={kind: vllm}", f"run.output_dir={tmp_path}"]
     for recipe, overrides, dummy in (("quickstart", training, True), ("aime", evaluation, False)):
         config: Any = load_recipe(recipe, [path, *overrides])
         with pytest.raises(Started, match=str(dummy)):
-            worker.build_worker(config)
+            building.build_worker(config)
 
 
 class PretendLlm:

@@ -20,49 +20,27 @@ from torch import Tensor
 from reasoner_rl.advantages.gae import advantages_and_returns
 from reasoner_rl.advantages.rewards import token_rewards
 from reasoner_rl.advantages.statistics import column_metrics, critic_metrics
-from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
-from reasoner_rl.algorithms.custom import policy_loss_of
-from reasoner_rl.algorithms.kl_in_reward import KlInReward
-from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
-from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
-from reasoner_rl.algorithms.token_mask import TokenMask
+from reasoner_rl.algorithms.base import Models, Prepared
+from reasoner_rl.algorithms.policy_gradient import PolicyGradient
 from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.losses.value import value_loss
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.types import TrainSample
 
 
-class Ppo(Algorithm):
-    """Needs a critic, and a reference where KL is in the reward or in the loss.
-
-    updates_per_step: optimizer updates in a step. If there is one, every ratio is exactly 1.
-    """
+class Ppo(PolicyGradient):
+    """Needs a critic, and a reference as `PolicyGradient` does."""
 
     def __init__(self, config: PpoConfig, updates_per_step: int) -> None:
-        self._config, self._updates_per_step = config, updates_per_step
-        self._kl = KlInReward(config.kl_in_reward)
-        self._refresh = ReferenceRefresh(config.reference_refresh_steps)
-        self.refreshes_reference = config.reference_refresh_steps is not None
-        self._token_mask = TokenMask(config.token_mask)
+        super().__init__(config, updates_per_step)
+        self._config = config
         self._steps = 0
-        if self._kl.used or config.loss.kl.coefficient > 0:
-            self.roles = ("policy", "reference", "critic")
-        else:
-            self.roles = ("policy", "critic")
-        self.losses = {
-            "policy": policy_loss_of(config.loss),
-            "critic": partial(value_loss, config=config.value_loss),
-        }
-        self.entropy_gradient = config.loss.entropy_coefficient > 0
+        self.roles = (*self.roles, "critic")
+        self.losses = {**self.losses, "critic": partial(value_loss, config=config.value_loss)}
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
         """Attach logprobs, values, advantages and returns. The critic comes last: it is updated first."""
-        if "reference" in self.roles:
-            samples = with_reference_logprobs(samples, models)
-        ratio_is_one = self._updates_per_step == 1 and not self._kl.used
-        samples = with_old_logprobs(
-            samples, models.policy, self._config.loss.old_logprobs, ratio_is_one=ratio_is_one
-        )
+        samples = self._with_logprobs(samples, models)
         assert models.critic is not None
         values = models.critic.values(samples)
         rewards, kl_metrics = self._rewards(samples)
@@ -78,8 +56,7 @@ class Ppo(Algorithm):
         )
         columns = zip(samples, advantages, returns, values, strict=True)
         judged = [s.replace(advantages=a, returns=r, old_values=v) for s, a, r, v in columns]
-        masked, masking = self._token_mask.apply(judged, models.policy)
-        return Prepared(masked, metrics | masking)
+        return self._masked(judged, models, metrics)
 
     def _rewards(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:
         """The reward of every token."""
@@ -98,14 +75,13 @@ class Ppo(Algorithm):
         self._steps += 1
         if self._steps <= self._config.critic_warmup_steps:
             return critic
-        return merge([critic, models.policy.update(samples), self._refresh.after_update(models)])
+        return merge([critic, super().update(samples, models)])
 
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""
-        return {"steps": self._steps, **self._kl.state(), **self._refresh.state()}
+        return {"steps": self._steps, **super().state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Algorithm.restore`."""
         self._steps = state["steps"]
-        self._kl.restore(state)
-        self._refresh.restore(state)
+        super().restore(state)

@@ -225,7 +225,7 @@ class DynamicSamplingConfig(Section):
     )
 
 
-class _PolicyGradient(Section):
+class PolicyGradientConfig(Section):
     """What all algorithms that learn from fresh responses have in common."""
 
     loss: LossConfig = Field(LossConfig(), description="The objective.")
@@ -272,7 +272,7 @@ class _PolicyGradient(Section):
         return merged
 
 
-class _GroupPolicyGradient(_PolicyGradient):
+class _GroupPolicyGradient(PolicyGradientConfig):
     """What all group-relative algorithms choose between."""
 
     advantage: GroupAdvantage = Field(
@@ -284,7 +284,7 @@ class _GroupPolicyGradient(_PolicyGradient):
 
     @property
     def compares_in_groups(self) -> bool:
-        """See `_PolicyGradient.compares_in_groups`. What a function of the user's compares is not known."""
+        """See `PolicyGradientConfig.compares_in_groups`. What a function of the user's compares is not known."""
         return self.advantage in GROUP_ADVANTAGES or self.dynamic_sampling.enabled
 
 
@@ -347,7 +347,7 @@ class CispoConfig(_GroupPolicyGradient):
     )
 
 
-class ReinforceConfig(_PolicyGradient):
+class ReinforceConfig(PolicyGradientConfig):
     """REINFORCE++ (arXiv 2501.03262): advantages whitened over the batch; with baseline group, its baseline variant."""
 
     kind: Literal["reinforce_plus_plus"] = Field("reinforce_plus_plus", description="Chooses this algorithm.")
@@ -361,7 +361,7 @@ class ReinforceConfig(_PolicyGradient):
 
     @property
     def compares_in_groups(self) -> bool:
-        """See `_PolicyGradient.compares_in_groups`."""
+        """See `PolicyGradientConfig.compares_in_groups`."""
         return self.baseline == "group" or self.dynamic_sampling.enabled
 
     @model_validator(mode="after")
@@ -376,7 +376,7 @@ class ReinforceConfig(_PolicyGradient):
         return self
 
 
-class PpoConfig(_PolicyGradient):
+class PpoConfig(PolicyGradientConfig):
     """PPO (arXiv 1707.06347) with a critic, generalised advantage estimation, and KL in the reward."""
 
     kind: Literal["ppo"] = Field("ppo", description="Chooses this algorithm.")
@@ -388,7 +388,7 @@ class PpoConfig(_PolicyGradient):
     )
 
 
-class CustomConfig(_PolicyGradient):
+class CustomConfig(PolicyGradientConfig):
     """An algorithm of your own: see docs/write_an_algorithm.md."""
 
     kind: Literal["custom"] = Field("custom", description="Chooses this algorithm.")

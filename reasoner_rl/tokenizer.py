@@ -25,7 +25,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # damaged files raise whatever comes of reading them
-        reason = str(error).partition("\n")[0]  # transformers goes on with advice for other cases
+        reason = str(error).partition("\n")[0]  # transformers appends advice for other cases
         place = "it" if Path(path).is_dir() else "the hub, and there is no such folder"
         raise ConfigError(
             f"{key}={path!r}: no tokenizer can be loaded from {place}: {type(error).__name__}: {reason}"

@@ -60,7 +60,7 @@ _MINERVA = re.compile(r"(?i)\bfinal answer is:?[ \t]*([^\n]*)")
 _PHRASE = re.compile(r"(?i)\b(?:answer|result|solution)\s+(?:is|equals|to be)\b:?[ \t]*([^\n]*)")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+|(?<=[0-9]))(?:/[0-9]+)?%?")
-# A base model that has answered goes on with a question of its own.
+# A base model that has answered often writes a next question.
 _NEXT_QUESTION = re.compile(r"\n\s*(?:Question|Problem|Q|Human|User)\s*[:.]")
 
 

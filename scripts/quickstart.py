@@ -143,7 +143,7 @@ def main() -> None:
 
 
 def run_phases(folder: Path, seed: int, overrides: list[str]) -> None:
-    """Do what is not done yet, and say what came of it."""
+    """Run the phases that are not finished, and print accuracies, lengths and seconds."""
     warm_start, dapo = load_recipes(folder, seed, overrides)  # first: a mistake must not show after minutes
     settings = {"seed": seed, "overrides": overrides}
     make_room(folder, settings)

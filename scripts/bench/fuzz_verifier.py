@@ -135,7 +135,7 @@ PIECES = [
 
 
 def main() -> None:
-    """Run the fuzz and print what came of it as JSON."""
+    """Run the fuzz and print its counts as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -63,3 +63,4 @@ def test_a_run_survives_the_death_of_its_watcher() -> None:
     fate._watcher.wait()
     fate.include([psutil.Process()])
     fate.close()
+    assert fate._watcher.returncode == -9

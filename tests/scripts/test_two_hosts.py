@@ -96,6 +96,7 @@ def test_the_two_hosts_end_when_their_script_is_killed(tmp_path: Path) -> None:
         script.kill()
         script.wait()
     wait_until(lambda: not runs("sleep 5432"))
+    assert script.returncode == -9
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -1,9 +1,10 @@
-"""Whole runs: a few steps of DAPO with vLLM under each offload policy, and the quickstart, which must learn."""
+"""Whole runs: a few steps of DAPO and PPO with vLLM beside each backend, and the quickstart, which must learn."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from gpu_checks import coin_reward
-from gpu_checks.common import Context, Figures, checkpoint, require
+from gpu_checks.common import Context, Figures, checkpoint, require, stopwatch
 from gpu_checks.pair import TOKEN_GAP
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig, SftConfig
@@ -39,13 +40,34 @@ def dapo_offload_none(context: Context) -> Figures:
     return dapo(context, "none")
 
 
-def dapo(context: Context, offload: str) -> Figures:
-    """Three steps of DAPO by the trainer of `reasoner-rl train`, in bfloat16 with vLLM; tiny: the embedded engine."""
+def dapo_megatron(context: Context) -> Figures:
+    """Three steps of DAPO that Megatron trains, with everything in host memory during generation."""
+    require("megatron.core", "mbridge")
+    return dapo(context, "all", "training.backend.kind=megatron")
+
+
+def ppo(context: Context) -> Figures:
+    """Three steps of PPO: policy, critic and reference take turns on the device with vLLM, each moved to the host."""
+    overrides = [
+        "algorithm.kl_in_reward.coefficient=0.001",
+        "algorithm.critic_warmup_steps=0",
+        "critic.optimizer.lr=1e-5",
+    ]
+    return run_steps(context, "ppo_quickstart", "all", *overrides)
+
+
+def dapo(context: Context, offload: str, *overrides: str) -> Figures:
+    """Three steps of DAPO."""
+    return run_steps(context, "quickstart", offload, *overrides)
+
+
+def run_steps(context: Context, name: str, offload: str, *overrides: str) -> Figures:
+    """Three steps by the trainer of `reasoner-rl train`, in bfloat16 with vLLM; tiny: with the embedded engine."""
     if context.full:
         require("vllm")
     print(f"{context.name} on {context.device}", flush=True)
     base, output = checkpoint(context, context.pick("0.5b", "tiny")), context.folder / "run"
-    train(dapo_recipe(context, base, output, offload))
+    train(recipe(context, name, base, output, [f"training.offload={offload}", *overrides]))
     rows = read_rows(output / "metrics.jsonl")
     last = rows[-1]
     context.report(
@@ -67,14 +89,14 @@ def dapo(context: Context, offload: str) -> Figures:
     return {}
 
 
-def dapo_recipe(context: Context, base: Path, output: Path, offload: str) -> OnlineConfig:
-    """The quickstart's recipe on a random model, with a reward that has spread at once."""
+def recipe(context: Context, name: str, base: Path, output: Path, overrides: Sequence[str]) -> OnlineConfig:
+    """One of the quickstart's recipes on a random model, with a reward that has spread at once."""
     data = context.folder / "problems.jsonl"
     problems = ({"problem": f"Compute {n}+{n * n} ?\n", "answer": str(n)} for n in range(200))
     data.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     engine = "{kind: vllm, gpu_memory_utilization: 0.2, enforce_eager: true, max_batch_sequences: 64}"
-    recipe = load_recipe(
-        "quickstart",
+    loaded = load_recipe(
+        name,
         [
             f"run.output_dir={output}",
             f"run.steps={DAPO_STEPS}",
@@ -88,32 +110,40 @@ def dapo_recipe(context: Context, base: Path, output: Path, offload: str) -> Onl
             f"reward.functions=[{{fn: '{Path(coin_reward.__file__)}:compute_score'}}]",
             f"batch.prompts_per_step={context.pick(8, 4)}",
             f"batch.prompts_per_update={context.pick(4, 2)}",
-            f"training.offload={offload}",
             "training.optimizer.lr=1e-5",
             "evaluation={datasets: []}",
             "evaluation.every_steps=null",
             "logging.progress=false",
+            *overrides,
         ],
     )
-    assert isinstance(recipe, OnlineConfig)
-    return recipe
+    assert isinstance(loaded, OnlineConfig)
+    return loaded
 
 
 def quickstart(context: Context) -> Figures:
-    """The quickstart with fewer steps. At full size held-out accuracy must grow; tiny, that the warm start learns."""
-    folder, steps = context.folder / "run", context.pick(15, 2)
+    """The quickstart with fewer steps and the embedded engine, which must learn."""
+    return learn(context, context.pick(15, 2))
+
+
+def quickstart_vllm(context: Context) -> Figures:
+    """The quickstart with vLLM and CUDA graphs in bfloat16, from the same warm start, which must learn."""
+    require("vllm")
+    engine = f"{{kind: vllm, gpu_memory_utilization: 0.2, enforce_eager: {context.pick('false', 'true')}}}"
+    return learn(context, context.pick(25, 2), "model.dtype=bfloat16", f"rollout.engine={engine}")
+
+
+def learn(context: Context, steps: int, *overrides: str) -> Figures:
+    """A warm start, unless a check before made it, and DAPO. At full size held-out accuracy must grow."""
+    folder, output = context.work / "quickstart_run", context.folder / "rl"
     print(f"{context.name} on {context.device}: {steps} steps", flush=True)
-    overrides = [
-        f"run.steps={steps}",
-        "evaluation.every_steps=null",
-        "checkpoint.every_steps=1000",
-        "logging.progress=false",
-    ]
+    run = script.Quickstart(folder, {"seed": context.seed})
+    given = [f"run.steps={steps}", f"run.output_dir={output}", "evaluation.every_steps=null", *overrides]
+    given += ["checkpoint.every_steps=1000", "logging.progress=false"]
     if not context.full:  # a model that hardly learnt to answer has groups with equal rewards alone
-        overrides += ["evaluation.datasets=[]", "algorithm.dynamic_sampling.enabled=false"]
-        overrides += ["batch.prompts_per_step=4", "batch.prompts_per_update=2"]
-    warm_start, dapo = script.load_recipes(folder, context.seed, overrides)
-    run = script.Quickstart(folder, {"seed": context.seed, "overrides": overrides})
+        given += ["evaluation.datasets=[]", "algorithm.dynamic_sampling.enabled=false"]
+        given += ["batch.prompts_per_step=4", "batch.prompts_per_update=2"]
+    warm_start, dapo = script.load_recipes(folder, context.seed, given)
     run.phase("problems and model", run.prepare)
     if not context.full:
         warm_start = shorten(warm_start)
@@ -128,18 +158,20 @@ def quickstart(context: Context) -> Figures:
     assert losses[-1] < 0.6 * losses[0], (
         f"the warm start's loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
     )
-    run.phase("DAPO", lambda: run.train(dapo))
-    rows = [row for row in read_rows(folder / "rl" / "metrics.jsonl") if "time/step" in row]
-    summary: dict[str, Any] = run.summarise(folder / "rl")
-    before, after = summary["accuracy_before"], summary["accuracy_after"]
+    with stopwatch() as seconds:
+        run.train(dapo)
+        context.report(dapo_s=seconds())
+    rows = [row for row in read_rows(output / "metrics.jsonl") if "time/step" in row]
+    summary = script.read_json(output / "summary.json")
+    before, after = summary.get("accuracy_before"), summary.get("accuracy_after")
     context.report(
         steps=summary["steps"],
         step_s=median(row["time/step"] for row in rows),
         generate_tokens_per_s=median(row["speed/generate_tokens_per_second"] for row in rows),
         update_tokens_per_s=median(row["speed/update_tokens_per_second"] for row in rows),
+        rollout_gap_mean_nats=max(row["policy/rollout_gap_mean"] for row in rows),
         accuracy_before_share=before,
         accuracy_after_share=after,
-        total_s=summary["seconds_total"],
     )
     assert summary["steps"] == steps, f"the run ended after {summary['steps']} of {steps} steps"
     if context.full:

@@ -134,13 +134,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         parameters = in_own_process(make_checkpoint, work, folder)
-        results = {
-            engine: in_own_process(measure, work, folder, engine, dtype, parameters) for engine in engines
-        }
+        report = {"work": vars(work) | {"dtype": dtype, "parameters": parameters}, "machine": machine()}
+        for part, content in report.items():
+            print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in content.items()))
+        results: dict[str, list[Measured]] = {}
+        for engine in engines:  # what was measured is kept should a later engine fail or be stopped
+            results[engine] = in_own_process(measure, work, folder, engine, dtype, parameters)
+            print(f"\n{table({engine: results[engine]})}", flush=True)
+            if json_file:
+                write_json(json_file, {**report, "steps": results})
     copy = in_own_process(copy_gib_per_second)
-    report = {"work": vars(work) | {"dtype": dtype, "parameters": parameters}, "machine": machine()}
-    for part, content in report.items():
-        print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in content.items()))
     print(f"\n{table(results)}\n\ncopy on the device: {copy:.1f} GiB/s")
     if json_file:
         write_json(json_file, {**report, "copy_gib_per_second": copy, "steps": results})

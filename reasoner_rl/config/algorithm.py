@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from reasoner_rl.config.base import Section, UserFunction, UserPathOrName, overlay
-from reasoner_rl.config.ppo import GaeConfig, KlControlConfig
+from reasoner_rl.config.ppo import GaeConfig, KlControlConfig, PtxConfig
 from reasoner_rl.errors import did_you_mean
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
@@ -239,6 +239,9 @@ class PolicyGradientConfig(Section):
         "2402.03300); never if unset.",
     )
     token_mask: TokenMaskConfig = Field(TokenMaskConfig(), description="Which tokens are trained.")
+    ptx: PtxConfig | None = Field(
+        None, description="A language-modelling loss on examples beside the policy's loss (PPO-ptx)."
+    )
     dynamic_sampling: DynamicSamplingConfig = Field(
         DynamicSamplingConfig(enabled=False), description="Filtering of groups that teach nothing."
     )
@@ -397,6 +400,15 @@ class CustomConfig(PolicyGradientConfig):
         "is this section."
     )
     parameters: dict[str, Any] = Field({}, description="Whatever the function reads from config.parameters.")
+
+    @model_validator(mode="after")
+    def _brings_no_examples(self) -> Self:
+        if self.ptx is not None:
+            raise ValueError(
+                "algorithm.ptx must be unset with algorithm.kind custom, which is given no examples: use one of the "
+                "other kinds with algorithm.advantage or algorithm.loss.fn"
+            )
+        return self
 
 
 GroupAlgorithmConfig = DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig | CispoConfig

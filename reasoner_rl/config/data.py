@@ -118,6 +118,6 @@ class SftDataConfig(Section):
     def _response_says_something(self) -> Self:
         if "{solution}" not in self.response_template and "{answer}" not in self.response_template:
             raise ValueError(
-                f"data.response_template must contain {{solution}} or {{answer}}; it is {self.response_template!r}"
+                f"response_template must contain {{solution}} or {{answer}}; it is {self.response_template!r}"
             )
         return self

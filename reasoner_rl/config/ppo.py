@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from reasoner_rl.config.base import Section
+from reasoner_rl.config.data import SftDataConfig
 
 
 class GaeConfig(Section):
@@ -80,3 +81,17 @@ class KlControlConfig(Section):
                 "controller 'fixed'"
             )
         return self
+
+
+class PtxConfig(Section):
+    """PPO-ptx (InstructGPT, arXiv 2203.02155): a language-modelling loss on examples, added to that of the policy."""
+
+    coefficient: float = Field(
+        gt=0,
+        description="Weight of the mean negative log-likelihood per token of the update's examples (gamma in equation "
+        "2; InstructGPT: 27.8).",
+    )
+    data: SftDataConfig = Field(description="Examples, as of an SFT recipe; their responses are trained.")
+    examples_per_update: int = Field(
+        ge=1, description="Examples in each optimizer update of the policy; every update has the next ones."
+    )

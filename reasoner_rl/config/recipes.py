@@ -227,6 +227,17 @@ class OnlineConfig(TrainingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _examples_have_the_models_own_distribution(self) -> Self:
+        """All logprobs of an update are at the temperature of the sampling."""
+        temperature = self.rollout.sampling.temperature
+        if self.algorithm.ptx is not None and temperature != 1:
+            raise ValueError(
+                "rollout.sampling.temperature must be 1 with algorithm.ptx, whose loss is of the model's own "
+                f"distribution: it is {temperature}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_can_be_filled(self) -> Self:
         filtered = self.algorithm.dynamic_sampling
         at_a_time = self.batch.prompts_per_generation or self.batch.prompts_per_step

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.ppo import PtxConfig
 from reasoner_rl.config.recipes import SftConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say, show
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
@@ -50,6 +51,21 @@ def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> li
     first = torch.cat([samples[0].prompt_ids, samples[0].response_ids])
     show("first example, as the model reads it", str(tokenizer.decode(first)))
     return samples
+
+
+def load_mixed_in(
+    ptx: PtxConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[TrainSample]:
+    """Read and render the examples of algorithm.ptx, and check that they fit into the model's context.
+
+    Raises DataError or ConfigError, as for an SFT recipe's data, saying that the keys are those of algorithm.ptx.
+    """
+    try:
+        examples = load_examples(ptx.data, tokenizer)
+        check_examples_fit(model, examples)
+    except (DataError, ConfigError) as error:
+        raise type(error)(f"algorithm.ptx: {error} (data stands for algorithm.ptx.data)") from error
+    return examples
 
 
 @dataclass(frozen=True, slots=True)

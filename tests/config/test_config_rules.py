@@ -14,6 +14,7 @@ COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"pa
 PROMPTS: dict[str, Any] = {"data": {"train": {"path": "a.jsonl"}}}
 TWO_WORKERS = {"kind": "ray", "workers_per_node": 2}
 HELD_OUT = {"path": "b.jsonl"}
+PTX = {"coefficient": 1.0, "examples_per_update": 8, "data": {"train": {"path": "c.jsonl"}}}
 
 
 def refusal(model: type[OnlineConfig | SftConfig | EvalConfig], sections: dict[str, Any]) -> str:
@@ -267,6 +268,17 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"model": {"path": "m", "lora": {}, "freeze_first_fraction": 0.5}},
         {"model": {"path": "m", "lora": {}, "freeze_first_fraction": 0.0}},
         "model.lora freezes every base weight already",
+    ),
+    (
+        {"algorithm": {"kind": "ppo", "ptx": PTX}, "rollout": {"sampling": {"temperature": 0.9}}},
+        {"algorithm": {"kind": "ppo", "ptx": PTX}},
+        "rollout.sampling.temperature must be 1 with algorithm.ptx, whose loss is of the model's own distribution: it "
+        "is 0.9",
+    ),
+    (
+        {"algorithm": {"kind": "custom", "fn": "a.py:build", "ptx": PTX}},
+        {"algorithm": {"kind": "grpo", "ptx": PTX}},
+        "algorithm.ptx must be unset with algorithm.kind custom",
     ),
     (
         {"data": {"train": {"path": "a.jsonl", "prompt_template": "Solve"}}},

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from reasoner_rl.config.base import Section, UserFunction, UserPathOrName, overlay
+from reasoner_rl.config.base import Section, UserFunction, UserPathOrName, overlay, refuse_without_effect
 from reasoner_rl.config.ppo import GaeConfig, KlControlConfig, PtxConfig
 from reasoner_rl.errors import did_you_mean
 
@@ -67,12 +67,9 @@ class ImportanceSamplingConfig(Section):
     floor: float = Field(0.5, ge=0, le=1, description="Smallest weight that masked and rejected keep.")
 
     @model_validator(mode="after")
-    def _level_has_a_use(self) -> Self:
-        if self.kind == "none" and self.level != "token":
-            raise ValueError(
-                f"algorithm.loss.importance_sampling.level {self.level!r} has no effect with kind 'none': set "
-                "algorithm.loss.importance_sampling.kind, or leave level out"
-            )
+    def _keys_have_a_use(self) -> Self:
+        unused = {"none": ("level", "cap", "floor"), "truncated": ("floor",)}.get(self.kind, ())
+        refuse_without_effect(self, unused, f"with kind {self.kind!r}")
         return self
 
 
@@ -184,11 +181,13 @@ class TokenMaskConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _fn_is_for_custom(self) -> Self:
+    def _keys_are_of_the_kind(self) -> Self:
         if (self.kind == "custom") != (self.fn is not None):
             raise ValueError(
                 f"token_mask.fn must be set if and only if kind is 'custom'; kind is {self.kind!r}"
             )
+        if self.kind != "entropy":
+            refuse_without_effect(self, ["share"], f"with kind {self.kind!r}")
         return self
 
 

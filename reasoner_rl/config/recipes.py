@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, CustomConfig, DapoConfig, PpoConfig
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
 from reasoner_rl.config.data import EvalDataConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
@@ -241,6 +241,9 @@ class OnlineConfig(TrainingRecipe):
     def _batch_can_be_filled(self) -> Self:
         filtered = self.algorithm.dynamic_sampling
         at_a_time = self.batch.prompts_per_generation or self.batch.prompts_per_step
+        if not filtered.enabled and at_a_time > self.batch.prompts_per_step:
+            reason = f"above batch.prompts_per_step ({self.batch.prompts_per_step}) without dynamic sampling"
+            refuse_without_effect(self.batch, ["prompts_per_generation"], reason, "batch.")
         if filtered.enabled and at_a_time * filtered.max_generation_batches < self.batch.prompts_per_step:
             raise ValueError(
                 "batch.prompts_per_generation x algorithm.dynamic_sampling.max_generation_batches must be at "
@@ -257,6 +260,12 @@ class SftConfig(TrainingRecipe):
     data: SftDataConfig = Field(description="Examples.")
     algorithm: SftAlgorithmConfig = Field(SftAlgorithmConfig(), description="The algorithm.")
     batch: SftBatchConfig = Field(SftBatchConfig(), description="Sizes of a step.")
+
+    @model_validator(mode="after")
+    def _nothing_is_in_groups(self) -> Self:
+        reason = "in an sft recipe: evaluation draws evaluation.samples_per_prompt"
+        refuse_without_effect(self.rollout, ["responses_per_prompt"], reason, "rollout.")
+        return self
 
 
 class EvalConfig(Section):

@@ -42,6 +42,7 @@ from reasoner_rl.trainer.loading import (
     load_mixed_in,
     load_prompts,
     tell_evaluation_parameters,
+    tell_switched_off,
     tell_unused_sections,
 )
 from reasoner_rl.trainer.loop import Trainer
@@ -86,6 +87,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
         newest = checkpoint_to_resume(config, store)
         begin_run(config)
+        tell_switched_off(config)
         if isinstance(config, OnlineConfig):
             for name, number in step_arithmetic(config).rows():
                 say(f"  {name:<32} {number}")

@@ -17,6 +17,7 @@ from reasoner_rl.metrics import values
 
 KL = {"coefficient": 0.2, "estimator": "k3"}
 ADAPTIVE = {**KL, "controller": "adaptive", "target": 0.1, "horizon": 50}
+CONTROLLED = {"adaptive": ADAPTIVE, "fixed": KL}
 
 
 def ppo(updates: int = 1, **algorithm: Any) -> Ppo:
@@ -44,7 +45,7 @@ def test_rewards_advantages_and_returns_are_those_of_verl(estimator: str, contro
     algorithms = trainer.core_algos
     ours = ppo(
         gae={"gamma": 0.97, "lam": 0.9},
-        kl_in_reward={**ADAPTIVE, "controller": controller, "estimator": estimator},
+        kl_in_reward={**CONTROLLED[controller], "estimator": estimator},
     )
     theirs: Any = algorithms.FixedKLController(0.2)
     if controller == "adaptive":

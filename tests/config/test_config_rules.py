@@ -60,6 +60,12 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "no step is ever full: 51 x 10 is below 512",
     ),
     (
+        {"algorithm": {"kind": "ppo"}, "batch": {"prompts_per_generation": 513}},
+        {"algorithm": {"kind": "ppo"}, "batch": {"prompts_per_generation": 512}},
+        "batch.prompts_per_generation 513 has no effect above batch.prompts_per_step (512) without dynamic sampling: "
+        "leave prompts_per_generation out, or at its default, null",
+    ),
+    (
         {"rollout": {"sampling": {"min_response_tokens": 6, "max_response_tokens": 5}}},
         {
             "rollout": {"sampling": {"min_response_tokens": 5, "max_response_tokens": 5}},
@@ -315,6 +321,9 @@ def test_a_batch_need_not_be_filled_by_a_filter_that_is_off() -> None:
 def test_rules_of_fine_tuning() -> None:
     assert "warmup_steps must not exceed" in refusal(
         SftConfig, PROMPTS | {"training": {"schedule": {"warmup_steps": 11}}}
+    )
+    assert "rollout.responses_per_prompt 4 has no effect in an sft recipe" in refusal(
+        SftConfig, PROMPTS | {"rollout": {"responses_per_prompt": 4}}
     )
     data = PROMPTS["data"] | {"response_template": "yes"}
     assert "response_template must contain {solution} or {answer}; it is 'yes'" in refusal(

@@ -220,7 +220,7 @@ def test_sections_without_an_effect_are_told(
     config = recipe("short")
     tell_unused_sections(config)
     assert capsys.readouterr().out == ""
-    changed = config.model_copy(update={"rollout": RolloutConfig(responses_per_prompt=2)})
+    changed = config.model_copy(update={"rollout": RolloutConfig(sync_check="none")})
     tell_unused_sections(changed)
     assert capsys.readouterr().out == (
         "evaluation.datasets is empty, so nothing is generated and rollout has no effect\n"

@@ -63,18 +63,23 @@ class Ppo(PolicyGradient):
         """The reward of every token."""
         if not self._kl.used:
             return [token_rewards(sample.reward, sample.loss_mask) for sample in samples], {}
-        penalties, metrics = self._kl.penalties(samples)
+        penalties, metrics = self._kl.penalties(samples, adapts=not self._critic_alone)
         priced = zip(samples, penalties, strict=True)
         return [
             token_rewards(sample.reward, sample.loss_mask, penalty) for sample, penalty in priced
         ], metrics
 
+    @property
+    def _critic_alone(self) -> bool:
+        """Whether the step that is being made is one of the critic's warm-up."""
+        return self._steps < self._config.critic_warmup_steps
+
     def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
         """Train the critic, and the policy too once the critic's warm-up is over."""
         assert models.critic is not None
-        critic = models.critic.update(samples)
+        critic, critic_alone = models.critic.update(samples), self._critic_alone
         self._steps += 1
-        if self._steps <= self._config.critic_warmup_steps:
+        if critic_alone:
             return critic
         return merge([critic, super().update(samples, models)])
 

@@ -14,6 +14,7 @@ COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"pa
 PROMPTS: dict[str, Any] = {"data": {"train": {"path": "a.jsonl"}}}
 TWO_WORKERS = {"kind": "ray", "workers_per_node": 2}
 HELD_OUT = {"path": "b.jsonl"}
+PPO_WARM_UP = {"kind": "ppo", "critic_warmup_steps": 3}
 PTX = {"coefficient": 1.0, "examples_per_update": 8, "data": {"train": {"path": "c.jsonl"}}}
 
 
@@ -53,6 +54,11 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"training": {"schedule": {"warmup_steps": 11}}},
         {"training": {"schedule": {"warmup_steps": 10}}},
         "warmup_steps must not exceed run.steps: 11 exceeds 10",
+    ),
+    (
+        {"algorithm": PPO_WARM_UP, "training": {"schedule": {"warmup_steps": 8}}},
+        {"algorithm": PPO_WARM_UP, "training": {"schedule": {"warmup_steps": 7}}},
+        "training.schedule.warmup_steps must not exceed run.steps - algorithm.critic_warmup_steps: 8 exceeds 7",
     ),
     (
         {"batch": {"prompts_per_generation": 51}},

@@ -209,6 +209,15 @@ def test_what_cannot_change_on_resumption_is_told(uninterrupted: Path) -> None:
         run(recipe, "critic.optimizer.lr=0.5")
 
 
+def test_a_critic_of_its_own_cannot_be_added_on_resumption(tiny_run: dict[str, Any], tmp_path: Path) -> None:
+    run(recipe_in(tmp_path, tiny_run, critic=None), "run.steps=2")
+    message = (
+        r"critic\.optimizer\.betas is \[0\.9, 0\.999\], but .*step_000002 was made with None, and it cannot"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run(recipe_in(tmp_path, tiny_run))
+
+
 def test_ppo_does_not_continue_a_run_without_a_critic_and_the_other_way_round(
     uninterrupted: Path, tiny_run: dict[str, Any], tmp_path: Path
 ) -> None:

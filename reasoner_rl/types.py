@@ -111,6 +111,7 @@ class TrainSample(ResponseColumns):
     reward: float = 0.0  # the score of the whole response
     truncated: bool = False  # cut off at the token limit
     group: int = 0  # samples of a batch with the same number answer the same prompt
+    supervised: bool = False  # a worked example, and not a response of the policy
 
     @property
     def tokens(self) -> int:
@@ -151,6 +152,7 @@ class MicroBatch(ResponseColumns):
     sample_indices: tuple[int, ...]  # [S]: where each sequence stood in the list that was cut
     groups: tuple[int, ...]  # [S]: the group of each sequence
     denominators: LossDenominators
+    supervised: bool = False  # worked examples, and not responses
 
     @property
     def sequences(self) -> int:
@@ -178,6 +180,10 @@ class MiniBatch:
 
     micro_batches: tuple[MicroBatch, ...]
     denominators: LossDenominators
+
+    def followed_by(self, other: MiniBatch) -> MiniBatch:
+        """One update of both. The micro-batches of each part keep the part's denominators, so that losses add up."""
+        return MiniBatch(self.micro_batches + other.micro_batches, self.denominators)
 
 
 class TokenOutputs(NamedTuple):

@@ -11,7 +11,7 @@ in the driver. Workers build the same algorithm from the recipe for its ``losses
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -33,8 +33,16 @@ class Policy(Protocol):
         """Entropies [R] float32 of the distributions over each sample's response tokens, in nats."""
         ...
 
-    def update(self, samples: Sequence[TrainSample]) -> Metrics:
-        """Train on the samples as the recipe's ``batch`` says: one optimizer update per mini-batch, once per epoch."""
+    def update(
+        self,
+        samples: Sequence[TrainSample],
+        next_examples: Callable[[], Sequence[TrainSample]] | None = None,
+    ) -> Metrics:
+        """Train on the samples as the recipe's ``batch`` says: one optimizer update per mini-batch, once per epoch.
+
+        next_examples: called once per optimizer update, for supervised examples whose gradients are added to those of
+        its mini-batch. They are in micro-batches of their own, with denominators of their own.
+        """
         ...
 
 
@@ -59,6 +67,22 @@ class Critic(Protocol):
 
     def update(self, samples: Sequence[TrainSample]) -> Metrics:
         """Train on the samples: see `Policy.update`."""
+        ...
+
+
+class Examples(Protocol):
+    """Supervised examples in an endless order that is saved."""
+
+    def take(self, count: int) -> list[TrainSample]:
+        """The next ``count`` examples."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What must be in a checkpoint, as JSON can hold it."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved `state`."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.algorithms.base import Algorithm, Examples
 from reasoner_rl.algorithms.custom import build_custom
 from reasoner_rl.algorithms.dry_run import check_algorithm
 from reasoner_rl.algorithms.group import GroupPolicyGradient
@@ -15,13 +15,16 @@ from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
 from reasoner_rl.errors import ConfigError
 
 
-def build_algorithm(config: TrainConfig) -> Algorithm:
-    """The algorithm that the recipe names. Raises ConfigError if the user's own is wrong or does not fit."""
+def build_algorithm(config: TrainConfig, examples: Examples | None = None) -> Algorithm:
+    """The algorithm that the recipe names. Raises ConfigError if the user's own is wrong or does not fit.
+
+    examples: those of algorithm.ptx, in the driver of a run that has it.
+    """
     if not isinstance(config, OnlineConfig):
         return SupervisedFineTuning()
     algorithm, updates_per_step = config.algorithm, step_arithmetic(config).updates_per_step
     if isinstance(algorithm, PpoConfig):
-        return Ppo(algorithm, updates_per_step)
+        return Ppo(algorithm, updates_per_step, examples)
     if isinstance(algorithm, CustomConfig):
         built = build_custom(algorithm, updates_per_step)
         if config.critic is not None and "critic" not in built.roles:
@@ -31,8 +34,8 @@ def build_algorithm(config: TrainConfig) -> Algorithm:
             )
         return built
     if isinstance(algorithm, ReinforceConfig):
-        return Reinforce(algorithm, updates_per_step)
-    return GroupPolicyGradient(algorithm, updates_per_step)
+        return Reinforce(algorithm, updates_per_step, examples)
+    return GroupPolicyGradient(algorithm, updates_per_step, examples)
 
 
 def check_custom_parts(config: TrainConfig) -> None:

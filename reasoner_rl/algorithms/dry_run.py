@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +38,12 @@ class _Model:
     def values(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         return self.logprobs(samples)
 
-    def update(self, samples: Sequence[TrainSample]) -> Metrics:
-        del samples
+    def update(
+        self,
+        samples: Sequence[TrainSample],
+        next_examples: Callable[[], Sequence[TrainSample]] | None = None,
+    ) -> Metrics:
+        del samples, next_examples
         return {}
 
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from reasoner_rl.advantages.group import advantages_in_groups
-from reasoner_rl.algorithms.base import Models, Prepared
+from reasoner_rl.algorithms.base import Examples, Models, Prepared
 from reasoner_rl.algorithms.custom import advantages_of
 from reasoner_rl.algorithms.policy_gradient import PolicyGradient
 from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, GroupAlgorithmConfig
@@ -33,8 +33,10 @@ from reasoner_rl.types import TrainSample, constant_column
 class GroupPolicyGradient(PolicyGradient):
     """The family; its members are sets of defaults in config/algorithm.py."""
 
-    def __init__(self, config: GroupAlgorithmConfig, updates_per_step: int) -> None:
-        super().__init__(config, updates_per_step)
+    def __init__(
+        self, config: GroupAlgorithmConfig, updates_per_step: int, examples: Examples | None = None
+    ) -> None:
+        super().__init__(config, updates_per_step, examples)
         self._config = config
         self._own_advantages = (
             None if config.advantage in GROUP_ADVANTAGES else advantages_of(config.advantage)

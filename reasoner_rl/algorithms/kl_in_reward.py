@@ -22,15 +22,19 @@ class KlInReward:
         self._controller = kl_controller(config)
         self.used = config.coefficient > 0
 
-    def penalties(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:
+    def penalties(
+        self, samples: Sequence[TrainSample], *, adapts: bool = True
+    ) -> tuple[list[Tensor], Metrics]:
         """Return coefficient * KL estimate [R] of each sample, with what to log, and adapt the coefficient.
 
+        adapts: False in a step in which the policy is not trained, so that no coefficient could move its KL.
         Raises ValueError if the samples lack the policy's or the reference's logprobs.
         """
         estimates = [self._estimate(sample) for sample in samples]
         kl = mean_kl(estimates, [sample.loss_mask for sample in samples])
         coefficient = self._controller.coefficient
-        self._controller = self._controller.updated(kl, len(samples))
+        if adapts:
+            self._controller = self._controller.updated(kl, len(samples))
         measured: Metrics = {"reward/kl": mean(kl), "reward/kl_coefficient": mean(coefficient)}
         return [coefficient * estimate for estimate in estimates], measured
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
+from reasoner_rl.algorithms.base import Algorithm, Examples, Models, Prepared
 from reasoner_rl.algorithms.custom import policy_loss_of
 from reasoner_rl.algorithms.kl_in_reward import KlInReward
 from reasoner_rl.algorithms.logprobs import with_old_logprobs, with_reference_logprobs
+from reasoner_rl.algorithms.ptx import Ptx
 from reasoner_rl.algorithms.reference_refresh import ReferenceRefresh
 from reasoner_rl.algorithms.token_mask import TokenMask
 from reasoner_rl.config.algorithm import PolicyGradientConfig
@@ -20,17 +21,21 @@ class PolicyGradient(Algorithm):
     """Needs a reference where KL is in the reward or in the loss.
 
     updates_per_step: optimizer updates in a step. If there is one, every ratio is exactly 1.
+    examples: for PPO-ptx, in the driver.
     """
 
-    def __init__(self, config: PolicyGradientConfig, updates_per_step: int) -> None:
+    def __init__(
+        self, config: PolicyGradientConfig, updates_per_step: int, examples: Examples | None = None
+    ) -> None:
         self._old_logprobs, self._updates_per_step = config.loss.old_logprobs, updates_per_step
         self._kl = KlInReward(config.kl_in_reward)
         self._refresh = ReferenceRefresh(config.reference_refresh_steps)
         self.refreshes_reference = config.reference_refresh_steps is not None
         self._token_mask = TokenMask(config.token_mask)
+        self._ptx = Ptx(config.ptx, examples)
         if self._kl.used or config.loss.kl.coefficient > 0:
             self.roles = ("policy", "reference")
-        self.losses = {"policy": policy_loss_of(config.loss)}
+        self.losses = {"policy": self._ptx.mixed(policy_loss_of(config.loss))}
         self.entropy_gradient = config.loss.entropy_coefficient > 0
 
     def _with_logprobs(self, samples: Sequence[TrainSample], models: Models) -> list[TrainSample]:
@@ -48,13 +53,14 @@ class PolicyGradient(Algorithm):
 
     def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
         """See `Algorithm.update`."""
-        return models.policy.update(samples) | self._refresh.after_update(models)
+        return models.policy.update(samples, self._ptx.next_examples) | self._refresh.after_update(models)
 
     def state(self) -> dict[str, Any]:
         """See `Algorithm.state`."""
-        return self._kl.state() | self._refresh.state()
+        return self._kl.state() | self._refresh.state() | self._ptx.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Algorithm.restore`."""
         self._kl.restore(state)
         self._refresh.restore(state)
+        self._ptx.restore(state)

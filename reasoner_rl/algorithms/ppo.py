@@ -6,6 +6,7 @@ the last one. A critic V predicts the return of the state before each token, and
     delta_t = r_t + gamma V_{t+1} - V_t,     A_t = sum_l (gamma lambda)^l delta_{t+l}        (GAE, arXiv 1506.02438)
 
 the policy minimises the clipped objective with A whitened over the batch, and the critic the squared error to A + V.
+With algorithm.ptx a language-modelling loss on examples is added (PPO-ptx, arXiv 2203.02155): see ptx.py.
 Options of VAPO (arXiv 2504.05118): a lambda of its own for the critic, and a policy's lambda that grows with length.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from reasoner_rl.advantages.gae import advantages_and_returns
 from reasoner_rl.advantages.rewards import token_rewards
 from reasoner_rl.advantages.statistics import column_metrics, critic_metrics
-from reasoner_rl.algorithms.base import Models, Prepared
+from reasoner_rl.algorithms.base import Examples, Models, Prepared
 from reasoner_rl.algorithms.policy_gradient import PolicyGradient
 from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.losses.value import value_loss
@@ -31,8 +32,8 @@ from reasoner_rl.types import TrainSample
 class Ppo(PolicyGradient):
     """Needs a critic, and a reference as `PolicyGradient` does."""
 
-    def __init__(self, config: PpoConfig, updates_per_step: int) -> None:
-        super().__init__(config, updates_per_step)
+    def __init__(self, config: PpoConfig, updates_per_step: int, examples: Examples | None = None) -> None:
+        super().__init__(config, updates_per_step, examples)
         self._config = config
         self._steps = 0
         self.roles = (*self.roles, "critic")
@@ -62,18 +63,23 @@ class Ppo(PolicyGradient):
         """The reward of every token."""
         if not self._kl.used:
             return [token_rewards(sample.reward, sample.loss_mask) for sample in samples], {}
-        penalties, metrics = self._kl.penalties(samples)
+        penalties, metrics = self._kl.penalties(samples, adapts=not self._critic_alone)
         priced = zip(samples, penalties, strict=True)
         return [
             token_rewards(sample.reward, sample.loss_mask, penalty) for sample, penalty in priced
         ], metrics
 
+    @property
+    def _critic_alone(self) -> bool:
+        """Whether the step that is being made is one of the critic's warm-up."""
+        return self._steps < self._config.critic_warmup_steps
+
     def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
         """Train the critic, and the policy too once the critic's warm-up is over."""
         assert models.critic is not None
-        critic = models.critic.update(samples)
+        critic, critic_alone = models.critic.update(samples), self._critic_alone
         self._steps += 1
-        if self._steps <= self._config.critic_warmup_steps:
+        if critic_alone:
             return critic
         return merge([critic, super().update(samples, models)])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from reasoner_rl.advantages.reinforce import reinforce_plus_plus, reinforce_plus_plus_baseline
 from reasoner_rl.advantages.rewards import token_rewards
 from reasoner_rl.advantages.statistics import column_metrics
-from reasoner_rl.algorithms.base import Models, Prepared
+from reasoner_rl.algorithms.base import Examples, Models, Prepared
 from reasoner_rl.algorithms.policy_gradient import PolicyGradient
 from reasoner_rl.config.algorithm import ReinforceConfig
 from reasoner_rl.metrics import Metrics
@@ -25,8 +25,10 @@ from reasoner_rl.types import TrainSample
 class Reinforce(PolicyGradient):
     """Both variants."""
 
-    def __init__(self, config: ReinforceConfig, updates_per_step: int) -> None:
-        super().__init__(config, updates_per_step)
+    def __init__(
+        self, config: ReinforceConfig, updates_per_step: int, examples: Examples | None = None
+    ) -> None:
+        super().__init__(config, updates_per_step, examples)
         self._config = config
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:

@@ -210,6 +210,7 @@ def pack(
         sample_indices=tuple(sample_indices),
         groups=tuple(sample.group for sample in samples),
         denominators=denominators,
+        supervised=samples[0].supervised,
         **_columns(samples),
     )
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from reasoner_rl.config.base import Section, UserFunction, UserPathOrName, overlay
-from reasoner_rl.config.ppo import GaeConfig, KlControlConfig
+from reasoner_rl.config.base import Section, UserFunction, UserPathOrName, overlay, refuse_without_effect
+from reasoner_rl.config.ppo import GaeConfig, KlControlConfig, PtxConfig
 from reasoner_rl.errors import did_you_mean
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
@@ -67,12 +67,9 @@ class ImportanceSamplingConfig(Section):
     floor: float = Field(0.5, ge=0, le=1, description="Smallest weight that masked and rejected keep.")
 
     @model_validator(mode="after")
-    def _level_has_a_use(self) -> Self:
-        if self.kind == "none" and self.level != "token":
-            raise ValueError(
-                f"algorithm.loss.importance_sampling.level {self.level!r} has no effect with kind 'none': set "
-                "algorithm.loss.importance_sampling.kind, or leave level out"
-            )
+    def _keys_have_a_use(self) -> Self:
+        unused = {"none": ("level", "cap", "floor"), "truncated": ("floor",)}.get(self.kind, ())
+        refuse_without_effect(self, unused, f"with kind {self.kind!r}")
         return self
 
 
@@ -184,11 +181,13 @@ class TokenMaskConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _fn_is_for_custom(self) -> Self:
+    def _keys_are_of_the_kind(self) -> Self:
         if (self.kind == "custom") != (self.fn is not None):
             raise ValueError(
                 f"token_mask.fn must be set if and only if kind is 'custom'; kind is {self.kind!r}"
             )
+        if self.kind != "entropy":
+            refuse_without_effect(self, ["share"], f"with kind {self.kind!r}")
         return self
 
 
@@ -239,6 +238,9 @@ class PolicyGradientConfig(Section):
         "2402.03300); never if unset.",
     )
     token_mask: TokenMaskConfig = Field(TokenMaskConfig(), description="Which tokens are trained.")
+    ptx: PtxConfig | None = Field(
+        None, description="A language-modelling loss on examples beside the policy's loss (PPO-ptx)."
+    )
     dynamic_sampling: DynamicSamplingConfig = Field(
         DynamicSamplingConfig(enabled=False), description="Filtering of groups that teach nothing."
     )
@@ -397,6 +399,15 @@ class CustomConfig(PolicyGradientConfig):
         "is this section."
     )
     parameters: dict[str, Any] = Field({}, description="Whatever the function reads from config.parameters.")
+
+    @model_validator(mode="after")
+    def _brings_no_examples(self) -> Self:
+        if self.ptx is not None:
+            raise ValueError(
+                "algorithm.ptx must be unset with algorithm.kind custom, which is given no examples: use one of the "
+                "other kinds with algorithm.advantage or algorithm.loss.fn"
+            )
+        return self
 
 
 GroupAlgorithmConfig = DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig | CispoConfig

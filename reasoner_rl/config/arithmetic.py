@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reasoner_rl.config.algorithm import PpoConfig
 from reasoner_rl.config.recipes import OnlineConfig
 
 
@@ -72,7 +71,6 @@ def step_arithmetic(config: OnlineConfig) -> StepArithmetic:
     whole_batches = -(-batch.prompts_per_step // generation)
     most_batches = filtered.max_generation_batches if filtered.enabled else whole_batches
     updates = batch.epochs * (batch.prompts_per_step // batch.prompts_per_update)
-    waiting = config.algorithm.critic_warmup_steps if isinstance(config.algorithm, PpoConfig) else 0
     sequence = config.data.prompts.max_tokens + sampling.max_response_tokens
     return StepArithmetic(
         prompts_per_step=batch.prompts_per_step,
@@ -91,7 +89,7 @@ def step_arithmetic(config: OnlineConfig) -> StepArithmetic:
         max_tokens_per_step=batch.prompts_per_step * responses * sequence,
         micro_batch_tokens=batch.micro_batch_tokens,
         total_steps=config.run.steps,
-        total_updates=max(0, config.run.steps - waiting) * updates,
+        total_updates=config.policy_steps * updates,
         warmup_updates=config.training.schedule.warmup_steps * updates,
     )
 

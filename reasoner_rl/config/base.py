@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -35,6 +35,26 @@ class Section(BaseModel):
                     cls.__name__, [InitErrorDetails(type=error, loc=(name,), input=value)]
                 )
         return given
+
+
+def changed_keys(section: Section, keys: Iterable[str]) -> dict[str, Any]:
+    """Those of ``keys`` that are not at their default, with their values."""
+    defaults = {key: type(section).model_fields[key].default for key in keys}
+    return {key: value for key in defaults if (value := getattr(section, key)) != defaults[key]}
+
+
+def refuse_without_effect(section: Section, keys: Iterable[str], reason: str, within: str = "") -> None:
+    """Raise ValueError naming the first of ``keys`` that is not at its default, where keys have no effect.
+
+    A key at its default is not refused, because a resolved recipe holds every key and must be readable.
+    reason: such as "with kind 'none'". within: the path of the section, in the one whose rule this is, with its dot.
+    """
+    for key, value in changed_keys(section, keys).items():
+        default = type(section).model_fields[key].default
+        shown = "null" if default is None else repr(default)
+        raise ValueError(
+            f"{within}{key} {value!r} has no effect {reason}: leave {key} out, or at its default, {shown}"
+        )
 
 
 def _holds_numbers(annotation: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section, UserPath
+from reasoner_rl.config.base import Section, UserPath, refuse_without_effect
 
 DAPO_PROMPT = (
     "Solve the following math problem step by step. The last line of your response should be of the form "
@@ -58,6 +58,14 @@ class DatasetConfig(Section):
         template = self.prompt_template
         if template is not None and template != "dapo" and "{problem}" not in template:
             raise ValueError(f"prompt_template must contain {{problem}}, or be 'dapo'; it is {template!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _flat_rows_are_read(self) -> Self:
+        if self.format == "verl":
+            reason = "with format 'verl', whose rows say it themselves"
+            refuse_without_effect(self, ["prompt_template"], reason)
+            refuse_without_effect(self.columns, ["problem", "answer", "data_source"], reason, "columns.")
         return self
 
     @property
@@ -118,6 +126,6 @@ class SftDataConfig(Section):
     def _response_says_something(self) -> Self:
         if "{solution}" not in self.response_template and "{answer}" not in self.response_template:
             raise ValueError(
-                f"data.response_template must contain {{solution}} or {{answer}}; it is {self.response_template!r}"
+                f"response_template must contain {{solution}} or {{answer}}; it is {self.response_template!r}"
             )
         return self

@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, refuse_without_effect
+from reasoner_rl.config.data import SftDataConfig
 
 
 class GaeConfig(Section):
@@ -43,12 +44,14 @@ class GaeConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _critic_lambda_is_told_apart(self) -> Self:
+    def _lambdas_are_told_apart(self) -> Self:
         if self.length_adaptive_alpha is not None and self.critic_lam is None:
             raise ValueError(
                 "gae.length_adaptive_alpha changes the policy's lambda from response to response, so the critic needs "
                 "one of its own: set gae.critic_lam (VAPO: 1.0)"
             )
+        if self.length_adaptive_alpha is not None:
+            refuse_without_effect(self, ["lam"], "with length_adaptive_alpha, which takes its place")
         return self
 
 
@@ -73,10 +76,26 @@ class KlControlConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _adapts_something(self) -> Self:
+    def _controller_fits(self) -> Self:
         if self.controller == "adaptive" and self.coefficient == 0:
             raise ValueError(
                 "controller 'adaptive' multiplies the coefficient, and 0 stays 0: set coefficient above 0, or "
                 "controller 'fixed'"
             )
+        if self.controller == "fixed":
+            refuse_without_effect(self, ["target", "horizon"], "with controller 'fixed'")
         return self
+
+
+class PtxConfig(Section):
+    """PPO-ptx (InstructGPT, arXiv 2203.02155): a language-modelling loss on examples, added to that of the policy."""
+
+    coefficient: float = Field(
+        gt=0,
+        description="Weight of the mean negative log-likelihood per token of the update's examples (gamma in equation "
+        "2; InstructGPT: 27.8).",
+    )
+    data: SftDataConfig = Field(description="Examples, as of an SFT recipe; their responses are trained.")
+    examples_per_update: int = Field(
+        ge=1, description="Examples in each optimizer update of the policy; every update has the next ones."
+    )

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, CustomConfig, DapoConfig, PpoConfig
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
 from reasoner_rl.config.data import EvalDataConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
@@ -79,6 +79,15 @@ class TrainingRecipe(Section):
         return bool(self.evaluation.datasets)
 
     @property
+    def policy_steps(self) -> int:
+        """Steps in which the policy is trained."""
+        return self.run.steps
+
+    @property
+    def _policy_steps_key(self) -> str:
+        return "run.steps"
+
+    @property
     def max_sequence_tokens(self) -> int:
         """The longest prompt and response that are generated, together."""
         responses = (self.rollout.sampling, self.evaluation_sampling)
@@ -127,7 +136,7 @@ class TrainingRecipe(Section):
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
-        _check_warmup(self.training.schedule, self.run, "training.schedule")
+        _check_warmup(self.training.schedule, self.policy_steps, self._policy_steps_key, "training.schedule")
         return self
 
 
@@ -182,12 +191,25 @@ class OnlineConfig(TrainingRecipe):
         if self.critic is not None and not isinstance(self.algorithm, PpoConfig | CustomConfig):
             raise ValueError(f"critic is for algorithm.kind ppo or custom; it is {self.algorithm.kind}")
         if self.critic is not None:
-            _check_warmup(self.critic.schedule, self.run, "critic.schedule")
+            _check_warmup(self.critic.schedule, self.run.steps, "run.steps", "critic.schedule")
         return self
+
+    @property
+    def policy_steps(self) -> int:
+        """See `TrainingRecipe.policy_steps`: not those in which the critic alone is."""
+        return max(0, self.run.steps - self._critic_warmup_steps)
+
+    @property
+    def _policy_steps_key(self) -> str:
+        return "run.steps - algorithm.critic_warmup_steps" if self._critic_warmup_steps else "run.steps"
+
+    @property
+    def _critic_warmup_steps(self) -> int:
+        return self.algorithm.critic_warmup_steps if isinstance(self.algorithm, PpoConfig) else 0
 
     @model_validator(mode="after")
     def _policy_is_trained(self) -> Self:
-        warmup = self.algorithm.critic_warmup_steps if isinstance(self.algorithm, PpoConfig) else 0
+        warmup = self._critic_warmup_steps
         if 0 < self.run.steps <= warmup:
             raise ValueError(
                 "algorithm.critic_warmup_steps must be below run.steps, or the policy is never trained: "
@@ -227,9 +249,23 @@ class OnlineConfig(TrainingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _examples_have_the_models_own_distribution(self) -> Self:
+        """All logprobs of an update are at the temperature of the sampling."""
+        temperature = self.rollout.sampling.temperature
+        if self.algorithm.ptx is not None and temperature != 1:
+            raise ValueError(
+                "rollout.sampling.temperature must be 1 with algorithm.ptx, whose loss is of the model's own "
+                f"distribution: it is {temperature}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_can_be_filled(self) -> Self:
         filtered = self.algorithm.dynamic_sampling
         at_a_time = self.batch.prompts_per_generation or self.batch.prompts_per_step
+        if not filtered.enabled and at_a_time > self.batch.prompts_per_step:
+            reason = f"above batch.prompts_per_step ({self.batch.prompts_per_step}) without dynamic sampling"
+            refuse_without_effect(self.batch, ["prompts_per_generation"], reason, "batch.")
         if filtered.enabled and at_a_time * filtered.max_generation_batches < self.batch.prompts_per_step:
             raise ValueError(
                 "batch.prompts_per_generation x algorithm.dynamic_sampling.max_generation_batches must be at "
@@ -246,6 +282,12 @@ class SftConfig(TrainingRecipe):
     data: SftDataConfig = Field(description="Examples.")
     algorithm: SftAlgorithmConfig = Field(SftAlgorithmConfig(), description="The algorithm.")
     batch: SftBatchConfig = Field(SftBatchConfig(), description="Sizes of a step.")
+
+    @model_validator(mode="after")
+    def _nothing_is_in_groups(self) -> Self:
+        reason = "in an sft recipe: evaluation draws evaluation.samples_per_prompt"
+        refuse_without_effect(self.rollout, ["responses_per_prompt"], reason, "rollout.")
+        return self
 
 
 class EvalConfig(Section):
@@ -372,11 +414,14 @@ def _check_overlong(reward: RewardConfig, sampling: SamplingConfig, key: str) ->
         )
 
 
-def _check_warmup(schedule: ScheduleConfig, run: RunConfig, key: str) -> None:
-    """Raise ValueError where the learning rate would never reach its value. 0 steps train nothing."""
+def _check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str) -> None:
+    """Raise ValueError where the learning rate would never reach its value. 0 steps train nothing.
+
+    steps: in which the model is trained; steps_key: what they are called in a message.
+    """
     warmup = schedule.warmup_steps
-    if 0 < run.steps < warmup:
-        raise ValueError(f"{key}.warmup_steps must not exceed run.steps: {warmup} exceeds {run.steps}")
+    if 0 < steps < warmup:
+        raise ValueError(f"{key}.warmup_steps must not exceed {steps_key}: {warmup} exceeds {steps}")
 
 
 TrainConfig = OnlineConfig | SftConfig

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, refuse_without_effect
 
 
 class SamplingConfig(Section):
@@ -83,6 +83,14 @@ class VllmEngineConfig(Section):
         2, description="While training on a GPU: 2 drops vLLM's weights, 1 keeps a copy in host memory."
     )
 
+    @model_validator(mode="after")
+    def _sleeps(self) -> Self:
+        if self.share_weights:
+            refuse_without_effect(
+                self, ["sleep_level"], "with share_weights, because vLLM then does not sleep"
+            )
+        return self
+
 
 EngineConfig = Annotated[HfEngineConfig | VllmEngineConfig, Field(discriminator="kind")]
 
@@ -112,3 +120,9 @@ class RolloutConfig(GenerationConfig):
         "engines score a fixed text, which does not reach embeddings of other tokens, or experts that it is not sent "
         "to. tensors: every tensor is compared to the bit, at the cost of another sync.",
     )
+
+    @model_validator(mode="after")
+    def _tolerance_is_used(self) -> Self:
+        if self.sync_check != "logprobs":
+            refuse_without_effect(self, ["sync_tolerance"], f"with sync_check {self.sync_check!r}")
+        return self

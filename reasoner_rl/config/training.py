@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from reasoner_rl.config.base import Section, UserPathOrName, overlay
+from reasoner_rl.config.base import Section, UserPathOrName, overlay, refuse_without_effect
 
 
 class OptimizerConfig(Section):
@@ -35,6 +35,12 @@ class ScheduleConfig(Section):
     kind: Literal["constant", "linear", "cosine"] = Field("constant", description="Shape after warm-up.")
     warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from 0.")
     final_ratio: float = Field(0.0, ge=0, le=1, description="Rate at the end over lr, for linear and cosine.")
+
+    @model_validator(mode="after")
+    def _the_end_is_reached(self) -> Self:
+        if self.kind == "constant":
+            refuse_without_effect(self, ["final_ratio"], "with kind 'constant'")
+        return self
 
 
 class FsdpBackendConfig(Section):

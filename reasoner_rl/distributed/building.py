@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -68,26 +70,18 @@ def build_models(
         arithmetic = step_arithmetic(config)
         updates_per_step, total_updates = arithmetic.updates_per_step, arithmetic.total_updates
     temperature = config.rollout.sampling.temperature if isinstance(config, OnlineConfig) else 1.0
-    models: dict[Role, TrainBackend] = {
-        "policy": build_backend(
-            config.model,
-            config.training,
-            temperature=temperature,
-            total_updates=total_updates,
-            updates_per_step=updates_per_step,
-            entropy_gradient=algorithm.entropy_gradient,
-            unused_ids=unused,
-        )
-    }
+    build = partial(
+        build_backend,
+        config.model,
+        config.training,
+        temperature=temperature,
+        total_updates=total_updates,
+        updates_per_step=updates_per_step,
+        unused_ids=unused,
+    )
+    models: dict[Role, TrainBackend] = {"policy": build(entropy_gradient=algorithm.entropy_gradient)}
     if "reference" in algorithm.roles and config.model.lora is None:
-        models["reference"] = build_backend(
-            config.model,
-            config.training,
-            temperature=temperature,
-            total_updates=total_updates,
-            frozen=True,
-            unused_ids=unused,
-        )
+        models["reference"] = build(frozen=True)
     if "critic" in algorithm.roles:
         models["critic"] = _build_critic(config, updates_per_step)
     return models
@@ -164,38 +158,23 @@ def build_backend(
     """
     single_process_group()
     backend = training.backend
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "total_updates": total_updates,
+        "updates_per_step": updates_per_step,
+        "frozen": frozen,
+        "head": head,
+        "unused_ids": unused_ids,
+    }
     if isinstance(backend, FsdpBackendConfig):
-        return FsdpBackend(
-            model,
-            training,
-            backend,
-            temperature=temperature,
-            total_updates=total_updates,
-            updates_per_step=updates_per_step,
-            entropy_gradient=entropy_gradient,
-            frozen=frozen,
-            head=head,
-            unused_ids=unused_ids,
-        )
+        return FsdpBackend(model, training, backend, entropy_gradient=entropy_gradient, **options)
     for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
         require_package(package, name, "megatron", "training.backend.kind=megatron")
     device = default_device()
     layers = settle_layers(backend.layers, device)  # which megatron-core, once it is imported, cannot change
     from reasoner_rl.training.megatron.backend import MegatronBackend
 
-    return MegatronBackend(
-        model,
-        training,
-        backend,
-        layers=layers,
-        device=device,
-        temperature=temperature,
-        total_updates=total_updates,
-        updates_per_step=updates_per_step,
-        frozen=frozen,
-        head=head,
-        unused_ids=unused_ids,
-    )
+    return MegatronBackend(model, training, backend, layers=layers, device=device, **options)
 
 
 def build_engine(

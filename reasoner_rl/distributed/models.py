@@ -19,6 +19,7 @@ from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.types import Role, TrainSample
 
 T = TypeVar("T")
+NextExamples = Callable[[], Sequence[TrainSample]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,17 @@ class ModelGroup:
             found.update(answer)
         return [found[index] for index in range(len(samples))]
 
-    def _update(self, samples: Sequence[TrainSample]) -> Metrics:
+    def _update(self, samples: Sequence[TrainSample], next_examples: NextExamples | None = None) -> Metrics:
         self._require_idle()
-        plan = self._plan
-        planned = plan_updates(samples, plan.samples_per_update, plan.limits, self._data_parallel_size)
-        arguments = self._by_rank([(self.role, tuple(updates), plan.epochs) for updates in planned])
-        return merge(self._transport.call("train", Worker.update, arguments))
+        plan, size = self._plan, self._data_parallel_size
+        planned = plan_updates(samples, plan.samples_per_update, plan.limits, size)
+        updates = plan.epochs * len(planned[0]) if next_examples else 0
+        mixed_in = [plan_shares(next_examples(), plan.limits, size) for _ in range(updates) if next_examples]
+        arguments = [
+            (self.role, tuple(own), plan.epochs, tuple(shares[rank] for shares in mixed_in))
+            for rank, own in enumerate(planned)
+        ]
+        return merge(self._transport.call("train", Worker.update, self._by_rank(arguments)))
 
 
 class PolicyGroup(ModelGroup):
@@ -83,9 +89,12 @@ class PolicyGroup(ModelGroup):
         """Entropies [R] float32 of the distributions over each sample's response tokens, in nats."""
         return self._of_each_sample(Worker.entropies, samples)
 
-    def update(self, samples: Sequence[TrainSample]) -> Metrics:
-        """Train on the samples: one optimizer update per mini-batch, all of them once per epoch."""
-        return self._update(samples)
+    def update(self, samples: Sequence[TrainSample], next_examples: NextExamples | None = None) -> Metrics:
+        """Train on the samples: one optimizer update per mini-batch, all of them once per epoch.
+
+        next_examples: see `reasoner_rl.algorithms.base.Policy.update`.
+        """
+        return self._update(samples, next_examples)
 
 
 class ReferenceGroup(ModelGroup):

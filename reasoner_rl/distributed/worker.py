@@ -70,11 +70,19 @@ class Worker:
         batches = share.pack().micro_batches
         return _by_sample(batches, self._engine.take_turn(role).values(batches))
 
-    def update(self, role: Role, shares: Sequence[Share], epochs: int) -> Metrics:
-        """One optimizer update per share, all of them once per epoch; ends the generate phase."""
+    def update(
+        self, role: Role, shares: Sequence[Share], epochs: int, examples: Sequence[Share] = ()
+    ) -> Metrics:
+        """One optimizer update per share, all of them once per epoch; ends the generate phase.
+
+        examples: supervised ones, a share of them for every update of every epoch, or none.
+        """
         model, loss = self._engine.take_turn(role), self._losses[role]
-        mini_batches = [share.pack() for share in shares]
-        updated = [model.update(batch, loss) for _ in range(epochs) for batch in mini_batches]
+        mini_batches = [share.pack() for share in shares] * epochs
+        if examples:
+            pairs = zip(mini_batches, examples, strict=True)
+            mini_batches = [batch.followed_by(share.pack()) for batch, share in pairs]
+        updated = [model.update(batch, loss) for batch in mini_batches]
         return merge([*updated, memory_metrics()])
 
     def refresh_reference(self) -> None:

@@ -74,10 +74,15 @@ class RolloutRecorder:
             for other in stem.parent.glob(f"step_*{suffix}"):
                 if other.name > stem.name and other not in written:
                     other.unlink()
+        self.forget_later_evaluations(step)
+        return self._last
+
+    def forget_later_evaluations(self, step: int) -> None:
+        """Remove evaluations after later steps than this, which an interrupted run left, unless nothing is recorded."""
+        for suffix in _SUFFIXES["both"] if self._mode != "none" else ():
             for other in (self._folder / "evaluations").glob(f"step_*{suffix}"):
                 if other.name > f"step_{step + 1:06d}":
                     other.unlink()
-        return self._last
 
     def evaluation(self, step: int, dataset: str, groups: Sequence[ScoredGroup]) -> Path | None:
         """Record the responses to one held-out dataset after ``step`` training steps."""

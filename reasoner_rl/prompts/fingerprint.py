@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -21,12 +20,12 @@ def fingerprint(rows: Iterable[Prompt | TrainSample]) -> Fingerprint:
     Names of files do not count, so data may move, except where a file's name is its rows' data_source. A further hash,
     without data_source, tells whether that is all that differs.
     """
-    rows = list(rows)
+    digests = [_digests(row) for row in rows]
     return {
-        "rows": len(rows),
-        "contents": _joint(sorted(_digest(row, numbered=False) for row in rows)),
-        "order": _joint(_digest(row, numbered=True) for row in rows),
-        "without_source": _joint(_digest(_without_source(row), numbered=True) for row in rows),
+        "rows": len(digests),
+        "contents": _joint(sorted(unnumbered for unnumbered, _, _ in digests)),
+        "order": _joint(numbered for _, numbered, _ in digests),
+        "without_source": _joint(sourceless for _, _, sourceless in digests),
     }
 
 
@@ -43,19 +42,27 @@ def difference(old: Fingerprint, new: Fingerprint) -> str | None:
     return "other rows"
 
 
-def _without_source(row: Prompt | TrainSample) -> Prompt | TrainSample:
-    return dataclasses.replace(row, data_source="") if isinstance(row, Prompt) else row
+def _digests(row: Prompt | TrainSample) -> tuple[bytes, bytes, bytes]:
+    """Hashes of a row without its place, with it, and with it but without its data_source."""
+    if isinstance(row, TrainSample):
+        digest = hashlib.sha256(_json([row.prompt_ids.tolist(), row.response_ids.tolist()]).encode()).digest()
+        return digest, digest, digest
+    # The hash of a JSON list, whose beginning, with the tokens, the three have in common.
+    beginning = hashlib.sha256(f"[{_json(list(row.token_ids))}, {_json(row.ground_truth)}, ".encode())
+
+    def ended(data_source: str, told: Mapping[str, Any]) -> bytes:
+        whole = beginning.copy()
+        whole.update(f"{_json(data_source)}, {_json(told)}]".encode())
+        return whole.digest()
+
+    told = dict(row.extra_info)
+    # The row's place is another in another order.
+    unnumbered = {name: value for name, value in told.items() if name != "index"}
+    return ended(row.data_source, unnumbered), ended(row.data_source, told), ended("", told)
 
 
-def _digest(row: Prompt | TrainSample, *, numbered: bool) -> bytes:
-    if isinstance(row, Prompt):
-        told = dict(row.extra_info)
-        if not numbered:
-            told.pop("index", None)  # the row's place, which is another in another order
-        fields = [list(row.token_ids), row.ground_truth, row.data_source, told]
-    else:
-        fields = [row.prompt_ids.tolist(), row.response_ids.tolist()]
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=repr).encode()).digest()
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _joint(digests: Iterable[bytes]) -> str:

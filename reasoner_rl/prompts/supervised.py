@@ -96,4 +96,5 @@ def _sample(prompt: Prompt, response_ids: Sequence[int]) -> TrainSample:
         loss_mask=torch.ones(length, dtype=torch.bool),
         advantages=torch.zeros(length, dtype=torch.float32),
         rollout_logprobs=torch.zeros(length, dtype=torch.float32),
+        supervised=True,
     )

@@ -12,21 +12,38 @@ from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.types import TrainSample
 
 
+class ExampleStream:
+    """Implements `reasoner_rl.algorithms.base.Examples`: an endless, ordered stream."""
+
+    def __init__(self, examples: Sequence[TrainSample], sampler: OrderedSampler) -> None:
+        self._examples, self._sampler = examples, sampler
+
+    def take(self, count: int) -> list[TrainSample]:
+        """The next examples; each is a group of its own."""
+        chosen = [self._examples[index] for index in self._sampler.take(count)]
+        return [dataclasses.replace(example, group=n) for n, example in enumerate(chosen)]
+
+    def state(self) -> dict[str, Any]:
+        """The position in the order."""
+        return self._sampler.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved position. Raises ConfigError if it is of other examples, or another order."""
+        self._sampler.restore(state)
+
+
 class ExampleSource:
-    """Implements `Source`: the next examples of an endless, ordered stream."""
+    """Implements `Source`: the next examples of a stream."""
 
     generates = False
 
-    def __init__(
-        self, examples: Sequence[TrainSample], sampler: OrderedSampler, examples_per_step: int
-    ) -> None:
-        self._examples, self._sampler, self._per_step = examples, sampler, examples_per_step
+    def __init__(self, stream: ExampleStream, examples_per_step: int) -> None:
+        self._stream, self._per_step = stream, examples_per_step
 
     def next(self, step: int, version: int) -> StepBatch:
-        """See `Source.next`; each example is a group of its own."""
+        """See `Source.next`."""
         del step, version
-        chosen = [self._examples[index] for index in self._sampler.take(self._per_step)]
-        return StepBatch([dataclasses.replace(example, group=n) for n, example in enumerate(chosen)])
+        return StepBatch(self._stream.take(self._per_step))
 
     def end(self) -> str | None:
         """Examples never end: the recipe says how many steps are made."""
@@ -34,7 +51,7 @@ class ExampleSource:
 
     def state(self) -> dict[str, Any]:
         """See `Source.state`."""
-        return self._sampler.state()
+        return self._stream.state()
 
     def save(self, folder: Path, step: int) -> None:
         """See `Source.save`; the `state` is all there is."""
@@ -42,4 +59,4 @@ class ExampleSource:
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
         """See `Source.restore`."""
         del folder
-        self._sampler.restore(state)
+        self._stream.restore(state)

@@ -9,12 +9,14 @@ from itertools import chain
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from reasoner_rl.config.base import Section, changed_keys
 from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import SftConfig
+from reasoner_rl.config.ppo import PtxConfig
+from reasoner_rl.config.recipes import OnlineConfig, SftConfig, TrainConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say, show
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
@@ -50,6 +52,21 @@ def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> li
     first = torch.cat([samples[0].prompt_ids, samples[0].response_ids])
     show("first example, as the model reads it", str(tokenizer.decode(first)))
     return samples
+
+
+def load_mixed_in(
+    ptx: PtxConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[TrainSample]:
+    """Read and render the examples of algorithm.ptx, and check that they fit into the model's context.
+
+    Raises DataError or ConfigError, as for an SFT recipe's data, saying that the keys are those of algorithm.ptx.
+    """
+    try:
+        examples = load_examples(ptx.data, tokenizer)
+        check_examples_fit(model, examples)
+    except (DataError, ConfigError) as error:
+        raise type(error)(f"algorithm.ptx: {error} (data stands for algorithm.ptx.data)") from error
+    return examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +162,29 @@ def tell_unused_sections(config: SftConfig) -> None:
     unused = [name for name, (section, default) in given.items() if section != default]
     if unused and not config.generates:
         say(f"evaluation.datasets is empty, so nothing is generated and {' and '.join(unused)} has no effect")
+
+
+def tell_switched_off(config: TrainConfig) -> None:
+    """Say which keys have no effect because what they belong to is switched off, as by an override of one key."""
+    reward, evaluation, logging = config.reward, config.evaluation, config.logging
+    sections: list[tuple[str, Section, bool, str]] = [
+        ("reward.overlong", reward.overlong, reward.overlong.buffer_tokens == 0, "buffer_tokens penalty"),
+        ("evaluation", evaluation, not evaluation.datasets, "datasets samples_per_prompt sampling"),
+        ("logging", logging, logging.rollouts == "none", "rollouts rollout_format"),
+    ]
+    if isinstance(config, OnlineConfig):
+        dynamic, loss = config.algorithm.dynamic_sampling, config.algorithm.loss
+        caps = "enabled max_generation_batches when_exhausted max_staleness"
+        price = config.algorithm.kl_in_reward
+        sections += [
+            ("algorithm.dynamic_sampling", dynamic, not dynamic.enabled, caps),
+            ("algorithm.loss.kl", loss.kl, loss.kl.coefficient == 0, "coefficient estimator"),
+            ("algorithm.kl_in_reward", price, price.coefficient == 0, "coefficient estimator"),
+        ]
+    for path, section, off, keys in sections:
+        switch, *others = keys.split()
+        for key, value in changed_keys(section, others).items() if off else ():
+            say(f"{path}.{key}={value!r} has no effect: {path}.{switch} is {getattr(section, switch)!r}")
 
 
 def tell_evaluation_parameters(rewards: RewardConfig) -> None:

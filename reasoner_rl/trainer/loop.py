@@ -88,6 +88,8 @@ class Trainer:
         self.logger.write(step, values(merge([*measured, batch.metrics, self.timer.metrics(tokens)])))
         if self.source.generates:
             self.recorder.rollouts(step, batch.groups, samples, batch.dropped)
+        else:
+            self.recorder.forget_later_evaluations(step)
         if batch.skipped_because:
             say(f"step {step} is skipped, without an update: {batch.skipped_because}")
 

@@ -23,7 +23,7 @@ from reasoner_rl.training.checkpoint_size import checkpoint_bytes
 from reasoner_rl.training.disk_space import check_room
 from reasoner_rl.training.manifest import has_manifest
 
-TRAINING_DATA = "data.train"
+TRAINING_DATA, MIXED_IN_DATA = "data.train", "algorithm.ptx.data.train"
 _RECIPE = "recipe.yaml"
 # What a checkpoint brings along, so that another value in the recipe would have no effect, or could not be read.
 _FIXED = (
@@ -118,7 +118,7 @@ def check_data(state: DriverState, found: Mapping[str, Fingerprint], newest: tup
     for name, new in found.items():
         old = state.data.get(name)
         how = None if old is None else difference(old, new)
-        if how and newest and name == TRAINING_DATA:
+        if how and newest and name in (TRAINING_DATA, MIXED_IN_DATA):
             raise ConfigError(
                 f"{name}: {how}, compared with what {newest[1]} was made with, and training data cannot change "
                 "within a run (prompts as the model reads them, ground truths, and what reward functions are told): "

@@ -22,7 +22,9 @@ class DriverState:
     """Progress of a training run; JSON, so that it can be read."""
 
     step: int = 0  # finished steps
-    version: int = 0  # of the policy: training steps that updated a model
+    # Of the policy: training steps that updated a model. It is behind ``step`` where steps were skipped, because their
+    # responses are still those of the present weights: by ``step`` they would count as stale and off-policy.
+    version: int = 0
     seconds: float = 0.0  # spent in finished steps and evaluations
     source: dict[str, Any] = field(default_factory=dict)  # see Source.state
     algorithm: dict[str, Any] = field(default_factory=dict)  # see Algorithm.state

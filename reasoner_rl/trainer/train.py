@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from reasoner_rl.prompts.fingerprint import Fingerprint, fingerprint
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.base import Source
-from reasoner_rl.sources.offline import ExampleSource
+from reasoner_rl.sources.offline import ExampleSource, ExampleStream
 from reasoner_rl.sources.online import OnlineSource
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
@@ -39,12 +39,15 @@ from reasoner_rl.trainer.loading import (
     check_vocabulary,
     load_examples,
     load_held_out,
+    load_mixed_in,
     load_prompts,
     tell_evaluation_parameters,
+    tell_switched_off,
     tell_unused_sections,
 )
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.resume import (
+    MIXED_IN_DATA,
     TRAINING_DATA,
     check_data,
     check_records,
@@ -63,10 +66,13 @@ class RunData:
 
     rows: list[Prompt] | list[TrainSample]  # prompts to answer, or examples
     held_out: list[HeldOut]
+    mixed_in: list[TrainSample] = field(default_factory=list)  # examples of algorithm.ptx
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """By the name that a message gives the data."""
         found = {TRAINING_DATA: fingerprint(self.rows)}
+        if self.mixed_in:
+            found[MIXED_IN_DATA] = fingerprint(self.mixed_in)
         return found | {
             f"evaluation.datasets {each.name}": fingerprint(each.prompts) for each in self.held_out
         }
@@ -81,6 +87,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
         newest = checkpoint_to_resume(config, store)
         begin_run(config)
+        tell_switched_off(config)
         if isinstance(config, OnlineConfig):
             for name, number in step_arithmetic(config).rows():
                 say(f"  {name:<32} {number}")
@@ -98,7 +105,7 @@ def _train(
             state = DriverState.load(newest[1])
         check_records(output, state.step, records, config.logging.rollout_format)
     check_data(state, data.fingerprints(), newest)
-    algorithm, timer = build_algorithm(config), PhaseTimer()
+    algorithm, timer = build_algorithm(config, _mixed_in(config, data)), PhaseTimer()
     expect_checkpoints(config, store, state.step, len(algorithm.losses))
     check_custom_parts(config)
     record_run(config)
@@ -133,12 +140,15 @@ def _train(
 
 def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     """Read training and held-out data, and check that the model, its context and the reward functions fit them."""
+    mixed_in: list[TrainSample] = []
     if isinstance(config, OnlineConfig):
         prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
         check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
         if config.critic_model is not None:
             limit = config.rollout.sampling.max_response_tokens
             check_critic(config.critic_model, config.model, tokenizer, prompts, limit)
+        if config.algorithm.ptx is not None:
+            mixed_in = load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
         rows: list[Prompt] | list[TrainSample] = prompts
     else:
         rows = examples = load_examples(config.data, tokenizer)
@@ -152,7 +162,9 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
     for problems in held_out:
         check_context(config.model, problems.prompts, config.evaluation_sampling.max_response_tokens)
-    tokens = chain(_token_ids(rows), *(_token_ids(problems.prompts) for problems in held_out))
+    tokens = chain(
+        _token_ids(rows), _token_ids(mixed_in), *(_token_ids(problems.prompts) for problems in held_out)
+    )
     samplings = (config.rollout.sampling, config.evaluation_sampling) if config.generates else ()
     check_vocabulary(config.model, tokenizer, set(tokens), samplings)
     judged = [row for row in rows if isinstance(row, Prompt)] or [
@@ -162,7 +174,7 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         check_rewards(config.reward, judged[0])
     if held_out:
         tell_evaluation_parameters(config.reward)
-    return RunData(rows, held_out)
+    return RunData(rows, held_out, mixed_in)
 
 
 def _token_ids(rows: Iterable[Prompt | TrainSample]) -> Iterable[int]:
@@ -172,6 +184,14 @@ def _token_ids(rows: Iterable[Prompt | TrainSample]) -> Iterable[int]:
         else:
             yield from row.prompt_ids.tolist()
             yield from row.response_ids.tolist()
+
+
+def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:
+    """The examples of algorithm.ptx in their order, if the recipe has them."""
+    if not isinstance(config, OnlineConfig) or config.algorithm.ptx is None:
+        return None
+    shuffle = config.algorithm.ptx.data.shuffle
+    return ExampleStream(data.mixed_in, OrderedSampler(len(data.mixed_in), config.run.seed, shuffle))
 
 
 def build_source(
@@ -185,4 +205,4 @@ def build_source(
         prompts = [row for row in data.rows if isinstance(row, Prompt)]
         return OnlineSource(config, prompts, sampler, workers.pool, rewards, timer)
     examples = [row for row in data.rows if isinstance(row, TrainSample)]
-    return ExampleSource(examples, sampler, config.batch.examples_per_step)
+    return ExampleSource(ExampleStream(examples, sampler), config.batch.examples_per_step)

@@ -23,6 +23,11 @@ ValueLossFunction = Callable[[ValueOutputs, MicroBatch], tuple[Tensor, Metrics]]
 LossFunction = PolicyLossFunction | ValueLossFunction
 
 
+def path_key(head: Head) -> str:
+    """The key that a message names for the checkpoint of a policy or a critic."""
+    return "model.path" if head == "policy" else "critic.path (model.path where it is unset)"
+
+
 def require_optimizer(trained: bool, what: str) -> None:
     """Raise RuntimeError if the model is frozen and ``what`` is of one that is trained."""
     if not trained:

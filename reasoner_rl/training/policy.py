@@ -16,6 +16,7 @@ from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.tokenizer import require_folder, text_config
 from reasoner_rl.training.attention import can_share_prompts, choose_attention, packed_arguments
+from reasoner_rl.training.backend import Head, path_key
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
@@ -103,12 +104,14 @@ def load_causal_lm(
     return model
 
 
-def require_checkpoint(path: str) -> None:
+def require_checkpoint(path: str, head: Head = "policy") -> None:
     """Raise ConfigError if ``path`` is a folder that holds no checkpoint, or is meant to be one and does not exist."""
-    require_folder("model.path", path)
+    require_folder(path_key(head), path)
     folder = Path(path)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ConfigError(f"model.path={path!r} holds no config.json, so it is not a Hugging Face checkpoint")
+        raise ConfigError(
+            f"{path_key(head)}={path!r} holds no config.json, so it is not a Hugging Face checkpoint"
+        )
 
 
 def build_policy(

@@ -13,6 +13,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.tokenizer import text_config
 from reasoner_rl.training.attention import choose_attention
+from reasoner_rl.training.backend import path_key
 from reasoner_rl.training.policy import predicting_states, prepare, require_checkpoint
 from reasoner_rl.types import MicroBatch, ValueOutputs
 
@@ -53,9 +54,8 @@ def load_critic(config: ModelConfig, attention: str, *, empty: bool = False) -> 
     """Load the decoder of a checkpoint and its head in float32; without one in the checkpoint the head is zero.
 
     A critic that says 0 of everything is the same on any number of ranks. ``empty``: see `load_causal_lm`.
-    Raises ConfigError naming model.path if it cannot be read, or has a head that is no map hidden -> 1 without bias.
+    Raises ConfigError naming critic.path if it cannot be read, or has a head that is no map hidden -> 1 without bias.
     """
-    require_checkpoint(config.path)
     options: dict[str, Any] = {
         "dtype": torch.float32,
         "attn_implementation": attention,
@@ -73,7 +73,9 @@ def load_critic(config: ModelConfig, attention: str, *, empty: bool = False) -> 
             )
             missing = found["missing_keys"]
     except (OSError, ValueError, RuntimeError) as error:  # of the wrong shape: RuntimeError
-        raise ConfigError(f"model.path={config.path!r} cannot be loaded as a critic: {error}") from error
+        raise ConfigError(
+            f"{path_key('value')}={config.path!r} cannot be loaded as a critic: {error}"
+        ) from error
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise ConfigError(f"model of type {type(model).__name__} has no linear layer named 'score'")
     if HEAD_WEIGHT in missing:
@@ -88,7 +90,7 @@ def require_head_without_bias(weight: Tensor, bias: Tensor | None, path: str) ->
     """Raise ConfigError if a checkpoint's head is no map hidden -> 1, or adds a constant."""
     if len(weight) != 1 or (bias is not None and bias.any()):
         raise ConfigError(
-            f"model.path={path!r}: a critic's head is {HEAD_WEIGHT} [1, hidden] without bias; there it is "
+            f"{path_key('value')}={path!r}: a critic's head is {HEAD_WEIGHT} [1, hidden] without bias; there it is "
             f"{list(weight.shape)}, {'with' if bias is not None and bias.any() else 'without'} bias"
         )
 
@@ -98,6 +100,7 @@ def build_critic(config: ModelConfig, device: torch.device, *, empty: bool = Fal
 
     ``empty``, and where the weights are: see `build_policy`.
     """
+    require_checkpoint(config.path, "value")
     attention = choose_attention(config.attention, device, getattr(torch, config.dtype), text_config(config))
     model = load_critic(config, attention, empty=empty)
     prepare(model, config)

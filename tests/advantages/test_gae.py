@@ -126,7 +126,7 @@ def test_last_value_is_that_of_the_last_valid_token():
 
 @pytest.mark.parametrize(("length", "lam"), [(1, 0.0), (20, 0.0), (40, 0.5), (2000, 0.99)])
 def test_length_adaptive_lambda(length, lam):
-    config = GaeConfig(lam=0.3, critic_lam=1.0, length_adaptive_alpha=0.05)
+    config = GaeConfig(critic_lam=1.0, length_adaptive_alpha=0.05)
     assert policy_lambda(config, length) == pytest.approx(lam)
     assert policy_lambda(PLAIN, length) == 0.5
 

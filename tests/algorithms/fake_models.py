@@ -39,7 +39,7 @@ class FakeModel:
     def values(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         return self._answer("values", samples)
 
-    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+    def update(self, samples: Sequence[TrainSample], next_examples: Any = None) -> Metrics:
         self._calls.append(f"{self._name}.update")
         self.updated = list(samples)
         return {f"{self._name}/updates": mean(1)}

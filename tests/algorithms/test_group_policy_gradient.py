@@ -38,7 +38,7 @@ class FakeModel:
             for s, token in zip(samples, first_tokens, strict=True)
         ]
 
-    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+    def update(self, samples: Sequence[TrainSample], next_examples: Any = None) -> Metrics:
         raise AssertionError("nothing is trained while samples are prepared")
 
 

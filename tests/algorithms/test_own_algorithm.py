@@ -253,8 +253,12 @@ def test_a_model_that_was_asked_for_is_there(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         HEAD
         + """
+import json
+from pathlib import Path
 def prepare(self, samples, models):
     values, others = models.critic.values(samples), models.reference.logprobs(samples)
+    lengths = [[len(column) for column in found] for found in (values, others)]
+    Path(__file__).with_name("lengths.json").write_text(json.dumps(lengths))
     return Prepared([s.replace(old_values=v, reference_logprobs=o) for s, v, o in zip(samples, values, others)], {})
 def build(config, updates_per_step):
     mine = Mine(config, updates_per_step)
@@ -264,6 +268,8 @@ Mine.prepare, Mine.roles = prepare, ("policy", "reference", "critic")
 """
     )
     check({"kind": "custom", "fn": f"{tmp_path}/mine.py:build"})
+    lengths = [3 + number % 3 for number in range(8)]  # of the made-up responses
+    assert json.loads((tmp_path / "lengths.json").read_text()) == [lengths, lengths]
 
 
 WRONG_LOSSES = {

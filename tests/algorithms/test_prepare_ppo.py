@@ -17,6 +17,7 @@ from reasoner_rl.metrics import values
 
 KL = {"coefficient": 0.2, "estimator": "k3"}
 ADAPTIVE = {**KL, "controller": "adaptive", "target": 0.1, "horizon": 50}
+CONTROLLED = {"adaptive": ADAPTIVE, "fixed": KL}
 
 
 def ppo(updates: int = 1, **algorithm: Any) -> Ppo:
@@ -44,7 +45,7 @@ def test_rewards_advantages_and_returns_are_those_of_verl(estimator: str, contro
     algorithms = trainer.core_algos
     ours = ppo(
         gae={"gamma": 0.97, "lam": 0.9},
-        kl_in_reward={**ADAPTIVE, "controller": controller, "estimator": estimator},
+        kl_in_reward={**CONTROLLED[controller], "estimator": estimator},
     )
     theirs: Any = algorithms.FixedKLController(0.2)
     if controller == "adaptive":
@@ -166,7 +167,7 @@ def test_the_critic_alone_is_trained_at_first_also_after_a_resumption() -> None:
     assert set(before.update(samples, batch.models())) == {"critic/updates"}
     state = before.state()
     assert state["steps"] == 1
-    assert state["kl_coefficient"] != 0.2
+    assert state["kl_coefficient"] == 0.2, "it does not adapt while the policy stays as it is"
     resumed = ppo(critic_warmup_steps=2, kl_in_reward=ADAPTIVE)
     resumed.restore(state)
     assert resumed.state() == state
@@ -174,7 +175,12 @@ def test_the_critic_alone_is_trained_at_first_also_after_a_resumption() -> None:
         resumed.update(samples, batch.models())
     assert batch.calls == ["critic.update", "critic.update", "critic.update", "policy.update"]
     assert resumed.state()["steps"] == 3
-    assert values(prepare(resumed, batch).metrics)["reward/kl_coefficient"] == state["kl_coefficient"]
+    assert values(prepare(resumed, batch).metrics)["reward/kl_coefficient"] == 0.2
+    adapted = resumed.state()
+    assert adapted["kl_coefficient"] != 0.2
+    again = ppo(critic_warmup_steps=2, kl_in_reward=ADAPTIVE)
+    again.restore(adapted)
+    assert values(prepare(again, batch).metrics)["reward/kl_coefficient"] == adapted["kl_coefficient"]
 
 
 def test_a_fixed_coefficient_is_the_recipes_also_after_a_resumption() -> None:

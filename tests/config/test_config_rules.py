@@ -14,6 +14,8 @@ COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"pa
 PROMPTS: dict[str, Any] = {"data": {"train": {"path": "a.jsonl"}}}
 TWO_WORKERS = {"kind": "ray", "workers_per_node": 2}
 HELD_OUT = {"path": "b.jsonl"}
+PPO_WARM_UP = {"kind": "ppo", "critic_warmup_steps": 3}
+PTX = {"coefficient": 1.0, "examples_per_update": 8, "data": {"train": {"path": "c.jsonl"}}}
 
 
 def refusal(model: type[OnlineConfig | SftConfig | EvalConfig], sections: dict[str, Any]) -> str:
@@ -54,9 +56,20 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "warmup_steps must not exceed run.steps: 11 exceeds 10",
     ),
     (
+        {"algorithm": PPO_WARM_UP, "training": {"schedule": {"warmup_steps": 8}}},
+        {"algorithm": PPO_WARM_UP, "training": {"schedule": {"warmup_steps": 7}}},
+        "training.schedule.warmup_steps must not exceed run.steps - algorithm.critic_warmup_steps: 8 exceeds 7",
+    ),
+    (
         {"batch": {"prompts_per_generation": 51}},
         {"batch": {"prompts_per_generation": 52}},
         "no step is ever full: 51 x 10 is below 512",
+    ),
+    (
+        {"algorithm": {"kind": "ppo"}, "batch": {"prompts_per_generation": 513}},
+        {"algorithm": {"kind": "ppo"}, "batch": {"prompts_per_generation": 512}},
+        "batch.prompts_per_generation 513 has no effect above batch.prompts_per_step (512) without dynamic sampling: "
+        "leave prompts_per_generation out, or at its default, null",
     ),
     (
         {"rollout": {"sampling": {"min_response_tokens": 6, "max_response_tokens": 5}}},
@@ -269,6 +282,17 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "model.lora freezes every base weight already",
     ),
     (
+        {"algorithm": {"kind": "ppo", "ptx": PTX}, "rollout": {"sampling": {"temperature": 0.9}}},
+        {"algorithm": {"kind": "ppo", "ptx": PTX}},
+        "rollout.sampling.temperature must be 1 with algorithm.ptx, whose loss is of the model's own distribution: it "
+        "is 0.9",
+    ),
+    (
+        {"algorithm": {"kind": "custom", "fn": "a.py:build", "ptx": PTX}},
+        {"algorithm": {"kind": "grpo", "ptx": PTX}},
+        "algorithm.ptx must be unset with algorithm.kind custom",
+    ),
+    (
         {"data": {"train": {"path": "a.jsonl", "prompt_template": "Solve"}}},
         {"data": {"train": {"path": "a.jsonl", "prompt_template": "dapo"}}},
         "prompt_template must contain {problem}, or be 'dapo'; it is 'Solve'",
@@ -303,6 +327,9 @@ def test_a_batch_need_not_be_filled_by_a_filter_that_is_off() -> None:
 def test_rules_of_fine_tuning() -> None:
     assert "warmup_steps must not exceed" in refusal(
         SftConfig, PROMPTS | {"training": {"schedule": {"warmup_steps": 11}}}
+    )
+    assert "rollout.responses_per_prompt 4 has no effect in an sft recipe" in refusal(
+        SftConfig, PROMPTS | {"rollout": {"responses_per_prompt": 4}}
     )
     data = PROMPTS["data"] | {"response_template": "yes"}
     assert "response_template must contain {solution} or {answer}; it is 'yes'" in refusal(

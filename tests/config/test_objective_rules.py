@@ -1,4 +1,4 @@
-"""Rules between the keys of the loss, of its corrections, and of PPO's sections."""
+"""Rules between the keys of one section: of the loss, its corrections, PPO, and keys that have no effect there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pydantic import ValidationError
 
 from reasoner_rl.config.algorithm import ImportanceSamplingConfig, LossConfig, TokenMaskConfig
 from reasoner_rl.config.base import Section
+from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.ppo import GaeConfig, KlControlConfig
+from reasoner_rl.config.rollout import RolloutConfig, VllmEngineConfig
+from reasoner_rl.config.training import ScheduleConfig
 
 GMPO: dict[str, Any] = {"objective": "gmpo", "dual_clip": None, "aggregation": "seq-mean-token-mean"}
 CISPO: dict[str, Any] = {"objective": "cispo", "dual_clip": None}
@@ -47,7 +50,13 @@ CISPO: dict[str, Any] = {"objective": "cispo", "dual_clip": None}
             "if and only if kind is 'custom'",
         ),
         (TokenMaskConfig, {"kind": "entropy"}, {"fn": "mine.py:fn"}, "kind is 'entropy'"),
-        (TokenMaskConfig, {"share": 1.0}, {"share": 0.0}, "greater than 0"),
+        (TokenMaskConfig, {"kind": "entropy", "share": 1.0}, {"share": 0.0}, "greater than 0"),
+        (
+            TokenMaskConfig,
+            {"kind": "entropy", "share": 0.5},
+            {"kind": "none"},
+            "share 0.5 has no effect with kind 'none'",
+        ),
         (
             GaeConfig,
             {"length_adaptive_alpha": 0.05, "critic_lam": 1.0},
@@ -61,7 +70,73 @@ CISPO: dict[str, Any] = {"objective": "cispo", "dual_clip": None}
             {"coefficient": 0.0},
             "0 stays 0: set coefficient above 0",
         ),
-        (KlControlConfig, {"horizon": 1}, {"horizon": 0}, "greater than or equal to 1"),
+        (
+            KlControlConfig,
+            {"controller": "adaptive", "coefficient": 0.1, "horizon": 1},
+            {"horizon": 0},
+            "greater than or equal to 1",
+        ),
+        (
+            KlControlConfig,
+            {"controller": "adaptive", "coefficient": 0.1, "target": 0.5},
+            {"controller": "fixed"},
+            "target 0.5 has no effect with controller 'fixed': leave target out, or at its default, 0.1",
+        ),
+        (
+            KlControlConfig,
+            {"controller": "adaptive", "coefficient": 0.1, "horizon": 5},
+            {"controller": "fixed"},
+            "horizon 5 has no effect with controller 'fixed'",
+        ),
+        (
+            GaeConfig,
+            {"lam": 0.9, "critic_lam": 1.0},
+            {"length_adaptive_alpha": 0.05},
+            "lam 0.9 has no effect with length_adaptive_alpha, which takes its place",
+        ),
+        (
+            ImportanceSamplingConfig,
+            {"kind": "masked", "floor": 0.1},
+            {"kind": "truncated"},
+            "floor 0.1 has no effect with kind 'truncated'",
+        ),
+        (
+            ImportanceSamplingConfig,
+            {"kind": "truncated", "cap": 3.0},
+            {"kind": "none"},
+            "cap 3.0 has no effect with kind 'none'",
+        ),
+        (
+            ScheduleConfig,
+            {"kind": "linear", "final_ratio": 0.5},
+            {"kind": "constant"},
+            "final_ratio 0.5 has no effect with kind 'constant'",
+        ),
+        (
+            VllmEngineConfig,
+            {"sleep_level": 1},
+            {"share_weights": True},
+            "sleep_level 1 has no effect with share_weights",
+        ),
+        (
+            RolloutConfig,
+            {"sync_tolerance": 0.1},
+            {"sync_check": "tensors"},
+            "sync_tolerance 0.1 has no effect with sync_check 'tensors': leave sync_tolerance out, or at its default, "
+            "null",
+        ),
+        (
+            DatasetConfig,
+            {"path": "a.parquet", "columns": {"problem": "q"}},
+            {"format": "verl"},
+            "columns.problem 'q' has no effect with format 'verl'",
+        ),
+        (
+            DatasetConfig,
+            {"path": "a.parquet", "prompt_template": "dapo"},
+            {"format": "verl"},
+            "prompt_template 'dapo' has no effect with format 'verl'",
+        ),
     ],
 )
 def test_rules(section: type[Section], right: dict[str, Any], wrong: dict[str, Any], message: str) -> None:

@@ -99,7 +99,7 @@ def test_metrics_of_the_ranks_are_reduced_and_not_averaged_again() -> None:
     assert values(policy.update(samples(1, 1, 1, 1, 1, 1))) == expected
     [(phase, method, arguments)] = transport.calls
     assert (phase, method) == ("train", Worker.update)
-    assert [(role, epochs) for role, _, epochs in arguments] == [("policy", 3)] * 3
+    assert [(role, epochs) for role, _, epochs, _ in arguments] == [("policy", 3)] * 3
     critic, _ = make(CriticGroup, 3)
     measured = values(critic.update(samples(1, 1, 1)))
     assert measured == {"a": 1.0, "b": 3.0, "c": 2.0, "critic/lr": 0.5}, "beside the policy's"
@@ -109,10 +109,22 @@ def test_a_batch_becomes_updates_of_which_every_rank_has_its_share() -> None:
     policy, transport = make(PolicyGroup, 2)
     policy.update(samples(1, 2, 3, 4, 5, 6))
     [(_, _, arguments)] = transport.calls
-    by_rank = [[set(share.sample_indices) for share in shares] for _, shares, _ in arguments]
+    by_rank = [[set(share.sample_indices) for share in shares] for _, shares, _, _ in arguments]
     assert [one | other for one, other in zip(*by_rank, strict=True)] == [{0, 1}] * 3
     of_update = [sorted(len(s.response_ids) for a in arguments for s in a[1][n].samples) for n in range(3)]
     assert of_update == [[1, 2], [3, 4], [5, 6]], "in the order of the samples"
+
+
+def test_every_update_takes_examples_of_its_own_and_divides_them_among_the_ranks() -> None:
+    policy, transport = make(PolicyGroup, 2)
+    drawn = iter([samples(*[length, length]) for length in range(1, 10)])
+    policy.update(samples(1, 2, 3, 4, 5, 6), lambda: next(drawn))
+    [(_, _, arguments)] = transport.calls
+    by_rank = [[[len(s.response_ids) for s in share.samples] for share in mixed] for *_, mixed in arguments]
+    assert by_rank == [[[length] for length in range(1, 10)]] * 2, "3 updates in each of 3 epochs"
+    assert {share.denominators.tokens for *_, mixed in arguments for share in mixed[:1]} == {2.0}
+    policy.update(samples(1, 2))
+    assert [mixed for *_, mixed in transport.calls[-1][2]] == [(), ()]
 
 
 def test_ranks_of_a_model_parallel_replica_train_on_the_same_share() -> None:
@@ -142,7 +154,7 @@ def test_groups_that_are_to_stay_together_stay_on_one_rank() -> None:
     policy, transport = make(PolicyGroup, 2, plan=plan)
     policy.update(samples(1, 5, 2, 1))
     [(_, _, arguments)] = transport.calls
-    assert sorted(sorted(share.sample_indices) for _, [share], _ in arguments) == [[0, 1], [2, 3]]
+    assert sorted(sorted(share.sample_indices) for _, [share], _, _ in arguments) == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""PPO with a critic and a reference on two ranks over Ray, and LoRA's reference: the results of one process."""
+"""PPO with a critic, a reference and PPO-ptx on two ranks over Ray, also resumed; LoRA's reference."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,12 +34,13 @@ PPO: dict[str, Any] = {
     "training": {"optimizer": OPTIMIZER},
     "evaluation": {},
 }
-COMPARED = ("policy/", "critic/", "value/", "advantage/", "train/", "reward/", "response/")
+COMPARED = ("policy/", "critic/", "value/", "advantage/", "train/", "reward/", "response/", "ptx/")
+MEASURED = ("time/", "speed/", "memory/")  # these differ from run to run
 
 
 def finished(folder: Path, tiny_run: dict[str, Any], **sections: Any) -> list[dict[str, Any]]:
     """The metrics of a run whose output is ``folder/run``; with Ray in a process of its own, which owns the cluster."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     run = {**tiny_run["run"], "steps": STEPS, "output_dir": str(folder / "run")}
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**tiny_run, **sections, "run": run}))
@@ -55,11 +57,32 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
+def ppo(tiny_run: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a PPO run with examples mixed in: the training problems with their answers."""
+    data = {"train": tiny_run["data"]["train"], "response_template": "{answer}"}
+    ptx = {"coefficient": 0.5, "examples_per_update": 3, "data": data}
+    return {**PPO, "algorithm": {**PPO["algorithm"], "ptx": ptx}}
+
+
+def without_measurements(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if not key.startswith(MEASURED)} for row in rows]
+
+
+def hashes_of_models(checkpoint: Path) -> dict[str, str]:
+    """The hash of each file with tensors of the policy, the critic or an optimizer."""
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    # The name of its folder is in .metadata, and so is a random one.
+    names = [name for name in files if not name.endswith(".metadata")]
+    found = {name: files[name]["sha256"] for name in names if name.startswith(("policy/", "critic/"))}
+    assert any(name.startswith("critic/") for name in found)
+    return found
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, tiny_run: dict[str, Any]) -> Path:
     """The output of a PPO run in one process."""
     folder = tmp_path_factory.mktemp("ppo") / "alone"
-    rows = finished(folder, tiny_run, **PPO)
+    rows = finished(folder, tiny_run, **ppo(tiny_run))
     assert rows[0]["reward/kl"] == 0, "the policy is its reference before the first update"
     assert rows[1]["reward/kl"] != 0
     return folder / "run"
@@ -87,7 +110,7 @@ def test_two_ranks_train_policy_and_critic_as_one_process_does(
         pytest.importorskip("megatron.core")
         pytest.importorskip("mbridge")
     training = {**PPO["training"], "backend": BACKENDS[backend], "offload": "all"}
-    sections = {**PPO, "training": training, "cluster": TWO_WORKERS}
+    sections = {**ppo(tiny_run), "training": training, "cluster": TWO_WORKERS}
     together = finished(tmp_path / "two", tiny_run, **sections)
     one = rows_of(alone)
     assert [row["step"] for row in together] == [row["step"] for row in one] == [1, 2]
@@ -97,6 +120,7 @@ def test_two_ranks_train_policy_and_critic_as_one_process_does(
         ]
         assert {"value/explained_variance", "value/loss", "critic/grad_norm", "critic/lr"} <= set(compared)
         assert {"advantage/token_max", "reward/kl_coefficient", "reward/kl", "policy/loss"} <= set(compared)
+        assert "ptx/loss" in compared
         for key in compared:
             assert theirs[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-5), (mine["step"], key)
         assert theirs["policy/rollout_gap_max"] < 1e-4
@@ -104,9 +128,28 @@ def test_two_ranks_train_policy_and_critic_as_one_process_does(
     trained = load_file(alone / "final" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "two" / "run" / "final" / "model.safetensors").items():
         torch.testing.assert_close(tensor, trained[name], atol=1e-4, rtol=1e-4, msg=name)
-    saved = {path.name for path in (tmp_path / "two" / "run" / "checkpoints" / "step_000002").iterdir()}
+    output = tmp_path / "two" / "run"
+    last = output / "checkpoints" / "step_000002"
+    saved = {path.name for path in last.iterdir()}
     assert {"policy", "critic"} <= saved
     assert "reference" not in saved
+    if backend == "fsdp":
+        resumes_to_the_same_bits(tmp_path / "two", tiny_run, sections)
+
+
+def resumes_to_the_same_bits(folder: Path, tiny_run: dict[str, Any], sections: dict[str, Any]) -> None:
+    """Make the second step of a finished run again, as if it had been killed before it was saved."""
+    output = folder / "run"
+    last, final = output / "checkpoints" / "step_000002", output / "final"
+    rows, hashes = rows_of(output), hashes_of_models(last)
+    weights = (final / "model.safetensors").read_bytes()
+    shutil.rmtree(last)
+    shutil.rmtree(final)
+    (output / "summary.json").unlink()
+    resumed = finished(folder, tiny_run, **sections)
+    assert without_measurements(resumed) == without_measurements(rows)
+    assert hashes_of_models(last) == hashes
+    assert (final / "model.safetensors").read_bytes() == weights
 
 
 LORA_GRPO: dict[str, Any] = {

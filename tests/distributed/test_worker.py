@@ -128,6 +128,12 @@ def test_every_epoch_makes_all_updates_in_order_with_the_loss_of_the_role(calls:
     assert any(name.startswith("memory/") for name in metrics)
 
 
+def test_every_update_of_every_epoch_has_examples_of_its_own(calls: list[str]) -> None:
+    worker = make(calls, "policy")
+    worker.update("policy", (share(1), share(1, 1)), 2, tuple(share(*[1] * count) for count in (2, 3, 4, 5)))
+    assert calls == [f"policy update {sequences} policy_loss" for sequences in (3, 5, 5, 7)]
+
+
 def test_every_trained_model_has_a_folder_of_its_own_in_a_checkpoint(
     calls: list[str], tmp_path: Path
 ) -> None:

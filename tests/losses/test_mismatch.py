@@ -18,7 +18,8 @@ KINDS = ["truncated", "masked", "rejected"]
 
 
 def sampling(kind, level, cap=1.25, floor=0.8):
-    return ImportanceSamplingConfig(kind=kind, level=level, cap=cap, floor=floor)
+    bounds = {"none": {}, "truncated": {"cap": cap}}.get(kind, {"cap": cap, "floor": floor})
+    return ImportanceSamplingConfig(kind=kind, level=level, **bounds)
 
 
 @pytest.fixture

@@ -15,6 +15,10 @@ from reasoner_rl.types import TokenOutputs
 grpo_trainer = pytest.importorskip("trl.trainer.grpo_trainer")
 
 MAX_RESPONSE_TOKENS = 20
+CORRECTIONS = {
+    "none": ImportanceSamplingConfig(),
+    "truncated": ImportanceSamplingConfig(kind="truncated", cap=1.3),
+}
 AGGREGATION = {
     "grpo": "seq-mean-token-mean",
     "bnpo": "token-mean",
@@ -93,7 +97,7 @@ def test_loss_and_gradient(flat, gradient_of, ratio, loss_type, truncated, kl_co
         # TRL averages the entropy over tokens whatever the loss does with them.
         entropy_coefficient=0.01 if AGGREGATION[loss_type] == "token-mean" else 0.0,
         kl=KlConfig(coefficient=kl_coefficient),
-        importance_sampling=ImportanceSamplingConfig(kind=truncated, cap=1.3),
+        importance_sampling=CORRECTIONS[truncated],
     )
     batch = flat.random([9, 4, 14, 6, 8], seed=5, max_response_tokens=MAX_RESPONSE_TOKENS)
     noise = torch.randn(2, len(batch.targets), generator=torch.Generator().manual_seed(6))

@@ -17,6 +17,10 @@ ActorConfig = pytest.importorskip("verl.workers.config", exc_type=ImportError).A
 
 AGGREGATIONS = ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 MAX_RESPONSE_TOKENS = 20
+CORRECTIONS = {
+    "none": ImportanceSamplingConfig(),
+    "truncated": ImportanceSamplingConfig(kind="truncated", cap=1.3),
+}
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def test_policy_loss(flat, gradient_of, batch, logprobs, aggregation, truncated,
         dual_clip=1.4 if ratio == "token" else None,  # low enough to bind; verl's GSPO has none
         ratio=ratio,
         aggregation=aggregation,
-        importance_sampling=ImportanceSamplingConfig(kind=truncated, cap=1.3),
+        importance_sampling=CORRECTIONS[truncated],
     )
 
     def ours(x):

@@ -22,6 +22,16 @@ def test_the_same_prompts_have_one_fingerprint_wherever_they_lie() -> None:
     assert difference(fingerprint(PROMPTS), fingerprint(moved)) is None
 
 
+def test_what_is_in_checkpoints_stays_the_same() -> None:
+    """Another value would make every older run refuse its own data."""
+    assert fingerprint(PROMPTS) == {
+        "rows": 3,
+        "contents": "46b890246efe85f4e64908b9d4350210abb39b8ac85ba5f4e5a4b15bee5e07b1",
+        "order": "b4d81a16a9a6b97ebac7057f3fec932d4f8c86a2c64cf11424c6354ca3260975",
+        "without_source": "9e353ca8cda524158b42e3a81ae8b6024b315547301ba906c8e45951238c8c97",
+    }
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -62,6 +72,8 @@ def test_worked_examples_too() -> None:
             rollout_logprobs=floats,
         )
 
+    one = "687bfb93c3626d7e5978d1e45224634e22947c1cff521e4debe22e7755706220"
+    assert fingerprint([example(5)]) == {"rows": 1, "contents": one, "order": one, "without_source": one}
     old = fingerprint([example(4), example(5)])
     assert difference(old, fingerprint([example(4), example(6)])) == "other rows"
     assert difference(old, fingerprint([example(5), example(4)])) == "the same rows in another order"

@@ -189,7 +189,7 @@ def test_without_the_filter_every_group_is_kept() -> None:
 
 
 def test_without_the_filter_no_more_is_generated_than_trained_on() -> None:
-    setting = Setting([MIXED] * 9, wanted=2, at_a_time=7, enabled=False)
+    setting = Setting([MIXED] * 9, wanted=2, enabled=False)
     assert setting.step(1)[0] == [0, 1]
     assert setting.generator.launched == [0, 1]
 

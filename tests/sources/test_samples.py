@@ -26,7 +26,7 @@ class Silent:
         assert not samples, "logprobs of the trainer are not needed"
         return []
 
-    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+    def update(self, samples: Sequence[TrainSample], next_examples: Any = None) -> Metrics:
         raise AssertionError("nothing is trained while samples are prepared")
 
 

@@ -151,7 +151,7 @@ def test_a_critic_with_a_smaller_vocabulary_is_refused(
     run = {**tiny_run["run"], "output_dir": str(tmp_path / "run")}
 
     def config(critic: Path) -> OnlineConfig:
-        changes = {"run": run, "algorithm": {"kind": "ppo"}, "critic": {"path": str(critic)}}
+        changes = {"run": run, "algorithm": {"kind": "ppo"}, "critic": {"path": str(critic)}, "batch": {}}
         return OnlineConfig.model_validate(tiny_run | changes)
 
     with pytest.raises(ConfigError, match=r"the vocabulary of the model in '.*critic' has 60 ids, 0 to 59"):

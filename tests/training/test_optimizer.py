@@ -28,7 +28,7 @@ def test_warm_up_rises_evenly_and_never_trains_with_a_rate_of_zero() -> None:
 
 
 def test_constant() -> None:
-    assert factors(0, 3, 6, kind="constant", final_ratio=0.5) == [1.0] * 6
+    assert factors(0, 3, 6, kind="constant") == [1.0] * 6
 
 
 def test_linear_falls_from_the_end_of_warm_up_to_the_final_ratio() -> None:

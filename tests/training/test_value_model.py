@@ -107,10 +107,16 @@ def test_refuses_what_is_no_critic(tiny_checkpoint: Checkpoint, tmp_path: Path) 
     policy = tiny_checkpoint("qwen2-tied")
     with pytest.raises(ConfigError, match="cannot be loaded as a critic"):
         make_critic(save_classifier(policy, tmp_path / "two", labels=2))
-    with pytest.raises(ConfigError, match=r"without bias; there it is \[1, 32\], with bias"):
+    key = r"critic\.path \(model\.path where it is unset\)='.*"
+    with pytest.raises(ConfigError, match=key + r"missing': there is no such folder"):
+        make_critic(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=key + r"empty' holds no config\.json"):
+        make_critic(tmp_path / "empty")
+    with pytest.raises(ConfigError, match=key + r"bias': .* without bias; there it is \[1, 32\], with bias"):
         make_critic(save_classifier(policy, tmp_path / "bias", bias=0.5))
     shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     unknown = Glm4MoeConfig(**shape, num_attention_heads=2, num_key_value_heads=2, first_k_dense_replace=1)
     Glm4MoeForCausalLM(unknown).save_pretrained(tmp_path / "glm")
-    with pytest.raises(ConfigError, match="cannot be loaded as a critic"):
+    with pytest.raises(ConfigError, match=key + "glm' cannot be loaded as a critic"):
         make_critic(tmp_path / "glm")

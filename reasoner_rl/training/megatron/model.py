@@ -32,7 +32,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.training.backend import Head
+from reasoner_rl.training.backend import Head, path_key
 from reasoner_rl.training.megatron import moe
 from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.local_layers import WITHOUT_FUSED_KERNELS, layer_spec
@@ -90,11 +90,11 @@ def build_bridge(
     model: ModelConfig, config: MegatronBackendConfig, layers: Layers, head: Head = "policy"
 ) -> Any:
     """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity."""
-    require_checkpoint(model.path)
+    require_checkpoint(model.path, head)
     try:
         hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path={model.path!r} cannot be loaded: {error}") from error
+        raise ConfigError(f"{path_key(head)}={model.path!r} cannot be loaded: {error}") from error
     if head == "value":  # there is no output embedding that could be the input's
         hf_config.tie_word_embeddings = False
     base: Any = BRIDGES.get(hf_config.model_type)

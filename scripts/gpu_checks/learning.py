@@ -175,6 +175,8 @@ def learn(context: Context, steps: int, *overrides: str) -> Figures:
     )
     assert summary["steps"] == steps, f"the run ended after {summary['steps']} of {steps} steps"
     if context.full:
+        assert before is not None
+        assert after is not None
         assert after >= before + LEARNT, f"held-out accuracy went from {before:.1%} to {after:.1%}"
     return {}
 

@@ -106,9 +106,8 @@ def differences(expected: Curves, found: Curves, tolerance: float) -> Iterator[s
                 a, b = want.get(key), have.get(key)
                 if a == b:
                     continue
-                if (
-                    a is None or b is None or not abs(a - b) <= tolerance * max(1.0, abs(a))
-                ):  # also where one is NaN
+                # "not ... <=" is true of NaN as well.
+                if a is None or b is None or not abs(a - b) <= tolerance * max(1.0, abs(a)):
                     yield f"{name}, step {want.get('step')}: {key} is {b}, and was {a}"
 
 

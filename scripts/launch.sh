@@ -123,7 +123,8 @@ drive() {
     while true; do
         interrupted='' status=0
         wait "$pid" || status=$?
-        [[ -n $interrupted ]] || return "$status" # else it is the signal's number, and the driver goes on
+        # After a signal to this script, wait returns the signal's number while the driver still runs: wait again.
+        [[ -n $interrupted ]] || return "$status"
     done
 }
 

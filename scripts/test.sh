@@ -5,7 +5,7 @@
 #   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15
 #   scripts/test.sh --help
 #
-# Makes the environment first (scripts/env.sh tells the variables that steer it), with vLLM, Megatron, Ray and verl,
+# Makes the environment first (scripts/env.sh --help lists its variables), with vLLM, Megatron, Ray and verl,
 # which the tests run for real. TRL is installed for tests that compare results with its own; without it those are skipped.
 #
 # pytest runs in passes, each with a closing line of its own; all of them run, and all must pass:

@@ -34,7 +34,7 @@ for process in known:
 
 
 class SharedFate:
-    """Kills the processes that it was told of when this process ends, or `close` is called."""
+    """Kills the processes given to `include` when this process ends, or `close` is called."""
 
     def __init__(self) -> None:
         # In a session of its own, so that Ctrl-C, or a signal to the driver's group, does not reach it.

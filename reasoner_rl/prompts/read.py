@@ -113,7 +113,7 @@ class _Seen:
         self._tasks: dict[bytes, dict[tuple[str, bytes, bytes], None]] = {}
 
     def before(self, problem: Problem) -> bool:
-        """Note a problem, and tell whether one was met that is the same in all of it."""
+        """Note a problem, and return whether one that is the same in all respects was seen before."""
         rest = {name: value for name, value in problem.extra_info.items() if name != "index"}
         extra_info = json.dumps(rest, sort_keys=True)
         task = problem.ground_truth, _digest(problem.solution), _digest((problem.data_source, extra_info))

@@ -31,9 +31,8 @@ from reasoner_rl.rewards.worker import CONNECTION_LOST, Setup
 
 START_SECONDS = 120.0  # most time that loading the reward functions may take
 STALL_SECONDS = 5.0  # most time that a message may stand still halfway; less if an answer has less time
-MAX_MESSAGE_BYTES = (
-    1 << 26
-)  # longer ones are announced by what is no message: text that a function wrote here
+# A longer length is not that of a message: it is made of text that a function wrote into the socket.
+MAX_MESSAGE_BYTES = 1 << 26
 GIB = 2**30
 ENDING_SECONDS = 1.0  # most time that a process whose connection is closed has to end by itself
 FOREIGN = "wrote to a file descriptor that is not its own, or closed one"

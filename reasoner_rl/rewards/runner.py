@@ -83,7 +83,7 @@ class RewardRunner:
     def score(
         self, tasks: Sequence[RewardTask], progress: Callable[[int], None] | None = None
     ) -> list[Reward]:
-        """Return one Reward a task, in order. ``progress`` is told how many more tasks are finished.
+        """Return one Reward per task, in order. ``progress`` is called with how many more tasks are finished.
 
         A function that exceeds the deadline, ends its process, needs too much memory or raises gives the reward
         the status "timeout" or "crash", and counts as `failed_result` and `settle_failures` say. When a function that

@@ -351,7 +351,7 @@ def check_memory(utilization: float, free: int, whole: int) -> None:
 
 
 def refusal(error: Exception, model: ModelConfig, config: VllmEngineConfig) -> ConfigError:
-    """What to tell when vLLM does not start: that memory is short, or that it does not know the model."""
+    """The message when vLLM does not start: that memory is short, or that it does not know the model."""
     if "gpu_memory_utilization" in str(error):  # which vLLM names wherever more memory would help
         return ConfigError(
             f"rollout.engine.gpu_memory_utilization={config.gpu_memory_utilization:g}: vLLM lacks memory: {error}"

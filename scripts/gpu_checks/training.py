@@ -87,7 +87,7 @@ def objective(backend: FsdpBackend, samples: Sequence[TrainSample], batch: MiniB
 def fsdp(context: Context) -> Figures:
     """Three updates in bfloat16 with gradient checkpointing: tokens/s, MFU, memory; they must fit the batch better.
 
-    MFU counts 6 floating-point operations a parameter and token (8 with the recomputed forward pass), none for
+    MFU counts 6 floating-point operations per parameter and token (8 with the recomputed forward pass), none for
     attention, and a group's prompt once, against the matrix product that is measured here.
     """
     tflops = matmul_tflops(context.device)

@@ -109,7 +109,7 @@ def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_goes_on(
 def interrupted(
     recipe: Path, output: Path, number: signal.Signals, *, to_the_driver: bool = False
 ) -> tuple[str, list[psutil.Process]]:
-    """Start or go on with a run, send a signal to its last worker after two steps; return what it said at its end."""
+    """Start or resume a run, send a signal to its last worker after two steps; return what it said at its end."""
     before = len(rows(output))
     process = subprocess.Popen(
         command(recipe, "run.steps=100000"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

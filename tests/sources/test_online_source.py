@@ -305,7 +305,7 @@ def test_a_step_without_a_usable_group_is_empty_and_counted(fates: list[str]) ->
     setting.generator.launched.clear()
     setting.step(2)
     assert setting.generator.launched[0] == 3 % len(fates), (
-        "the data goes on after the prompts that were seen"
+        "the data continue after the prompts that were seen"
     )
 
 

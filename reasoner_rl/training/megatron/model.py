@@ -68,7 +68,7 @@ class _LocalMixin(_BridgeMixin):
 
 
 def initialise(config: MegatronBackendConfig, seed: int) -> None:
-    """Divide the ranks of the process group into Megatron's groups, once a process."""
+    """Divide the ranks of the process group into Megatron's groups, once per process."""
     if not torch.cuda.is_available():
         from reasoner_rl.training.megatron.cpu import install
 

@@ -104,7 +104,7 @@ done
 
 status=0
 for name in "${names[@]}"; do
-    # A shell of its own, which its first failure ends. Not behind `||`, where bash would carry on after failures.
+    # A shell of its own, which its first failure ends. Not behind `||`, where bash would continue after failures.
     set +e
     case $name in
         oldest) (set -e && in_own_environment oldest "$(lower_bound torch)" "$(lower_bound transformers)") ;;

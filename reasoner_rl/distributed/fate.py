@@ -1,6 +1,6 @@
 """Processes that Ray starts end with the driver, however the driver ends.
 
-Ray's own processes on this machine are killed with the driver that started them, but for the agents of its raylet,
+Ray's own processes on this machine are killed with the driver that started them, except the agents of its raylet,
 which then wait for it without end. A small process notices the driver's death and kills them.
 """
 
@@ -60,7 +60,7 @@ class SharedFate:
         self._tell("".join(f"{process.pid}\n" for process in new))
 
     def close(self) -> None:
-        """Kill those that still live."""
+        """Kill those that are still running."""
         assert self._watcher.stdin is not None
         self._watcher.stdin.close()
         self._watcher.wait()

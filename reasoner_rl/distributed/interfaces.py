@@ -25,8 +25,8 @@ _FAR_AWAY = ("8.8.8.8", 80)  # any address that only the default route leads to;
 class Network:
     """How a worker reaches the others.
 
-    address: by which Ray knows the machine. interface: that has it; None if none has, as behind a translation of
-    addresses. by_user: what the user had set, and what therefore stays: variable -> value.
+    address: by which Ray knows the machine. interface: the one with that address; None if there is none, as behind
+    network address translation. by_user: what the user had set, and what therefore stays: variable -> value.
     """
 
     address: str

@@ -128,7 +128,7 @@ class _Seen:
         return sum(len({truth for truth, _, _ in tasks}) > 1 for tasks in self._tasks.values())
 
     def variants(self) -> int:
-        """Number of tasks, but for the first of their kind, that differ in data source or extra_info alone."""
+        """Number of tasks, not counting the first of their kind, that differ in data source or extra_info alone."""
         return sum(len(tasks) - len({task[:2] for task in tasks}) for tasks in self._tasks.values())
 
 

@@ -82,7 +82,7 @@ def call_batch(
 
 
 def arguments(answer: Answer) -> dict[str, Any]:
-    """The keywords of `EXPECTED_CALL` but for the parameters."""
+    """The keywords of `EXPECTED_CALL` without the parameters."""
     source, response, truth, extra_info = answer
     return {
         "data_source": source,
@@ -93,7 +93,7 @@ def arguments(answer: Answer) -> dict[str, Any]:
 
 
 def batch_arguments(answers: Sequence[Answer]) -> dict[str, list[Any]]:
-    """The keywords of `EXPECTED_BATCH_CALL` but for the parameters, as verl's batch reward manager names them."""
+    """The keywords of `EXPECTED_BATCH_CALL` without the parameters, as verl's batch reward manager names them."""
     each = [arguments(answer) for answer in answers]
     names = {
         "data_sources": "data_source",

@@ -108,8 +108,8 @@ def _limit_memory(most: int) -> None:
     """Let allocations beyond ``most`` bytes fail.
 
     RLIMIT_DATA counts what a process can write to and shares with nobody. Unlike RLIMIT_AS it leaves out what is
-    only mapped or reserved (libraries, files, CUDA's address space), and unlike watching from outside it cannot
-    be outrun: a huge allocation fails at once, before the machine's memory is gone.
+    only mapped or reserved (libraries, files, CUDA's address space), and unlike polling from outside it is never
+    too late: a huge allocation fails at once, before the machine's memory is used up.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:

@@ -44,7 +44,7 @@ class Decoded:
     def __init__(self, batch: int, limit: int, device: torch.device) -> None:
         self.token_ids = torch.zeros(batch, limit, dtype=torch.int64, device=device)  # [B, T]
         self.logprobs = torch.zeros(batch, limit, device=device)  # [B, T] float32
-        self.lengths = torch.full((batch,), limit, device=device)  # [B] int64; what lies behind is undefined
+        self.lengths = torch.full((batch,), limit, device=device)  # [B] int64; entries past it are undefined
         # [B]; True until the response has ended, so that in the end it marks those that were cut off at the limit.
         self.going = torch.ones(batch, dtype=torch.bool, device=device)
 

@@ -1,4 +1,4 @@
-"""Feed the verifier with what no one would answer, through the real runner: nothing may crash, hang or be executed.
+"""Give the verifier malformed answers, through the real runner: nothing may crash, hang or be executed.
 
     python scripts/bench/fuzz_verifier.py --count 200000
 

@@ -187,7 +187,7 @@ def fuzz(count: int, seed: int, timeout: float, workers: int, batch: int = 5000)
 
 
 def generate(chance: random.Random) -> Iterator[RewardTask]:
-    """Answers without end."""
+    """Endlessly many answers."""
     cases = [
         (case.answer, case.truth)
         for case in load_cases()

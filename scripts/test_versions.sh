@@ -39,7 +39,7 @@ core=(
 small=(
     tests/rollout/test_hf_engine.py tests/hybrid tests/prompts/test_render_prompts.py
     tests/training/test_fsdp_backend.py
-    tests/trainer/test_sft.py::test_the_loss_falls_and_a_stopped_run_goes_on_exactly
+    tests/trainer/test_sft.py::test_the_loss_falls_and_a_stopped_run_resumes_exactly
     --deselect tests/training/test_fsdp_backend.py::test_many_ranks_give_the_result_of_one
     --deselect tests/hybrid/test_hybrid_engine.py::test_every_rank_helps_to_find_out_what_differs
 )

@@ -115,7 +115,7 @@ def test_the_summary(script: Any, tmp_path: Path) -> None:
     assert (tmp_path / "warm_start_curves.png").read_text() == "warm_start"
 
 
-def test_an_interruption_says_how_to_go_on(
+def test_an_interruption_says_how_to_resume(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(config: Any) -> None:

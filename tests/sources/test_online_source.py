@@ -135,7 +135,7 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
     }
 
 
-def test_a_dropped_group_is_replaced_while_the_others_go_on() -> None:
+def test_a_dropped_group_is_replaced_while_the_others_continue() -> None:
     setting = Setting([MIXED, WRONG, MIXED, MIXED], wanted=3)
     in_flight: list[list[int]] = []
 

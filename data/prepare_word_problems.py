@@ -4,7 +4,7 @@
 
 Input rows are JSON lines with `problem` and `answer`, and for ASDiv `formula` ("(10-4)*3=18"). Written are
 
-    asdiv_sft.jsonl      problem, answer, source, solution: the formula worked one operation a line, then the answer
+    asdiv_sft.jsonl      problem, answer, source, solution: the formula worked one operation per line, then the answer
     mawps_train.jsonl    problem, answer, source
     mawps_heldout.jsonl  likewise; none is worded almost like a problem of MAWPS or ASDiv that is trained on
     svamp.jsonl          the rows of SVAMP, unchanged

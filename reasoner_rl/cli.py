@@ -48,7 +48,7 @@ def exit_statuses() -> Iterator[None]:
             f"error: {error}\nThe same command resumes from the newest checkpoint, if there is one\n"
         )
         sys.exit(WORKERS_FAILED)
-    except BrokenPipeError:  # whoever read the output has ended; typer leaves silently
+    except BrokenPipeError:  # the process that read the output has ended; typer exits silently
         raise
     except BaseException as error:
         if is_interruption(error):  # also where a library has made another error of it

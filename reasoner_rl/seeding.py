@@ -1,4 +1,4 @@
-"""Seeds derived by name, so that every random choice depends on what it is for and not on when it is made."""
+"""Seeds derived by name, so that every random choice depends on its purpose and not on when it is made."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     require_folder(key, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    except Exception as error:  # damaged files raise whatever comes of reading them
+    except Exception as error:  # damaged files may raise any exception
         reason = str(error).partition("\n")[0]  # transformers appends advice for other cases
         place = "it" if Path(path).is_dir() else "the hub, and there is no such folder"
         raise ConfigError(

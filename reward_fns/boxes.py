@@ -25,7 +25,7 @@ _PART = re.compile(
 _LABEL = re.compile(
     r"(?<![\w\\^+\-*/})])(?P<name>\\?[A-Za-z]{1,8}(?:_(?:\w|\{\w{1,8}\}))?'?(?:\(\w{1,3}\))?)\s*=\s*[\s$({]*\Z"
 )
-# Between two boxes of one sentence that may be parts of one answer: "... and the width is". These words tell of a step:
+# Between two boxes of one sentence that may be parts of one answer: "... and the width is". These words mark a step:
 _STEP = re.compile(
     r"(?i)\b(?:so|hence|thus|therefore|then|giv(?:es|ing)|means?|yield(?:s|ing)?|impl(?:y|ies)|which|because|since|answer|result|"
     r"total|finally|final|not|instead|but|actually|correct(?:ed)?|wrong|no|wait|if|when|or|simplif\w*|equal(?:s|ling)?|"
@@ -96,7 +96,7 @@ class Boxes:
         r"""The contents of the boxes of the last sentence that has several, if short words stand between them.
 
         "The length is \\boxed{9} and the width is \\boxed{4}." They may be the parts of one answer, or a step and the
-        answer: what is asked for decides. Empty where words such as "hence" tell that the last follows from the others.
+        answer: what is asked for decides. Empty where words such as "hence" show that the last follows from the others.
 
         ordered: as the parts of a tuple, each of which has a name; empty where letters, or "first" and "second", are
         in another order.
@@ -120,7 +120,7 @@ class Boxes:
         return [self._text[box.start : box.end].strip() for box in kept]
 
     def _in_order(self, boxes: list[_Box]) -> bool:
-        """Whether all boxes have names, and these, y and x or "second" and "first", tell of no other order."""
+        """Whether all boxes have names, not in reverse order, such as y before x or "second" before "first"."""
         if any(self._joins(*pair) for pair in pairwise(boxes)):
             return False
         ends = [max(0, boxes[0].command - _MOST_BETWEEN), *(box.after for box in boxes)]
@@ -130,7 +130,7 @@ class Boxes:
         return places == sorted(places) and letters == sorted(letters)
 
     def _is_mention(self, box: _Box) -> bool:
-        """Whether a box only tells of the format: "the answer is given within \\boxed{}"."""
+        """Whether a box only describes the format: "the answer is given within \\boxed{}"."""
         empty = not self._text[box.start : box.end].strip()
         return empty and _MENTION.search(self._text[max(0, box.command - 20) : box.command]) is not None
 

@@ -18,10 +18,10 @@ all answers at once, with `asyncio.gather`. What is at the bottom of this file s
 - `extra_info["response_tokens"]` is the length of the response, unless the row has a key of that name.
 - `extra_info["opened_tag"]` is there if the prompt ends with a tag that it opens, as chat templates do that start the
   thinking: "think" for `<think>`. The response then begins within it.
-- The first function of the list decides accuracy, which dynamic sampling and the evaluation read. A bare number tells
+- The first function of the list decides accuracy, which dynamic sampling and the evaluation read. A bare number gives
   none: then metrics say that accuracy is unknown, and dynamic sampling keeps the groups whose scores differ.
 - It should be a pure function: the same arguments, the same score. Answers that are alike in all of them are judged
-  once a batch (`reward.deduplicate`), and state is lost when a process is replaced (`reward.recycle_after`).
+  once per batch (`reward.deduplicate`), and state is lost when a process is replaced (`reward.recycle_after`).
 - Where it fails, its score is the recipe's `failure_score`, a key beside `fn` (unset: `parameters.wrong_score` if there
   is one, else -1), or the worst that it gave to the other responses to the same prompt, if that is lower.
 """

@@ -31,7 +31,7 @@ _LABEL = re.compile(  # also **Answer**: and the colon of Chinese text
     r"(?i)(?<!wrong )(?<!incorrect )(?P<quote>[\"'`\u201c\u2018])?Answer[\s*]*[:\uff1a](?:\*\*)?"
 )
 _QUOTES = "\"'`\u201d\u2019"
-# What stands behind a label that only tells of the format.
+# What follows a label that only describes the format.
 _PLACEHOLDER = re.compile(
     r"(?i)\s*(?:\\?\$\\?(?:your )?Answer\b|[\[<({]\s*(?:your|the|final|insert|\s)*(?:answer|result)(?: here)?\s*[\]>)}]"
     r"|X[\"'`\u201d]|_{2,})"
@@ -170,7 +170,7 @@ def _lines(text: str, hashes: bool) -> Iterable[tuple[int, str, str]]:
 
 
 def _is_mention(label: re.Match[str], content: str) -> bool:
-    """Whether a label only tells of the format, or refers to an answer that stands before."""
+    """Whether a label only describes the format, or refers to an answer that stands before."""
     if label["quote"] and label.string[label.end() : label.end() + 1] in tuple(_QUOTES):
         return True
     if _PLACEHOLDER.match(content) or not _STATES_SOMETHING.search(content):

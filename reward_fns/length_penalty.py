@@ -61,7 +61,7 @@ def cosine(
 def response_length(solution_str: str, extra_info: dict[str, Any] | None, unit: str) -> int:
     """The length in ``unit``, one of `UNITS`. Tokens are counted by the trainer, in ``extra_info["response_tokens"]``.
 
-    Raises ValueError for another unit, or where no one has counted.
+    Raises ValueError for another unit, or for tokens where that key is missing.
     """
     if unit == "characters":
         return len(solution_str)

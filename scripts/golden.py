@@ -42,8 +42,8 @@ def reasoner_rl(*arguments: str) -> None:
         raise
 
 
-def run(seed: int, folder: Path) -> Curves:
-    """Run everything for one seed in ``folder``."""
+def run(seed: int, folder: Path, dapo_steps: int = DAPO_STEPS) -> Curves:
+    """Run everything for one seed in ``folder``; fewer DAPO steps give the beginning of the same curves."""
     for script, out in (("data/make_chains.py", "data"), ("scripts/make_tiny_model.py", "base")):
         runpy.run_path(str(ROOT / script))["main"](["--out", str(folder / out), "--seed", str(seed)])
     shared = (f"run.seed={seed}", "run.threads=1")
@@ -63,7 +63,7 @@ def run(seed: int, folder: Path) -> Curves:
         f"model.path={folder}/warm_start/final",
         f"data.train.path={folder}/data/train.jsonl",
         f"evaluation.datasets.0.path={folder}/data/heldout.jsonl",
-        f"run.steps={DAPO_STEPS}",
+        f"run.steps={dapo_steps}",
         "evaluation.every_steps=2",
     )
     reasoner_rl(*reinforce, f"run.output_dir={folder}/dapo")
@@ -75,7 +75,7 @@ def run(seed: int, folder: Path) -> Curves:
 
 
 def rows(output: Path) -> list[dict[str, float]]:
-    """What a run logged, but for what no two runs have in common."""
+    """What a run logged, without the metrics that differ between any two runs."""
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return [
         {name: value for name, value in json.loads(line).items() if not name.startswith(UNREPEATABLE)}
@@ -106,9 +106,8 @@ def differences(expected: Curves, found: Curves, tolerance: float) -> Iterator[s
                 a, b = want.get(key), have.get(key)
                 if a == b:
                     continue
-                if (
-                    a is None or b is None or not abs(a - b) <= tolerance * max(1.0, abs(a))
-                ):  # also where one is NaN
+                # "not ... <=" is true of NaN as well.
+                if a is None or b is None or not abs(a - b) <= tolerance * max(1.0, abs(a)):
                     yield f"{name}, step {want.get('step')}: {key} is {b}, and was {a}"
 
 

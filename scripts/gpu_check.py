@@ -52,6 +52,7 @@ class Check:
 
 
 # In order of importance: what is not reached within the limit is at the end.
+# fmt: off
 CHECKS: tuple[Check, ...] = (
     Check("versions", "gpu_checks.kernels", "versions", "versions, doctor, device, bandwidths", 90),
     Check("attention", "gpu_checks.kernels", "attention", "packed attention against float32, with gradients", 90),
@@ -59,7 +60,7 @@ CHECKS: tuple[Check, ...] = (
     Check("fsdp", "gpu_checks.training", "fsdp", "FSDP2 updates: tokens/s, MFU, peak", 90),
     Check("parity", "gpu_checks.training", "parity", "FSDP2 against plain transformers in float32", 60),
     Check("offload", "gpu_checks.training", "offload", "offload and reload, and the update after them", 90),
-    Check("resume", "gpu_checks.training", "resume", "save while offloaded, load, go on", 60),
+    Check("resume", "gpu_checks.training", "resume", "save while offloaded, load, train again", 60),
     Check("hybrid", "gpu_checks.engines", "hybrid", "hybrid engine with the embedded engine: syncs, memory", 75),
     Check("vllm", "gpu_checks.engines", "vllm", "vLLM: sleep, memory, syncs, gaps, speed, faults", 120),
     Check("dapo", "gpu_checks.learning", "dapo_offload_all", "three DAPO steps with vLLM, offload all", 120, False),
@@ -73,7 +74,8 @@ CHECKS: tuple[Check, ...] = (
     Check("vllm-float32", "gpu_checks.engines", "vllm_float32", "vLLM in float32: gaps", 75, False),
     Check("dapo-optimizer", "gpu_checks.learning", "dapo_offload_optimizer", "DAPO, offload optimizer", 120, False),
     Check("dapo-none", "gpu_checks.learning", "dapo_offload_none", "DAPO, offload none", 120, False),
-)  # fmt: skip
+)
+# fmt: on
 
 DEFAULTS = {  # of the checks' environment, where it does not say otherwise
     "HF_HUB_OFFLINE": "1",
@@ -118,7 +120,7 @@ class Options:
 
 
 def run(checks: Sequence[Check], options: Options) -> dict[str, Result]:
-    """Run the checks one after the other, telling about each, and keep the JSON file up to date."""
+    """Run the checks one after the other, print the result of each, and keep the JSON file up to date."""
     options.work.mkdir(parents=True, exist_ok=True)
     began, facts = time.monotonic(), machine()
     results = {check.name: Result("not reached", 0.0, {}) for check in checks}
@@ -134,8 +136,8 @@ def run(checks: Sequence[Check], options: Options) -> dict[str, Result]:
             limit = min(own_limit(check, options.size), left)
             print(f"{check.name}: {check.about} (at most {limit:.0f} s)", flush=True)
             results[check.name] = result = finish(check, children[check.name], options, limit)
-            tell = result.reason if result.reason else abbreviate(result.figures)
-            print(f"  {result.verdict} in {result.seconds:.1f} s  {tell}"[: 2 * WIDTH], flush=True)
+            details = result.reason or abbreviate(result.figures)
+            print(f"  {result.verdict} in {result.seconds:.1f} s  {details}"[: 2 * WIDTH], flush=True)
             write_report(options, facts, results, time.monotonic() - began)
     finally:
         for child in children.values():
@@ -150,7 +152,7 @@ def own_limit(check: Check, size: Size) -> float:
 
 
 def start(check: Check, options: Options) -> Child:
-    """Start a check's process, in a session of its own; it loads its libraries and waits to be told its limit."""
+    """Start a check's process, in a session of its own; it loads its libraries and waits for its time limit."""
     (options.work / f"{check.name}.json").unlink(missing_ok=True)
     command = [sys.executable, "-m", "gpu_checks", check.module, check.function, check.name]
     with (options.work / f"{check.name}.log").open("w") as log:
@@ -170,7 +172,7 @@ def finish(check: Check, child: Child, options: Options, limit_s: float) -> Resu
     """Let a check run, and kill it and whatever it started when it has ended or its time is up."""
     began, status = time.monotonic(), None
     assert child.stdin is not None
-    with suppress(BrokenPipeError):  # it has ended already, which its status tells
+    with suppress(BrokenPipeError):  # it has ended already, which its exit status shows
         child.stdin.write(f"{limit_s}\n")
         child.stdin.close()
     with suppress(subprocess.TimeoutExpired):
@@ -184,9 +186,8 @@ def finish(check: Check, child: Child, options: Options, limit_s: float) -> Resu
 def end(child: Child) -> None:
     """Kill what is left of a check's session, and wait for its leader as long as for the others."""
     kill_session(child.pid)
-    with suppress(
-        subprocess.TimeoutExpired
-    ):  # of a process that even SIGKILL does not end, as in a stuck driver
+    # It expires where even SIGKILL does not end the process, such as one that is stuck in the GPU's driver.
+    with suppress(subprocess.TimeoutExpired):
         child.wait(KILL_S)
 
 
@@ -201,16 +202,13 @@ def judge(
     if "verdict" not in found and status is None:
         own = own_limit(check, size)
         reason = f"stopped after {limit_s:.3g} s"
-        reason += (
-            f", when the limit of all checks was reached; its own is {own:.3g} s" if limit_s < own else ""
-        )
+        if limit_s < own:
+            reason += f", when the limit of all checks was reached; its own is {own:.3g} s"
     elif "verdict" not in found:
         how = signal.strsignal(-status) if status and status < 0 else f"exit status {status}"
         reason = f"died ({how}): {lines[-1] if lines else 'nothing in its log'}"
-    return Result(
-        verdict, round(seconds, 2), found["figures"], reason,
-        tuple(lines[-LOG_LINES:]) if verdict == "FAIL" else (),
-    )  # fmt: skip
+    end_of_log = tuple(lines[-LOG_LINES:]) if verdict == "FAIL" else ()
+    return Result(verdict, round(seconds, 2), found["figures"], reason, end_of_log)
 
 
 def kill_session(leader: int) -> None:
@@ -252,7 +250,7 @@ def environment() -> dict[str, str]:
 
 
 def gpus() -> list[str]:
-    """Name, driver and memory of each GPU that the driver tells of, without loading torch."""
+    """Name, driver version and memory of each GPU, as nvidia-smi reports them, without loading torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
@@ -311,11 +309,11 @@ def abbreviate(figures: Figures) -> str:
 
 
 def table(results: dict[str, Result]) -> str:
-    """A row a check: name, verdict, seconds, and figures or what is wrong, as far as the line goes."""
+    """One row per check: name, verdict, seconds, and figures or the reason of a failure, cut to the line's width."""
     lines = []
     for name, result in results.items():
-        tell = result.reason or abbreviate(result.figures)
-        line = f"{name:<16}{result.verdict:<12}{result.seconds:>7.1f} s  {tell}"
+        details = result.reason or abbreviate(result.figures)
+        line = f"{name:<16}{result.verdict:<12}{result.seconds:>7.1f} s  {details}"
         lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
     return "\n".join(lines)
 

@@ -96,8 +96,8 @@ activate() {
     source "$venv/bin/activate"
 }
 
-# use_token: Ray does what it is told by whoever reaches its port; with a token, by whoever knows that. This makes one for
-# the run, unless RAY_AUTH_MODE=disabled says that none is wanted.
+# use_token: without a token Ray runs commands from anyone who can reach its port. This makes a token for the run, unless
+# RAY_AUTH_MODE=disabled.
 use_token() {
     export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
     export RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
@@ -123,7 +123,8 @@ drive() {
     while true; do
         interrupted='' status=0
         wait "$pid" || status=$?
-        [[ -n $interrupted ]] || return "$status" # else it is the signal's number, and the driver goes on
+        # After a signal to this script, wait returns the signal's number while the driver still runs: wait again.
+        [[ -n $interrupted ]] || return "$status"
     done
 }
 

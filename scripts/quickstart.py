@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The quickstart: a tiny model, a warm start, DAPO, and a held-out test before and after.
 
-Everything goes to runs/quickstart. Started again after an interruption with the same settings, it goes on where it was;
+Everything goes to runs/quickstart. Started again after an interruption with the same settings, it resumes;
 a finished run, or one with other settings, is moved aside to runs/quickstart.1 and so on.
 """
 
@@ -55,7 +55,7 @@ def make_room(folder: Path, settings: dict[str, Any]) -> None:
         return
     same = read_json(folder / "quickstart.json").get("settings") == settings
     if same and not (folder / "summary.json").exists():
-        print(f"going on with the unfinished run in {folder}")
+        print(f"resuming the unfinished run in {folder}")
         return
     number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}.{n}").exists())
     aside = folder.with_name(f"{folder.name}.{number}")

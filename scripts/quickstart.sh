@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on a laptop: builds a tiny model, teaches it to add by SFT, then lets DAPO find out that reasoning pays.
+# The main job on a laptop: builds a tiny model, teaches it to add by SFT, then trains it with DAPO to reason step by step.
 # Makes its own virtual environment. Takes about four minutes on two CPU cores after installation; downloads only packages.
 #
 #   bash scripts/quickstart.sh [--seed N] [--out FOLDER] [key.path=value ...]     results in runs/quickstart

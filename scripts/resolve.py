@@ -5,7 +5,7 @@
 Prints Markdown tables, for docs/install.md: one with the versions of scripts/constraints.txt and
 scripts/constraints-gpu.txt, as scripts/env.sh installs on a machine with a GPU, and one without, as pip installs.
 Needs uv (pip install uv) and the package index; uv reads the packages' metadata and downloads no wheel of any size.
-A combination that cannot be resolved is told with uv's reason in place of the versions; the exit status is then 1.
+For a combination that cannot be resolved, uv's reason stands in place of the versions; the exit status is then 1.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@
 #   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15
 #   scripts/test.sh --help
 #
-# Makes the environment first (scripts/env.sh tells the variables that steer it), with vLLM, Megatron, Ray and verl,
+# Makes the environment first (scripts/env.sh --help lists its variables), with vLLM, Megatron, Ray and verl,
 # which the tests run for real. TRL is installed for tests that compare results with its own; without it those are skipped.
 #
 # pytest runs in passes, each with a closing line of its own; all of them run, and all must pass:
 #   1. all tests on the CPU, with GPUs hidden
 #   2. where there is a GPU: tests marked gpu, with the GPUs visible; pass 1 leaves them out. An -m among the arguments
-#      is not heeded there. vLLM's build for CUDA does not run on a CPU, so pass 1 skips the tests that generate with it
+#      is ignored there. vLLM's build for CUDA does not run on a CPU, so pass 1 skips the tests that generate with it
 #   3. without arguments: a small set with the newest transformers (scripts/test_versions.sh transformers)
 #
 #   OMP_NUM_THREADS   threads of PyTorch; 1 unless set: the tests' models are so small that more threads slow them down
@@ -66,7 +66,7 @@ if [[ $whole == yes ]]; then
     run_pass bash scripts/test_versions.sh transformers
 fi
 
-# A pass without tests is well where another one had some: arguments may name tests for the GPU alone.
+# A pass without tests is no failure if another one had some: arguments may name only tests for the GPU.
 status=$nothing_collected
 for ended in "${statuses[@]}"; do
     if [[ $ended -eq $nothing_collected ]]; then continue; fi

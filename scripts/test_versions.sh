@@ -39,7 +39,7 @@ core=(
 small=(
     tests/rollout/test_hf_engine.py tests/hybrid tests/prompts/test_render_prompts.py
     tests/training/test_fsdp_backend.py
-    tests/trainer/test_sft.py::test_the_loss_falls_and_a_stopped_run_goes_on_exactly
+    tests/trainer/test_sft.py::test_the_loss_falls_and_a_stopped_run_resumes_exactly
     --deselect tests/training/test_fsdp_backend.py::test_many_ranks_give_the_result_of_one
     --deselect tests/hybrid/test_hybrid_engine.py::test_every_rank_helps_to_find_out_what_differs
 )
@@ -104,7 +104,7 @@ done
 
 status=0
 for name in "${names[@]}"; do
-    # A shell of its own, which its first failure ends. Not behind `||`, where bash would carry on after failures.
+    # A shell of its own, which its first failure ends. Not behind `||`, where bash would continue after failures.
     set +e
     case $name in
         oldest) (set -e && in_own_environment oldest "$(lower_bound torch)" "$(lower_bound transformers)") ;;

@@ -12,14 +12,14 @@
 #                         this machine. The others are reached by ssh without a password. Stopping is `ray stop`, which
 #                         ends everything of Ray that belongs to you on these machines.
 #   --nodes N             number of machines, with --address; the recipe's cluster.nodes unless given
-#   --workers N           workers a machine; with --hosts one a GPU of this machine unless given, with --address the recipe's
-#                         cluster.workers_per_node
+#   --workers N           workers per machine; unless given, with --hosts one per GPU of this machine, with --address the
+#                         recipe's cluster.workers_per_node
 #   --port P              of Ray's head, with --hosts; 6379 unless given
 #   --dry-run             print what would be started, and start nothing
 #
 # The repository, its environment, the folder this is called in and the output must be on a file system that all machines
-# share. The driver runs here. It waits until all machines have registered and tells how many there are and how many it
-# needs, for cluster.deadlines.start seconds. Ctrl-C or SIGTERM finishes the step and saves; the same command resumes from
+# share. The driver runs here. It waits at most cluster.deadlines.start seconds until all machines have registered, and
+# prints how many there are and how many it needs. Ctrl-C or SIGTERM finishes the step and saves; the same command resumes from
 # the newest checkpoint. The exit status is that of reasoner-rl train, or 3 if Ray does not start on a machine.
 #
 # Newer versions of Ray ask for a token, and with --hosts one is made for the run. Where you start Ray yourself, set
@@ -111,7 +111,7 @@ stop_ray() {
 activate
 check_this_machine_is_first
 check_port_is_free
-"${check[@]}" >/dev/null # a mistake in the recipe is told before anything is started
+"${check[@]}" >/dev/null # reports a mistake in the recipe before anything is started
 use_token
 
 trap stop_ray EXIT

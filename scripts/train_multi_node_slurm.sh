@@ -7,14 +7,14 @@
 #
 #   RECIPE           name of a shipped recipe, or a YAML file
 #   key.path=value   changes to the recipe; they win over what this script sets
-#   --workers N      workers a machine; one a GPU of the first machine unless given
+#   --workers N      workers per machine; one per GPU of the first machine unless given
 #   --dry-run        print what would be started, and start nothing
 #
 # Where GPUs have to be asked for, add --gpus-per-node=8 or what the cluster wants. The repository, its environment, the
 # folder this is submitted from and the output must be on a file system that all machines share.
 #
-# 300 seconds before the time limit the driver is told to finish its step and to save; it ends with status 130. Where a step
-# takes longer, give it longer, with --signal=B:TERM@SECONDS. `scancel --batch --signal=TERM JOB` ends a job the same way.
+# 300 seconds before the time limit a signal makes the driver finish its step and save; it ends with status 130. Where a
+# step takes longer, send the signal earlier, with --signal=B:TERM@SECONDS. `scancel --batch --signal=TERM JOB` ends a job the same way.
 # Submitted again, or requeued by Slurm, the run resumes from the newest checkpoint in run.output_dir. Otherwise the status
 # is that of reasoner-rl train, or 3 if Ray does not start on a machine.
 
@@ -119,7 +119,7 @@ stop_ray() {
 activate
 find_address
 set_commands
-"${check[@]}" >/dev/null # a mistake in the recipe is told before anything is started
+"${check[@]}" >/dev/null # reports a mistake in the recipe before anything is started
 use_token                # srun hands the environment on
 
 steps=()

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this machine, with one worker a GPU, or with one on the CPU if there is no GPU.
+# Trains on all GPUs of this machine, with one worker per GPU, or with one on the CPU if there is no GPU.
 #
 #   scripts/train_single_node.sh [OPTIONS] RECIPE [key.path=value ...]
 #   scripts/train_single_node.sh --help
 #
 #   RECIPE           name of a shipped recipe, or a YAML file
 #   key.path=value   changes to the recipe; they win over what this script sets
-#   --workers N      number of workers, instead of one a GPU
+#   --workers N      number of workers, instead of one per GPU
 #   --dry-run        print what would be started, and start nothing
 #
-# Ray is started for the run and stopped with it. Ctrl-C or SIGTERM finishes the step and saves; the same command goes on
+# Ray is started for the run and stopped with it. Ctrl-C or SIGTERM finishes the step and saves; the same command resumes
 # from the newest checkpoint. The exit status is that of reasoner-rl train.
 
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Tiny models that many tests share; made once a session."""
+"""Tiny models that many tests share; made once per session."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from reasoner_rl.types import ScoredGroup
 
-_SAME_SCORE = 1e-6  # scores that differ by no more are the same but for rounding
+_SAME_SCORE = 1e-6  # scores that differ by no more are equal up to rounding
 
 
 class Filtered(NamedTuple):

@@ -90,7 +90,7 @@ def policy_lambda(config: GaeConfig, length: int) -> float:
 def last_value(values: Tensor, mask: Tensor) -> float:
     """Return the value [R] of the state before the last valid token; 0 if there is none.
 
-    It stands for the value after that token, which a critic that reads a response's predictors does not tell.
+    It stands in for the value after that token, which the critic does not compute: it has one value before each token.
     """
     valid = values[mask]
     return valid[-1].item() if len(valid) else 0.0

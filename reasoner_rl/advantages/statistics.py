@@ -1,4 +1,4 @@
-"""Statistics over the valid tokens of a whole batch, which no micro-batch knows: whitening, and what is logged.
+"""Statistics over the valid tokens of a whole batch, computed before it is cut: whitening, and logged figures.
 
 Columns are [R] for each response and hold anything where the mask [R] bool is False. Sums are taken in float64.
 """

@@ -8,7 +8,7 @@ from reasoner_rl.trainer.loading import load_examples, load_prompts
 
 
 def inspect_data(config: Recipe) -> None:
-    """Read every file the recipe names, and tell counts, lengths and what was dropped."""
+    """Read every file the recipe names, and print counts, lengths and what was dropped."""
     tokenizer = load_tokenizer(config.model)
     if isinstance(config, SftConfig):
         load_examples(config.data, tokenizer)

@@ -1,6 +1,6 @@
 """Processes that Ray starts end with the driver, however the driver ends.
 
-Ray's own processes on this machine are killed with the driver that started them, but for the agents of its raylet,
+Ray's own processes on this machine are killed with the driver that started them, except the agents of its raylet,
 which then wait for it without end. A small process notices the driver's death and kills them.
 """
 
@@ -34,7 +34,7 @@ for process in known:
 
 
 class SharedFate:
-    """Kills the processes that it was told of when this process ends, or `close` is called."""
+    """Kills the processes given to `include` when this process ends, or `close` is called."""
 
     def __init__(self) -> None:
         # In a session of its own, so that Ctrl-C, or a signal to the driver's group, does not reach it.
@@ -60,7 +60,7 @@ class SharedFate:
         self._tell("".join(f"{process.pid}\n" for process in new))
 
     def close(self) -> None:
-        """Kill those that still live."""
+        """Kill those that are still running."""
         assert self._watcher.stdin is not None
         self._watcher.stdin.close()
         self._watcher.wait()

@@ -12,8 +12,8 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import OnlineConfig, Recipe
 from reasoner_rl.errors import ConfigError
 
-# What tokenizers and configurations are read from, and weights. Other formats are copies of them (.pth, GGUF), but for
-# PyTorch's own, which is what models published before safetensors have alone.
+# What tokenizers and configurations are read from, and weights. Other formats are copies of them (.pth, GGUF),
+# except PyTorch's own, the only one of models published before safetensors.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 _WEIGHTS = ("*.safetensors",)
 _OLD_WEIGHTS = ("pytorch_model*.bin",)

@@ -25,8 +25,8 @@ _FAR_AWAY = ("8.8.8.8", 80)  # any address that only the default route leads to;
 class Network:
     """How a worker reaches the others.
 
-    address: by which Ray knows the machine. interface: that has it; None if none has, as behind a translation of
-    addresses. by_user: what the user had set, and what therefore stays: variable -> value.
+    address: by which Ray knows the machine. interface: the one with that address; None if there is none, as behind
+    network address translation. by_user: what the user had set, and what therefore stays: variable -> value.
     """
 
     address: str
@@ -35,9 +35,8 @@ class Network:
 
     def variables(self) -> dict[str, str]:
         """What is to be added to the worker's environment before it joins a process group."""
-        chosen = {
-            VLLM: self.address
-        }  # for vLLM's messages between machines; else it goes by the default route
+        # For vLLM's messages between machines, which otherwise take the default route.
+        chosen = {VLLM: self.address}
         if self.interface is not None:
             # NCCL takes a name for the beginning of one, unless "=" precedes it; what follows a colon is a port to it.
             alias = ":" in self.interface
@@ -113,7 +112,7 @@ def network_of(
     """Choose a worker's interface.
 
     address: by which Ray knows the worker's machine. set_by_user: see `user_settings`.
-    Raises UserError if gloo was told to use an interface that is not there.
+    Raises UserError if GLOO_SOCKET_IFNAME names an interface that is not there.
     """
     for name in set_by_user.get(GLOO, "").split(","):
         if name and name not in interfaces:

@@ -35,7 +35,7 @@ def launch_pool(config: EvalConfig, tell: Callable[[str], None]) -> Iterator[Gen
 
 @contextmanager
 def _launch(config: Recipe, tell: Callable[[str], None]) -> Iterator[Transport]:
-    """Start workers. ``tell`` is told what is waited for.
+    """Start workers. ``tell`` is called with a message about what is awaited.
 
     Raises MissingExtraError if Ray or verl are not installed and needed, and UserError if the cluster is too small.
     """

@@ -134,7 +134,7 @@ class RayWorker(VerlWorker):
         """Go to the driver's ``folder``, since paths in a recipe may be relative, and choose a network interface.
 
         Raises UserError if the file system is not the driver's, who has made the folder ``stacks``, if this process
-        has no GPU of its own where Ray reserved one for it, or if gloo was told to use an interface that is not there.
+        has no GPU of its own where Ray reserved one for it, or if GLOO_SOCKET_IFNAME names no interface that it has.
         """
         machine = socket.gethostname()
         check_reserved_gpus(ray.get_gpu_ids(), torch.cuda.device_count(), os.environ, machine)
@@ -425,7 +425,7 @@ def check_reserved_gpus(
 
 
 def _reserve(cluster: RayClusterConfig, use_gpu: bool, tell: Callable[[str], None]) -> list[Any]:
-    """Reserve one GPU (or CPU) per worker, one placement group per machine; tell what there is and what is needed.
+    """Reserve one GPU (or CPU) per worker, one placement group per machine; print what there is and what is needed.
 
     Raises UserError if the machines are not there within the deadline, or at once if Ray was started for this run.
     """

@@ -21,7 +21,7 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class Workers:
-    """What the driver needs of its workers in a training run. The trainer knows neither how many they are, nor where.
+    """The workers of a training run, as the trainer sees them: independent of their number and of where they run.
 
     pool: None in a run that generates nothing.
     """

@@ -179,9 +179,8 @@ def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) ->
             votes[answer] = votes.get(answer, 0) + 1
     if not votes:
         return 0.0
-    winner = max(
-        votes, key=votes.__getitem__
-    )  # max keeps the first of equals, and a dict keeps the order of sight
+    # max returns the first of equals, and a dict keeps the order in which answers were first seen.
+    winner = max(votes, key=votes.__getitem__)
     return float(accuracies[list(answers).index(winner)])
 
 

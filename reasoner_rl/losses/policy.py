@@ -48,7 +48,7 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
         gap_means, gap_maxima = _observe_rollout(logprobs, old, batch, config)
         trained, compared = batch.loss_mask, batch.loss_mask & batch.on_policy
         tokens = trained.sum() / max(batch.denominators.tokens, 1.0)
-        # Shares of the loss add up within an update and average over updates: their weights sum to 1 an update.
+        # Shares of the loss add up within an update and average over updates: their weights sum to 1 per update.
         metrics: Metrics = {"policy/loss": mean(loss.item(), tokens.item())}
         return loss, metrics | _reduce(means, maxima, trained) | _reduce(gap_means, gap_maxima, compared)
 

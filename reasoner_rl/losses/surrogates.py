@@ -64,7 +64,7 @@ def weighted_surrogate(ratio: Tensor, logprobs: Tensor, advantages: Tensor, conf
     """Return the loss of each token [N]: -stop_gradient(clip(r, 1 - low, 1 + high)) A logprob.
 
     CISPO (arXiv 2506.13585): the ratio is a bounded weight, and every token keeps its gradient, also where the ratio
-    is out of bounds. The value of the loss depends on the logprobs' level and tells little; its gradient counts.
+    is out of bounds. The value of the loss depends on the logprobs' level and means little; its gradient counts.
     """
     weights = ratio.detach().clamp(1 - config.clip_low, 1 + config.clip_high)
     return -weights * advantages * logprobs

@@ -37,7 +37,7 @@ def value_loss(outputs: ValueOutputs, batch: MicroBatch, config: ValueLossConfig
         # A single transfer from the device.
         share, total, tokens, clipped = torch.cat([torch.stack([loss, values.sum()]), counted]).tolist()
     return loss, {
-        # Shares of the loss add up within an update and average over updates: their weights sum to 1 an update.
+        # Shares of the loss add up within an update and average over updates: their weights sum to 1 per update.
         "value/loss": mean(share, tokens / max(batch.denominators.tokens, 1.0)),
         "value/clip_fraction": mean(clipped, tokens),
         "value/mean": mean(total, tokens),

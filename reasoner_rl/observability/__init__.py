@@ -1,1 +1,1 @@
-"""What a run leaves behind: metrics, curves, recorded responses, and what it ran on."""
+"""What a run writes: metrics, curves, recorded responses, and the versions and devices it ran with."""

@@ -123,7 +123,7 @@ def _length(axes: Axes, history: History) -> None:
 
 
 def _entropy(axes: Axes, history: History) -> None:
-    _title(axes, "Policy entropy (nats a token)")
+    _title(axes, "Policy entropy (nats per token)")
     _line(axes, history["policy/entropy"], BLUE)
     axes.set_ylim(bottom=0)
 
@@ -139,7 +139,7 @@ def _clip(axes: Axes, history: History) -> None:
 
 
 def _groups(axes: Axes, history: History) -> None:
-    _title(axes, "Groups a step")
+    _title(axes, "Groups per step")
     steps = history["groups/kept"].steps
     layers = [
         ("groups/kept", "kept", BLUE),

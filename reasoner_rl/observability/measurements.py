@@ -54,8 +54,8 @@ def device_used_gib() -> float:
 def memory_metrics() -> Metrics:
     """Memory in GiB: host resident now and at its peak, device at the peak of torch's allocator, and in use now.
 
-    Only this process is counted, but for ``memory/device_used_gib``, which is the driver's figure. The largest rank is
-    kept when ranks are merged.
+    Only this process is counted, except in ``memory/device_used_gib``, which is the driver's figure. When ranks are
+    merged, the largest is kept.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_bytes = peak if sys.platform == "darwin" else peak * 1024

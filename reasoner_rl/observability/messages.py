@@ -1,4 +1,4 @@
-"""What a command tells its user between lines of progress."""
+"""Messages of a command to its user, between lines of progress."""
 
 from __future__ import annotations
 

@@ -9,16 +9,15 @@ from typing import Any
 
 from reasoner_rl.types import Prompt, TrainSample
 
-Fingerprint = Mapping[
-    str, Any
-]  # JSON: {"rows": count, "contents": hash without order, "order": hash with order, "without_source": see below}
+# JSON: {"rows": count, "contents": hash without order, "order": hash with order, "without_source": see below}
+Fingerprint = Mapping[str, Any]
 
 
 def fingerprint(rows: Iterable[Prompt | TrainSample]) -> Fingerprint:
-    """Count and hashes of prompts as the model reads them, with all that a reward function is told of them.
+    """Count and hashes of prompts as the model reads them, with all that a reward function is given with them.
 
     Names of files do not count, so data may move, except where a file's name is its rows' data_source. A further hash,
-    without data_source, tells whether that is all that differs.
+    without data_source, shows whether that is all that differs.
     """
     digests = [_digests(row) for row in rows]
     return {

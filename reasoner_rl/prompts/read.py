@@ -113,7 +113,7 @@ class _Seen:
         self._tasks: dict[bytes, dict[tuple[str, bytes, bytes], None]] = {}
 
     def before(self, problem: Problem) -> bool:
-        """Note a problem, and tell whether one was met that is the same in all of it."""
+        """Note a problem, and return whether one that is the same in all respects was seen before."""
         rest = {name: value for name, value in problem.extra_info.items() if name != "index"}
         extra_info = json.dumps(rest, sort_keys=True)
         task = problem.ground_truth, _digest(problem.solution), _digest((problem.data_source, extra_info))
@@ -128,7 +128,7 @@ class _Seen:
         return sum(len({truth for truth, _, _ in tasks}) > 1 for tasks in self._tasks.values())
 
     def variants(self) -> int:
-        """Number of tasks, but for the first of their kind, that differ in data source or extra_info alone."""
+        """Number of tasks, not counting the first of their kind, that differ in data source or extra_info alone."""
         return sum(len(tasks) - len({task[:2] for task in tasks}) for tasks in self._tasks.values())
 
 

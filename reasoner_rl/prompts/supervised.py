@@ -43,9 +43,9 @@ class SupervisedReport:
 def supervised_samples(
     problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, config: SftDataConfig
 ) -> tuple[list[TrainSample], SupervisedReport]:
-    """Return one sample an example: the prompt as in reinforcement learning, and a response, all trained.
+    """Return one sample per example: the prompt as in reinforcement learning, and a response, all trained.
 
-    Raises DataError for an example without the solution that the response wants, or if nothing is left.
+    Raises DataError for an example without a solution, from which the response is made, or if nothing is left.
     """
     if tokenizer.eos_token_id is None:
         raise ConfigError("the tokenizer has no end-of-sequence token, and every response must end with it")

@@ -21,7 +21,7 @@ EXPECTED_BATCH_CALL = (
 EXPECTED_RETURN = (
     "a number, or a dict with 'score' (number) and, if wanted, 'acc' (bool or 0 to 1) and 'pred'"
 )
-# What a returned dict's "status" may say that is counted; the others ("correct", "wrong") are told by "acc".
+# What a returned dict's "status" may say that is counted; the others ("correct", "wrong") are what "acc" says.
 COUNTED_STATUSES = ("timeout", "crash", "unparsed", "undecided")
 RESPONSE_TOKENS = "response_tokens"  # the key of extra_info for the response's length
 OPENED_TAG = "opened_tag"  # the key of extra_info for the tag with which the prompt ends, such as "think"
@@ -34,7 +34,7 @@ class ReturnError(Exception):
 
 
 class Answer(NamedTuple):
-    """What a function is told of one response."""
+    """What a function is given for one response."""
 
     data_source: str
     response: str
@@ -44,11 +44,11 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """A reward function by name, as a verifier process is told of it."""
+    """A reward function by name, as it is sent to a verifier process."""
 
     fn: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    batch: bool | None = None  # None: its signature tells
+    batch: bool | None = None  # None: decided by its signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def call_batch(
 
 
 def arguments(answer: Answer) -> dict[str, Any]:
-    """The keywords of `EXPECTED_CALL` but for the parameters."""
+    """The keywords of `EXPECTED_CALL` without the parameters."""
     source, response, truth, extra_info = answer
     return {
         "data_source": source,
@@ -93,7 +93,7 @@ def arguments(answer: Answer) -> dict[str, Any]:
 
 
 def batch_arguments(answers: Sequence[Answer]) -> dict[str, list[Any]]:
-    """The keywords of `EXPECTED_BATCH_CALL` but for the parameters, as verl's batch reward manager names them."""
+    """The keywords of `EXPECTED_BATCH_CALL` without the parameters, as verl's batch reward manager names them."""
     each = [arguments(answer) for answer in answers]
     names = {
         "data_sources": "data_source",
@@ -108,7 +108,7 @@ def takes_batches(function: RewardFunction) -> bool:
     """Whether a function's signature is that of `EXPECTED_BATCH_CALL`."""
     try:
         return "solution_strs" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some callables written in C tell no signature
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return False
 
 
@@ -174,7 +174,7 @@ def _read(returned: object) -> FunctionResult:
 
 
 def _verdict(score: object) -> float | None:
-    """The accuracy that a score alone tells: True is right and False wrong. A number may be partial credit."""
+    """The accuracy that follows from a score alone: True is right and False wrong. A number may be partial credit."""
     is_bool = type(score).__name__ in ("bool", "bool_")  # Python's, or numpy's
     return float(bool(score)) if is_bool else None
 

@@ -84,7 +84,7 @@ def _bind(loaded: LoadedFunction, sample: Answer) -> None:
             f"with parameters {sorted(parameters)}: {error}{remedy if 'wrong_score' in parameters else ''}"
         ) from error
     except ValueError:
-        pass  # some callables written in C tell no signature; the call shows whether it fits
+        pass  # some callables written in C have no signature; the call shows whether it fits
 
 
 def _judge_sample(loaded: LoadedFunction, answers: list[Answer]) -> FunctionResult:

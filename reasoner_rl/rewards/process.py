@@ -2,7 +2,7 @@
 
 It is started as a fresh interpreter and not by multiprocessing, whose children import the main script again and
 with it torch. It leads its own process group: Ctrl-C in the terminal does not reach it, and killing the group
-takes along whatever a verifier started. When the parent dies, however it dies, it notices and ends.
+also kills whatever a verifier started. If the parent dies, in whatever way, the process notices it and ends.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from reasoner_rl.rewards.worker import CONNECTION_LOST, Setup
 
 START_SECONDS = 120.0  # most time that loading the reward functions may take
 STALL_SECONDS = 5.0  # most time that a message may stand still halfway; less if an answer has less time
-MAX_MESSAGE_BYTES = (
-    1 << 26
-)  # longer ones are announced by what is no message: text that a function wrote here
+# A longer length is not that of a message: it is made of text that a function wrote into the socket.
+MAX_MESSAGE_BYTES = 1 << 26
 GIB = 2**30
 ENDING_SECONDS = 1.0  # most time that a process whose connection is closed has to end by itself
 FOREIGN = "wrote to a file descriptor that is not its own, or closed one"
@@ -152,7 +151,7 @@ class VerifierProcess:
         """End the process after `receive` has failed; return what the function did, for people."""
         end = time.monotonic() + ENDING_SECONDS
         while not self._unreadable and not self._has_ended():
-            self._unreadable = time.monotonic() > end  # it lives, and yet its connection is closed
+            self._unreadable = time.monotonic() > end  # it is running, but its connection is closed
             time.sleep(0.002)
         ending = self.kill()
         if self._unreadable or self._process.returncode == CONNECTION_LOST:
@@ -220,8 +219,8 @@ def _start(timeout: float) -> tuple[Connection[Any, Any], subprocess.Popen[bytes
 def _never_wait_for_ever(connection: Connection[Any, Any], timeout: float) -> None:
     """Let sending and receiving fail when nothing moves: the other side may be stopped in the middle of a message.
 
-    Or a function has written something into the connection that only begins like a message; that costs its answer
-    ``timeout`` seconds at the most, like anything else that a function does.
+    Or a function has written something into the connection that only begins like a message: its answer then fails
+    after ``timeout`` seconds at the most, like any answer that takes too long.
     """
     with socket.socket(fileno=os.dup(connection.fileno())) as copy:
         copy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(STALL_SECONDS))
@@ -229,5 +228,5 @@ def _never_wait_for_ever(connection: Connection[Any, Any], timeout: float) -> No
 
 
 def _timeval(seconds: float) -> bytes:
-    """C's struct timeval; zero would mean for ever."""
+    """C's struct timeval; at least a microsecond, since zero would mean no limit."""
     return struct.pack("ll", *divmod(max(1, int(seconds * 1e6)), 1_000_000))

@@ -24,11 +24,11 @@ class RewardTask:
     response_tokens: int = 0  # functions find it in extra_info, unless the row has a key of that name
     truncated: bool = False  # cut off at the token limit
     group: int | None = None  # equal for responses to one prompt, whose scores bound that of a failure
-    opened_tag: str = ""  # with which the prompt ends; told to functions in the same way
+    opened_tag: str = ""  # with which the prompt ends; passed to functions too
 
 
 def answer_of(task: RewardTask) -> Answer:
-    """What a function is told of a task: the length of the response and the opened tag too, if they are known."""
+    """What a function is given for a task; extra_info holds the response's length and the opened tag where known."""
     counted = {RESPONSE_TOKENS: task.response_tokens} if task.response_tokens else {}
     opened = {OPENED_TAG: task.opened_tag} if task.opened_tag else {}
     extra_info = {**counted, **opened, **task.extra_info}
@@ -49,7 +49,7 @@ class Batch:
         batched: which functions take batches.
         batch_size: most answers in one call of such a function.
         workers: how many processes will share the work.
-        deduplicate: judge answers once that are alike in everything a function is told.
+        deduplicate: judge answers once that are alike in everything a function is given.
     """
 
     def __init__(

@@ -83,7 +83,7 @@ class RewardRunner:
     def score(
         self, tasks: Sequence[RewardTask], progress: Callable[[int], None] | None = None
     ) -> list[Reward]:
-        """Return one Reward a task, in order. ``progress`` is told how many more tasks are finished.
+        """Return one Reward per task, in order. ``progress`` is called with how many more tasks are finished.
 
         A function that exceeds the deadline, ends its process, needs too much memory or raises gives the reward
         the status "timeout" or "crash", and counts as `failed_result` and `settle_failures` say. When a function that
@@ -123,7 +123,8 @@ class RewardRunner:
         """Hand out jobs, wait for something to happen, and take note of it."""
         for worker in list(self._workers):
             if batch.waiting and not worker.busy:
-                if worker.connection.poll():  # an idle process says nothing: it has died since
+                # An idle process sends nothing, so what can be read is the end of its connection.
+                if worker.connection.poll():
                     self._replace(worker)
                 else:
                     chunk = batch.take_chunk(len(self._workers))
@@ -159,7 +160,7 @@ class RewardRunner:
             self._replace(worker)
 
     def _record(self, job: Job, batch: Batch, outcome: Outcome) -> None:
-        """Take an outcome, unless it came too late: the process says so, however late we listen to it."""
+        """Take an outcome, unless it came too late by the process's own clock, however late we read it."""
         timeout = self._config.timeout_seconds
         if outcome.seconds > timeout:
             self._fail(job, batch, "timeout", f"took longer than {timeout:g} s", outcome.seconds)
@@ -194,7 +195,7 @@ class RewardRunner:
             batch.add(number, job.function, failed_result(status, function), seconds / len(job.answers))
 
     def _replace(self, worker: VerifierProcess) -> None:
-        """Kill a worker and start another; nobody waits for it, for the others must be kept to their deadlines."""
+        """Kill a worker and start another without waiting for it: the deadlines of the others must be watched."""
         worker.kill()
         self._workers[self._workers.index(worker)] = VerifierProcess(self._config)
 

@@ -29,7 +29,7 @@ Call = tuple[int, list[Answer]]  # which function, and one answer, or several if
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a process is told when it starts."""
+    """What a process is sent when it starts."""
 
     functions: tuple[FunctionSpec, ...]
     memory_bytes: int | None  # most that it may have for itself
@@ -67,8 +67,8 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 def _end(descriptor: int, identity: tuple[int, int] | None) -> None:
     """End the process, because nothing more can be received or sent.
 
-    Either a function has closed the connection, which the other side is told by the exit status, or the other side has
-    died: then nobody is left to be told, or to end what the functions started.
+    Either a function has closed the connection, which the exit status reports to the other side; or the other side has
+    died, and nothing else ends the processes that the functions started: the whole process group is killed.
     """
     if _identity(descriptor) != identity:
         os._exit(CONNECTION_LOST)
@@ -108,8 +108,8 @@ def _limit_memory(most: int) -> None:
     """Let allocations beyond ``most`` bytes fail.
 
     RLIMIT_DATA counts what a process can write to and shares with nobody. Unlike RLIMIT_AS it leaves out what is
-    only mapped or reserved (libraries, files, CUDA's address space), and unlike watching from outside it cannot
-    be outrun: a huge allocation fails at once, before the machine's memory is gone.
+    only mapped or reserved (libraries, files, CUDA's address space), and unlike polling from outside it is never
+    too late: a huge allocation fails at once, before the machine's memory is used up.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:

@@ -15,7 +15,8 @@ from reasoner_rl.rollout.sampling import UniformStreams, choose_tokens
 from reasoner_rl.rollout.stop_strings import StopStringWatcher
 
 PREFILL_TOKENS = 16384  # bounds the activations of one prefill pass
-RETIRE_BELOW = 0.8  # ended rows are dropped when fewer than this share go on; each drop copies the cache
+# Rows that have ended are dropped when fewer than this share are still being decoded: each drop copies the cache.
+RETIRE_BELOW = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,9 @@ class Decoded:
     def __init__(self, batch: int, limit: int, device: torch.device) -> None:
         self.token_ids = torch.zeros(batch, limit, dtype=torch.int64, device=device)  # [B, T]
         self.logprobs = torch.zeros(batch, limit, device=device)  # [B, T] float32
-        self.lengths = torch.full((batch,), limit, device=device)  # [B] int64; what lies behind is undefined
-        self.going = torch.ones(
-            batch, dtype=torch.bool, device=device
-        )  # [B]; in the end: cut off at the limit
+        self.lengths = torch.full((batch,), limit, device=device)  # [B] int64; entries past it are undefined
+        # [B]; True until the response has ended, so that in the end it marks those that were cut off at the limit.
+        self.going = torch.ones(batch, dtype=torch.bool, device=device)
 
 
 def decode_batch(
@@ -96,7 +96,7 @@ def decode_batch(
 def _ended_by_text(
     watchers: Sequence[StopStringWatcher], rows: Tensor, chosen: Tensor, going: Tensor
 ) -> Tensor:
-    """Which of the decoder's rows [rows] bool are still going and have now written a stop string."""
+    """Which of the decoder's rows [rows] bool are still being decoded and have now written a stop string."""
     ended = [
         unfinished and watchers[response].completes(token)
         for response, token, unfinished in zip(
@@ -107,7 +107,7 @@ def _ended_by_text(
 
 
 class Decoder:
-    """The rows that are being decoded: their cache and what the model must be told of it.
+    """The rows that are being decoded: their cache, and the arguments that describe it to the model.
 
     Prompts are padded on the left, so that every row's next token goes to the same column of the cache.
     """

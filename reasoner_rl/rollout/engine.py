@@ -70,7 +70,7 @@ class Generator(Protocol):
     ) -> list[list[Rollout]]:
         """Return the responses of each request, in order; all are cancelled if something goes wrong.
 
-        ``progress`` is told how many more responses are finished.
+        ``progress`` is called with how many more responses are finished.
         """
         found: dict[int, list[Rollout]] = {}
         try:

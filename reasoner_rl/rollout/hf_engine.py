@@ -202,7 +202,7 @@ class HfRolloutEngine(Generator):
         return chosen
 
     def sleep(self) -> None:
-        """Move the weights off the GPU. On a CPU there is nothing to give back: caches die with their batch."""
+        """Move the weights off the GPU. On a CPU there is nothing to give back: caches are freed with their batch."""
         require_idle(self._in_flight)
         self.state = "asleep"
         self._model.to("cpu")

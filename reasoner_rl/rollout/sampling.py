@@ -17,7 +17,7 @@ class UniformStreams:
     """One stream per response of uniform numbers in [0, 1), from the counter-based generator Philox.
 
     A stream is keyed by (request seed, sample number) and read by position, so a response draws the same numbers
-    whatever is generated beside it.
+    whatever else is in the batch.
     """
 
     def __init__(self, keys: Sequence[tuple[int, int]], device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """vLLM in this process, as a rollout engine whose weights the trainer replaces after every step.
 
 With vllm_cpu, the only module that imports vLLM. One vLLM request per response, each with a seed of its own, so a
-response does not depend on what is generated beside it; the prompt is computed once, by prefix caching.
+response does not depend on the others in the batch; the prompt is computed once, by prefix caching.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class VllmRolloutEngine(Generator):
         self.state = "asleep"
 
     def _finish_batches(self) -> None:
-        """Wait for all that runs on the device: vLLM unmaps memory at once, whatever still uses it.
+        """Wait for all work on the device: vLLM unmaps memory at once, even if it is still in use.
 
         With asynchronous scheduling vLLM starts a batch before it knows that the last response has ended.
         """
@@ -320,7 +320,7 @@ def vllm_options(
         "max_num_seqs": config.max_batch_sequences,
         "tensor_parallel_size": config.tensor_parallel,
         "distributed_executor_backend": "external_launcher" if config.tensor_parallel > 1 else "uni",
-        # It looks up the devices of all ranks, and a worker of Ray sees its own alone.
+        # It looks up the devices of all ranks, and a worker of Ray sees only its own.
         "disable_custom_all_reduce": config.tensor_parallel > 1,
         "logprobs_mode": "processed_logprobs",
         "enable_prefix_caching": True,
@@ -351,7 +351,7 @@ def check_memory(utilization: float, free: int, whole: int) -> None:
 
 
 def refusal(error: Exception, model: ModelConfig, config: VllmEngineConfig) -> ConfigError:
-    """What to tell when vLLM does not start: that memory is short, or that it does not know the model."""
+    """The message when vLLM does not start: that memory is short, or that it does not know the model."""
     if "gpu_memory_utilization" in str(error):  # which vLLM names wherever more memory would help
         return ConfigError(
             f"rollout.engine.gpu_memory_utilization={config.gpu_memory_utilization:g}: vLLM lacks memory: {error}"

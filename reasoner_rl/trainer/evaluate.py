@@ -15,7 +15,7 @@ from reasoner_rl.trainer.loading import HeldOut
 
 
 class Evaluator:
-    """Evaluates whatever generates; the same random numbers at every call, so that runs can be compared."""
+    """Evaluates any generator, with the same random numbers at every call, so that runs can be compared."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a run leaves behind: weights, a summary, learning curves."""
+"""What a run writes at its end: weights, a summary, learning curves."""
 
 from __future__ import annotations
 

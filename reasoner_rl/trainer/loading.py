@@ -35,7 +35,7 @@ def load_prompts(
     *,
     show_first: bool = False,
 ) -> list[Prompt]:
-    """Read and render a dataset, telling what was dropped and, if asked, showing the first prompt as rendered."""
+    """Read and render a dataset; print what was dropped and, if asked, the first prompt as rendered."""
     problems, read = read_problems(dataset)
     rendered, report = render_prompts(problems, tokenizer, prompts)
     say(f"{dataset.label}: {read}; {report}")
@@ -45,7 +45,7 @@ def load_prompts(
 
 
 def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainSample]:
-    """Read and render worked examples, telling what was dropped and showing the first as the model reads it."""
+    """Read and render worked examples; print what was dropped, and the first as the model reads it."""
     problems, read = read_problems(data.train)
     samples, report = supervised_samples(problems, tokenizer, data)
     say(f"{data.train.label}: {read}; {report}")

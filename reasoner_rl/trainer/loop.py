@@ -168,7 +168,7 @@ class Trainer:
     def _end(self) -> None:
         """Say why a run ended before its last step, and evaluate if all its steps were made before.
 
-        Raises UserError if nothing was trained for want of usable groups.
+        Raises UserError if nothing was trained because no step had usable groups.
         """
         state = self.state
         if reason := self.source.end():

@@ -44,7 +44,7 @@ def save_recipe(config: Recipe, folder: Path) -> None:
 
 
 def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, Path] | None:
-    """Step and folder of the checkpoint to resume from; tells which keys have changed since it was made.
+    """Step and folder of the checkpoint to resume from; prints which keys have changed since it was made.
 
     Removes what a process that was killed while writing has left. Raises ConfigError if run.resume forbids it, if it
     is past the end of the run, or if a key has changed whose value comes with the checkpoint; UserError if a file is
@@ -113,7 +113,7 @@ def _tell_what_is_replaced(output: Path) -> None:
 def check_data(state: DriverState, found: Mapping[str, Fingerprint], newest: tuple[int, Path] | None) -> None:
     """Compare the data with those of the checkpoint ``newest``, if there is one, and note them in ``state``.
 
-    Raises ConfigError if the training data are others; other held-out problems are only told of.
+    Raises ConfigError if the training data have changed; changed held-out problems are only reported.
     """
     for name, new in found.items():
         old = state.data.get(name)

@@ -1,4 +1,4 @@
-"""Which attention a model is built with, and how it is told where each of several packed sequences ends.
+"""Which attention a model is built with, and how it learns where each of several packed sequences ends.
 
 On a GPU in 16 bits a flash kernel reads the boundaries itself: PyTorch's own (`torch_varlen`), or that of the package
 flash-attn (`flash_attention_2`, which transformers has). Anywhere else it is `varlen_sdpa`. All are reached through

@@ -1,4 +1,4 @@
-"""What our attention over packed sequences does not do, told before it would give wrong numbers."""
+"""What our attention over packed sequences cannot do, refused before it would give wrong numbers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _MOMENTS = 2  # of AdamW, for every trained weight
 def checkpoint_bytes(config: ModelConfig) -> int | None:
     """Bytes of weights and moments of the optimizer in float32, which a checkpoint holds at the least.
 
-    Read off the architecture; None if the model cannot be read, which whoever loads it tells.
+    Read off the architecture; None if the model cannot be read: loading it later reports why.
     """
     try:
         model = load_causal_lm(config, torch.float32, "eager", empty=True)

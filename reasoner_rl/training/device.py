@@ -50,7 +50,7 @@ def unused_gpus_here() -> str | None:
 def unused_gpus(
     torch_version: str, build: str | None, visible: str | None, gpus: Sequence[str], driver: str | None
 ) -> str | None:
-    """What to tell a user whose torch sees no GPU; None if there is nothing to see.
+    """The message for a user whose torch sees no GPU; None if it has none, or they are hidden on purpose.
 
     build: CUDA (or ROCm) version that torch was built for, None if for the CPU alone.
     visible: CUDA_VISIBLE_DEVICES, None if unset. gpus: names of the GPUs that the machine shows without torch.

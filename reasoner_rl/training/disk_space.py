@@ -85,7 +85,7 @@ def filled_folder(partial: Path, what: str, need: int | None = None) -> Iterator
 
 
 def _saying_full(error: BaseException) -> BaseException | None:
-    """The innermost of an error's causes that tells of a full disk, whose text is the shortest; None if none does."""
+    """The innermost of an error's causes that reports a full disk, whose text is the shortest; None if none does."""
     found = [
         related
         for related in related_errors(error)

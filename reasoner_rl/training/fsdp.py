@@ -210,9 +210,8 @@ class FsdpBackend:
         model = self._policy.model
         state = model.state_dict()
         names = [name for name, _ in model.named_parameters()]
-        names += [
-            name for name, _ in model.named_buffers() if name in state
-        ]  # persistent ones, as of a router
+        # Persistent buffers too, such as a router's.
+        names += [name for name, _ in model.named_buffers() if name in state]
         whole = merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
         yield from as_in_checkpoints(model.config, whole)
 

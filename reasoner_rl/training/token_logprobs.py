@@ -1,7 +1,8 @@
 """Logprobs and entropy of response tokens without ever holding the logits of all of them.
 
 The logits of a batch, [N, V] in float32, are the largest tensor of training: 16k tokens of a 150k vocabulary
-take 10 GB, several times over. Here few tokens' logits live at a time; the backward pass computes them again.
+take 10 GB, several times over. Here only the logits of one chunk of tokens exist at a time; the backward pass computes
+them again.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class Critic(nn.Module):
     def forward(self, batch: MicroBatch) -> ValueOutputs:
         """Return the values [N] of the states before the response tokens."""
         hidden = predicting_states(self.model, self.attention, batch)
-        return ValueOutputs(self.head(hidden.float()).sum(-1))  # of one; FSDP wants no view
+        # A sum over one entry instead of indexing, because FSDP does not accept a view.
+        return ValueOutputs(self.head(hidden.float()).sum(-1))
 
 
 def critic_architecture(config: ModelConfig) -> Any:

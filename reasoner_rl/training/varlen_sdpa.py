@@ -34,7 +34,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class VarlenLayout:
-    """Where each of K flat tokens sits among the P padded places; made once a micro-batch, used by every layer.
+    """Where each of K flat tokens sits among the P padded places; made once per micro-batch, used by every layer.
 
     A token of a shared prompt has one place in each of the prompt's sequences, and its output is taken from one.
     """

@@ -27,8 +27,8 @@ from reward_fns.answers.values import Expression, Number, Operation, Symbol, siz
 MAX_SIZE = 120  # parts of an expression that sympy is given
 MAX_RESULT = 400  # parts of what it returns
 MAX_BITS = 2_000  # of a number, and of a power that sympy would write out
-MAX_ARGUMENT = 500  # of a factorial and the like, which sympy would write out
-AGAIN = 0.05  # seconds after which the deadline is said again, where an interruption was caught on its way
+MAX_ARGUMENT = 500  # of a factorial or a similar function, which sympy would write out
+AGAIN = 0.05  # seconds after which the deadline's signal is repeated, in case an exception handler swallowed the first
 
 # A variable; not f, g or h, which may be functions, nor a name with an argument, a prime or an index such as in a_k.
 _VARIABLE = re.compile(r"#[0-9]+|(?![fghFGH])(?:[A-Za-z]|[A-Za-z]{2,7})(?:_[0-9]+)?")

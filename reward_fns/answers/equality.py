@@ -80,7 +80,7 @@ class Rules:
 
 
 class Verdict(NamedTuple):
-    """Whether two answers are the same; undecided: if not, why that could not be told, or ""."""
+    """Whether two answers are the same; undecided: if not, why that could not be decided, or ""."""
 
     same: bool
     undecided: str = ""
@@ -146,7 +146,7 @@ class _Judge:
         self._rules = rules
         self._left = MAX_COMPARED
         self._spent = 0.0  # seconds of computer algebra
-        self.undecided = ""  # why something could not be told, if anything
+        self.undecided = ""  # why something could not be decided, if anything
 
     def same(self, answer: Value, truth: Value) -> bool:
         """Whether two values are the same."""

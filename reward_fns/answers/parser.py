@@ -388,9 +388,8 @@ class _Parser:
         assert found is not None
         self._place = found.end
         body = self._product()
-        free = {
-            name for name in symbols_of(body) if not name.startswith("#")
-        }  # what runs in a series is bound
+        # The running variable of a series is bound; its name begins with "#".
+        free = {name for name in symbols_of(body) if not name.startswith("#")}
         if not found.partial and free != {found.variable.name}:
             raise NotReadable("a derivative of what may depend on the variable or not")
         for _ in range(found.order):

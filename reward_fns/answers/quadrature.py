@@ -37,7 +37,7 @@ _NO_VALUE = (Undecided, ArithmeticError, ValueError, TypeError, mpmath.libmp.NoC
 
 
 def confirmed(found: Operation, value: Expression) -> bool:
-    """Whether ``value`` is what ``found``, which is a series, comes to, at one choice of the other variables."""
+    """Whether ``value`` is the value of the series ``found``, at one choice of the other variables."""
     _, index, *_ = found.arguments
     assert isinstance(index, Symbol)
     names = sorted((symbols_of(found) | symbols_of(value)) - {index.name})

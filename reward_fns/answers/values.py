@@ -107,7 +107,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A set of real numbers: intervals in ascending order where their ends are known. `variable`: what lies in it."""
+    """A set of real numbers: intervals, ascending where their ends are known. `variable`: the one with these values."""
 
     intervals: tuple[Interval, ...]
     variable: str | None = None

@@ -338,12 +338,13 @@ UNCERTAIN = frozenset(
 
 NO_SOLUTION = {"nosolution", "norealsolution", "norealsolutions"}
 EMPTY_SET = (r"\emptyset", "emptyset", "theemptyset", "nullset")
+# Whether the half line of positive numbers includes 0.
 HALF_LINES = {
     r"\mathbbR_{>=0}": True,
     r"\mathbbR^+": False,
     r"\mathbbR_+": False,
     r"\mathbbR_{>0}": False,
-}  # with 0?
+}
 ALL_REALS = (r"\mathbbR", "allrealnumbers", "allreals", "realnumbers", "allrealx")
 # Behind a number, without \\text{}: 5m, 20 m^2.
 LETTER_UNIT = re.compile(

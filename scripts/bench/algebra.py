@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How often labelled cases need the last rung of the comparison, computer algebra, what it costs and what it decides.
 
-Every case in tests/reward_fns/cases is judged by `reward_fns.verify_math`, and what reaches the rung is timed. Beside
-it stands what sympy would do as the only rung: ``simplify(answer - truth) == 0``, on objects made of the same syntax
-trees, for all cases whose answer and truth are expressions without units. Times are of the CPU.
+Every case in tests/reward_fns/cases is judged by `reward_fns.verify_math`, and what reaches the rung is timed. For
+comparison, sympy is also measured as the only rung: ``simplify(answer - truth) == 0``, on objects made of the same
+syntax trees, for all cases whose answer and truth are expressions without units. Times are of the CPU.
 
     python scripts/bench/algebra.py [--every N]     plain sympy takes minutes; N: only every Nth case of it
 """

@@ -1,6 +1,6 @@
 """The labelled cases in tests/reward_fns/cases: for the test of the verifier, and for verifiers.py.
 
-One JSON object a line: `category`; `answer`, which is what stands in the box, or `solution`, a whole response; `truth`;
+One JSON object per line: `category`; `answer`, the content of the box, or `solution`, a whole response; `truth`;
 `correct`, the label; and where they are needed `options` for the verifier and a `note` that says why.
 """
 

@@ -1,4 +1,4 @@
-"""Feed the verifier with what no one would answer, through the real runner: nothing may crash, hang or be executed.
+"""Give the verifier malformed answers, through the real runner: nothing may crash, hang or be executed.
 
     python scripts/bench/fuzz_verifier.py --count 200000
 
@@ -187,7 +187,7 @@ def fuzz(count: int, seed: int, timeout: float, workers: int, batch: int = 5000)
 
 
 def generate(chance: random.Random) -> Iterator[RewardTask]:
-    """Answers without end."""
+    """Endlessly many answers."""
     cases = [
         (case.answer, case.truth)
         for case in load_cases()

@@ -9,7 +9,7 @@ Numbers are medians over steps; memory is the largest seen.
     python scripts/bench/hybrid.py --model Qwen/Qwen2.5-1.5B --dtype bfloat16 --tokens 1024      on a GPU
 
 vllm-shared trains vLLM's own weights in place (rollout.engine.share_weights). FLOP/s counts 6 floating-point operations
-a parameter and token of the update, and no attention. The copy is one of a large tensor on the same device.
+per parameter and token of the update, and no attention. The copy is one of a large tensor on the same device.
 """
 
 # Verifier processes import step_time.py, so everything heavy is imported where it is used.
@@ -94,7 +94,7 @@ def copy_gib_per_second() -> float:
 
 
 def table(results: dict[str, list[Measured]]) -> str:
-    """A row a measurement, a column an engine; a dash where an engine has none."""
+    """One row per measurement, one column per engine; a dash where an engine has none."""
     lines = [f"{'':<26}" + "".join(f"{engine:>14}" for engine in results)]
     for title, key, combine in ROWS:
         cells = []

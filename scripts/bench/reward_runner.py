@@ -32,9 +32,8 @@ FILES = {
     "math500": "math500_test.jsonl",
     "gsm8k": "gsm8k_test_first1000.jsonl",
 }
-REASONING = (
-    "We look at the problem step by step, and write down what follows from what. " * 25
-)  # 2,000 characters
+# About 2,000 characters.
+REASONING = "We look at the problem step by step, and write down what follows from what. " * 25
 DEADLINE = 1.0  # seconds, in the first table
 
 

@@ -56,7 +56,7 @@ Times = dict[str, float]  # seconds of one step, by phase
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides do, step after step."""
+    """The work that both sides do in every step."""
 
     model: str
     prompts: int  # a step

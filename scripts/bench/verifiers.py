@@ -272,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--groups", nargs="+", metavar="GROUP", help="files of cases, without .jsonl; all if left out"
     )
-    parser.add_argument("--deadline", type=float, default=10.0, help="seconds a case (default: 10)")
+    parser.add_argument("--deadline", type=float, default=10.0, help="seconds per case (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers and each mistake here")
     arguments = parser.parse_args(argv)
     cases = load_cases(groups=arguments.groups)

@@ -256,7 +256,7 @@ SHAPES = {
 
 
 def checkpoint(context: Context, shape: str) -> Path:
-    """The folder of a checkpoint of one of `SHAPES` with the quickstart's tokenizer; made once a run.
+    """The folder of a checkpoint of one of `SHAPES` with the quickstart's tokenizer; made once per run.
 
     Logits have a standard deviation of about 2; biases and norms are random too, so that none can be lost unseen.
     Where the model's vocabulary is larger than the tokenizer's, tokens ``w0``, ``w1``, ... fill it up, so that whatever

@@ -123,7 +123,7 @@ def measure(pair: Pair, claims: Claims, response_tokens: int, rounds: Sequence[R
 
 
 def start_vllm(context: Context, dtype: Any, *, eager: bool = True, **rates: Any) -> tuple[Claims, Pair]:
-    """Build the pair, put vLLM to sleep at once, and look at what it gives back."""
+    """Build the pair, put vLLM to sleep at once, and measure the memory that it gives back."""
     require("vllm")
     engine = VllmEngineConfig(
         gpu_memory_utilization=VLLM_SHARE,

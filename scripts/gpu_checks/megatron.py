@@ -57,7 +57,7 @@ MORE_GIB = 0.5  # that may be in use after reloading than before
 
 
 def local(context: Context) -> Figures:
-    """Megatron-core's own layers with PyTorch's attention, nothing of TransformerEngine: as where it is missing."""
+    """Megatron-core's own layers with PyTorch's attention, as on a machine without TransformerEngine."""
     require("megatron.core", "mbridge")
     exact_float32()
     plain = Plain(context)

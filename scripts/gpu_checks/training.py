@@ -43,7 +43,7 @@ from reasoner_rl.types import MiniBatch, TrainSample
 
 LOSS = LossConfig(clip_low=0.2, clip_high=0.28)
 loss_of = partial(policy_loss, config=LOSS)
-# Adam divides by the gradient's size, so where a gradient is next to nothing rounding decides which way a weight moves.
+# Adam divides by the gradient's size, so where a gradient is nearly 0 rounding decides which way a weight moves.
 # With an eps that is large against rounding an update is nearly proportional to the gradient, and two that differ by
 # rounding alone differ by less than this share.
 UPDATE_TOLERANCE = 0.05
@@ -87,7 +87,7 @@ def objective(backend: FsdpBackend, samples: Sequence[TrainSample], batch: MiniB
 def fsdp(context: Context) -> Figures:
     """Three updates in bfloat16 with gradient checkpointing: tokens/s, MFU, memory; they must fit the batch better.
 
-    MFU counts 6 floating-point operations a parameter and token (8 with the recomputed forward pass), none for
+    MFU counts 6 floating-point operations per parameter and token (8 with the recomputed forward pass), none for
     attention, and a group's prompt once, against the matrix product that is measured here.
     """
     tflops = matmul_tflops(context.device)
@@ -289,7 +289,7 @@ def move_and_measure(context: Context, backend: FsdpBackend, idle_gib: float, nu
         backend.offload_optimizer()
         report(offload_optimizer_gb_per_s=2 * weights / seconds())
     used["without_optimizer"] = used_gib()
-    for _ in backend.full_weights():  # what a sync does, and lets go of what was gathered for the last pass
+    for _ in backend.full_weights():  # what a sync does; it also frees what was gathered for the last pass
         pass
     with stopwatch() as seconds:
         backend.offload_weights()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-STEPS = 14
+STEPS = 7  # accuracy is then at about 0.8 from 0.16; the rest of the quickstart's curve is not asserted here
 LAYOUTS = {
     "vllm in process": ["rollout.engine.kind=vllm"],
     "vllm, two replicas": ["rollout.engine.kind=vllm", "cluster.kind=ray", "cluster.workers_per_node=2"],

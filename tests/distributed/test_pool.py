@@ -126,7 +126,7 @@ def test_a_group_larger_than_the_capacity_is_drawn_by_one_replica() -> None:
     assert transport.most_in_flight == 6
 
 
-def test_a_replica_goes_on_while_the_caller_looks_at_what_is_finished() -> None:
+def test_a_replica_continues_while_the_caller_looks_at_what_is_finished() -> None:
     pool, transport = make(1, capacity=8)
     pool.submit(requests(2), SAMPLING)
     output = pool.step()

@@ -18,18 +18,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import EvalConfig
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.distributed.launch import launch_pool
 from reasoner_rl.errors import UserError, WorkerError
 from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.trainer.train import train
 
 pytest.importorskip("ray")
 pytest.importorskip("verl")
 
 Recipe = Callable[..., Path]
 TWO_WORKERS = {"kind": "ray", "workers_per_node": 2, "device": "cpu"}
-DEADLINE = 60  # seconds, for a run to tell of a dead worker; it takes about three
+DEADLINE = 60  # seconds, for a run to report a dead worker; it takes about three
 
 
 def command(recipe: Path, *overrides: str) -> list[str]:
@@ -47,9 +49,11 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 def test_two_ranks_learn_what_one_process_learns(write_recipe: Recipe, tmp_path: Path) -> None:
     """The same seed gives the same responses, and losses and weights that differ by rounding only."""
-    for name, cluster in (("one", {"kind": "local"}), ("two", TWO_WORKERS)):
-        finished = run(write_recipe(cluster=cluster), f"run.output_dir={tmp_path / name}")
-        assert finished.returncode == 0, finished.stderr
+    recipe = load_recipe(write_recipe(), [f"run.output_dir={tmp_path / 'one'}"])
+    assert recipe.cluster.kind == "local"
+    assert train(recipe) is not None  # type: ignore[arg-type]
+    finished = run(write_recipe(cluster=TWO_WORKERS), f"run.output_dir={tmp_path / 'two'}")
+    assert finished.returncode == 0, finished.stderr
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [row["step"] for row in two] == [row["step"] for row in one] == [0, 1, 2, 2, 3, 4, 4]
     for alone, together in zip(one, two, strict=True):
@@ -68,21 +72,31 @@ def test_two_ranks_learn_what_one_process_learns(write_recipe: Recipe, tmp_path:
     assert responses[0] == responses[1]
 
 
+LEAVES_A_MARK = """
+def compute_score(data_source, solution_str, ground_truth, extra_info):
+    with open({mark!r}, "a") as mark:
+        mark.write(".")
+    return {{"score": float(len(solution_str) % 2), "acc": len(solution_str) % 2 == 1}}
+"""
+
+
 @pytest.mark.slow
-def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_goes_on(
+def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_resumes(
     write_recipe: Recipe, tmp_path: Path
 ) -> None:
-    deadlines = dict.fromkeys(("generate", "train", "sync", "checkpoint"), 15)
-    batch = {
-        "prompts_per_step": 4,
-        "prompts_per_update": 2,
-        "epochs": 40,
-    }  # so that updates take most of the time
-    recipe = write_recipe(cluster={**TWO_WORKERS, "deadlines": deadlines}, evaluation={}, batch=batch)
+    (tmp_path / "verifier.py").write_text(LEAVES_A_MARK.format(mark=str(tmp_path / "mark")))
+    # Many epochs, so that the updates of a step outlast the signal's way.
+    sections = {
+        "evaluation": {},
+        "batch": {"prompts_per_step": 4, "prompts_per_update": 2, "epochs": 20},
+        "reward": {"functions": [{"fn": f"{tmp_path}/verifier.py:compute_score"}], "workers": 1},
+    }
+    recipe = write_recipe(cluster={**TWO_WORKERS, "deadlines": {"train": 15}}, **sections)
 
-    output, workers = interrupted(recipe, tmp_path / "run", signal.SIGSTOP)
+    said, output, workers = interrupted(recipe, tmp_path / "run", signal.SIGSTOP)
+    assert "resuming" not in said
     assert "error: no answer to " in output
-    assert "within 15 s (cluster.deadlines." in output
+    assert "within 15 s (cluster.deadlines.train)" in output
     assert f"what they were doing is in {tmp_path / 'run' / 'stacks'}" in output
     stacks = "".join(path.read_text() for path in (tmp_path / "run" / "stacks").iterdir())
     assert "Timeout (0:00:15)!" in stacks, (
@@ -90,41 +104,55 @@ def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_goes_on(
     )
     assert 'training/fsdp.py", line' in stacks
 
-    output, workers = interrupted(recipe, tmp_path / "run", signal.SIGKILL)
+    done = newest_checkpoint(tmp_path / "run")
+    said, output, workers = interrupted(recipe, tmp_path / "run", signal.SIGKILL)
+    assert f"resuming after step {done} from" in said
     assert "error: worker " in output
     assert "died in" in output
     assert f"(process {workers[1].pid})" in output
 
-    output, workers = interrupted(recipe, tmp_path / "run", signal.SIGTERM, to_the_driver=True)
-    assert output == "", "a step is finished, and saved, without a word of complaint"
+    done = newest_checkpoint(tmp_path / "run")
+    said, output, workers = interrupted(recipe, tmp_path / "run", signal.SIGTERM, to_the_driver=True)
+    assert f"resuming after step {done} from" in said
+    assert output == "", "a step is finished, and saved, without an error message"
 
-    done = int((tmp_path / "run" / "checkpoints" / "latest").read_text().removeprefix("step_"))
+    done = newest_checkpoint(tmp_path / "run")
     assert done == rows(tmp_path / "run")[-1]["step"]
-    again = run(recipe, f"run.steps={done + 2}")
+    # In one process, which starts faster; a checkpoint of two ranks is for any number of them.
+    again = run(write_recipe(**sections), f"run.steps={done + 1}")
     assert again.returncode == 0, again.stderr
     assert f"resuming after step {done} from" in again.stdout
-    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, done + 3))
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, done + 2))
+
+
+def newest_checkpoint(output: Path) -> int:
+    """Its step; 0 if there is none."""
+    latest = output / "checkpoints" / "latest"
+    return int(latest.read_text().removeprefix("step_")) if latest.exists() else 0
 
 
 def interrupted(
     recipe: Path, output: Path, number: signal.Signals, *, to_the_driver: bool = False
-) -> tuple[str, list[psutil.Process]]:
-    """Start or go on with a run, send a signal to its last worker after two steps; return what it said at its end."""
-    before = len(rows(output))
+) -> tuple[str, str, list[psutil.Process]]:
+    """Start or resume a run, send a signal to its last worker, or to the driver, in the updates after a finished step.
+
+    Returns what the run wrote to stdout and stderr, and its workers.
+    """
+    before = newest_checkpoint(output)
     process = subprocess.Popen(
-        command(recipe, "run.steps=100000"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(recipe, "run.steps=100000"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        while len(rows(output)) < before + 2:
+        while newest_checkpoint(output) == before:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.2)
         children = psutil.Process(process.pid).children(recursive=True)
         workers = sorted(filter(is_worker, children), key=lambda child: child.pid)
         assert len(workers) == 2
-        time.sleep(1.0)  # into the updates of the next step
+        wait_until_scored(process, output.with_name("mark"))
         (process if to_the_driver else workers[1]).send_signal(number)
         sent = time.monotonic()
-        _, errors = process.communicate(timeout=DEADLINE)
+        said, errors = process.communicate(timeout=DEADLINE)
     finally:
         process.kill()
     assert time.monotonic() - sent < DEADLINE
@@ -132,7 +160,16 @@ def interrupted(
     assert to_the_driver or "The same command resumes from the newest checkpoint" in errors
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive, "all workers were stopped"
-    return errors, workers
+    return said, errors, workers
+
+
+def wait_until_scored(process: subprocess.Popen[str], mark: Path) -> None:
+    """Until the responses of a further step are scored, so that the model is trained on them."""
+    before = size = mark.stat().st_size
+    while size == before or size != mark.stat().st_size:
+        assert process.poll() is None, process.communicate()[1]
+        size = mark.stat().st_size
+        time.sleep(0.2)
 
 
 def is_worker(process: psutil.Process) -> bool:

@@ -509,7 +509,7 @@ def test_weights_that_do_not_load_leave_the_engine_unable_to_generate(engine: An
 
 
 def test_every_rank_helps_to_find_out_what_differs(tmp_path: Path) -> None:
-    """Finding the names is collective: a rank whose own copy is right must not go on alone."""
+    """Finding the names is collective: a rank whose own copy is right must take part."""
     spawn(publish_on_one_of_two_ranks, (tmp_path,), nprocs=2)
     outcomes = [(tmp_path / f"rank_{rank}").read_text().splitlines() for rank in range(2)]
     assert outcomes[0] == ["published", "differing_tensors", "full_weights"]

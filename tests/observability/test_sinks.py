@@ -69,7 +69,7 @@ class TestJsonl:
         assert rows(path) == [{"step": step, "x": float(step)} for step in (1, 2, 3)]
         assert "metrics.jsonl was deleted or replaced" in caplog.text
 
-    def test_lines_are_readable_while_the_run_goes_on(self, tmp_path: Path) -> None:
+    def test_lines_are_readable_while_the_run_continues(self, tmp_path: Path) -> None:
         sink = JsonlSink(tmp_path / "metrics.jsonl")
         sink.write(1, {"reward/score": 0.1})
         assert rows(tmp_path / "metrics.jsonl") == [{"step": 1, "reward/score": 0.1}]

@@ -44,7 +44,7 @@ def test_a_take_over_the_end_of_an_epoch_repeats_nothing(size: int, seed: int, d
 
 @settings(deadline=None)
 @given(sizes, seeds, st.integers(0, 150), st.integers(1, 50))
-def test_a_restored_sampler_goes_on(size: int, seed: int, before: int, after: int) -> None:
+def test_a_restored_sampler_continues(size: int, seed: int, before: int, after: int) -> None:
     sampler = OrderedSampler(size, seed, True)
     sampler.take(before)
     state = json.loads(json.dumps(sampler.state()))

@@ -73,7 +73,7 @@ def test_an_undecided_answer_scores_like_a_wrong_one_and_says_why() -> None:
     assert verdict(BASEL, BASEL, algebra_seconds=0)[0] == "correct"
 
 
-def test_the_deadline_is_kept_and_another_timer_goes_on() -> None:
+def test_the_deadline_is_kept_and_another_timer_continues() -> None:
     rung: list[int] = []
     before = signal.signal(signal.SIGVTALRM, lambda number, frame: rung.append(number))
     signal.setitimer(signal.ITIMER_VIRTUAL, 600)

@@ -49,14 +49,14 @@ Checkpoint = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> Callable[..., VllmRolloutEngine]:
-    """A function from a model's name to an engine with that checkpoint's weights; one start a model."""
+    """A function from a model's name to an engine with that checkpoint's weights; one start per model."""
     started: dict[tuple[str, str], VllmRolloutEngine] = {}
 
     def start(name: str = "qwen2-wide-tied", dtype: Any = "float32") -> VllmRolloutEngine:
         path = tiny_checkpoint(name)
         if (name, dtype) not in started:
             single_process_group()  # as beside a trainer
-            # vLLM makes its groups once a process, and for a dense model none for experts.
+            # vLLM makes its groups once per process, and for a dense model none for experts.
             importlib.import_module("vllm.distributed").destroy_model_parallel()
             config = VllmEngineConfig(max_batch_sequences=16, max_batched_tokens=512, dtype=dtype)
             started[name, dtype] = build_vllm_engine(

@@ -70,7 +70,7 @@ def test_only_an_unfinished_run_with_the_same_settings_is_kept(
     assert capsys.readouterr().out == ""
     script["Quickstart"](folder, SETTINGS)
     make_room(folder, SETTINGS)
-    assert "going on with the unfinished run" in capsys.readouterr().out
+    assert "resuming the unfinished run" in capsys.readouterr().out
     make_room(folder, SETTINGS | {"seed": 1})
     assert not folder.exists()
     assert (tmp_path / "quickstart.1" / "quickstart.json").exists()
@@ -105,7 +105,7 @@ def test_the_summary(script: Any, tmp_path: Path) -> None:
     results = {"accuracy_before": 0.2, "accuracy_after": 0.9, "steps": 2, "seconds": 50.0, "seed": 0}
     (tmp_path / "rl" / "summary.json").write_text(json.dumps(results))
     run = script["Quickstart"](tmp_path, SETTINGS)
-    run.seconds = {"problems and model": 1.0, "warm start": 30.0, "DAPO": 12.5}  # DAPO: since it went on
+    run.seconds = {"problems and model": 1.0, "warm start": 30.0, "DAPO": 12.5}  # DAPO: since it resumed
     summary = run.summarise(tmp_path / "rl")
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (summary["accuracy_before"], summary["accuracy_after"], summary["steps"]) == (0.2, 0.9, 2)
@@ -115,7 +115,7 @@ def test_the_summary(script: Any, tmp_path: Path) -> None:
     assert (tmp_path / "warm_start_curves.png").read_text() == "warm_start"
 
 
-def test_an_interruption_says_how_to_go_on(
+def test_an_interruption_says_how_to_resume(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(config: Any) -> None:

@@ -16,6 +16,9 @@ import pytest
 import yaml
 from fake_cluster import RAY, ROOT, SLURM
 
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.trainer.train import train
+
 pytest.importorskip("ray")
 pytest.importorskip("verl")
 
@@ -56,8 +59,7 @@ def recipe_and_rows(
     recipe, output = folder / "recipe.yaml", folder / "run"
     run = {**tiny_run["run"], "steps": 2, "output_dir": str(output)}
     recipe.write_text(yaml.safe_dump({**tiny_run, "run": run}))
-    command = [sys.executable, "-m", "reasoner_rl.cli", "train", recipe]
-    subprocess.run(command, check=True, capture_output=True)
+    assert train(load_recipe(recipe)) is not None  # type: ignore[arg-type]
     return recipe, rows(output)
 
 

@@ -135,7 +135,7 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
     }
 
 
-def test_a_dropped_group_is_replaced_while_the_others_go_on() -> None:
+def test_a_dropped_group_is_replaced_while_the_others_continue() -> None:
     setting = Setting([MIXED, WRONG, MIXED, MIXED], wanted=3)
     in_flight: list[list[int]] = []
 
@@ -305,7 +305,7 @@ def test_a_step_without_a_usable_group_is_empty_and_counted(fates: list[str]) ->
     setting.generator.launched.clear()
     setting.step(2)
     assert setting.generator.launched[0] == 3 % len(fates), (
-        "the data goes on after the prompts that were seen"
+        "the data continue after the prompts that were seen"
     )
 
 

@@ -160,7 +160,7 @@ def test_the_final_weights_load_with_transformers_and_were_trained(
     assert torch.isfinite(model(**ids).logits).all()
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(
+def test_a_run_that_was_stopped_resumes_as_if_nothing_had_happened(
     uninterrupted: Path, write_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(checkpoint={"every_steps": None})  # so that stopping itself must save
@@ -194,7 +194,7 @@ def fail_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fail_after_two_steps")
-def test_a_run_that_cannot_go_on_keeps_what_it_has_learnt(write_recipe: Recipe, tmp_path: Path) -> None:
+def test_a_run_that_cannot_continue_keeps_what_it_has_learnt(write_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="all wrong"):
         train(load_recipe(write_recipe(checkpoint={"every_steps": None}, evaluation={})))  # type: ignore[arg-type]
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step_000002\n"
@@ -394,7 +394,7 @@ def test_every_term_of_the_loss_at_another_temperature(write_recipe: Recipe, tmp
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
+def test_a_run_that_was_killed_resumes_as_if_nothing_had_happened(
     uninterrupted: Path, write_recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any], repository: Path
 ) -> None:
     # A slow verifier leaves time to kill the run between step 3 and its end.
@@ -435,7 +435,7 @@ def one_step(write_recipe: Recipe) -> Path:
     return recipe
 
 
-def test_going_on_with_other_settings(
+def test_resuming_with_other_settings(
     one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match=r"run\.resume is 'never', but .*step_000001 is a checkpoint"):

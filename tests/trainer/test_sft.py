@@ -60,7 +60,7 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_loss_falls_and_a_stopped_run_goes_on_exactly(
+def test_the_loss_falls_and_a_stopped_run_resumes_exactly(
     recipe: Callable[..., SftConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

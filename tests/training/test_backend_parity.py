@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from reasoner_rl.metrics import merge, values
 DENSE = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
 EXPERTS, RAW = "qwen3_moe-untied", "qwen3_moe-raw-tied"  # raw: the router's weights do not add up to 1
 DEEP_MODELS = ("qwen2-deep-tied", "qwen2-deep-untied")  # where there are four stages
+# Number of ranks, and backend. Layouts of one backend and as many ranks run in the same processes, which take long to
+# start.
 LAYOUTS: dict[str, tuple[int, BackendConfig]] = {
     "fsdp": (1, FsdpBackendConfig()),
     "fsdp, 2 ranks": (2, FsdpBackendConfig()),
@@ -83,23 +85,40 @@ def build(path: Path, backend: BackendConfig, *, frozen: bool = False, **model: 
     )
 
 
+@pytest.fixture(scope="module")
+def trained(
+    tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, int], Path]:
+    """A function that trains in all layouts of one kind of backend on so many ranks; returns the results' folder."""
+
+    @cache
+    def train(kind: str, ranks: int) -> Path:
+        jobs = {
+            layout: (backend, {name: tiny_checkpoint(name) for name in models_of(ranks, backend)})
+            for layout, (count, backend) in LAYOUTS.items()
+            if (backend.kind, count) == (kind, ranks)
+        }
+        folder = tmp_path_factory.mktemp("parity")
+        spawn(train_all_layouts, (ranks, jobs, folder), nprocs=ranks)
+        return folder
+
+    return train
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_backend_computes_what_plain_transformers_computes(
-    layout: str, tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+    layout: str, trained: Callable[[str, int], Path], tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     ranks, backend = LAYOUTS[layout]
     if backend.kind == "megatron":
         pytest.importorskip("megatron.core")
         pytest.importorskip("mbridge")
-    paths = {name: tiny_checkpoint(name) for name in models_of(ranks, backend)}
-    spawn(train_all_models, (ranks, backend, paths, tmp_path), nprocs=ranks)
-    for name, path in paths.items():
-        found = [
-            torch.load(tmp_path / name / f"result_{rank}.pt", weights_only=False) for rank in range(ranks)
-        ]
-        compare(found, plain_reference(path), backend)
-        exported = AutoModelForCausalLM.from_pretrained(tmp_path / name / "export", dtype=torch.float32)
+    for name in models_of(ranks, backend):
+        folder = trained(backend.kind, ranks) / layout / name
+        found = [torch.load(folder / f"result_{rank}.pt", weights_only=False) for rank in range(ranks)]
+        compare(found, plain_reference(tiny_checkpoint(name)), backend)
+        exported = AutoModelForCausalLM.from_pretrained(folder / "export", dtype=torch.float32)
         for key, tensor in as_saved(exported, dict(exported.named_parameters())).items():
             assert torch.equal(tensor, found[0]["weights"][key]), (name, key)
 
@@ -137,11 +156,21 @@ def compare(found: list[dict[str, Any]], expected: Any, backend: BackendConfig) 
     assert bool(found[0]["gradients"]) == (not divides_gradients)
 
 
-def train_all_models(
-    rank: int, ranks: int, backend: BackendConfig, paths: dict[str, Path], folder: Path
+def train_all_layouts(
+    rank: int, ranks: int, jobs: dict[str, tuple[BackendConfig, dict[str, Path]]], folder: Path
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    for layout, (backend, paths) in jobs.items():
+        train_all_models(rank, ranks, backend, paths, folder / layout)
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+
+
+def train_all_models(
+    rank: int, ranks: int, backend: BackendConfig, paths: dict[str, Path], folder: Path
+) -> None:
     limits = BatchLimits(micro_batch_tokens=40, max_response_tokens=MAX_RESPONSE)
     shares = plan_shares(make_samples(100), limits, backend.data_parallel_size(ranks))
     mine = shares[backend.data_parallel_rank(rank, ranks)].pack()
@@ -177,9 +206,14 @@ def train_all_models(
         learn_in_bfloat16(path, backend, mine, loss)
         if ranks == 1:
             restore_random_states(path, backend, folder / name / "checkpoint")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+        forget_the_layout()
+
+
+def forget_the_layout() -> None:
+    """Let the next backend of this process divide the ranks anew."""
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
 
 
 def copied(backend: Any) -> dict[str, Tensor]:

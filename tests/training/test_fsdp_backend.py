@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -231,28 +231,48 @@ def test_persistent_buffers_are_streamed_and_exported(tmp_path: Path) -> None:
     assert torch.equal(dict(exported.named_buffers())[name], bias)
 
 
+# By ranks, and by name: the model, and what is changed of the backend.
+ON_MANY_RANKS: dict[int, dict[str, tuple[str, dict[str, Any]]]] = {
+    2: {
+        "sharded-adapters": ("llama-untied", {"lora": LoraConfig(rank=2)}),
+        "sharded-tied": ("qwen2-tied", {}),
+        "replicated": ("qwen2-tied", {"shard_ranks": 1}),
+    },
+    4: {"hybrid-frozen": ("llama-untied", {"shard_ranks": 2, "freeze_first_fraction": 0.5})},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder with the results of all cases on so many ranks, in the same processes, which take long to start."""
+
+    @cache
+    def train(ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp("ranks")
+        cases = {case: (tiny_checkpoint(name), c) for case, (name, c) in ON_MANY_RANKS[ranks].items()}
+        spawn(train_all_cases, (ranks, cases, folder), nprocs=ranks)
+        return folder
+
+    return train
+
+
 @pytest.mark.parametrize(
-    ("name", "ranks", "changes"),
-    [
-        ("llama-untied", 2, {"lora": LoraConfig(rank=2)}),
-        ("qwen2-tied", 2, {}),
-        ("qwen2-tied", 2, {"shard_ranks": 1}),
-        ("llama-untied", 4, {"shard_ranks": 2, "freeze_first_fraction": 0.5}),
-    ],
-    ids=["sharded-adapters", "sharded-tied", "replicated", "hybrid-frozen"],
+    ("ranks", "case"),
+    [(ranks, case) for ranks, cases in ON_MANY_RANKS.items() for case in cases],
+    ids=[case for cases in ON_MANY_RANKS.values() for case in cases],
 )
 def test_many_ranks_give_the_result_of_one(
-    name: str, ranks: int, changes: dict[str, Any], tiny_checkpoint: Checkpoint, tmp_path: Path
+    ranks: int, case: str, trained: Callable[[int], Path], tiny_checkpoint: Checkpoint
 ) -> None:
-    path = tiny_checkpoint(name)
-    spawn(train_on_one_of_many_ranks, (path, tmp_path, ranks, changes), nprocs=ranks)
+    name, changes = ON_MANY_RANKS[ranks][case]
+    path, folder = tiny_checkpoint(name), trained(ranks) / case
     alone, loss = make_backend(path, **changes), partial(policy_loss, config=CLIP_HIGHER)
     norms = [values(alone.update(plan(1), loss))["train/grad_norm"] for _ in range(2)]
     logprobs = {}
     for batch in plan(1).micro_batches:
         logprobs.update(batch.split_responses(alone.logprobs([batch])[0]))
     for rank in range(ranks):
-        result = torch.load(tmp_path / f"rank_{rank}.pt")
+        result = torch.load(folder / f"rank_{rank}.pt")
         assert result["norms"] == pytest.approx(norms, rel=1e-5)
         for key, tensor in alone.full_weights():
             torch.testing.assert_close(result["weights"][key], tensor, atol=1e-6, rtol=0, msg=key)
@@ -265,24 +285,34 @@ def test_many_ranks_give_the_result_of_one(
             assert torch.equal(result["without adapters"][index], base), "to the bit"
             assert not torch.equal(result["logprobs"][index], base)
     on_one = make_backend(path, **changes)
-    on_one.load(tmp_path / "checkpoint")
+    on_one.load(folder / "checkpoint")
     on_one.update(plan(1), loss)
     for key, tensor in on_one.full_weights():
         torch.testing.assert_close(tensor, result["weights"][key], atol=1e-6, rtol=0, msg=key)
 
 
-def train_on_one_of_many_ranks(
-    rank: int, path: Path, folder: Path, ranks: int, changes: dict[str, Any]
+def train_all_cases(
+    rank: int, ranks: int, cases: dict[str, tuple[Path, dict[str, Any]]], folder: Path
 ) -> None:
-    """Two updates, each rank on its share, with a checkpoint between them to resume from."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    for case, (path, changes) in cases.items():
+        train_on_one_of_many_ranks(rank, ranks, path, changes, folder / case)
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+
+
+def train_on_one_of_many_ranks(
+    rank: int, ranks: int, path: Path, changes: dict[str, Any], folder: Path
+) -> None:
+    """Two updates, each rank on its share, with a checkpoint between them to resume from."""
     loss = partial(policy_loss, config=CLIP_HIGHER)
     mine = plan_shares(make_samples(100), BatchLimits(1, 64), ranks)[rank].pack()
     backend = make_backend(path, **changes)
     norms = [values(backend.update(mine, loss))["train/grad_norm"]]
     if rank == 0:
-        (folder / "checkpoint").mkdir()
+        (folder / "checkpoint").mkdir(parents=True)
     dist.barrier()
     backend.save(folder / "checkpoint")
     norms.append(values(backend.update(mine, loss))["train/grad_norm"])
@@ -302,9 +332,6 @@ def train_on_one_of_many_ranks(
         base = make_backend(path, frozen=True)
         result["base"] = by_sample(mine, base.logprobs(mine.micro_batches))
     torch.save(result, folder / f"rank_{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
 
 
 def by_sample(batch: MiniBatch, found: list[Tensor]) -> dict[int, Tensor]:

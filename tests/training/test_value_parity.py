@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from parity import MAX_RESPONSE, TEMPERATURE, TOTAL_UPDATES, TRAINING, UPDATES, make_samples, plain_reference
-from test_backend_parity import copied, gradients, move_away_and_back
+from test_backend_parity import copied, forget_the_layout, gradients, move_away_and_back
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForTokenClassification
@@ -184,12 +184,6 @@ def train_all(
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
-
-
-def forget_the_layout() -> None:
-    from megatron.core import parallel_state
-
-    parallel_state.destroy_model_parallel()
 
 
 def train_and_resume(critic: Path, own: Path, backend: BackendConfig, mine: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,12 +48,32 @@ def expected(unused: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     return logprobs.detach(), entropy.detach(), logits.grad
 
 
+# Of the padded vocabulary, by the number of ranks. Of 32 the second rank has nothing but padding.
+SIZES = {1: (10, 16), 2: (10, 32)}
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder with what so many ranks compute of all sizes in the same processes, which take long to start."""
+
+    @cache
+    def compute_on(ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp("vocabulary")
+        spawn(compute_all, (ranks, folder), nprocs=ranks)
+        return folder
+
+    return compute_on
+
+
 @pytest.mark.parametrize(
-    ("ranks", "padded"), [(1, 10), (1, 16), (2, 10), (2, 32)], ids=["one", "padded", "two", "one-all-padding"]
+    ("ranks", "padded"),
+    [(ranks, padded) for ranks, sizes in SIZES.items() for padded in sizes],
+    ids=["one", "padded", "two", "one-all-padding"],
 )
-def test_the_parts_give_what_the_whole_gives(ranks: int, padded: int, tmp_path: Path) -> None:
-    spawn(compute, (ranks, padded, tmp_path), nprocs=ranks)
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(ranks)]
+def test_the_parts_give_what_the_whole_gives(
+    ranks: int, padded: int, computed: Callable[[int], Path]
+) -> None:
+    found = [torch.load(computed(ranks) / f"{padded}_{rank}.pt") for rank in range(ranks)]
     for key, unused in (("all", None), ("without unused", unused_ids())):
         logprobs, entropy, gradient = expected(unused)
         for rank in found:
@@ -63,8 +85,16 @@ def test_the_parts_give_what_the_whole_gives(ranks: int, padded: int, tmp_path: 
         assert unused is None or not whole[:, unused].any(), "exactly zero"
 
 
-def compute(rank: int, ranks: int, padded: int, folder: Path) -> None:
+def compute_all(rank: int, ranks: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    for padded in SIZES[ranks]:
+        torch.save(compute(rank, ranks, padded), folder / f"{padded}_{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+
+
+def compute(rank: int, ranks: int, padded: int) -> dict[str, dict[str, Tensor]]:
     logits, targets, for_logprobs, for_entropy = problem()
     whole = torch.cat([logits, torch.full((TOKENS, padded - VOCABULARY), 50.0)], dim=1)
     found = {}
@@ -85,7 +115,4 @@ def compute(rank: int, ranks: int, padded: int, folder: Path) -> None:
             "entropy": outputs.entropy.detach(),
             "gradient": mine.grad,
         }
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+    return found

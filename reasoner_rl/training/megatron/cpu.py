@@ -35,9 +35,8 @@ class _CudaToCpu(TorchFunctionMode):
             args = (args[0], "cpu", *args[2:]) if _is_cuda(args[1]) else args
         result = func(*args, **kwargs)
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
-            return result.replace(
-                "torch.", "torch.cuda.", 1
-            )  # the optimizer asks for 'torch.cuda.FloatTensor'
+            # The optimizer compares it with 'torch.cuda.FloatTensor'.
+            return result.replace("torch.", "torch.cuda.", 1)
         return result
 
 

@@ -25,7 +25,7 @@ _told: set[str] = set()
 
 
 def settle_layers(wanted: Layers | Literal["auto"], device: torch.device) -> Layers:
-    """Choose the layers of this process's trainers, tell what was chosen by itself, and make megatron-core comply.
+    """Choose the layers of this process's trainers, print what ``auto`` chose, and make megatron-core comply.
 
     With local layers nothing else of TransformerEngine is used either, not even its optimizer: the run is that of a
     machine without it. Raises ConfigError where TransformerEngine is wanted and cannot be used.

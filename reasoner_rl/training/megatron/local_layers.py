@@ -1,7 +1,7 @@
 """Megatron's layers without TransformerEngine, on a CPU and on GPUs: megatron-core's own, with PyTorch's attention.
 
-Those lack what training on packed sequences with sequence parallelism needs, and experts under the names that mbridge
-knows: these parts are below.
+megatron-core's local layers cannot train on packed sequences with sequence parallelism, and name their experts in a way
+that mbridge cannot map. The parts that differ are below.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Hugging Face checkpoints as Megatron models, and back, through mbridge.
 
-mbridge knows which of Megatron's weights are which of Hugging Face's. What is overridden here is what it gets wrong for
-our purposes: its mapping of tied embeddings is shared between all models of a process, it reads the rotary embedding's
-base where transformers 5 no longer has it, and it builds on TransformerEngine alone.
+mbridge maps Megatron's weights to Hugging Face's. Overridden here is what does not fit our use: its mapping of tied
+embeddings is shared between all models of a process, it reads the rotary embedding's base where transformers 5 no
+longer has it, and it builds on TransformerEngine alone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _LocalMixin(_BridgeMixin):
 
 
 def initialise(config: MegatronBackendConfig, seed: int) -> None:
-    """Divide the ranks of the process group into Megatron's groups, once a process."""
+    """Divide the ranks of the process group into Megatron's groups, once per process."""
     if not torch.cuda.is_available():
         from reasoner_rl.training.megatron.cpu import install
 

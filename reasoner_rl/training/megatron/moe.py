@@ -1,4 +1,4 @@
-"""Mixture-of-experts models: how their experts are divided, what Megatron is told of them, what is refused.
+"""Mixture-of-experts models: how their experts are divided, how Megatron is configured for them, what is refused.
 
 With expert parallelism each expert is whole on one worker, tensor parallelism or not: the experts of today's models are
 too narrow to be cut further. Without it tensor-parallel workers share each expert, as Megatron does by itself.
@@ -24,7 +24,7 @@ def sizes(config: MegatronBackendConfig) -> dict[str, int]:
 
 
 def options(hf_config: Any, config: MegatronBackendConfig, path: str) -> dict[str, Any]:
-    """What the bridge is told beside what it reads itself; nothing for a dense model.
+    """The bridge's settings beside those that it reads from the model's config; none for a dense model.
 
     Raises ConfigError if the experts cannot be divided so, or if the checkpoint is of a kind that is not built.
     """

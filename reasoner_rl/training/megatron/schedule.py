@@ -92,7 +92,7 @@ def _outputs(logits: Tensor, batch: MicroBatch, share: Share, **options: Any) ->
 
 
 def _fill_up(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """Add micro-batches of which nothing is trained: stages that are interleaved want a multiple of their number."""
+    """Add micro-batches of which nothing is trained: interleaved stages need a multiple of their number."""
     missing = -len(batches) % parallel_state.get_pipeline_model_parallel_world_size()
     shortest = min(batches, key=lambda batch: len(batch.input_ids))
     idle = dataclasses.replace(shortest, loss_mask=torch.zeros_like(shortest.loss_mask))

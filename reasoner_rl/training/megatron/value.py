@@ -32,7 +32,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor, **unused: Any) -> tuple[Tensor, None]:
         """Hidden states [T / ranks, 1, hidden] -> values [T, 1, 1] on all ranks, and no bias, as Megatron's layers."""
-        del unused  # what the output layer of a vocabulary is told
+        del unused  # arguments of the vocabulary's output layer
         values = F.linear(hidden.float(), self.score)
         if self._sequence_parallel:
             # All ranks compute the same loss of all values, so each takes its own part of the gradient.

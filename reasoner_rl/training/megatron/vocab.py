@@ -75,9 +75,8 @@ class _VocabParallel(torch.autograd.Function):
             for chunk in _chunks(len(logits), chunk_tokens):
                 top[chunk] = columns.scaled(logits[chunk]).amax(-1)
         dist.all_reduce(top, dist.ReduceOp.MAX, group)
-        sums = torch.zeros(
-            3, len(logits), device=logits.device
-        )  # of exp, of the target's logit, of exp * logit
+        # Sums of exp(logit), of the target's logit, and of exp(logit) * logit.
+        sums = torch.zeros(3, len(logits), device=logits.device)
         for chunk in _chunks(len(logits), chunk_tokens):
             shifted = columns.scaled(logits[chunk]).sub_(top[chunk, None])
             exponentials = shifted.exp()

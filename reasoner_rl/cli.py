@@ -17,7 +17,15 @@ from typer.core import TyperGroup
 
 from reasoner_rl.config.keys import list_keys
 from reasoner_rl.config.load import dump_recipe, load_recipe
-from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, Recipe, SftConfig, TrainConfig
+from reasoner_rl.config.recipes import (
+    RECIPE_KINDS,
+    EvalConfig,
+    OnlineConfig,
+    PreferenceConfig,
+    Recipe,
+    SftConfig,
+    TrainConfig,
+)
 from reasoner_rl.errors import ConfigError, UserError, WorkerError, is_interruption
 
 DIVERGED = 1
@@ -102,10 +110,13 @@ Overrides = Annotated[
 
 @app.command()
 def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Train with GRPO, DAPO or another online algorithm; resumes from the newest checkpoint of the output folder."""
+    """Train with DAPO, PPO, DPO or another algorithm; resumes from the newest checkpoint of the output folder.
+
+    Recipes of kind online learn from fresh responses, those of kind preference from judged answers.
+    """
     config = load_recipe(recipe, overrides or [])
-    if not isinstance(config, OnlineConfig):
-        raise _wrong_kind("train", recipe, config, "online")
+    if not isinstance(config, OnlineConfig | PreferenceConfig):
+        raise _wrong_kind("train", recipe, config, "online or preference")
     from reasoner_rl.trainer.train import train as run
 
     if run(config) is None:
@@ -132,10 +143,8 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     before that, and with an override of model.path, they are those of model.path.
     """
     config = load_recipe(recipe, overrides or [])
-    if isinstance(config, OnlineConfig | SftConfig):
-        config = EvalConfig.of_training(config, _weights(config, overrides or []))
     if not isinstance(config, EvalConfig):
-        raise _wrong_kind("eval", recipe, config, "eval")
+        config = EvalConfig.of_training(config, _weights(config, overrides or []))
     from reasoner_rl.commands.evaluate import evaluate_checkpoint
 
     rows = [report.row() for report in evaluate_checkpoint(config)]
@@ -235,7 +244,7 @@ def _weights(config: TrainConfig, overrides: list[str]) -> str:
 
 def _wrong_kind(command: str, recipe: str, config: Recipe, wanted: str) -> ConfigError:
     return ConfigError(
-        f"`reasoner-rl {command}` needs a recipe of kind {wanted!r}; {recipe} is of kind {config.recipe!r}"
+        f"`reasoner-rl {command}` needs a recipe of kind {wanted}; {recipe} is of kind {config.recipe!r}"
     )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 FinishReason = Literal["stop", "length"]
 Role = Literal["policy", "reference", "critic"]  # what a model is for
 
+IDLE = -1  # the sample index of a sequence that only keeps a rank in step with the others
 OVERLONG = "overlong"  # the part of a score that is the penalty for length
 
 
@@ -98,6 +99,7 @@ class ResponseColumns:
     reference_logprobs: Tensor | None = None  # float32, by the frozen reference policy
     returns: Tensor | None = None  # float32, the target of the critic for the state before each token
     old_values: Tensor | None = None  # float32, by the critic before the first update of the batch
+    kl_baseline: Tensor | None = None  # float32, in nats per response: what KTO measures a log-ratio against
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,10 @@ class TrainSample(ResponseColumns):
     def replace(self, **changes: Any) -> TrainSample:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+# What an offline algorithm learns from: a sample, or several that belong together, such as the two answers of a pair.
+Example = tuple[TrainSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,7 @@ class MicroBatch(ResponseColumns):
     on_policy: Tensor  # [N] bool; False: old_logprobs are those of generation by an earlier policy
     sample_indices: tuple[int, ...]  # [S]: where each sequence stood in the list that was cut
     groups: tuple[int, ...]  # [S]: the group of each sequence
+    rewards: Tensor  # [S] float32: the score of each response
     denominators: LossDenominators
     supervised: bool = False  # worked examples, and not responses
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from reasoner_rl.algorithms.base import Algorithm, Examples
 from reasoner_rl.algorithms.custom import build_custom
+from reasoner_rl.algorithms.dpo import Dpo
 from reasoner_rl.algorithms.dry_run import check_algorithm
 from reasoner_rl.algorithms.group import GroupPolicyGradient
+from reasoner_rl.algorithms.kto import Kto
+from reasoner_rl.algorithms.orpo import Orpo
 from reasoner_rl.algorithms.ppo import Ppo
 from reasoner_rl.algorithms.reinforce import Reinforce
+from reasoner_rl.algorithms.score_weighted_sft import ScoreWeightedSft
 from reasoner_rl.algorithms.sft import SupervisedFineTuning
+from reasoner_rl.algorithms.simpo import Simpo
 from reasoner_rl.config.algorithm import CustomConfig, PpoConfig, ReinforceConfig
 from reasoner_rl.config.arithmetic import step_arithmetic
-from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
+from reasoner_rl.config.preference import (
+    DpoConfig,
+    KtoConfig,
+    OrpoConfig,
+    PreferenceAlgorithmConfig,
+    SimpoConfig,
+)
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
 from reasoner_rl.errors import ConfigError
 
 
@@ -20,7 +32,9 @@ def build_algorithm(config: TrainConfig, examples: Examples | None = None) -> Al
 
     examples: those of algorithm.ptx, in the driver of a run that has it.
     """
-    if not isinstance(config, OnlineConfig):
+    if isinstance(config, PreferenceConfig):
+        return _build_preference(config.algorithm)
+    if isinstance(config, SftConfig):
         return SupervisedFineTuning()
     algorithm, updates_per_step = config.algorithm, step_arithmetic(config).updates_per_step
     if isinstance(algorithm, PpoConfig):
@@ -36,6 +50,18 @@ def build_algorithm(config: TrainConfig, examples: Examples | None = None) -> Al
     if isinstance(algorithm, ReinforceConfig):
         return Reinforce(algorithm, updates_per_step, examples)
     return GroupPolicyGradient(algorithm, updates_per_step, examples)
+
+
+def _build_preference(config: PreferenceAlgorithmConfig) -> Algorithm:
+    if isinstance(config, DpoConfig):
+        return Dpo(config)
+    if isinstance(config, KtoConfig):
+        return Kto(config)
+    if isinstance(config, OrpoConfig):
+        return Orpo(config)
+    if isinstance(config, SimpoConfig):
+        return Simpo(config)
+    return ScoreWeightedSft(config)
 
 
 def check_custom_parts(config: TrainConfig) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from reasoner_rl.batching.balance import balance
 from reasoner_rl.types import (
+    IDLE,
     LossDenominators,
     MicroBatch,
     MiniBatch,
@@ -25,8 +26,6 @@ from reasoner_rl.types import (
     TrainSample,
     constant_column,
 )
-
-IDLE = -1  # sample index of a sequence that only keeps a rank in step with the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +208,7 @@ def pack(
         on_policy=torch.cat([constant_column(s.on_policy, len(s.response_ids)) for s in samples]),
         sample_indices=tuple(sample_indices),
         groups=tuple(sample.group for sample in samples),
+        rewards=torch.tensor([sample.reward for sample in samples], dtype=torch.float32),
         denominators=denominators,
         supervised=samples[0].supervised,
         **_columns(samples),

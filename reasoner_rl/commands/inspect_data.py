@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reasoner_rl.config.recipes import EvalConfig, Recipe, SftConfig
+from reasoner_rl.config.recipes import EvalConfig, PreferenceConfig, Recipe, SftConfig
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.trainer.loading import load_examples, load_prompts
+from reasoner_rl.trainer.loading import load_examples, load_judged, load_prompts
 
 
 def inspect_data(config: Recipe) -> None:
@@ -12,6 +12,9 @@ def inspect_data(config: Recipe) -> None:
     tokenizer = load_tokenizer(config.model)
     if isinstance(config, SftConfig):
         load_examples(config.data, tokenizer)
+        return
+    if isinstance(config, PreferenceConfig):
+        load_judged(config, tokenizer)
         return
     rendering = config.data.prompts
     if not isinstance(config, EvalConfig):

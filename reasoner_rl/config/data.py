@@ -104,6 +104,61 @@ class PromptDataConfig(Section):
     shuffle: bool = Field(True, description="Shuffle the prompts anew each epoch, from run.seed.")
 
 
+class JudgedColumns(Section):
+    """Which column of a file of judged answers holds what; the defaults are the names of TRL's data sets."""
+
+    prompt: str | None = Field(
+        "prompt",
+        description="Column with the prompt: text, or a list of messages. null: pairs whose two answers begin with it.",
+    )
+    chosen: str = Field(
+        "chosen", description="Column with a pair's better answer: text, or one message in a list."
+    )
+    rejected: str = Field("rejected", description="Column with a pair's worse answer.")
+    completion: str = Field("completion", description="Column with a single answer.")
+    label: str = Field(
+        "label", description="Column with a single answer's label: true is good, false is bad."
+    )
+    score: str = Field("reward", description="Column with a single answer's score.")
+
+
+class JudgedDatasetConfig(Section):
+    """One file of answers that were judged before."""
+
+    path: UserPath = Field(description="A .parquet or .jsonl file.")
+    name: str | None = Field(None, description="Name in messages; the file's stem if unset.")
+    columns: JudgedColumns = Field(JudgedColumns(), description="Names of columns.")
+    prompt_template: str = Field(
+        "{prompt}", description="Text of the user's message where the prompt is text; {prompt} is replaced."
+    )
+    limit: int | None = Field(None, ge=1, description="Number of examples used; all if unset.")
+    deduplicate: bool = Field(True, description="Drop examples that were seen before.")
+
+    @model_validator(mode="after")
+    def _template_has_prompt(self) -> Self:
+        if "{prompt}" not in self.prompt_template:
+            raise ValueError(f"prompt_template must contain {{prompt}}; it is {self.prompt_template!r}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name used in messages."""
+        return self.name or self.path.stem
+
+
+class PreferenceDataConfig(Section):
+    """Judged answers to learn from."""
+
+    train: JudgedDatasetConfig = Field(
+        description="Pairs, labelled answers, or scored ones, as the algorithm needs."
+    )
+    prompts: PromptConfig = Field(PromptConfig(), description="Rendering of prompts.")
+    max_response_tokens: int = Field(
+        1024, ge=1, description="Examples with a longer answer are dropped, and counted. EOS counts too."
+    )
+    shuffle: bool = Field(True, description="Shuffle the examples anew each epoch, from run.seed.")
+
+
 class EvalDataConfig(Section):
     """How held-out problems become prompts."""
 

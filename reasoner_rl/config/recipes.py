@@ -1,4 +1,4 @@
-"""The three kinds of recipe, and the rules that tie their sections together."""
+"""The kinds of recipe, and the rules that tie their sections together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, CustomConfig, DapoConfig, PpoConfig
 from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
-from reasoner_rl.config.data import EvalDataConfig, PromptDataConfig, SftDataConfig
+from reasoner_rl.config.data import EvalDataConfig, PreferenceDataConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.offline import SftAlgorithmConfig, SftBatchConfig
+from reasoner_rl.config.preference import (
+    DpoConfig,
+    KtoConfig,
+    PreferenceAlgorithmConfig,
+    PreferenceBatchConfig,
+)
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import (
     EngineConfig,
@@ -290,6 +296,32 @@ class SftConfig(TrainingRecipe):
         return self
 
 
+class PreferenceConfig(TrainingRecipe):
+    """Learning from judged answers, without generation: `reasoner-rl train`."""
+
+    recipe: Literal["preference"] = Field("preference", description="Kind of recipe.")
+    data: PreferenceDataConfig = Field(description="Judged answers.")
+    algorithm: PreferenceAlgorithmConfig = Field(
+        DpoConfig(), description="The algorithm: dpo, kto, orpo, simpo or score_weighted_sft."
+    )
+    batch: PreferenceBatchConfig = Field(PreferenceBatchConfig(), description="Sizes of a step.")
+
+    @model_validator(mode="after")
+    def _nothing_is_in_groups(self) -> Self:
+        reason = "in a preference recipe: evaluation draws evaluation.samples_per_prompt"
+        refuse_without_effect(self.rollout, ["responses_per_prompt"], reason, "rollout.")
+        return self
+
+    @model_validator(mode="after")
+    def _other_prompts_are_in_a_step(self) -> Self:
+        if isinstance(self.algorithm, KtoConfig) and self.batch.examples_per_step < 2:
+            raise ValueError(
+                "batch.examples_per_step must be at least 2 with algorithm.kind kto, which compares with answers to "
+                "other prompts; it is 1"
+            )
+        return self
+
+
 class EvalConfig(Section):
     """Accuracy of a checkpoint: `reasoner-rl eval`."""
 
@@ -424,10 +456,11 @@ def _check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str
         raise ValueError(f"{key}.warmup_steps must not exceed {steps_key}: {warmup} exceeds {steps}")
 
 
-TrainConfig = OnlineConfig | SftConfig
+TrainConfig = OnlineConfig | SftConfig | PreferenceConfig
 Recipe = TrainConfig | EvalConfig
-RECIPE_KINDS: dict[str, type[OnlineConfig] | type[SftConfig] | type[EvalConfig]] = {
+RECIPE_KINDS: dict[str, type[OnlineConfig | SftConfig | PreferenceConfig | EvalConfig]] = {
     "online": OnlineConfig,
     "sft": SftConfig,
+    "preference": PreferenceConfig,
     "eval": EvalConfig,
 }

@@ -74,7 +74,8 @@ def update_plan(config: TrainConfig, algorithm: Algorithm) -> UpdatePlan:
         per_update = step_arithmetic(config).responses_per_update
     else:
         longest = config.data.max_response_tokens
-        per_update = config.batch.examples_per_step
+        answers = 2 if algorithm.together else 1  # per example
+        per_update = answers * config.batch.examples_per_step
     limits = BatchLimits(config.batch.micro_batch_tokens, longest, algorithm.together)
     return UpdatePlan(per_update, config.batch.epochs, limits)
 

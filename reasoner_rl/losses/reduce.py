@@ -27,18 +27,18 @@ def aggregate(values: Tensor, batch: MicroBatch, mode: Aggregation) -> Tensor:
     if mode == "token-mean":
         return trained.sum() / max(denominators.tokens, 1.0)
     if mode == "seq-mean-token-mean":
-        return (trained / _trained_lengths(batch)[batch.sequence_ids]).sum() / sequences
+        return (trained / trained_lengths(batch)[batch.sequence_ids]).sum() / sequences
     return trained.sum() / (sequences * max(denominators.max_response_tokens, 1.0))
 
 
 def sequence_sums(values: Tensor, batch: MicroBatch) -> Tensor:
     """Replace each token's value [N] by the sum over its response's trained tokens; 0 if it has none."""
-    return _sums(values, batch)[batch.sequence_ids]
+    return sums_by_sequence(values, batch)[batch.sequence_ids]
 
 
 def sequence_means(values: Tensor, batch: MicroBatch) -> Tensor:
     """Replace each token's value [N] by the mean over its response's trained tokens; 0 if it has none."""
-    return (_sums(values, batch) / _trained_lengths(batch))[batch.sequence_ids]
+    return (sums_by_sequence(values, batch) / trained_lengths(batch))[batch.sequence_ids]
 
 
 def bounded_exp(log_ratio: Tensor) -> Tensor:
@@ -46,11 +46,13 @@ def bounded_exp(log_ratio: Tensor) -> Tensor:
     return log_ratio.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
 
 
-def _sums(values: Tensor, batch: MicroBatch) -> Tensor:
+def sums_by_sequence(values: Tensor, batch: MicroBatch) -> Tensor:
+    """Sum each response's trained tokens: from [N] to [S]; 0 if it has none."""
     trained = torch.where(batch.loss_mask, values, 0.0)
     return trained.new_zeros(batch.sequences).index_add(0, batch.sequence_ids, trained)
 
 
-def _trained_lengths(batch: MicroBatch) -> Tensor:
+def trained_lengths(batch: MicroBatch) -> Tensor:
+    """The number of trained tokens of each response [S] float32, 1 where there are none."""
     counts = torch.zeros(batch.sequences, device=batch.loss_mask.device)
     return counts.index_add(0, batch.sequence_ids, batch.loss_mask.float()).clamp(min=1.0)

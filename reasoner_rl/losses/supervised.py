@@ -1,4 +1,4 @@
-"""The loss of supervised fine-tuning."""
+"""The losses of supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,3 +17,15 @@ def supervised_loss(outputs: TokenOutputs, batch: MicroBatch) -> tuple[Tensor, M
     loss = aggregate(-outputs.logprobs, batch, "token-mean")
     total = float(loss.detach()) * max(batch.denominators.tokens, 1.0)
     return loss, {"sft/loss": mean(total, float(batch.loss_mask.sum()))}
+
+
+def weighted_supervised_loss(outputs: TokenOutputs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
+    """Return the micro-batch's share of the weighted negative log-likelihood per token; advantages are the weights."""
+    loss = aggregate(-batch.advantages * outputs.logprobs, batch, "token-mean")
+    nll = -outputs.logprobs.detach()[batch.loss_mask]
+    share = float(batch.loss_mask.sum()) / max(batch.denominators.tokens, 1.0)
+    return loss, {
+        # Shares add up within an update: their weights sum to 1.
+        "preference/loss": mean(float(loss.detach()), share),
+        "preference/nll": mean(float(nll.sum()), len(nll)),
+    }

@@ -104,7 +104,14 @@ def _reward(axes: Axes, history: History) -> None:
 
 def _loss(axes: Axes, history: History) -> None:
     _title(axes, "Training loss")
-    _line(axes, history["sft/loss"], BLUE)
+    _line(axes, history["sft/loss" if "sft/loss" in history else "preference/loss"], BLUE)
+
+
+def _implicit_rewards(axes: Axes, history: History) -> None:
+    _title(axes, "Implicit rewards")
+    for name, colour in (("chosen", BLUE), ("rejected", VERMILION)):
+        _line(axes, history[f"rewards/{name}"], colour, name)
+    _legend(axes)
 
 
 def _length(axes: Axes, history: History) -> None:
@@ -169,7 +176,8 @@ def _evaluations(history: History) -> list[str]:
 
 
 PANELS: Sequence[tuple[Callable[[History], bool], Callable[[Axes, History], None]]] = (
-    (_has("sft/loss"), _loss),
+    (_has("sft/loss", "preference/loss"), _loss),
+    (_has("rewards/chosen"), _implicit_rewards),
     (lambda history: "reward/accuracy" in history or bool(_evaluations(history)), _accuracy),
     (_has("reward/score"), _reward),
     (_has("response/length_mean"), _length),

@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reasoner_rl.types import Prompt, TrainSample
+from reasoner_rl.types import Example, Prompt
 
 # JSON: {"rows": count, "contents": hash without order, "order": hash with order, "without_source": see below}
 Fingerprint = Mapping[str, Any]
 
 
-def fingerprint(rows: Iterable[Prompt | TrainSample]) -> Fingerprint:
+def fingerprint(rows: Iterable[Prompt | Example]) -> Fingerprint:
     """Count and hashes of prompts as the model reads them, with all that a reward function is given with them.
 
     Names of files do not count, so data may move, except where a file's name is its rows' data_source. A further hash,
@@ -41,10 +41,15 @@ def difference(old: Fingerprint, new: Fingerprint) -> str | None:
     return "other rows"
 
 
-def _digests(row: Prompt | TrainSample) -> tuple[bytes, bytes, bytes]:
+def _digests(row: Prompt | Example) -> tuple[bytes, bytes, bytes]:
     """Hashes of a row without its place, with it, and with it but without its data_source."""
-    if isinstance(row, TrainSample):
-        digest = hashlib.sha256(_json([row.prompt_ids.tolist(), row.response_ids.tolist()]).encode()).digest()
+    if not isinstance(row, Prompt):
+        fields: list[Any] = [
+            part for sample in row for part in (sample.prompt_ids.tolist(), sample.response_ids.tolist())
+        ]
+        if any(sample.reward for sample in row):
+            fields += [sample.reward for sample in row]
+        digest = hashlib.sha256(_json(fields).encode()).digest()
         return digest, digest, digest
     # The hash of a JSON list, whose beginning, with the tokens, the three have in common.
     beginning = hashlib.sha256(f"[{_json(list(row.token_ids))}, {_json(row.ground_truth)}, ".encode())

@@ -69,7 +69,7 @@ class ReadReport:
 
 def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
     """Read one dataset. Raises DataError naming the file and, for a malformed row, its number and column."""
-    rows = _rows(config.path)
+    rows = rows_of_file(config.path)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{config.path}: the file holds no rows")
@@ -85,7 +85,7 @@ def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
             break
         count += 1
         try:
-            problem = read_row(_Place(config.path, label, number), row)
+            problem = read_row(Place(config.path, label, number), row)
             known = seen.before(problem)
         except RecursionError:
             raise DataError(f"{config.path}, row {number}: brackets are nested too deeply") from None
@@ -159,7 +159,7 @@ def truth_text(value: object) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """One row of a file; wraps what is wrong with it."""
 
     path: Path
@@ -208,7 +208,7 @@ class _Place:
         return text
 
 
-def _reader(config: DatasetConfig, first: Row) -> Callable[[_Place, Row], Problem]:
+def _reader(config: DatasetConfig, first: Row) -> Callable[[Place, Row], Problem]:
     """The function that reads one row, in the format of the first one if the configuration leaves it open."""
     chosen = config.format
     if chosen == "auto":
@@ -218,7 +218,7 @@ def _reader(config: DatasetConfig, first: Row) -> Callable[[_Place, Row], Proble
     return lambda place, row: read_row(config, place, row)
 
 
-def _read_verl_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
+def _read_verl_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     prompt = place.column(row, "prompt")
     if not isinstance(prompt, list) or not prompt:
         raise place.error("prompt", prompt, "must be a list of messages with role and content")
@@ -244,7 +244,7 @@ def _read_verl_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
     )
 
 
-def _read_flat_row(config: DatasetConfig, place: _Place, row: Row) -> Problem:
+def _read_flat_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     columns = config.columns
     content = config.template.replace("{problem}", place.text(row, columns.problem))
     used = (columns.problem, columns.answer, columns.data_source, columns.solution)
@@ -271,7 +271,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+def rows_of_file(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (number from 1, row). In JSONL the number is the line's, and empty lines are passed over."""
     if path.is_dir():
         raise DataError(f"dataset {path} is a folder; name a .parquet or .jsonl file")
@@ -301,12 +301,12 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, _json_row(_Place(path, path.stem, number), line)
+                    yield number, _json_row(Place(path, path.stem, number), line)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _json_row(place: _Place, line: str) -> Row:
+def _json_row(place: Place, line: str) -> Row:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

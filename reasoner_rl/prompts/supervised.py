@@ -13,7 +13,7 @@ from reasoner_rl.config.data import SftDataConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.prompts.render import PromptRenderer
-from reasoner_rl.types import Prompt, TrainSample
+from reasoner_rl.types import TrainSample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ def supervised_samples(
         elif len(response_ids) > config.max_response_tokens:
             dropped_responses += 1
         else:
-            samples.append(_sample(prompt, response_ids))
+            samples.append(example_of(prompt.token_ids, response_ids))
             truncated += len(prompt_ids) > len(prompt.token_ids)
     if not samples:
         raise DataError(
@@ -85,13 +85,20 @@ def _response_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: 
     parts = {"{solution}": problem.solution or "", "{answer}": problem.ground_truth}
     # In one pass: a solution may itself contain the text {answer}.
     text = re.sub(r"\{solution\}|\{answer\}", lambda match: parts[match[0]], config.response_template)
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return answer_ids(text, tokenizer)
 
 
-def _sample(prompt: Prompt, response_ids: Sequence[int]) -> TrainSample:
+def answer_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens of an answer, with one end of sequence at its end."""
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
+
+
+def example_of(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> TrainSample:
+    """A sample of an answer that exists already, all of whose tokens are trained."""
     length = len(response_ids)
     return TrainSample(
-        prompt_ids=torch.tensor(prompt.token_ids, dtype=torch.int64),
+        prompt_ids=torch.tensor(prompt_ids, dtype=torch.int64),
         response_ids=torch.tensor(response_ids, dtype=torch.int64),
         loss_mask=torch.ones(length, dtype=torch.bool),
         advantages=torch.zeros(length, dtype=torch.float32),

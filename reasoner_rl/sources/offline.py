@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.sources.base import StepBatch
-from reasoner_rl.types import TrainSample
+from reasoner_rl.types import Example, TrainSample
 
 
 class ExampleStream:
     """Implements `reasoner_rl.algorithms.base.Examples`: an endless, ordered stream."""
 
-    def __init__(self, examples: Sequence[TrainSample], sampler: OrderedSampler) -> None:
+    def __init__(self, examples: Sequence[Example], sampler: OrderedSampler) -> None:
         self._examples, self._sampler = examples, sampler
 
     def take(self, count: int) -> list[TrainSample]:
-        """The next examples; each is a group of its own."""
+        """The samples of the next examples; each example is a group of its own."""
         chosen = [self._examples[index] for index in self._sampler.take(count)]
-        return [dataclasses.replace(example, group=n) for n, example in enumerate(chosen)]
+        return [sample.replace(group=number) for number, example in enumerate(chosen) for sample in example]
 
     def state(self) -> dict[str, Any]:
         """The position in the order."""

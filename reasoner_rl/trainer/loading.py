@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,11 +14,14 @@ from reasoner_rl.config.base import Section, changed_keys
 from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.ppo import PtxConfig
-from reasoner_rl.config.recipes import OnlineConfig, SftConfig, TrainConfig
+from reasoner_rl.config.preference import KtoConfig
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say, show
+from reasoner_rl.prompts.judged import read_judged
+from reasoner_rl.prompts.judged_samples import describe, judged_samples
 from reasoner_rl.prompts.read import read_problems
 from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
 from reasoner_rl.prompts.supervised import supervised_samples
@@ -25,7 +29,7 @@ from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rollout.stop_strings import split_stops
 from reasoner_rl.tokenizer import check_ids, context_length, require_folder, unused_ids, vocabulary_size
-from reasoner_rl.types import Prompt, TrainSample
+from reasoner_rl.types import Example, Prompt, TrainSample
 
 
 def load_prompts(
@@ -44,19 +48,60 @@ def load_prompts(
     return rendered
 
 
-def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainSample]:
+def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Read and render worked examples; print what was dropped, and the first as the model reads it."""
     problems, read = read_problems(data.train)
     samples, report = supervised_samples(problems, tokenizer, data)
     say(f"{data.train.label}: {read}; {report}")
-    first = torch.cat([samples[0].prompt_ids, samples[0].response_ids])
-    show("first example, as the model reads it", str(tokenizer.decode(first)))
-    return samples
+    _show_first("first example", samples[0], tokenizer)
+    return [(sample,) for sample in samples]
 
 
-def load_mixed_in(
-    ptx: PtxConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerBase
-) -> list[TrainSample]:
+def load_judged(config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Read and render judged answers, telling what was dropped and what they are like, and showing the first.
+
+    Raises DataError if they cannot be learnt from, as where all labels are the same.
+    """
+    data, kind = config.data, config.algorithm.data
+    judged, read = read_judged(data.train, kind)
+    examples, report = judged_samples(judged, tokenizer, data)
+    say(f"{data.train.label}: {read}; {report}")
+    say(f"{data.train.label}: {describe(report, kind)}")
+    names = ("first chosen answer", "first rejected answer") if kind == "pairs" else ("first answer",)
+    for name, sample in zip(names, examples[0], strict=True):
+        _show_first(name, sample, tokenizer)
+    if isinstance(config.algorithm, KtoConfig):
+        _check_labels(config.algorithm, examples, data.train.path)
+    return examples
+
+
+def _check_labels(config: KtoConfig, examples: Sequence[Example], path: Path) -> None:
+    """Say which weights balance good and bad answers. Raises DataError if there is one kind alone."""
+    good = sum(sample.reward > 0.5 for example in examples for sample in example)
+    bad = len(examples) - good
+    if not good or not bad:
+        raise DataError(
+            f"{path}: all {len(examples):,} answers are {'good' if good else 'bad'}, and KTO needs both kinds"
+        )
+    if all(torch.equal(example[0].prompt_ids, examples[0][0].prompt_ids) for example in examples):
+        raise DataError(
+            f"{path}: all answers are to the same prompt, and KTO compares with answers to other prompts"
+        )
+    balanced = config.desirable_weight * good / bad
+    ratio = config.desirable_weight * good / (config.undesirable_weight * bad)
+    say(
+        f"KTO: desirable_weight x good / (undesirable_weight x bad) = {ratio:.3g}, and the paper asks for 1 to 4/3: "
+        f"with desirable_weight={config.desirable_weight:g}, undesirable_weight from {0.75 * balanced:.3g} to "
+        f"{balanced:.3g}"
+    )
+
+
+def _show_first(title: str, sample: TrainSample, tokenizer: PreTrainedTokenizerBase) -> None:
+    whole = torch.cat([sample.prompt_ids, sample.response_ids])
+    show(f"{title}, as the model reads it", str(tokenizer.decode(whole)))
+
+
+def load_mixed_in(ptx: PtxConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Read and render the examples of algorithm.ptx, and check that they fit into the model's context.
 
     Raises DataError or ConfigError, as for an SFT recipe's data, saying that the keys are those of algorithm.ptx.
@@ -95,9 +140,9 @@ def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens
         )
 
 
-def check_examples_fit(model: ModelConfig, examples: Iterable[TrainSample]) -> None:
+def check_examples_fit(model: ModelConfig, examples: Iterable[Example]) -> None:
     """Raise ConfigError if the longest example does not fit into the model's context."""
-    context, longest = context_length(model), max(example.tokens for example in examples)
+    context, longest = context_length(model), max(sample.tokens for example in examples for sample in example)
     if context is not None and longest > context:
         raise ConfigError(
             f"an example of {longest} tokens does not fit into the {context} tokens that {model.path} can read "
@@ -156,7 +201,7 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
         )
 
 
-def tell_unused_sections(config: SftConfig) -> None:
+def tell_unused_sections(config: SftConfig | PreferenceConfig) -> None:
     """Say which sections about generation were changed and have no effect, because nothing is evaluated."""
     given = {"rollout": (config.rollout, RolloutConfig()), "reward": (config.reward, RewardConfig())}
     unused = [name for name, (section, default) in given.items() if section != default]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.arithmetic import step_arithmetic
-from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.observability.measurements import PhaseTimer
@@ -39,6 +39,7 @@ from reasoner_rl.trainer.loading import (
     check_vocabulary,
     load_examples,
     load_held_out,
+    load_judged,
     load_mixed_in,
     load_prompts,
     tell_evaluation_parameters,
@@ -46,6 +47,7 @@ from reasoner_rl.trainer.loading import (
     tell_unused_sections,
 )
 from reasoner_rl.trainer.loop import Trainer
+from reasoner_rl.trainer.reference_cache import with_precomputed_reference
 from reasoner_rl.trainer.resume import (
     MIXED_IN_DATA,
     TRAINING_DATA,
@@ -57,16 +59,21 @@ from reasoner_rl.trainer.resume import (
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import graceful_stop
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
-from reasoner_rl.types import Prompt, TrainSample
+from reasoner_rl.types import Example, Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
     """What a run reads before it starts."""
 
-    rows: list[Prompt] | list[TrainSample]  # prompts to answer, or examples
+    rows: list[Prompt] | list[Example]  # prompts to answer, or examples
     held_out: list[HeldOut]
-    mixed_in: list[TrainSample] = field(default_factory=list)  # examples of algorithm.ptx
+    mixed_in: list[Example] = field(default_factory=list)  # examples of algorithm.ptx
+
+    @property
+    def examples(self) -> list[Example]:
+        """The rows of a run that learns from examples."""
+        return [row for row in self.rows if not isinstance(row, Prompt)]
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """By the name that a message gives the data."""
@@ -125,6 +132,12 @@ def _train(
         )
         stop = stack.enter_context(graceful_stop())
         workers = stack.enter_context(launch_workers(config, algorithm, say))
+        if isinstance(
+            config, PreferenceConfig
+        ):  # before a checkpoint is loaded: the reference is the model at the start
+            data = replace(
+                data, rows=with_precomputed_reference(config, data.examples, workers.models.policy)
+            )
         source = build_source(config, data, workers, rewards, timer)
         evaluator = Evaluator(config, data.held_out, rewards, recorder) if rewards else None
         trainer = Trainer(
@@ -140,7 +153,7 @@ def _train(
 
 def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     """Read training and held-out data, and check that the model, its context and the reward functions fit them."""
-    mixed_in: list[TrainSample] = []
+    mixed_in: list[Example] = []
     if isinstance(config, OnlineConfig):
         prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
         check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
@@ -149,9 +162,13 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
             check_critic(config.critic_model, config.model, tokenizer, prompts, limit)
         if config.algorithm.ptx is not None:
             mixed_in = load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
-        rows: list[Prompt] | list[TrainSample] = prompts
+        rows: list[Prompt] | list[Example] = prompts
     else:
-        rows = examples = load_examples(config.data, tokenizer)
+        if isinstance(config, PreferenceConfig):
+            examples = load_judged(config, tokenizer)
+        else:
+            examples = load_examples(config.data, tokenizer)
+        rows = examples
         check_examples_fit(config.model, examples)
         tell_unused_sections(config)
         passes = config.run.steps * config.batch.examples_per_step / len(rows)
@@ -177,13 +194,14 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     return RunData(rows, held_out, mixed_in)
 
 
-def _token_ids(rows: Iterable[Prompt | TrainSample]) -> Iterable[int]:
+def _token_ids(rows: Iterable[Prompt | Example]) -> Iterable[int]:
     for row in rows:
         if isinstance(row, Prompt):
             yield from row.token_ids
         else:
-            yield from row.prompt_ids.tolist()
-            yield from row.response_ids.tolist()
+            for sample in row:
+                yield from sample.prompt_ids.tolist()
+                yield from sample.response_ids.tolist()
 
 
 def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:
@@ -204,5 +222,4 @@ def build_source(
         assert rewards is not None
         prompts = [row for row in data.rows if isinstance(row, Prompt)]
         return OnlineSource(config, prompts, sampler, workers.pool, rewards, timer)
-    examples = [row for row in data.rows if isinstance(row, TrainSample)]
-    return ExampleSource(ExampleStream(examples, sampler), config.batch.examples_per_step)
+    return ExampleSource(ExampleStream(data.examples, sampler), config.batch.examples_per_step)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.keys import KeyDoc, list_keys
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, SftConfig
+from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.run import HeldOutConfig, RunConfig
 from reasoner_rl.errors import ConfigError
 
@@ -63,10 +63,14 @@ def test_every_key_of_a_configuration_is_listed_and_described(kind: str) -> None
     made: dict[str, BaseModel] = {
         "online": OnlineConfig(run=run, model=model, data={"train": train}),
         "sft": SftConfig(run=run, model=model, data={"train": train}),
+        "preference": PreferenceConfig(run=run, model=model, data={"train": {"path": "a.jsonl"}}),
         "eval": EvalConfig(run=run, model=model, evaluation=HeldOutConfig(datasets=[train])),
     }
     keys = docs(kind)
-    plain = {path.replace("[dapo]", "").replace("[fsdp]", "").replace("[hf]", "") for path in keys}
+    plain = {
+        path.replace("[dapo]", "").replace("[fsdp]", "").replace("[hf]", "").replace("[dpo]", "")
+        for path in keys
+    }
     assert _leaves(made[kind].model_dump(), "") <= plain
     assert all(key.description for key in keys.values())
 
@@ -85,5 +89,7 @@ def test_paths_keep_their_type() -> None:
 
 
 def test_an_unknown_kind_of_recipe() -> None:
-    with pytest.raises(ConfigError, match=r"must be one of online, sft, eval\. Did you mean 'online'\?"):
+    with pytest.raises(
+        ConfigError, match=r"must be one of online, sft, preference, eval\. Did you mean 'online'\?"
+    ):
         list_keys("onlin")

@@ -29,6 +29,9 @@ class FlatBatches:
         reference: Sequence[float] | Tensor | None = None,
         returns: Sequence[float] | Tensor | None = None,
         old_values: Sequence[float] | Tensor | None = None,
+        kl_baseline: Sequence[float] | Tensor | None = None,
+        groups: Sequence[int] | None = None,
+        rewards: Sequence[float] | None = None,
         max_response_tokens: float = 10.0,
     ) -> MicroBatch:
         """One batch of responses of the given lengths; per-token fields are flat. Unset: 0, and masks True."""
@@ -59,11 +62,14 @@ class FlatBatches:
             returns=None if returns is None else numbers(returns),
             old_values=None if old_values is None else numbers(old_values),
             sample_indices=tuple(range(len(lengths))),
-            groups=tuple(range(len(lengths))),
+            kl_baseline=None if kl_baseline is None else numbers(kl_baseline),
+            groups=tuple(range(len(lengths)) if groups is None else groups),
+            rewards=torch.zeros(len(lengths)) if rewards is None else torch.tensor(rewards),
             denominators=LossDenominators(
                 tokens=float(loss_mask.sum()),
                 sequences=float(len(sequence_ids[loss_mask].unique())),
                 max_response_tokens=max_response_tokens,
+                groups=float(len(set(range(len(lengths)) if groups is None else groups))),
             ),
         )
 
@@ -94,13 +100,18 @@ class FlatBatches:
         changes = {
             field.name: value[tokens]
             for field in dataclasses.fields(batch)
-            if field.name != "cu_seqlens" and isinstance(value := getattr(batch, field.name), Tensor)
+            if field.name not in ("cu_seqlens", "rewards")
+            and isinstance(value := getattr(batch, field.name), Tensor)
         }
         changes["sequence_ids"] = torch.repeat_interleave(
             torch.arange(len(where)), torch.tensor([len(ids) for ids in where])
         )
         return tokens, dataclasses.replace(
-            batch, **changes, sample_indices=tuple(sequences), groups=tuple(sequences)
+            batch,
+            **changes,
+            sample_indices=tuple(sequences),
+            groups=tuple(batch.groups[sequence] for sequence in sequences),
+            rewards=batch.rewards[list(sequences)],
         )
 
     def pad(self, values: Tensor, batch: MicroBatch) -> Tensor:

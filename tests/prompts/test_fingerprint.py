@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reasoner_rl.prompts.fingerprint import difference, fingerprint
-from reasoner_rl.types import Prompt, TrainSample
+from reasoner_rl.types import Example, Prompt, TrainSample
 
 PROMPTS = [
     Prompt(f"a/{n}", (n, 7), f"prompt {n}", str(n), "math", {"index": n, "level": [n]}) for n in range(3)
@@ -62,18 +62,21 @@ def test_another_order_and_another_number_are_told_apart() -> None:
 
 
 def test_worked_examples_too() -> None:
-    def example(response: int) -> TrainSample:
+    def example(response: int, score: float = 0.0) -> Example:
         ids, floats = torch.tensor([1, 2]), torch.zeros(2)
-        return TrainSample(
+        sample = TrainSample(
             prompt_ids=ids,
+            reward=score,
             response_ids=torch.tensor([response, 3]),
             loss_mask=ids > 0,
             advantages=floats,
             rollout_logprobs=floats,
         )
+        return (sample,)
 
     one = "687bfb93c3626d7e5978d1e45224634e22947c1cff521e4debe22e7755706220"
     assert fingerprint([example(5)]) == {"rows": 1, "contents": one, "order": one, "without_source": one}
     old = fingerprint([example(4), example(5)])
     assert difference(old, fingerprint([example(4), example(6)])) == "other rows"
     assert difference(old, fingerprint([example(5), example(4)])) == "the same rows in another order"
+    assert difference(old, fingerprint([example(4), example(5, score=1.0)])) == "other rows"

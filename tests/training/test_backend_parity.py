@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM
 
-from reasoner_rl.batching.plan import IDLE, BatchLimits, plan_shares
+from reasoner_rl.batching.plan import BatchLimits, plan_shares
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig, MegatronBackendConfig
 from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
+from reasoner_rl.types import IDLE
 
 DENSE = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
 EXPERTS, RAW = "qwen3_moe-untied", "qwen3_moe-raw-tied"  # raw: the router's weights do not add up to 1

@@ -18,14 +18,14 @@ from torch.distributed.fsdp import FSDPModule
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForCausalLM, GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
 
-from reasoner_rl.batching.plan import IDLE, BatchLimits, plan_mini_batch, plan_shares
+from reasoner_rl.batching.plan import BatchLimits, plan_mini_batch, plan_shares
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
-from reasoner_rl.types import MiniBatch, TokenOutputs
+from reasoner_rl.types import IDLE, MiniBatch, TokenOutputs
 
 Checkpoint = Callable[[str], Path]
 

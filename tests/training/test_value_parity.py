@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import AutoModelForTokenClassification
 
-from reasoner_rl.batching.plan import IDLE, BatchLimits, plan_shares
+from reasoner_rl.batching.plan import BatchLimits, plan_shares
 from reasoner_rl.config.algorithm import ValueLossConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig, MegatronBackendConfig
@@ -25,7 +25,7 @@ from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.value import value_loss
 from reasoner_rl.metrics import merge, values
-from reasoner_rl.types import TrainSample
+from reasoner_rl.types import IDLE, TrainSample
 
 MODELS = ("qwen2-tied", "llama-untied")
 WHOLE = {"distributed_optimizer": False}  # gradients, so that they can be compared

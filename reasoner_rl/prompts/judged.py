@@ -1,0 +1,204 @@
+"""Reading answers that were judged before: pairs, labelled answers and scored answers, in TRL's formats.
+
+    {"prompt": ..., "chosen": ..., "rejected": ...}      pairs; with columns.prompt null, answers begin with the prompt
+    {"prompt": ..., "completion": ..., "label": true}    labelled answers; a pair is read as a good and a bad one
+    {"prompt": ..., "completion": ..., "reward": 0.7}    scored answers
+
+Prompts and answers are text, or lists of messages with role and content.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reasoner_rl.config.data import JudgedDatasetConfig
+from reasoner_rl.config.preference import JudgedData
+from reasoner_rl.errors import DataError
+from reasoner_rl.prompts.read import Message, Place, Row, rows_of_file
+
+GOOD, BAD = 1.0, 0.0  # scores of a pair's answers, and of labelled ones
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedExample:
+    """A prompt with an answer, or with the two of a pair, the better one first."""
+
+    row: int  # from 1
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedReport:
+    """What became of the rows of a file."""
+
+    rows: int
+    duplicates: int  # examples dropped that were seen before
+    contradictions: (
+        int  # pairs, or answers, that another row judges the other way round; all of them are kept
+    )
+    kept: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows:,} rows read", f"{self.duplicates:,} duplicates dropped", f"{self.kept:,} kept"]
+        if self.contradictions:
+            parts.append(f"{self.contradictions:,} that another row judges otherwise (kept)")
+        return ", ".join(parts)
+
+
+def read_judged(config: JudgedDatasetConfig, kind: JudgedData) -> tuple[list[JudgedExample], JudgedReport]:
+    """Read one file. Raises DataError naming the file and, for a malformed row, its number and column."""
+    seen: dict[Any, set[Any]] = {}  # what was judged -> how
+    examples: list[JudgedExample] = []
+    rows = duplicates = 0
+    for number, row in rows_of_file(config.path):
+        if config.limit is not None and len(examples) >= config.limit:
+            break
+        rows += 1
+        for example in _read_row(config, kind, Place(config.path, config.label, number), row):
+            judged, verdict = _judged(example)
+            known = seen.setdefault(judged, set())
+            if config.deduplicate and verdict in known:
+                duplicates += 1
+                continue
+            known.add(verdict)
+            examples.append(example)
+    if not examples:
+        raise DataError(f"{config.path}: the file holds no rows")
+    contradictions = sum(len(verdicts) for verdicts in seen.values() if len(verdicts) > 1)
+    return examples, JudgedReport(rows, duplicates, contradictions, len(examples))
+
+
+def _judged(example: JudgedExample) -> tuple[Any, Any]:
+    """What an example is about, and what it says of it."""
+    prompt = tuple((message["role"], message["content"]) for message in example.messages)
+    if len(example.answers) == 2:
+        return (prompt, frozenset(example.answers)), example.answers
+    return (prompt, example.answers), example.scores
+
+
+def _read_row(
+    config: JudgedDatasetConfig, kind: JudgedData, place: Place, row: Row
+) -> Iterator[JudgedExample]:
+    columns = config.columns
+    if not isinstance(row, Mapping):
+        raise place.error("the row", row, "must be a mapping of columns")
+    if kind == "pairs" or (kind == "labels" and columns.completion not in row and columns.chosen in row):
+        messages, answers = _read_pair(config, place, row)
+        if kind == "pairs":
+            yield JudgedExample(place.number, messages, answers, (GOOD, BAD))
+            return
+        for answer, score in zip(answers, (GOOD, BAD), strict=True):
+            yield JudgedExample(place.number, messages, (answer,), (score,))
+        return
+    if columns.prompt is None:
+        raise DataError(
+            f"{place.path}: columns.prompt is null, which is for pairs; name the column of prompts"
+        )
+    messages = _prompt(config, place, row)
+    answer = _answer(place, row, columns.completion)
+    score = _label(place, row, columns.label) if kind == "labels" else _score(place, row, columns.score)
+    yield JudgedExample(place.number, messages, (answer,), (score,))
+
+
+def _label(place: Place, row: Row, column: str) -> float:
+    value = place.column(row, column)
+    if value not in (True, False):  # 1 and 0 are equal to them
+        raise place.error(column, value, "must be true or false")
+    return GOOD if value else BAD
+
+
+def _score(place: Place, row: Row, column: str) -> float:
+    value = place.column(row, column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise place.error(column, value, "must be a finite number")
+    return float(value)
+
+
+def _prompt(config: JudgedDatasetConfig, place: Place, row: Row) -> tuple[Message, ...]:
+    """The messages of a prompt; text is one message of the user."""
+    column = config.columns.prompt
+    assert column is not None
+    if column not in row and config.columns.chosen in row:
+        raise DataError(
+            f"{place.path}, row {place.number}: no column {column!r}: set columns.prompt to its name, or to null where "
+            "the answers of a pair begin with the prompt"
+        )
+    if isinstance(row.get(column), list):
+        return _messages(place, row[column], column)
+    return _as_user(config, place.text(row, column))
+
+
+def _as_user(config: JudgedDatasetConfig, text: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": config.prompt_template.replace("{prompt}", text)},)
+
+
+def _messages(place: Place, value: Sequence[Any], column: str) -> tuple[Message, ...]:
+    if not value:
+        raise place.error(column, value, "must hold at least one message")
+    return tuple(
+        {key: place.text(message, key, f"{column}.{index}.") for key in ("role", "content")}
+        if isinstance(message, Mapping)
+        else _no_message(place, column, message)
+        for index, message in enumerate(value)
+    )
+
+
+def _no_message(place: Place, column: str, message: Any) -> Message:
+    raise place.error(column, message, "must be text, or a list of messages with role and content")
+
+
+def _answer(place: Place, row: Row, column: str) -> str:
+    """An answer's text; as messages, it is one of the assistant."""
+    value = place.column(row, column)
+    if not isinstance(value, list):
+        return place.text(row, column)
+    return _only_answer(place, column, _messages(place, value, column))
+
+
+def _only_answer(place: Place, column: str, messages: Sequence[Message]) -> str:
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in messages) or "none"
+        raise place.error(column, roles, "must hold one message, of the assistant, after the prompt")
+    return messages[0]["content"]
+
+
+def _read_pair(
+    config: JudgedDatasetConfig, place: Place, row: Row
+) -> tuple[tuple[Message, ...], tuple[str, str]]:
+    names = config.columns.chosen, config.columns.rejected
+    if config.columns.prompt is not None:
+        messages = _prompt(config, place, row)
+        return messages, (_answer(place, row, names[0]), _answer(place, row, names[1]))
+    values = [place.column(row, name) for name in names]
+    if all(isinstance(value, list) for value in values):
+        chosen, rejected = (_messages(place, value, name) for value, name in zip(values, names, strict=True))
+        length = len(_common(chosen[:-1], rejected[:-1]))
+        if not length:
+            raise DataError(
+                f"{place.path}, row {place.number}: the two answers do not begin with the same prompt"
+            )
+        answers = [_only_answer(place, n, m[length:]) for n, m in zip(names, (chosen, rejected), strict=True)]
+        return chosen[:length], (answers[0], answers[1])
+    first, second = place.text(row, names[0]), place.text(row, names[1])
+    prompt = "".join(_common(first, second))
+    # The prompt ends before the space that the first differing words have in common.
+    prompt = prompt.removesuffix(" ")
+    rests = first[len(prompt) :], second[len(prompt) :]
+    if not prompt.strip() or not all(rest.strip() for rest in rests):
+        raise DataError(
+            f"{place.path}, row {place.number}: {names[0]} and {names[1]} must begin with the same prompt, and each go "
+            "beyond it, as columns.prompt is null"
+        )
+    return _as_user(config, prompt), rests
+
+
+def _common(first: Sequence[Any], second: Sequence[Any]) -> Sequence[Any]:
+    """The longest beginning of both."""
+    pairs = zip(first, second, strict=False)
+    return [one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], pairs)]

@@ -1,0 +1,101 @@
+"""Logprobs of the reference, computed once for all data of a run and kept in files: no second model is needed.
+
+The reference is the policy as it is before the first step, so the policy itself computes them. They depend on the
+model, the tokens of the data (and so on the template), the number format and LoRA: their folder's name is a hash of
+these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reasoner_rl.algorithms.base import Policy
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.preference import DpoConfig
+from reasoner_rl.config.recipes import PreferenceConfig
+from reasoner_rl.errors import DataError
+from reasoner_rl.observability.messages import say
+from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.prompts.fingerprint import fingerprint
+from reasoner_rl.types import Example, TrainSample
+
+EXAMPLES_PER_FILE = 1024
+
+
+def with_precomputed_reference(
+    config: PreferenceConfig, examples: Sequence[Example], policy: Policy
+) -> list[Example]:
+    """Attach the reference's logprobs to all samples, from files where they exist, if the recipe asks for that.
+
+    ``policy`` must hold the weights of the start, also in a run that is resumed. An interruption keeps the files that
+    were finished. Raises DataError for a file that cannot be read.
+    """
+    algorithm = config.algorithm
+    if not isinstance(algorithm, DpoConfig) or algorithm.reference == "live":
+        return list(examples)
+    folder = (algorithm.reference_cache or config.run.output_dir / "reference_logprobs") / _key(
+        config.model, examples
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(examples), EXAMPLES_PER_FILE)
+    parts = [examples[start : start + EXAMPLES_PER_FILE] for start in starts]
+    files = [folder / f"part_{number:05d}.safetensors" for number in range(len(parts))]
+    missing = sum(not file.exists() for file in files)
+    say(f"reference logprobs: {len(files) - missing} of {len(files)} files exist in {folder}")
+    attached: list[Example] = []
+    with progress_bar(config.logging.progress, "reference logprobs", missing) as advance:
+        for part, file in zip(parts, files, strict=True):
+            if not file.exists():
+                _write(file, policy.logprobs([sample for example in part for sample in example]))
+                advance(1)
+            attached += _attach(part, _read(file, part))
+    return attached
+
+
+def _write(file: Path, logprobs: Sequence[Tensor]) -> None:
+    temporary = file.with_suffix(".tmp")
+    save_file({"logprobs": torch.cat(list(logprobs)).float().contiguous()}, temporary)
+    temporary.replace(file)
+
+
+def _read(file: Path, part: Sequence[Example]) -> Iterator[Tensor]:
+    """The logprobs [R] of each sample."""
+    lengths = [len(sample.response_ids) for example in part for sample in example]
+    try:
+        found = load_file(file)["logprobs"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(f"{file}: cannot be read ({error}): delete it, and it is computed again") from error
+    if len(found) != sum(lengths):
+        raise DataError(
+            f"{file}: holds {len(found)} logprobs, and its answers have {sum(lengths)} tokens: delete it, and it is "
+            "computed again"
+        )
+    return iter(found.split(lengths))
+
+
+def _attach(part: Iterable[Example], logprobs: Iterator[Tensor]) -> list[Example]:
+    def attach(sample: TrainSample) -> TrainSample:
+        return sample.replace(reference_logprobs=next(logprobs))
+
+    return [tuple(attach(sample) for sample in example) for example in part]
+
+
+def _key(model: ModelConfig, examples: Sequence[Example]) -> str:
+    """The hash of all that the logprobs depend on. Of a model in a folder it knows names, sizes and times of files."""
+    folder = Path(model.path)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    described = {
+        "model": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] or model.path,
+        "settings": model.model_dump(mode="json", exclude={"path", "gradient_checkpointing"}),
+        "data": dict(fingerprint(examples)),
+        "examples_per_file": EXAMPLES_PER_FILE,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

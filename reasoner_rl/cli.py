@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ from reasoner_rl.config.recipes import (
     SftConfig,
     TrainConfig,
 )
-from reasoner_rl.errors import ConfigError, UserError, WorkerError, is_interruption
+from reasoner_rl.errors import ConfigError, UserError, WorkerError, did_you_mean, is_interruption
 
 DIVERGED = 1
 USER_ERROR = 2
@@ -151,12 +151,83 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     _print_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
-@app.command()
-def data(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+class _DataCommands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = did_you_mean(args[0], self.commands)
+            raise ConfigError(
+                f"`reasoner-rl data {args[0]}`: must be one of {', '.join(self.commands)}.{near} To see the data of a "
+                f"recipe: `reasoner-rl data inspect RECIPE`"
+            )
+        return super().resolve_command(ctx, args)
+
+
+data = typer.Typer(cls=_DataCommands, help="Look at data, and make data to learn from.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+OutFolder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="For answers and files; resumes what is begun there.")
+]
+
+
+@data.command()
+def inspect(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Read and render a recipe's data without training: counts, duplicates, lengths and the first prompt."""
     from reasoner_rl.commands.inspect_data import inspect_data
 
     inspect_data(load_recipe(recipe, overrides or []))
+
+
+@data.command("make-preferences")
+def make_preferences(
+    recipe: RecipeArgument,
+    out: OutFolder,
+    overrides: Overrides = None,
+    pairs: Annotated[
+        Literal["best_worst", "all"],
+        typer.Option(help="Pairs per prompt: the best with the worst answer, or all."),
+    ] = "best_worst",
+    margin: Annotated[float, typer.Option(min=0, help="Scores of a pair differ by more than this.")] = 0.0,
+) -> None:
+    """Sample answers to the training problems of an online recipe, score them, and write pairs, labels and scores.
+
+    rollout.responses_per_prompt answers by model.path, sampled and scored as in training.
+    """
+    from reasoner_rl.commands.make_data import make_preferences as make
+
+    make(_online("data make-preferences", recipe, overrides), out, pairs, margin)
+
+
+@data.command("make-sft")
+def make_sft(
+    recipe: RecipeArgument,
+    out: OutFolder,
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="Most examples per prompt.")] = 1,
+    choose: Annotated[
+        Literal["first", "shortest", "diverse"],
+        typer.Option(help="Which: the first, the shortest, or at random."),
+    ] = "first",
+    agreement: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Take the most frequent answer if this share of responses has it, right or not.",
+        ),
+    ] = None,
+) -> None:
+    """Sample answers to the training problems of an online recipe, and write the right ones as worked examples."""
+    from reasoner_rl.commands.make_data import make_sft as make
+
+    make(_online("data make-sft", recipe, overrides), out, count, choose, agreement)
+
+
+def _online(command: str, recipe: str, overrides: list[str] | None) -> OnlineConfig:
+    config = load_recipe(recipe, overrides or [])
+    if not isinstance(config, OnlineConfig):
+        raise _wrong_kind(command, recipe, config, "online")
+    return config
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -374,6 +375,22 @@ class EvalConfig(Section):
             reward=config.reward,
             cluster=config.cluster,
             evaluation=_shared(HeldOutConfig, config.evaluation),
+            logging=_shared(RecordConfig, config.logging),
+        )
+
+    @classmethod
+    def of_answers(cls, config: OnlineConfig, folder: Path) -> EvalConfig:
+        """The sampling of answers to a recipe's training problems into ``folder``, as in its first step."""
+        return cls(
+            run=config.run.model_copy(update={"output_dir": folder}),
+            model=config.model,
+            data=EvalDataConfig(prompts=config.data.prompts),
+            rollout=_shared(GenerationConfig, config.rollout),
+            reward=config.reward,
+            cluster=config.cluster,
+            evaluation=HeldOutConfig(
+                datasets=[config.data.train], samples_per_prompt=config.rollout.responses_per_prompt
+            ),
             logging=_shared(RecordConfig, config.logging),
         )
 

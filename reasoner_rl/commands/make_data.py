@@ -1,0 +1,125 @@
+"""`reasoner-rl data make-preferences` and `make-sft`: answers of a model, judged, as data to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasoner_rl.commands.sample_answers import sampled_groups
+from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.errors import DataError
+from reasoner_rl.observability.messages import say
+from reasoner_rl.observability.summary import write_json, write_jsonl
+from reasoner_rl.prompts.making import (
+    ExampleChoice,
+    PairChoice,
+    Row,
+    complete_answers,
+    examples_of_group,
+    labels_of_group,
+    pairs_of_group,
+    scores_of_group,
+)
+from reasoner_rl.prompts.read import Problem
+from reasoner_rl.types import ScoredGroup
+
+
+@dataclass(slots=True)
+class AnswersReport:
+    """What was sampled, and what was made of it."""
+
+    prompts: int = 0
+    answers: int = 0
+    unusable: int = 0  # cut off at the limit, empty, or the same as another of the group
+    right: float = 0.0
+    known: int = 0  # answers whose accuracy is known
+    prompts_all_right: int = 0
+    prompts_all_wrong: int = 0
+    rows: dict[str, int] = field(default_factory=dict)  # by file
+
+    def count(self, group: ScoredGroup) -> None:
+        """Count a group in."""
+        accuracies = [reward.accuracy for reward in group.rewards if reward.accuracy is not None]
+        self.prompts += 1
+        self.answers += len(group.rollouts)
+        self.unusable += len(group.rollouts) - len(complete_answers(group))
+        self.known += len(accuracies)
+        self.right += sum(accuracies)
+        self.prompts_all_right += bool(accuracies) and min(accuracies) >= 1
+        self.prompts_all_wrong += bool(accuracies) and max(accuracies) <= 0
+
+    def __str__(self) -> str:
+        right = f", {self.right / self.known:.1%} of them right" if self.known else ""
+        made = ", ".join(f"{count:,} in {name}" for name, count in self.rows.items())
+        return (
+            f"{self.answers:,} answers to {self.prompts:,} prompts{right}; {self.prompts_all_right:,} prompts all "
+            f"right, {self.prompts_all_wrong:,} all wrong; {self.unusable:,} answers not used (cut off, empty or repeated); "
+            f"rows: {made}"
+        )
+
+
+def make_preferences(config: OnlineConfig, folder: Path, choice: PairChoice, margin: float) -> AnswersReport:
+    """Sample answers, and write ``pairs.jsonl``, ``labels.jsonl`` and ``scores.jsonl`` into ``folder``.
+
+    Raises DataError if no two answers to a prompt differ enough for a pair.
+    """
+    report = _make(
+        sampled_groups(config, folder),
+        folder / "preferences_report.json",
+        {
+            "pairs.jsonl": lambda group, problem: pairs_of_group(group, problem, choice, margin),
+            "labels.jsonl": labels_of_group,
+            "scores.jsonl": scores_of_group,
+        },
+    )
+    if not report.rows["pairs.jsonl"]:
+        raise DataError(f"no prompt has two answers whose scores differ by more than {margin:g}: {report}")
+    return report
+
+
+def make_sft(
+    config: OnlineConfig, folder: Path, count: int, choice: ExampleChoice, agreement: float | None
+) -> AnswersReport:
+    """Sample answers, and write those that are right, or that agree, as worked examples into ``folder``/sft.jsonl.
+
+    Raises DataError if there are none.
+    """
+    seed = config.run.seed
+    report = _make(
+        sampled_groups(config, folder),
+        folder / "sft_report.json",
+        {
+            "sft.jsonl": lambda group, problem: examples_of_group(
+                group, problem, count, choice, agreement, seed
+            )
+        },
+    )
+    if not report.rows["sft.jsonl"]:
+        raise DataError(f"no answer can be used as a worked example: {report}")
+    return report
+
+
+def _make(
+    groups: Iterable[tuple[Problem, ScoredGroup]],
+    report_file: Path,
+    makers: dict[str, Callable[[ScoredGroup, Problem], list[Row]]],
+) -> AnswersReport:
+    """Write a file per maker beside the report."""
+    report, made = AnswersReport(), {name: list[Row]() for name in makers}
+    for problem, group in groups:
+        report.count(group)
+        for name, maker in makers.items():
+            made[name] += maker(group, problem)
+    for name, rows in made.items():
+        write_jsonl(report_file.with_name(name), rows)
+        report.rows[name] = len(rows)
+    write_json(report_file, dict(_items(report)))
+    say(str(report))
+    return report
+
+
+def _items(report: AnswersReport) -> Iterator[tuple[str, Any]]:
+    for name in AnswersReport.__slots__:
+        yield name, getattr(report, name)

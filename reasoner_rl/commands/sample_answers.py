@@ -1,0 +1,107 @@
+"""Sampling and scoring answers to a recipe's training problems, part by part, so that an interruption loses little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from reasoner_rl.config.load import dump_recipe
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.distributed.launch import launch_pool
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.observability.measurements import PhaseTimer
+from reasoner_rl.observability.messages import say
+from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
+from reasoner_rl.observability.summary import atomic_writer
+from reasoner_rl.prompts.read import Problem, read_problems
+from reasoner_rl.prompts.render import render_prompts
+from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.sources.generate import generate_groups
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer.folder import begin_run, output_folder
+from reasoner_rl.trainer.loading import check_context, check_rewards, check_vocabulary
+from reasoner_rl.types import Prompt, ScoredGroup
+
+PROMPTS_PER_PART = 128
+_RECIPE = "recipe.yaml"
+
+
+def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem, ScoredGroup]]:
+    """The recipe's training problems with rollout.responses_per_prompt scored answers each, in their order.
+
+    What was sampled is in ``folder``/answers; a second call with the same recipe samples what is missing. Raises
+    ConfigError if the folder holds answers by another recipe, DataError or ConfigError for mistakes in the recipe.
+    """
+    config = EvalConfig.of_answers(recipe, folder)
+    with output_folder(config.run):
+        begin_run(config)
+        tokenizer = load_tokenizer(config.model)
+        problems, read = read_problems(recipe.data.train)
+        prompts, rendered = render_prompts(problems, tokenizer, config.data.prompts)
+        say(f"{recipe.data.train.label}: {read}; {rendered}")
+        limit = config.rollout.sampling.max_response_tokens
+        check_context(config.model, prompts, limit)
+        check_vocabulary(
+            config.model, tokenizer, {t for p in prompts for t in p.token_ids}, [config.rollout.sampling]
+        )
+        check_rewards(config.reward, prompts[0])
+        _settle_recipe(config, folder)
+        starts = range(0, len(prompts), PROMPTS_PER_PART)
+        files = [folder / "answers" / f"part_{number:05d}.parquet" for number in range(len(starts))]
+        _sample(
+            config,
+            [
+                (prompts[start : start + PROMPTS_PER_PART], file)
+                for start, file in zip(starts, files, strict=True)
+            ],
+        )
+    by_uid = {problem.uid: problem for problem in problems}
+    for file in files:
+        for group in groups_of(read_rollouts(file)):
+            yield by_uid[group.prompt.uid], group
+
+
+def _settle_recipe(config: EvalConfig, folder: Path) -> None:
+    """Note the recipe, or compare it with the one that the folder's answers were made by."""
+    file, text = folder / _RECIPE, dump_recipe(config)
+    if not file.exists():
+        with atomic_writer(file) as writer:
+            writer.write(text)
+        return
+    old, new = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(text)
+    changed = [
+        name for name in new if name not in ("run", "logging", "cluster") and old.get(name) != new[name]
+    ]
+    if changed or old.get("run", {}).get("seed") != new["run"]["seed"]:
+        raise ConfigError(
+            f"{folder} holds answers that were sampled with other settings ({', '.join(changed) or 'run.seed'}; see "
+            f"{file}): choose another folder, or delete this one"
+        )
+
+
+def _sample(config: EvalConfig, parts: list[tuple[list[Prompt], Path]]) -> None:
+    """Sample the parts whose file does not exist."""
+    missing = [(prompts, file) for prompts, file in parts if not file.exists()]
+    say(f"answers: {len(parts) - len(missing)} of {len(parts)} parts exist")
+    if not missing:
+        return
+    limit, samples = config.rollout.sampling.max_response_tokens, config.evaluation.samples_per_prompt
+    with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:
+        for number, (prompts, file) in enumerate(missing, start=1):
+            groups = generate_groups(
+                prompts,
+                pool,
+                rewards,
+                config.rollout.sampling,
+                samples,
+                seed_parts=(config.run.seed, "answers"),
+                timer=PhaseTimer(),
+                progress=config.logging.progress,
+            )
+            file.parent.mkdir(exist_ok=True)
+            write_rollouts(file, 0, groups)
+            right = [r.accuracy for group in groups for r in group.rewards if r.accuracy is not None]
+            share = f", {sum(right) / len(right):.1%} right" if right else ""
+            say(f"  part {number} of {len(missing)}: {len(groups) * samples:,} answers{share}")

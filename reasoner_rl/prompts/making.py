@@ -1,0 +1,124 @@
+"""From scored answers to data to learn from: pairs, labels, scores and worked examples, as rows of JSON.
+
+The rows are in the formats that `reasoner_rl.prompts.judged` and, for worked examples, `reasoner_rl.prompts.read` read.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from reasoner_rl.prompts.read import Problem
+from reasoner_rl.types import Reward, Rollout, ScoredGroup
+
+Row = dict[str, Any]
+PairChoice = Literal["best_worst", "all"]
+ExampleChoice = Literal["first", "shortest", "diverse"]
+
+
+def complete_answers(group: ScoredGroup) -> list[tuple[Rollout, Reward]]:
+    """The different answers of a group that ended by themselves and say something, in their order.
+
+    What was cut off at the limit is no answer to learn from: training adds an end of sequence.
+    """
+    found: dict[str, tuple[Rollout, Reward]] = {}
+    for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
+        if rollout.finish_reason == "stop" and rollout.text.strip():
+            found.setdefault(rollout.text, (rollout, reward))
+    return list(found.values())
+
+
+def pairs_of_group(group: ScoredGroup, problem: Problem, choice: PairChoice, margin: float) -> list[Row]:
+    """Pairs of answers whose scores differ by more than ``margin``: the best and the worst, or all of them.
+
+    Of answers with equal scores the first counts. The scores are in the rows too.
+    """
+    ranked = sorted(complete_answers(group), key=lambda answer: -answer[1].score)
+    if choice == "best_worst":
+        candidates = [(ranked[0], min(ranked, key=lambda answer: answer[1].score))] if ranked else []
+    else:
+        candidates = [(one, other) for place, one in enumerate(ranked) for other in ranked[place + 1 :]]
+    return [
+        {
+            "prompt": [dict(message) for message in problem.messages],
+            "chosen": chosen.text,
+            "rejected": rejected.text,
+            "chosen_score": better.score,
+            "rejected_score": worse.score,
+            "uid": problem.uid,
+        }
+        for (chosen, better), (rejected, worse) in candidates
+        if better.score - worse.score > margin
+    ]
+
+
+def labels_of_group(group: ScoredGroup, problem: Problem) -> list[Row]:
+    """Every answer with a label, true where the verifier found it right. Those of unknown accuracy are left out."""
+    return [
+        _row(problem, rollout) | {"label": reward.accuracy >= 1}
+        for rollout, reward in complete_answers(group)
+        if reward.accuracy is not None
+    ]
+
+
+def scores_of_group(group: ScoredGroup, problem: Problem) -> list[Row]:
+    """Every answer with its score."""
+    return [_row(problem, rollout) | {"reward": reward.score} for rollout, reward in complete_answers(group)]
+
+
+def examples_of_group(
+    group: ScoredGroup,
+    problem: Problem,
+    count: int,
+    choice: ExampleChoice,
+    agreement: float | None,
+    seed: int,
+) -> list[Row]:
+    """Up to ``count`` answers as worked examples.
+
+    agreement: None takes answers that are right. A share takes, without looking at what is right, those whose
+    extracted answer is the most frequent one, if at least this share of the group's responses has it
+    (self-consistency, arXiv 2203.11171).
+    choice: the first ones; the shortest; or at random (diverse), by ``seed``.
+    """
+    answers = complete_answers(group)
+    if agreement is None:
+        kept = [
+            rollout for rollout, reward in answers if reward.accuracy is not None and reward.accuracy >= 1
+        ]
+    else:
+        majority = _majority(group.rewards, agreement)
+        kept = [
+            rollout for rollout, reward in answers if majority is not None and reward.extracted == majority
+        ]
+    if choice == "shortest":
+        kept.sort(key=lambda rollout: len(rollout.token_ids))
+    elif choice == "diverse":
+        random.Random(f"{seed} {problem.uid}").shuffle(kept)
+    return [
+        {
+            "data_source": problem.data_source,
+            "prompt": [dict(message) for message in problem.messages],
+            "reward_model": {"ground_truth": problem.ground_truth},
+            "extra_info": dict(problem.extra_info),
+            "solution": rollout.text,
+        }
+        for rollout in kept[:count]
+    ]
+
+
+def _row(problem: Problem, rollout: Rollout) -> Row:
+    return {
+        "prompt": [dict(message) for message in problem.messages],
+        "completion": rollout.text,
+        "uid": problem.uid,
+    }
+
+
+def _majority(rewards: Sequence[Reward], share: float) -> str | None:
+    """The most frequent extracted answer; None if fewer than this share of the responses have it."""
+    votes = Counter(reward.extracted for reward in rewards if reward.extracted is not None)
+    answer, count = votes.most_common(1)[0] if votes else (None, 0)
+    return answer if count >= share * len(rewards) else None

@@ -70,9 +70,11 @@ def recipe(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "eval", "data", "config"])
+@pytest.mark.parametrize(
+    "command", ["train", "sft", "eval", "data inspect", "data make-preferences", "data make-sft", "config"]
+)
 def test_every_command_explains_itself(command: str, reasoner_rl: Callable[..., Outcome]) -> None:
-    outcome = reasoner_rl(command, "--help")
+    outcome = reasoner_rl(*command.split(), "--help")
     assert outcome.status == 0
     assert f"reasoner-rl {command}" in outcome.out
     assert "RECIPE" in outcome.out
@@ -146,10 +148,10 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
         (("config", "quickstart", "run.seed"), ("override 'run.seed': must read key.path=value",)),
         (("config", "quickstart", "algorithm.kind=dapoo"), ("algorithm.kind", "Did you mean 'dapo'?")),
         (("config", "--keys", "onlin"), ("--keys 'onlin'", "online, sft, preference, eval")),
-        (("train", "quickstart_sft"), ("`reasoner-rl train`", "'online'", "of kind 'sft'")),
-        (("sft", "quickstart"), ("`reasoner-rl sft`", "'sft'", "of kind 'online'")),
+        (("train", "quickstart_sft"), ("`reasoner-rl train`", "kind online or preference", "of kind 'sft'")),
+        (("sft", "quickstart"), ("`reasoner-rl sft`", "kind sft", "of kind 'online'")),
         (("eval", "quickstart_sft"), ("evaluation.datasets is empty",)),
-        (("train", "aime"), ("`reasoner-rl train`", "'online'", "of kind 'eval'")),
+        (("train", "aime"), ("`reasoner-rl train`", "kind online or preference", "of kind 'eval'")),
     ],
 )
 def test_mistakes_in_recipes(
@@ -170,9 +172,9 @@ def test_mistakes_in_recipes(
             "model.chat_template=latin.txt",
             ("model.chat_template=latin.txt: cannot be read: 'utf-8'",),
         ),
-        ("data", "model.path=./small.yaml", ("model.path='./small.yaml' is a file",)),
+        ("data inspect", "model.path=./small.yaml", ("model.path='./small.yaml' is a file",)),
         ("train", "data.train.path=problem.jsonl", ("problem.jsonl does not exist", "'problems.jsonl'")),
-        ("data", "data.train.path=small.yaml", ("small.yaml", ".parquet or .jsonl")),
+        ("data inspect", "data.train.path=small.yaml", ("small.yaml", ".parquet or .jsonl")),
         ("train", "data.train.path=.", ("is a folder",)),
         ("train", "data.train.start=5", ("no problems are left after start=5",)),
         (
@@ -190,8 +192,16 @@ def test_mistakes_in_recipes(
         ("eval", "evaluation.datasets=[{path: none.jsonl}]", ("none.jsonl does not exist",)),
         ("train", "reward.functions.0.parameters.wrong_score=bad", ("wrong_score must be a finite number",)),
         ("train", "reward.timeout_seconds=.inf", ("reward.timeout_seconds", "finite number")),
-        ("data", "data.train.path=huge.jsonl", ("huge.jsonl, row 1: cannot be read: Exceeds the limit",)),
-        ("data", "data.train.path=surrogate.jsonl", ("surrogate.jsonl, row 1: problem must be text",)),
+        (
+            "data inspect",
+            "data.train.path=huge.jsonl",
+            ("huge.jsonl, row 1: cannot be read: Exceeds the limit",),
+        ),
+        (
+            "data inspect",
+            "data.train.path=surrogate.jsonl",
+            ("surrogate.jsonl, row 1: problem must be text",),
+        ),
         (
             *("train", "training.backend={kind: megatron, tensor_parallel: 2}"),
             ("must divide the number of workers (cluster.nodes x workers_per_node): 2 does not divide 1",),
@@ -207,16 +217,26 @@ def test_mistakes_that_show_when_a_command_starts(
     ).mkdir()  # beside it, `run/none` could be meant as a path, and is no less a name on the hub
     (recipe.parent / "huge.jsonl").write_text('{"problem": "p", "answer": ' + "9" * 5000 + "}")
     (recipe.parent / "surrogate.jsonl").write_text('{"problem": "a\\ud800", "answer": "1"}')
-    text = message(reasoner_rl(command, str(recipe), override))
+    text = message(reasoner_rl(*command.split(), str(recipe), override))
     for part in parts:
         assert part in text
 
 
 def test_data_tells_what_is_in_the_files(recipe: Path, reasoner_rl: Callable[..., Outcome]) -> None:
-    outcome = reasoner_rl("data", str(recipe))
+    outcome = reasoner_rl("data", "inspect", str(recipe))
     assert (outcome.status, outcome.err) == (0, "")
     assert "problems: 1 rows read, 0 duplicates dropped, 1 problems kept" in outcome.out
     assert "1+1?" in outcome.out
+
+
+def test_the_former_way_to_see_data_says_the_present_one(reasoner_rl: Callable[..., Outcome]) -> None:
+    text = message(reasoner_rl("data", "quickstart"))
+    assert "`reasoner-rl data inspect RECIPE`" in text
+    assert "Did you mean 'inspect'?" in message(reasoner_rl("data", "inspekt", "quickstart"))
+    text = message(reasoner_rl("data", "make-sft", "quickstart_sft", "--out", "x"))
+    assert (
+        "`reasoner-rl data make-sft` needs a recipe of kind online; quickstart_sft is of kind 'sft'" in text
+    )
 
 
 def test_an_interruption_says_how_to_resume(

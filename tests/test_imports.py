@@ -34,7 +34,7 @@ COMPOSING = {
         *("algorithms", "sources", "distributed"),
         *("evaluation", "observability", "prompts", "rewards", "rollout", "training"),
     },
-    "commands": {"distributed", "trainer", "evaluation", "observability", "prompts", "rewards"},
+    "commands": {"distributed", "trainer", "sources", "evaluation", "observability", "prompts", "rewards"},
     "doctor": {"distributed", "observability"},
     "cli": {"trainer", "commands", "doctor"},
 }

@@ -55,8 +55,8 @@ class AnswersReport:
         made = ", ".join(f"{count:,} in {name}" for name, count in self.rows.items())
         return (
             f"{self.answers:,} answers to {self.prompts:,} prompts{right}; {self.prompts_all_right:,} prompts all "
-            f"right, {self.prompts_all_wrong:,} all wrong; {self.unusable:,} answers not used (cut off, empty or repeated); "
-            f"rows: {made}"
+            f"right, {self.prompts_all_wrong:,} all wrong; {self.unusable:,} answers not used "
+            f"(cut off, empty or repeated); rows: {made}"
         )
 
 

@@ -53,7 +53,7 @@ def make_room(folder: Path, settings: dict[str, Any]) -> None:
     """Keep an unfinished run with the same settings; move any other one aside."""
     if not folder.exists():
         return
-    same = read_json(folder / "quickstart.json").get("settings") == settings
+    same = read_json(folder / "phases.json").get("settings") == settings
     if same and not (folder / "summary.json").exists():
         print(f"resuming the unfinished run in {folder}")
         return
@@ -69,12 +69,12 @@ class Quickstart:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         self.settings = settings
-        self.seconds: dict[str, float] = read_json(folder / "quickstart.json").get("seconds", {})
+        self.seconds: dict[str, float] = read_json(folder / "phases.json").get("seconds", {})
         folder.mkdir(parents=True, exist_ok=True)
         self._save()
 
     def _save(self) -> None:
-        write_json(self.folder / "quickstart.json", {"settings": self.settings, "seconds": self.seconds})
+        write_json(self.folder / "phases.json", {"settings": self.settings, "seconds": self.seconds})
 
     def phase(self, name: str, action: Any) -> None:
         """Run ``action`` unless the phase is finished."""
@@ -86,10 +86,10 @@ class Quickstart:
         self.seconds[name] = round(time.perf_counter() - started, 1)
         self._save()
 
-    def prepare(self) -> None:
-        """Generate problems, and a model and tokenizer with random weights."""
+    def prepare(self, problems: str = "data/make_chains.py") -> None:
+        """Generate problems by the script ``problems``, and a model and tokenizer with random weights."""
         seed = str(self.settings["seed"])
-        for script, out in (("data/make_chains.py", "data"), ("scripts/make_tiny_model.py", "base")):
+        for script, out in ((problems, "data"), ("scripts/make_tiny_model.py", "base")):
             shutil.rmtree(self.folder / out, ignore_errors=True)
             main = runpy.run_path(str(ROOT / script))["main"]
             main(["--out", str(self.folder / out), "--seed", seed])

@@ -65,7 +65,7 @@ def make_preferences(config: OnlineConfig, folder: Path, choice: PairChoice, mar
 
     Raises DataError if no two answers to a prompt differ enough for a pair.
     """
-    report = _make(
+    return _make(
         sampled_groups(config, folder),
         folder / "preferences_report.json",
         {
@@ -73,10 +73,8 @@ def make_preferences(config: OnlineConfig, folder: Path, choice: PairChoice, mar
             "labels.jsonl": labels_of_group,
             "scores.jsonl": scores_of_group,
         },
+        f"no prompt has two answers whose scores differ by more than {margin:g}",
     )
-    if not report.rows["pairs.jsonl"]:
-        raise DataError(f"no prompt has two answers whose scores differ by more than {margin:g}: {report}")
-    return report
 
 
 def make_sft(
@@ -87,7 +85,7 @@ def make_sft(
     Raises DataError if there are none.
     """
     seed = config.run.seed
-    report = _make(
+    return _make(
         sampled_groups(config, folder),
         folder / "sft_report.json",
         {
@@ -95,26 +93,27 @@ def make_sft(
                 group, problem, count, choice, agreement, seed
             )
         },
+        "no answer can be used as a worked example",
     )
-    if not report.rows["sft.jsonl"]:
-        raise DataError(f"no answer can be used as a worked example: {report}")
-    return report
 
 
 def _make(
     groups: Iterable[tuple[Problem, ScoredGroup]],
     report_file: Path,
     makers: dict[str, Callable[[ScoredGroup, Problem], list[Row]]],
+    if_none: str,
 ) -> AnswersReport:
-    """Write a file per maker beside the report."""
+    """Write a file per maker beside the report. Raises DataError, and writes nothing, if the first file has no rows."""
     report, made = AnswersReport(), {name: list[Row]() for name in makers}
     for problem, group in groups:
         report.count(group)
         for name, maker in makers.items():
             made[name] += maker(group, problem)
+    report.rows = {name: len(rows) for name, rows in made.items()}
+    if not report.rows[next(iter(makers))]:
+        raise DataError(f"{if_none}: {report}")
     for name, rows in made.items():
         write_jsonl(report_file.with_name(name), rows)
-        report.rows[name] = len(rows)
     write_json(report_file, dict(_items(report)))
     say(str(report))
     return report

@@ -73,7 +73,7 @@ def test_only_an_unfinished_run_with_the_same_settings_is_kept(
     assert "resuming the unfinished run" in capsys.readouterr().out
     make_room(folder, SETTINGS | {"seed": 1})
     assert not folder.exists()
-    assert (tmp_path / "quickstart.1" / "quickstart.json").exists()
+    assert (tmp_path / "quickstart.1" / "phases.json").exists()
     script["Quickstart"](folder, SETTINGS)
     (folder / "summary.json").write_text("{}")
     make_room(folder, SETTINGS)
@@ -95,7 +95,7 @@ def test_a_phase_is_done_once_and_its_time_is_kept(script: Any, tmp_path: Path) 
     for name in ("one", "two"):
         run.phase(name, lambda name=name: done.append(name))
     assert done == ["one", "two"]
-    assert json.loads((tmp_path / "quickstart.json").read_text())["seconds"].keys() == {"one", "two"}
+    assert json.loads((tmp_path / "phases.json").read_text())["seconds"].keys() == {"one", "two"}
 
 
 def test_the_summary(script: Any, tmp_path: Path) -> None:
@@ -127,6 +127,6 @@ def test_an_interruption_says_how_to_resume(
         script["main"]()
     assert exit.value.code == 130
     assert "the same command resumes" in capsys.readouterr().err
-    assert json.loads((tmp_path / "run" / "quickstart.json").read_text())["seconds"].keys() == {
+    assert json.loads((tmp_path / "run" / "phases.json").read_text())["seconds"].keys() == {
         "problems and model"
     }

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.algorithms.build import own_functions
+from reasoner_rl.algorithms.dry_run import check_prepared
 from reasoner_rl.config.recipes import TrainConfig
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.errors import UserError
@@ -60,7 +62,10 @@ class Trainer:
             samples = batch.samples
             if samples:
                 with timer("prepare"):
-                    samples, prepared = self.algorithm.prepare(samples, models)
+                    returned = self.algorithm.prepare(samples, models)
+                    if own := own_functions(self.config):  # what it gives for real samples may be wrong too
+                        check_prepared(f"step {number}: {own}", samples, returned)
+                    samples, prepared = returned
                 with timer("update"):
                     updated = self.algorithm.update(samples, models)
                 state.version += 1

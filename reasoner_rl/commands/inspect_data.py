@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reasoner_rl.config.recipes import EvalConfig, Recipe, SftConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, Recipe, SftConfig
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.trainer.loading import load_examples, load_prompts
+from reasoner_rl.trainer.loading import load_examples, load_mixed_in, load_prompts
 
 
 def inspect_data(config: Recipe) -> None:
@@ -16,5 +16,7 @@ def inspect_data(config: Recipe) -> None:
     rendering = config.data.prompts
     if not isinstance(config, EvalConfig):
         load_prompts(config.data.train, rendering, tokenizer, show_first=True)
+    if isinstance(config, OnlineConfig) and config.algorithm.ptx is not None:
+        load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
     for dataset in config.evaluation.datasets:
         load_prompts(dataset, rendering, tokenizer, show_first=isinstance(config, EvalConfig))

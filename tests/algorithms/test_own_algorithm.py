@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +21,6 @@ from reasoner_rl.algorithms.custom_template import QuantileBaseline
 from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import values
-from reasoner_rl.observability.measurements import PhaseTimer
-from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.types import TokenOutputs
 
 HEAD = """
@@ -251,47 +248,6 @@ def test_what_is_said_of_a_wrong_preparation(case: str, tmp_path: Path) -> None:
     said = message_of(tmp_path, f"def prepare(self, samples, models):\n    {line}\nMine.prepare = prepare")
     assert said.startswith("algorithm 'FOLDER/mine.py:build': ")
     assert message in said
-
-
-WRONG_IN_A_STEP = {
-    "a sample is dropped": ("samples[1:]", "it was given 9 and returned a list of 8"),
-    "another order": ("samples[::-1]", "what it returned in place 0 is another sample"),
-    "nan": (
-        "[s.replace(advantages=s.advantages / 0) for s in samples]",
-        "advantages must be one finite number per response token; for a response of 2 tokens it is a tensor of shape "
-        "[2] and torch.float32, and holds nan",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_IN_A_STEP)
-def test_what_is_prepared_in_a_step_is_checked_before_the_update(case: str, tmp_path: Path) -> None:
-    line, message = WRONG_IN_A_STEP[case]
-    (tmp_path / "mine.py").write_text(
-        HEAD + "def prepare(self, samples, models):\n"
-        f"    return Prepared({line} if len(samples) == 9 else samples, {{}})\n"
-        "Mine.prepare = prepare"
-    )
-    config = online_config({"kind": "custom", "fn": f"{tmp_path}/mine.py:build"})
-    check_custom_parts(config)  # the made-up batch has 8 samples
-    batch = Batch([2, 1, 1, 1, 1, 1, 1, 1, 2], [1.0] * 9, [0, 0, 0, 1, 1, 1, 2, 2, 2])
-    step = SimpleNamespace(samples=batch.samples)
-    trainer = Trainer(
-        config=config,
-        algorithm=build_algorithm(config),
-        source=SimpleNamespace(next=lambda step_number, version: step),
-        workers=SimpleNamespace(models=batch.models()),
-        evaluator=None,
-        logger=None,
-        recorder=None,
-        store=None,
-        timer=PhaseTimer(),
-        state=SimpleNamespace(step=4, version=4),
-    )
-    with pytest.raises(ConfigError) as error:
-        trainer.step()
-    assert str(error.value).startswith(f"step 5: algorithm '{tmp_path}/mine.py:build': ")
-    assert message in str(error.value)
 
 
 def test_a_model_that_was_asked_for_is_there(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ class TokenMask:
 
     def __init__(self, config: TokenMaskConfig) -> None:
         self._config = config
-        self._own = None if config.fn is None else load_function(config.fn, "token mask")
-        if self._own is not None:
-            check_call(f"token mask {config.fn!r}", self._own, f"{self._own.__name__}(samples)", ())
+        self._own: Callable[..., Any] | None = None
+        if config.fn is not None:
+            self._own = load_function(config.fn, "token mask")
+            check_call(f"token mask {config.fn!r}", self._own, f"{config.fn.rpartition(':')[2]}(samples)", ())
 
     def apply(self, samples: Sequence[TrainSample], policy: Policy) -> tuple[list[TrainSample], Metrics]:
         """Set the advantage of every token that is not chosen to 0, and return what to log.

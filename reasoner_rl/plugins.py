@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
@@ -43,6 +44,21 @@ def load_function(fn: str, what: str) -> Callable[..., Any]:
         raise ConfigError(f"{what} {fn!r}: {name!r} is no function but a {type(function).__name__}")
     loaded: Callable[..., Any] = function
     return loaded
+
+
+def check_call(subject: str, function: Callable[..., Any], call: str, *arguments: Any, **named: Any) -> None:
+    """Raise ConfigError if the function cannot take these arguments; one without a signature is not checked.
+
+    subject: the function as the user knows it, and ``call`` how it is called, for the message.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        raise ConfigError(f"{subject} cannot be called as {call}: {error}") from None
 
 
 def describe(error: BaseException) -> str:

@@ -8,6 +8,9 @@
 #   --seed N         decides problems, weights and sampling; 0 unless given
 #   --out FOLDER     where results go
 #   key.path=value   changes to the DAPO recipe, such as run.steps=80
+#
+# Ctrl-C finishes the step and saves; the same command resumes. A finished run, or one with other settings, is moved
+# aside to runs/quickstart.1 and so on, and a new one starts.
 
 set -euo pipefail
 

@@ -239,6 +239,19 @@ def test_the_former_way_to_see_data_says_the_present_one(reasoner_rl: Callable[.
     )
 
 
+def test_data_reads_the_examples_of_ptx_too(recipe: Path, reasoner_rl: Callable[..., Outcome]) -> None:
+    examples = recipe.parent / "worked.jsonl"
+    examples.write_text('{"problem": "2+2?", "answer": "4", "solution": "It is 4."}\n')
+    ptx = f"{{coefficient: 0.1, examples_per_update: 1, data: {{train: {{path: {examples}}}}}}}"
+    said = message(reasoner_rl("data", "inspect", str(recipe), f"algorithm.ptx={ptx}"))
+    assert said.startswith("algorithm.ptx: problem worked/0 (row 1) has no solution")
+    column = "algorithm.ptx.data.train.columns.solution=solution"
+    outcome = reasoner_rl("data", "inspect", str(recipe), f"algorithm.ptx={ptx}", column)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "worked: 1 rows read" in outcome.out
+    assert "It is 4." in outcome.out
+
+
 def test_an_interruption_says_how_to_resume(
     recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

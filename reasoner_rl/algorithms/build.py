@@ -69,8 +69,14 @@ def check_custom_parts(config: TrainConfig) -> None:
 
     The algorithm that is tried out is made for this alone, because trying it out may change its state.
     """
+    if own := own_functions(config):
+        check_algorithm(build_algorithm(config), own)
+
+
+def own_functions(config: TrainConfig) -> str:
+    """The functions that the algorithm takes from the user's own files, for messages; "" if there are none."""
     if not isinstance(config, OnlineConfig):
-        return
+        return ""
     section = config.algorithm
     named = {
         "algorithm": getattr(section, "fn", None),
@@ -78,5 +84,4 @@ def check_custom_parts(config: TrainConfig) -> None:
         "loss": section.loss.fn,
         "token mask": section.token_mask.fn,
     }
-    if own := [f"{what} {fn!r}" for what, fn in named.items() if fn is not None]:
-        check_algorithm(build_algorithm(config), " with ".join(own))
+    return " with ".join(f"{what} {fn!r}" for what, fn in named.items() if fn is not None)

@@ -9,7 +9,6 @@ docs/write_an_algorithm.md is the guide, and custom_template.py a working exampl
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, get_args
@@ -21,7 +20,7 @@ from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.config.algorithm import CustomConfig, LossConfig
 from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.losses.policy import policy_loss
-from reasoner_rl.plugins import describe, load_function
+from reasoner_rl.plugins import check_call, describe, load_function
 from reasoner_rl.training.backend import PolicyLossFunction
 from reasoner_rl.types import Role, TrainSample
 
@@ -29,13 +28,8 @@ from reasoner_rl.types import Role, TrainSample
 def build_custom(config: CustomConfig, updates_per_step: int) -> Algorithm:
     """Call the user's ``build``. Raises ConfigError if it cannot be called so, or returns no algorithm with a loss."""
     build = load_function(config.fn, "algorithm")
-    try:
-        inspect.signature(build).bind(config, updates_per_step)
-    except TypeError as error:
-        raise ConfigError(
-            f"algorithm {config.fn!r} cannot be called as {config.fn.rpartition(':')[2]}(config, updates_per_step): "
-            f"{error}"
-        ) from error
+    call = f"{config.fn.rpartition(':')[2]}(config, updates_per_step)"
+    check_call(f"algorithm {config.fn!r}", build, call, config, updates_per_step)
     try:
         built = build(config, updates_per_step)
     except UserError:
@@ -73,20 +67,28 @@ def _check_roles(fn: str, built: Algorithm) -> None:
 
 
 def policy_loss_of(config: LossConfig) -> PolicyLossFunction:
-    """The policy's loss: the user's ``loss(outputs, batch, config)`` if there is one, else `policy_loss`."""
+    """The policy's loss: the user's ``loss(outputs, batch, config)`` if there is one, else `policy_loss`.
+
+    Raises ConfigError if the user's cannot be imported or does not take these arguments.
+    """
     if config.fn is None:
         return partial(policy_loss, config=config)
-    return partial(load_function(config.fn, "loss"), config=config)
+    function = load_function(config.fn, "loss")
+    call = f"{config.fn.rpartition(':')[2]}(outputs, batch, config=...)"
+    check_call(f"loss {config.fn!r}", function, call, None, None, config=config)
+    return partial(function, config=config)
 
 
 def advantages_of(fn: str) -> Callable[[Sequence[TrainSample]], list[Tensor]]:
     """The user's ``advantages(samples)``, as a function that returns advantages [R] float32 of each sample.
 
     The user's function returns, for each sample, a number for all its tokens or a tensor [R]. The file is read once,
-    here, so that an edit of it does not change a run. Raises ConfigError if it cannot be imported, and when it is
-    called if it returns something else.
+    here, so that an edit of it does not change a run. Raises ConfigError if it cannot be imported or does not take
+    this argument, and when it is called if it returns something else.
     """
-    return partial(_advantages, fn, load_function(fn, "advantage"))
+    function = load_function(fn, "advantage")
+    check_call(f"advantage {fn!r}", function, f"{fn.rpartition(':')[2]}(samples)", ())
+    return partial(_advantages, fn, function)
 
 
 def _advantages(fn: str, function: Callable[..., Any], samples: Sequence[TrainSample]) -> list[Tensor]:
@@ -101,10 +103,13 @@ def _advantages(fn: str, function: Callable[..., Any], samples: Sequence[TrainSa
 
 def _column(fn: str, value: Any, sample: TrainSample) -> Tensor:
     tokens = len(sample.response_ids)
-    column = torch.as_tensor(value, dtype=torch.float32)
-    if column.ndim == 0:
+    try:
+        column = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):  # no number
+        column = None
+    if column is not None and column.ndim == 0:
         return column.expand(tokens).clone()
-    if column.shape != (tokens,):
+    if column is None or column.shape != (tokens,):
         raise ConfigError(
             f"advantage {fn!r} must return a number or a tensor of {tokens} numbers for a response of {tokens} tokens; "
             f"it returned {describe_value(value)}"
@@ -115,7 +120,10 @@ def _column(fn: str, value: Any, sample: TrainSample) -> Tensor:
 def describe_value(value: Any) -> str:
     """What something is, for a message."""
     if isinstance(value, Tensor):
-        return f"a tensor of shape {list(value.shape)} and {value.dtype}"
+        wrong = value[~torch.isfinite(value)].tolist()
+        return f"a tensor of shape {list(value.shape)} and {value.dtype}" + (
+            f", and holds {wrong[0]}" if wrong else ""
+        )
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"a {type(value).__name__} of {len(value)}"
     return f"{value!r:.100} ({type(value).__name__})"

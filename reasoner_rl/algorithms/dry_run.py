@@ -1,4 +1,4 @@
-"""Trying out a user's algorithm on a made-up batch, so that a mistake shows before models are loaded."""
+"""Checks of a user's algorithm: on a made-up batch, before models are loaded, and of what it prepares in each step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reasoner_rl.algorithms.base import Algorithm, Models
+from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.custom import describe_value
 from reasoner_rl.batching.plan import BatchLimits, plan_shares
 from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.metrics import Metric, Metrics
-from reasoner_rl.plugins import describe
+from reasoner_rl.plugins import check_call, describe
 from reasoner_rl.training.backend import LossFunction
 from reasoner_rl.types import MicroBatch, Role, TokenOutputs, TrainSample, ValueOutputs
 
@@ -58,10 +58,9 @@ def check_algorithm(algorithm: Algorithm, name: str) -> None:
     reference, critic = (
         _Model(seed) if role in algorithm.roles else None for seed, role in ((2, "reference"), (3, "critic"))
     )
-    returned = _call(name, "prepare", algorithm.prepare, samples, Models(_Model(1), reference, critic))
-    prepared, metrics = _pair(name, "prepare returns (samples, metrics)", returned)
-    _check_samples(name, samples, prepared)
-    _check_metrics(name, metrics)
+    models = Models(_Model(1), reference, critic)
+    returned = _call(name, "prepare", "prepare(samples, models)", algorithm.prepare, samples, models)
+    prepared = check_prepared(name, samples, returned).samples
     for role, loss in algorithm.losses.items():
         whole, parts = (_total(name, role, loss, prepared, budget, algorithm) for budget in (10_000, 1))
         if abs(whole - parts) > _TOLERANCE * max(1.0, abs(whole)):
@@ -72,7 +71,20 @@ def check_algorithm(algorithm: Algorithm, name: str) -> None:
             )
 
 
-def _call(name: str, what: str, function: Any, *arguments: Any) -> Any:
+def check_prepared(name: str, given: Sequence[TrainSample], returned: Any) -> Prepared:
+    """Return what ``prepare`` returned for the samples ``given``.
+
+    name: as in `check_algorithm`. Raises ConfigError for another number or order of samples, for advantages or a mask
+    that do not fit a response or are not finite, and for metrics that are none.
+    """
+    samples, metrics = _pair(name, "prepare returns (samples, metrics)", returned)
+    _check_samples(name, given, samples)
+    _check_metrics(name, metrics)
+    return Prepared(samples, metrics)
+
+
+def _call(name: str, what: str, call: str, function: Any, *arguments: Any) -> Any:
+    check_call(f"{name}: {what}", function, call, *arguments)
     try:
         return function(*arguments)
     except UserError:
@@ -99,19 +111,14 @@ def _check_metrics(name: str, metrics: Any) -> None:
 
 
 def _check_samples(name: str, given: Sequence[TrainSample], prepared: Any) -> None:
-    if (
-        not isinstance(prepared, Sequence)
-        or not all(isinstance(sample, TrainSample) for sample in prepared)
-        or len(prepared) != len(given)
-        or any(
-            not torch.equal(new.response_ids, old.response_ids)
-            for new, old in zip(prepared, given, strict=True)
-        )
-    ):
-        raise ConfigError(
-            f"{name}: prepare must return the samples that it was given, in the same order, {len(given)} in the test; "
-            f"it returned {describe_value(prepared)}"
-        )
+    rule = f"{name}: prepare must return the samples that it was given, in the same order; it was given {len(given)}"
+    if not isinstance(prepared, Sequence) or len(prepared) != len(given):
+        raise ConfigError(f"{rule} and returned {describe_value(prepared)}")
+    for place, (new, old) in enumerate(zip(prepared, given, strict=True)):
+        if not isinstance(new, TrainSample):
+            raise ConfigError(f"{rule} and returned {describe_value(new)} in place {place}")
+        if not _is_same(new, old):
+            raise ConfigError(f"{rule}, and what it returned in place {place} is another sample")
     for sample in prepared:
         for column in ("advantages", "loss_mask"):
             values = getattr(sample, column)
@@ -120,6 +127,14 @@ def _check_samples(name: str, given: Sequence[TrainSample], prepared: Any) -> No
                     f"{name}: {column} must be one finite number per response token; for a response of "
                     f"{len(sample.response_ids)} tokens it is {describe_value(values)}"
                 )
+
+
+def _is_same(new: TrainSample, old: TrainSample) -> bool:
+    return (
+        new.group == old.group
+        and torch.equal(new.prompt_ids, old.prompt_ids)
+        and torch.equal(new.response_ids, old.response_ids)
+    )
 
 
 def _total(
@@ -138,11 +153,13 @@ def _total(
 def _value(name: str, role: Role, loss: LossFunction, batch: MicroBatch) -> float:
     said = _made_up(batch.targets, 4).requires_grad_()
     outputs = ValueOutputs(said) if role == "critic" else TokenOutputs(said, -said.detach())
-    returned = _call(name, f"the loss of the {role}", loss, outputs, batch)
+    returned = _call(name, f"the loss of the {role}", "loss(outputs, batch)", loss, outputs, batch)
     value, metrics = _pair(name, "a loss returns (loss, metrics)", returned)
     if not isinstance(value, Tensor) or value.ndim > 0 or not value.requires_grad:
+        detached = isinstance(value, Tensor) and not value.requires_grad
         raise ConfigError(
             f"{name}: the loss of the {role} must be a scalar tensor with a gradient; it is {describe_value(value)}"
+            f"{', without a gradient' if detached else ''}"
         )
     if not torch.isfinite(value):
         raise ConfigError(f"{name}: the loss of the {role} is {value.item()} on a test batch")

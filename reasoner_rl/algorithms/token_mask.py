@@ -13,7 +13,7 @@ from reasoner_rl.config.algorithm import TokenMaskConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.token_mask import high_entropy_mask
 from reasoner_rl.metrics import Metrics, mean
-from reasoner_rl.plugins import load_function
+from reasoner_rl.plugins import check_call, load_function
 from reasoner_rl.types import TrainSample
 
 
@@ -21,12 +21,15 @@ class TokenMask:
     """Chooses the tokens of a batch that are trained.
 
     The user's function is loaded once, here, so that an edit of its file does not change a run. Raises ConfigError if
-    it cannot be imported.
+    it cannot be imported or does not take the samples.
     """
 
     def __init__(self, config: TokenMaskConfig) -> None:
         self._config = config
-        self._own = None if config.fn is None else load_function(config.fn, "token mask")
+        self._own: Callable[..., Any] | None = None
+        if config.fn is not None:
+            self._own = load_function(config.fn, "token mask")
+            check_call(f"token mask {config.fn!r}", self._own, f"{config.fn.rpartition(':')[2]}(samples)", ())
 
     def apply(self, samples: Sequence[TrainSample], policy: Policy) -> tuple[list[TrainSample], Metrics]:
         """Set the advantage of every token that is not chosen to 0, and return what to log.

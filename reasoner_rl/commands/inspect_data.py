@@ -1,10 +1,10 @@
-"""`reasoner-rl data`: what a recipe's files hold once they are read, rendered and filtered."""
+"""`reasoner-rl data inspect`: what a recipe's files hold once they are read, rendered and filtered."""
 
 from __future__ import annotations
 
-from reasoner_rl.config.recipes import EvalConfig, PreferenceConfig, Recipe, SftConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, Recipe, SftConfig
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.trainer.loading import load_examples, load_judged, load_prompts
+from reasoner_rl.trainer.loading import load_examples, load_judged, load_mixed_in, load_prompts
 
 
 def inspect_data(config: Recipe) -> None:
@@ -19,5 +19,7 @@ def inspect_data(config: Recipe) -> None:
     rendering = config.data.prompts
     if not isinstance(config, EvalConfig):
         load_prompts(config.data.train, rendering, tokenizer, show_first=True)
+    if isinstance(config, OnlineConfig) and config.algorithm.ptx is not None:
+        load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
     for dataset in config.evaluation.datasets:
         load_prompts(dataset, rendering, tokenizer, show_first=isinstance(config, EvalConfig))

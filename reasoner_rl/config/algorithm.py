@@ -239,7 +239,9 @@ class PolicyGradientConfig(Section):
     )
     token_mask: TokenMaskConfig = Field(TokenMaskConfig(), description="Which tokens are trained.")
     ptx: PtxConfig | None = Field(
-        None, description="A language-modelling loss on examples beside the policy's loss (PPO-ptx)."
+        None,
+        description="A language-modelling loss on examples beside the policy's loss (PPO-ptx). Its data has the keys "
+        "of an SFT recipe's: data.train.columns.solution names the column with the response.",
     )
     dynamic_sampling: DynamicSamplingConfig = Field(
         DynamicSamplingConfig(enabled=False), description="Filtering of groups that teach nothing."

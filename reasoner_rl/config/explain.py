@@ -16,6 +16,7 @@ from reasoner_rl.errors import did_you_mean
 KeyPath = tuple[str, ...]
 _NOT_A_SECTION = ("model_type", "model_attributes_type", "dict_type")
 _LONGEST_VALUE = 120
+OVERRIDE = "override"  # the name of the layer that the command line gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def explain(
     """Return one line per problem.
 
     ``tree`` is what was validated, ``layers`` what it was merged from, and ``recipe`` the name to blame for a
-    key that no layer gives.
+    key that no layer gives. A rule between sections is about the recipe and all that was laid over it.
     """
     rules: dict[
         str, list[str]
@@ -103,8 +104,12 @@ def _origin(path: KeyPath, layers: Sequence[Layer], recipe: str) -> str:
                 break
             tree = child[0]
         else:
-            return layer.name if path else recipe
+            return layer.name if path else _whole(layers, recipe)
     return recipe
+
+
+def _whole(layers: Sequence[Layer], recipe: str) -> str:
+    return f"{recipe} with the overrides" if layers[-1].name == OVERRIDE else recipe
 
 
 def _subject(path: str, value: str, rule: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from reasoner_rl.config.base import expand_home
-from reasoner_rl.config.explain import Layer, explain, show
+from reasoner_rl.config.explain import OVERRIDE, Layer, explain, show
 from reasoner_rl.config.keys import walk_keys
 from reasoner_rl.config.recipes import RECIPE_KINDS, Recipe
 from reasoner_rl.config.yaml_text import dump_yaml, parse_value, parse_yaml
@@ -44,7 +44,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     layers = _read_layers(_locate(str(source), Path(), is_path=isinstance(source, Path)), ())
     recipe = layers[-1].name
     if overrides:
-        layers.append(Layer("override", _override_tree(overrides)))
+        layers.append(Layer(OVERRIDE, _override_tree(overrides)))
     kind = _kind_of(layers, recipe)
     kind_sections = frozenset(key.path for key in walk_keys(kind) if key.shape == "variants")
     tree: Any = _tree_to_merge_over(kind)
@@ -117,7 +117,7 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
         value = parse_value(text, f"override {override!r}")
         for name in reversed(names):
             value = {name: value}
-        tree = _merge(tree, value, "", frozenset(), "override")
+        tree = _merge(tree, value, "", frozenset(), OVERRIDE)
     return tree
 
 

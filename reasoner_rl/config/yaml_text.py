@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             if key.tag == _MERGE_TAG:
                 continue
             if key.tag != _TEXT_TAG:
@@ -47,7 +47,16 @@ class _Loader(yaml.SafeLoader):
                     problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
                 )
             seen.add(key.value)
+            if ":" in key.value and key.style is None and _is_absent(value):
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} has no value; a space must follow the colon",
+                    problem_mark=key.start_mark,
+                )
         return node
+
+
+def _is_absent(value: yaml.Node) -> bool:
+    return isinstance(value, yaml.ScalarNode) and value.value == "" and value.style is None
 
 
 class _Dumper(yaml.SafeDumper):

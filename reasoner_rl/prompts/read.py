@@ -176,30 +176,31 @@ class Place:
             shown = f"{shown[: _LONGEST_VALUE - 3]}..."
         return DataError(f"{self.path}, row {self.number}: {column} {rule}; it is {shown}")
 
-    def column(self, row: Any, name: str, inside: str = "") -> Any:
-        """The value of a column that must be there."""
+    def column(self, row: Any, name: str, inside: str = "", key: str = "") -> Any:
+        """The value of a column that must be there. ``key``: the dataset's key that names it, if one does."""
         if not isinstance(row, dict):
             raise self.error(inside.rstrip(".") or "the row", row, "must be a mapping of columns")
         if name not in row:
             found = ", ".join(map(str, row)) or "none"
+            remedy = f" The dataset's key {key} says which column it is" if key else ""
             raise DataError(
                 f"{self.path}, row {self.number}: no column {inside + name!r}; found {found}."
-                f"{did_you_mean(name, map(str, row))}"
+                f"{did_you_mean(name, map(str, row))}{remedy}"
             )
         return row[name]
 
-    def text(self, row: Row, name: str, inside: str = "") -> str:
-        """The value of a column that must hold some text."""
-        value = self.column(row, name, inside)
+    def text(self, row: Row, name: str, inside: str = "", key: str = "") -> str:
+        """The value of a column that must hold some text. ``key``: as in `column`."""
+        value = self.column(row, name, inside, key)
         if not isinstance(value, str) or not value.strip():
             raise self.error(inside + name, value, "must be text, and not empty")
         if _LONE_SURROGATE.search(value):
             raise self.error(inside + name, value, _UTF8_RULE)
         return value
 
-    def truth(self, row: Row, name: str, inside: str = "") -> str:
-        """The value of a column that must hold a ground truth, as text."""
-        value = self.column(row, name, inside)
+    def truth(self, row: Row, name: str, inside: str = "", key: str = "") -> str:
+        """The value of a column that must hold a ground truth, as text. ``key``: as in `column`."""
+        value = self.column(row, name, inside, key)
         text = truth_text(value)
         if text is None:
             raise self.error(inside + name, value, TRUTH_RULE)
@@ -239,23 +240,25 @@ def _read_verl_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
         ground_truth=place.truth(place.column(row, "reward_model"), "ground_truth", "reward_model."),
         data_source=place.text(row, "data_source"),
         extra_info=_plain(extra_info),
-        solution=place.text(row, solution) if solution else None,
+        solution=place.text(row, solution, key="columns.solution") if solution else None,
         row=place.number,
     )
 
 
 def _read_flat_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     columns = config.columns
-    content = config.template.replace("{problem}", place.text(row, columns.problem))
+    content = config.template.replace("{problem}", place.text(row, columns.problem, key="columns.problem"))
     used = (columns.problem, columns.answer, columns.data_source, columns.solution)
     rest = {name: value for name, value in row.items() if name not in used}
     return Problem(
         uid=place.uid,
         messages=({"role": "user", "content": content},),
-        ground_truth=place.truth(row, columns.answer),
-        data_source=place.text(row, columns.data_source) if columns.data_source else config.path.stem,
+        ground_truth=place.truth(row, columns.answer, key="columns.answer"),
+        data_source=place.text(row, columns.data_source, key="columns.data_source")
+        if columns.data_source
+        else config.path.stem,
         extra_info={"index": place.number - 1} | _plain(rest),
-        solution=place.text(row, columns.solution) if columns.solution else None,
+        solution=place.text(row, columns.solution, key="columns.solution") if columns.solution else None,
         row=place.number,
     )
 
@@ -308,7 +311,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 def _json_row(place: Place, line: str) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line.rstrip("\r\n"))  # without the line's end, so that an error at it has its column
     except json.JSONDecodeError as error:
         raise DataError(
             f"{place.path}, row {place.number}: not valid JSON: {error.msg} at column {error.colno}"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.algorithms.build import own_functions
+from reasoner_rl.algorithms.dry_run import check_prepared
 from reasoner_rl.config.recipes import TrainConfig
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.errors import UserError
@@ -59,16 +61,31 @@ class Trainer:
             batch = self._next_batch(number)
             samples = batch.samples
             if samples:
+                own = own_functions(self.config)
                 with timer("prepare"):
-                    samples, prepared = self.algorithm.prepare(samples, models)
+                    returned = self.algorithm.prepare(samples, models)
+                    if own:  # what it gives for real samples may be wrong too
+                        check_prepared(f"step {number}: {own}", samples, returned)
+                    samples, prepared = returned
                 with timer("update"):
-                    updated = self.algorithm.update(samples, models)
+                    updated = self._update(number, samples, own)
                 state.version += 1
                 with timer("sync"):
                     synced = self.workers.publish(state.version) if self.source.generates else {}
                 measured = [synced, prepared, updated]
         self._log(number, batch, samples, measured)
         state.step = number
+
+    def _update(self, step: int, samples: list[TrainSample], own: str) -> Metrics:
+        """Train on prepared samples. ``own``: the user's functions, which may be what makes a gradient not finite."""
+        try:
+            return self.algorithm.update(samples, self.workers.models)
+        except FloatingPointError as error:
+            if not own:
+                raise
+            raise FloatingPointError(
+                f"step {step}: {error}, and what is not finite may come from {own}"
+            ) from error
 
     def _next_batch(self, step: int) -> StepBatch:
         """The batch of a step; if it cannot be made, what was learnt before is saved.
@@ -145,6 +162,11 @@ class Trainer:
         """Step until the end or a request to stop. Returns whether the end was reached."""
         evaluation, every_steps = self.config.evaluation, self.config.checkpoint.every_steps
         state = self.state
+        if state.step >= self.config.run.steps > 0:
+            say(
+                f"all {state.step} steps were made before: nothing is left to train. A higher run.steps goes on, "
+                "another run.output_dir starts anew"
+            )
         if self.source.generates:
             self.workers.publish(state.version)
         if state.step == 0 and evaluation.at_start:

@@ -201,15 +201,16 @@ def test_what_is_said_of_a_wrong_build(case: str, tmp_path: Path) -> None:
 WRONG_PREPARATIONS = {
     "a sample is dropped": (
         "return Prepared(list(samples)[1:], {})",
-        "prepare must return the samples that it was given, in the same order, 8 in the test; it returned a list of 7",
+        "prepare must return the samples that it was given, in the same order; it was given 8 and returned a list of 7",
     ),
     "another order": (
         "return Prepared(list(samples)[::-1], {})",
-        "prepare must return the samples that it was given, in the same order, 8 in the test; it returned a list of 8",
+        "prepare must return the samples that it was given, in the same order; it was given 8, and what it returned in "
+        "place 0 is another sample",
     ),
     "no samples": (
         "return Prepared([1.0] * 8, {})",
-        "prepare must return the samples that it was given, in the same order",
+        "in the same order; it was given 8 and returned 1.0 (float) in place 0",
     ),
     "no metrics": ("return samples", "prepare returns (samples, metrics); it returned a list of 8"),
     "metrics that are plain": (
@@ -228,7 +229,7 @@ WRONG_PREPARATIONS = {
     "advantages that are not finite": (
         "return Prepared([s.replace(advantages=s.advantages / 0) for s in samples], {})",
         "advantages must be one finite number per response token; for a response of 3 tokens it is a tensor of shape "
-        "[3] and torch.float32",
+        "[3] and torch.float32, and holds nan",
     ),
     "raises": (
         "return samples[0].rewards",
@@ -283,7 +284,8 @@ WRONG_LOSSES = {
     ),
     "no gradient": (
         "return (batch.advantages * outputs.logprobs.detach()).sum(), {}",
-        "the loss of the policy must be a scalar tensor with a gradient; it is a tensor of shape [] and torch.float32",
+        "the loss of the policy must be a scalar tensor with a gradient; it is a tensor of shape [] and torch.float32, "
+        "without a gradient",
     ),
     "it depends on the cut": (
         "return outputs.logprobs[batch.loss_mask].sum() / max(int(batch.loss_mask.sum()), 1), {}",
@@ -340,7 +342,10 @@ WRONG_ADVANTAGES = {
         "return [torch.ones(3) for s in samples]",
         "must return a number or a tensor of 4 numbers for a response of 4 tokens; it returned a tensor of shape [3]",
     ),
-    "words": ("return ['good'] * 8", "prepare raised on a test batch: "),
+    "words": (
+        "return ['good'] * 8",
+        "must return a number or a tensor of 3 numbers for a response of 3 tokens; it returned 'good' (str)",
+    ),
     "nan": (
         "return [float('nan')] * 8",
         "advantages must be one finite number per response token; for a response of 3 tokens",
@@ -394,6 +399,47 @@ def token_mask(samples): return [torch.arange(len(s.response_ids)) == 0 for s in
     file.write_text(f"def {part}(samples): raise ValueError('a later edit')")
     assert prepared_columns(algorithm, batch, "advantages") == before
     assert before[0][0] > 0
+
+
+WRONG_SIGNATURES = {
+    "prepare": (
+        "def prepare(self, samples): pass\nMine.prepare = prepare",
+        {"kind": "custom", "fn": "FOLDER/mine.py:build"},
+        "algorithm 'FOLDER/mine.py:build': prepare cannot be called as prepare(samples, models): too many",
+    ),
+    "a loss of a whole algorithm": (
+        "def build(config, updates_per_step):\n"
+        "    mine = Mine(config, updates_per_step)\n"
+        "    mine.losses['policy'] = lambda outputs, batch, config: None\n"
+        "    return mine",
+        {"kind": "custom", "fn": "FOLDER/mine.py:build"},
+        "algorithm 'FOLDER/mine.py:build': the loss of the policy cannot be called as loss(outputs, batch): missing a "
+        "required argument: 'config'",
+    ),
+    "a loss": (
+        "def mine(outputs, batch): pass",
+        {"kind": "grpo", "loss": {"fn": "FOLDER/mine.py:mine"}},
+        "loss 'FOLDER/mine.py:mine' cannot be called as mine(outputs, batch, config=...): got an unexpected keyword "
+        "argument 'config'",
+    ),
+    "advantages": (
+        "def mine(samples, quantile): pass",
+        {"kind": "grpo", "advantage": "FOLDER/mine.py:mine"},
+        "advantage 'FOLDER/mine.py:mine' cannot be called as mine(samples): missing a required argument: 'quantile'",
+    ),
+    "a token mask": (
+        "def mine(): pass",
+        {"kind": "grpo", "token_mask": {"kind": "custom", "fn": "FOLDER/mine.py:mine"}},
+        "token mask 'FOLDER/mine.py:mine' cannot be called as mine(samples): too many positional arguments",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SIGNATURES)
+def test_what_is_said_of_other_arguments(case: str, tmp_path: Path) -> None:
+    body, section, message = WRONG_SIGNATURES[case]
+    section = json.loads(json.dumps(section).replace("FOLDER", str(tmp_path)))
+    assert message_of(tmp_path, body, section).startswith(message)
 
 
 def test_a_type_error_inside_build_is_not_taken_for_a_wrong_signature(tmp_path: Path) -> None:

@@ -432,6 +432,8 @@ def test_an_override_that_is_not_utf8(recipe: Path) -> None:
 
 def test_an_override_that_is_not_yaml(recipe: Path) -> None:
     assert error(recipe, "run.steps={a").startswith("override 'run.steps={a', line 1: not valid YAML")
+    for text in ("{quantile:0.5}", "{quantile:0.5, b: 1}", "[{b: 1, quantile:0.5}]"):
+        assert "has no value; a space must follow the colon" in error(recipe, f"algorithm.parameters={text}")
 
 
 # --- the whole
@@ -511,3 +513,9 @@ def test_large_recipes_record_parquet_alone_and_small_ones_lines_for_people_too(
     assert len(large) == 4
     assert {name for name, form in forms.items() if form == "parquet"} == large
     assert forms["quickstart"] == forms["aime"] == "both"
+
+
+def test_a_rule_between_sections_is_about_the_recipe_and_the_overrides(recipe: Path) -> None:
+    said = error(recipe, "run.steps=1", "training.schedule.warmup_steps=2")
+    rule = "training.schedule.warmup_steps must not exceed run.steps: 2 exceeds 1"
+    assert said == f"{recipe} with the overrides: {rule}"

@@ -344,7 +344,8 @@ def test_a_missing_solution_column(tmp_path: Path) -> None:
     file = jsonl(tmp_path, [{"problem": "p", "answer": "a", "solutions": "s"}])
     found = read_error(file, columns=ColumnMap(solution="solution"))
     assert found.endswith(
-        "row 1: no column 'solution'; found problem, answer, solutions. Did you mean 'solutions'?"
+        "row 1: no column 'solution'; found problem, answer, solutions. Did you mean 'solutions'? "
+        "The dataset's key columns.solution says which column it is"
     )
 
 
@@ -355,7 +356,8 @@ def test_long_values_are_shortened(tmp_path: Path) -> None:
 def test_lines_that_are_not_json(tmp_path: Path) -> None:
     file = tmp_path / "set.jsonl"
     file.write_text('{"problem": "p", "answer": "a"}\n{"problem": "p",\n')
-    assert f"{file}, row 2: not valid JSON" in read_error(file)
+    assert f"{file}, row 2: not valid JSON: " in read_error(file)
+    assert read_error(file).endswith("at column 17")  # the end of the line
     file.write_bytes(b'{"problem": "\xff"}\n')
     assert "cannot be read" in read_error(file)
 

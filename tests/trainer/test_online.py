@@ -448,7 +448,8 @@ def test_resuming_with_other_settings(
         resume(one_step, "run.seed=4", "run.steps=2")
     assert load_recipe(tmp_path / "run" / "recipe.yaml").run.seed == 3, "a refused run changed the record"
     (tmp_path / "run" / "metrics.jsonl").unlink()
-    capsys.readouterr()
+    resume(one_step, "run.steps=1")
+    assert "all 1 steps were made before: nothing is left to train" in capsys.readouterr().out
     resume(one_step, "batch.prompts_per_step=2", "run.steps=2")
     assert "changed since: batch.prompts_per_step: 4 -> 2" in capsys.readouterr().out
     assert [row["step"] for row in read_lines(tmp_path / "run" / "metrics.jsonl")] == [2]

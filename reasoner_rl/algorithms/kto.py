@@ -22,8 +22,9 @@ import torch
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.logprobs import with_reference_logprobs
 from reasoner_rl.config.preference import KtoConfig
+from reasoner_rl.errors import DataError
 from reasoner_rl.losses.kto import kto_loss
-from reasoner_rl.metrics import mean
+from reasoner_rl.metrics import Metrics, mean
 from reasoner_rl.types import TrainSample, constant_column
 
 
@@ -53,19 +54,28 @@ class Kto(Algorithm):
         ]
         return Prepared(with_estimate, {"preference/kl": mean(estimate)})
 
+    def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
+        """Train the policy. The margin is by how much good answers lead on average, in a step that has both kinds."""
+        metrics = models.policy.update(samples)
+        good, bad = metrics["rewards/chosen"], metrics["rewards/rejected"]
+        if good.count and bad.count:
+            metrics = {**metrics, "rewards/margins": mean(good.value() - bad.value())}
+        return metrics
+
 
 def mismatched(samples: Sequence[TrainSample]) -> list[TrainSample]:
     """Each sample's prompt with the answer of the next sample that has another prompt, as a ring.
 
-    Raises ValueError if all prompts are the same.
+    Raises DataError if all prompts are the same.
     """
     crossed = []
     for place, sample in enumerate(samples):
         others = (samples[(place + distance) % len(samples)] for distance in range(1, len(samples)))
         other = next((each for each in others if not torch.equal(each.prompt_ids, sample.prompt_ids)), None)
         if other is None:
-            raise ValueError(
-                "KTO compares with answers to other prompts, and all answers of a batch are to the same one"
+            raise DataError(
+                f"KTO compares with answers to other prompts, and all {len(samples)} answers of this step are to the "
+                "same one: raise batch.examples_per_step"
             )
         crossed.append(other.replace(prompt_ids=sample.prompt_ids, group=sample.group))
     return crossed

@@ -130,8 +130,9 @@ def _of_pairs(
 
     rewards: implicit ones, by which the model itself would choose; ``rewards/accuracies`` is how often it is right.
     """
-    # The sum over no pairs, of an idle rank, keeps the graph, because backward passes are collective.
-    loss = losses.sum() / max(batch.denominators.groups, 1.0) + 0.0 * outputs.logprobs.sum()
+    loss = losses.sum() / max(
+        batch.denominators.groups, 1.0
+    )  # of no pairs, too, it has a graph, and gradient 0
     with torch.no_grad():
         logps = pairs_of(sums_by_sequence(outputs.logprobs, batch), batch)
         rows = [losses, *rewards, rewards.lead, (rewards.lead > 0).float(), *logps]

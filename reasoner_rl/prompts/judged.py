@@ -20,6 +20,7 @@ from reasoner_rl.config.preference import JudgedData
 from reasoner_rl.errors import DataError
 from reasoner_rl.prompts.read import Message, Place, Row, rows_of_file
 
+_LISTED_ROWS = 5
 GOOD, BAD = 1.0, 0.0  # scores of a pair's answers, and of labelled ones
 
 
@@ -38,39 +39,50 @@ class JudgedReport:
     """What became of the rows of a file."""
 
     rows: int
-    duplicates: int  # examples dropped that were seen before
-    contradictions: (
-        int  # pairs, or answers, that another row judges the other way round; all of them are kept
-    )
+    duplicates: list[int]  # rows of examples dropped that were seen before
+    contradictions: list[int]  # rows of pairs, or answers, that another row judges otherwise; all are kept
     kept: int
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} rows read", f"{self.duplicates:,} duplicates dropped", f"{self.kept:,} kept"]
-        if self.contradictions:
-            parts.append(f"{self.contradictions:,} that another row judges otherwise (kept)")
-        return ", ".join(parts)
+        parts = [f"{self.rows:,} rows read", f"{self.kept:,} examples kept"]
+        unusual = {
+            "dropped because it was seen before": self.duplicates,
+            "that another row judges otherwise (kept)": self.contradictions,
+        }
+        return "; ".join(parts + listed(unusual))
+
+
+def listed(unusual: Mapping[str, Sequence[int]]) -> list[str]:
+    """What is unusual in data, with how many rows and the first of them; what no row is, is left out."""
+    return [
+        f"{len(rows):,} {what} (row{'s' if len(rows) > 1 else ''} "
+        f"{', '.join(map(str, rows[:_LISTED_ROWS]))}{', ...' if len(rows) > _LISTED_ROWS else ''})"
+        for what, rows in unusual.items()
+        if rows
+    ]
 
 
 def read_judged(config: JudgedDatasetConfig, kind: JudgedData) -> tuple[list[JudgedExample], JudgedReport]:
     """Read one file. Raises DataError naming the file and, for a malformed row, its number and column."""
-    seen: dict[Any, set[Any]] = {}  # what was judged -> how
+    seen: dict[Any, dict[Any, int]] = {}  # what was judged -> how, and in which row first
     examples: list[JudgedExample] = []
-    rows = duplicates = 0
+    duplicates: list[int] = []
+    rows = 0
     for number, row in rows_of_file(config.path):
         if config.limit is not None and len(examples) >= config.limit:
             break
         rows += 1
         for example in _read_row(config, kind, Place(config.path, config.label, number), row):
             judged, verdict = _judged(example)
-            known = seen.setdefault(judged, set())
-            if config.deduplicate and verdict in known:
-                duplicates += 1
+            if config.deduplicate and verdict in seen.get(judged, ()):
+                duplicates.append(number)
                 continue
-            known.add(verdict)
+            seen.setdefault(judged, {}).setdefault(verdict, number)
             examples.append(example)
     if not examples:
         raise DataError(f"{config.path}: the file holds no rows")
-    contradictions = sum(len(verdicts) for verdicts in seen.values() if len(verdicts) > 1)
+    examples = examples[: config.limit]  # of a pair that is read as two answers, one may be beyond it
+    contradictions = sorted({row for rows in seen.values() if len(rows) > 1 for row in rows.values()})
     return examples, JudgedReport(rows, duplicates, contradictions, len(examples))
 
 
@@ -181,7 +193,8 @@ def _read_pair(
         length = len(_common(chosen[:-1], rejected[:-1]))
         if not length:
             raise DataError(
-                f"{place.path}, row {place.number}: the two answers do not begin with the same prompt"
+                f"{place.path}, row {place.number}: {names[0]} and {names[1]} must begin with the same messages, as "
+                "columns.prompt is null"
             )
         answers = [_only_answer(place, n, m[length:]) for n, m in zip(names, (chosen, rejected), strict=True)]
         return chosen[:length], (answers[0], answers[1])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from reasoner_rl.config.data import PreferenceDataConfig
 from reasoner_rl.config.preference import JudgedData
 from reasoner_rl.errors import ConfigError, DataError
-from reasoner_rl.prompts.judged import JudgedExample
+from reasoner_rl.prompts.judged import JudgedExample, listed
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.prompts.render import PromptRenderer
 from reasoner_rl.prompts.supervised import answer_ids, example_of
@@ -18,8 +18,6 @@ from reasoner_rl.types import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_LISTED_ROWS = 5
 
 
 @dataclass(slots=True)
@@ -35,15 +33,14 @@ class RenderedReport:
     lengths: dict[float, list[int]] = field(default_factory=dict)  # tokens of answers by score
 
     def __str__(self) -> str:
-        parts = [f"{self.kept:,} examples", f"{self.truncated_prompts:,} with the prompt cut on the left"]
+        parts = [f"{self.kept:,} rendered", f"{self.truncated_prompts:,} with the prompt cut on the left"]
         unusual = {
             "dropped for too long a prompt": self.long_prompts,
             "dropped for too long an answer": self.long_answers,
             "dropped because both answers are the same": self.identical,
             "with an answer that is the beginning of the other (kept)": self.prefixes,
         }
-        parts += [f"{len(rows):,} {what} ({_listed(rows)})" for what, rows in unusual.items() if rows]
-        return "; ".join(parts)
+        return "; ".join(parts + listed(unusual))
 
 
 def judged_samples(
@@ -115,8 +112,3 @@ def _begins(first: Sequence[int], second: Sequence[int]) -> bool:
     """Whether one of two answers, without its end of sequence, is the beginning of the other."""
     shorter, longer = sorted((list(first[:-1]), list(second[:-1])), key=len)
     return longer[: len(shorter)] == shorter
-
-
-def _listed(rows: Sequence[int]) -> str:
-    more = ", ..." if len(rows) > _LISTED_ROWS else ""
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:_LISTED_ROWS]))}{more}"

@@ -140,12 +140,21 @@ def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens
         )
 
 
-def check_examples_fit(model: ModelConfig, examples: Iterable[Example]) -> None:
-    """Raise ConfigError if the longest example does not fit into the model's context."""
-    context, longest = context_length(model), max(sample.tokens for example in examples for sample in example)
+def check_examples_fit(model: ModelConfig, examples: Iterable[Example], *, mismatched: bool = False) -> None:
+    """Raise ConfigError if the longest example does not fit into the model's context.
+
+    mismatched: whether prompts are also read with the answers to other prompts.
+    """
+    samples = [sample for example in examples for sample in example]
+    context, longest, what = context_length(model), max(sample.tokens for sample in samples), "an example"
+    if mismatched:
+        what = (
+            "KTO reads prompts with the answers to other prompts, and the longest prompt and answer together,"
+        )
+        longest = max(len(s.prompt_ids) for s in samples) + max(len(s.response_ids) for s in samples)
     if context is not None and longest > context:
         raise ConfigError(
-            f"an example of {longest} tokens does not fit into the {context} tokens that {model.path} can read "
+            f"{what} of {longest} tokens does not fit into the {context} tokens that {model.path} can read "
             f"(max_position_embeddings in its config.json): lower {MAX_TOKENS} or data.max_response_tokens"
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -54,14 +55,16 @@ def with_precomputed_reference(
     with progress_bar(config.logging.progress, "reference logprobs", missing) as advance:
         for part, file in zip(parts, files, strict=True):
             if not file.exists():
-                _write(file, policy.logprobs([sample for example in part for sample in example]))
+                # What must stay together is an example, as in `ExampleStream.take`.
+                numbered = [sample.replace(group=n) for n, example in enumerate(part) for sample in example]
+                _write(file, policy.logprobs(numbered))
                 advance(1)
             attached += _attach(part, _read(file, part))
     return attached
 
 
 def _write(file: Path, logprobs: Sequence[Tensor]) -> None:
-    temporary = file.with_suffix(".tmp")
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")  # another run may compute the same
     save_file({"logprobs": torch.cat(list(logprobs)).float().contiguous()}, temporary)
     temporary.replace(file)
 
@@ -78,7 +81,8 @@ def _read(file: Path, part: Sequence[Example]) -> Iterator[Tensor]:
             f"{file}: holds {len(found)} logprobs, and its answers have {sum(lengths)} tokens: delete it, and it is "
             "computed again"
         )
-    return iter(found.split(lengths))
+    # Copies: a view would be sent to a worker with the whole file's numbers.
+    return (values.clone() for values in found.split(lengths))
 
 
 def _attach(part: Iterable[Example], logprobs: Iterator[Tensor]) -> list[Example]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.distributed.workers import Workers
@@ -169,7 +170,7 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         else:
             examples = load_examples(config.data, tokenizer)
         rows = examples
-        check_examples_fit(config.model, examples)
+        check_examples_fit(config.model, examples, mismatched=isinstance(config.algorithm, KtoConfig))
         tell_unused_sections(config)
         passes = config.run.steps * config.batch.examples_per_step / len(rows)
         say(

@@ -1,0 +1,225 @@
+"""Preference runs: each method learns and logs its numbers; the precomputed reference says what the live one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner_rl.config.recipes import PreferenceConfig
+from reasoner_rl.distributed.models import PolicyGroup
+from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer import reference_cache
+from reasoner_rl.trainer.loading import load_judged
+from reasoner_rl.trainer.loop import Trainer
+from reasoner_rl.trainer.train import load_data, train
+
+Recipe = Callable[..., PreferenceConfig]
+PAIRS = [{"prompt": f"{n} plus 1?", "chosen": f"{n + 1}", "rejected": f"it is {n}"} for n in range(9)]
+SINGLE = [
+    {"prompt": f"{n} plus 1?", "completion": f"{n + good}", "label": bool(good), "reward": good - 0.25}
+    for n in range(6)
+    for good in (1, 0)
+]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> Recipe:
+    """A function (name of the output folder, algorithm, sections) that makes a recipe of steps of 4 examples."""
+    for name, rows in (("pairs", PAIRS), ("single", SINGLE)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(name: str, algorithm: dict[str, Any], steps: int = 4, **sections: Any) -> PreferenceConfig:
+        unpaired = algorithm["kind"] in ("kto", "score_weighted_sft")
+        tree: dict[str, Any] = {
+            "run": {"output_dir": tmp_path / name, "steps": steps, "threads": 1, "seed": 1},
+            "model": {"path": str(tiny_checkpoint("llama-untied"))},
+            "data": {"train": {"path": tmp_path / ("single.jsonl" if unpaired else "pairs.jsonl")}},
+            "algorithm": algorithm,
+            "batch": {"examples_per_step": 4, "micro_batch_tokens": 60},
+            "training": {"optimizer": {"lr": 3.0e-3}, "schedule": {"kind": "constant"}},
+            "checkpoint": {"every_steps": 1},
+            "logging": {"tensorboard": False, "progress": False},
+        }
+        return PreferenceConfig.model_validate(tree | sections)
+
+    return make
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    measured = ("time/", "speed/", "memory/")
+    return [{k: v for k, v in row.items() if not k.startswith(measured)} for row in rows]
+
+
+OF_PAIRS = {
+    *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "preference/loss"),
+    *("logps/chosen", "logps/rejected"),
+}
+METHODS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "kto": ({"kind": "kto", "beta": 0.5}, (OF_PAIRS | {"preference/kl"}) - {"rewards/accuracies"}),
+    "orpo": ({"kind": "orpo", "odds_ratio_weight": 1.0}, OF_PAIRS | {"preference/nll"}),
+    "simpo": ({"kind": "simpo"}, OF_PAIRS),
+    "scores": (
+        {"kind": "score_weighted_sft"},
+        {"preference/loss", "preference/nll", "preference/score", "preference/negative_weights"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_learns(name: str, recipe: Recipe, tmp_path: Path) -> None:
+    algorithm, logged = METHODS[name]
+    config = recipe("run", algorithm, batch={"examples_per_step": 12 if name in ("kto", "scores") else 9})
+    summary = train(config)
+    assert summary is not None
+    assert (summary["steps"], summary["algorithm"]) == (4, algorithm["kind"])
+    rows = rows_of(tmp_path / "run")
+    names = {key for key in rows[0] if key.startswith(("rewards/", "preference/", "logps/"))}
+    assert names == logged
+    # Every step is the whole data, so that losses compare.
+    losses = [row["preference/loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.95 * losses[0]
+    if name == "kto":
+        first, last = rows[0], rows[-1]
+        assert first["preference/kl"] == pytest.approx(0.0, abs=1e-5), "the policy is its reference"
+        assert first["preference/loss"] == pytest.approx(0.5, abs=1e-4)
+        assert last["rewards/margins"] == pytest.approx(last["rewards/chosen"] - last["rewards/rejected"])
+        assert last["rewards/chosen"] > 0.01 > -0.01 > last["rewards/rejected"]
+
+
+LIVE = {"kind": "dpo", "beta": 0.5, "kl_coefficient": 0.1}
+
+
+def test_a_precomputed_reference_says_what_a_live_one_does(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    precomputed = LIVE | {"reference": "precomputed", "reference_cache": str(cache)}
+    monkeypatch.setattr(reference_cache, "EXAMPLES_PER_FILE", 4)
+    assert train(recipe("live", LIVE)) is not None
+    live = rows_of(tmp_path / "live")
+    assert live[0]["preference/loss"] == pytest.approx(0.6931472, abs=1e-6)
+    assert live[-1]["rewards/margins"] > 0.01
+
+    asked: list[int] = []
+    logprobs = PolicyGroup.logprobs
+
+    def counted(self: PolicyGroup, samples: Any) -> Any:
+        asked.append(len(samples))
+        assert len({sample.group for sample in samples}) * 2 == len(samples), "pairs can be parted"
+        return logprobs(self, samples)
+
+    monkeypatch.setattr(PolicyGroup, "logprobs", counted)
+    capsys.readouterr()
+    assert train(recipe("first", precomputed)) is not None
+    assert asked == [8, 8, 2], "four pairs a file"
+    [folder] = cache.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [f"part_0000{n}.safetensors" for n in range(3)]
+    assert f"reference logprobs: 0 of 3 files exist in {folder}\n" in capsys.readouterr().out
+    rows = rows_of(tmp_path / "first")
+    assert len(rows) == len(live) == 4
+    for mine, theirs in zip(rows, live, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+
+    # A run that is interrupted and resumed makes the same rows, and computes nothing of the reference again.
+    step = Trainer.step
+
+    def step_with_ctrl_c(run: Trainer) -> None:
+        if run.state.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step_with_ctrl_c)
+        assert train(recipe("second", precomputed)) is None
+    assert len(rows_of(tmp_path / "second")) == 2
+    asked.clear()
+    assert train(recipe("second", precomputed)) is not None
+    assert asked == []
+    assert "reference logprobs: 3 of 3 files exist" in capsys.readouterr().out
+    assert rows_of(tmp_path / "second") == rows
+
+    damaged, short = folder / "part_00001.safetensors", folder / "part_00002.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    with pytest.raises(
+        DataError, match=f"^{re.escape(str(damaged))}: cannot be read .*: delete it, and it is"
+    ):
+        train(recipe("third", precomputed))
+    damaged.write_bytes(short.read_bytes())
+    with pytest.raises(
+        DataError, match=r"part_00001.*: holds \d+ logprobs, and its answers have \d+ tokens: delete"
+    ):
+        train(recipe("third", precomputed))
+    damaged.unlink()
+    assert train(recipe("third", precomputed, steps=1)) is not None
+    assert asked == [8]
+
+
+def test_what_the_precomputed_logprobs_depend_on(recipe: Recipe, tmp_path: Path) -> None:
+    config = recipe("run", LIVE)
+    examples = load_judged(config, load_tokenizer(config.model))
+
+    def key(model: dict[str, Any], count: int = 9) -> str:
+        changed = config.model.model_copy(update=model)
+        return reference_cache._key(changed, examples[:count])
+
+    assert key({"gradient_checkpointing": True}) == key({})
+    others = [key({"dtype": "bfloat16"}), key({}, 8), key({"path": str(tmp_path)})]
+    assert len({key({}), *others}) == 4
+
+
+def test_with_lora_the_reference_is_the_model_without_its_adapters(recipe: Recipe, tmp_path: Path) -> None:
+    model = {"path": recipe("x", LIVE).model.path, "lora": {"rank": 4}}
+    for name, algorithm in (("live", LIVE), ("precomputed", LIVE | {"reference": "precomputed"})):
+        assert train(recipe(name, algorithm, model=model)) is not None
+    live = rows_of(tmp_path / "live")
+    assert live[0]["rewards/margins"] == live[0]["preference/kl"] == 0.0, "adapters begin with nothing"
+    assert live[-1]["rewards/margins"] > 1e-3
+    for mine, theirs in zip(rows_of(tmp_path / "precomputed"), live, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+    assert (tmp_path / "precomputed" / "reference_logprobs").is_dir(), "where no folder is named"
+
+
+def test_labels_that_kto_cannot_learn_from(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe("run", {"kind": "kto", "desirable_weight": 2.0})
+    data = config.data.train.path
+
+    def load(rows: list[dict[str, Any]]) -> list[Any]:
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return load_judged(config, load_tokenizer(config.model))
+
+    good, bad = [row for row in SINGLE if row["label"]], [row for row in SINGLE if not row["label"]]
+    assert len(load([*good, *bad[:2]])) == 8
+    said = capsys.readouterr().out
+    assert (
+        "= 6, and the paper asks for 1 to 4/3: with desirable_weight=2, undesirable_weight from 4.5 to 6"
+        in said
+    )
+    assert "6 good: " in said
+    with pytest.raises(DataError, match=r"single\.jsonl: all 6 answers are good, and KTO needs both kinds"):
+        load(good)
+    with pytest.raises(DataError, match="all 6 answers are bad"):
+        load(bad)
+    with pytest.raises(
+        DataError, match="all answers are to the same prompt, and KTO compares with answers to other"
+    ):
+        load([row | {"prompt": "1 plus 1?"} for row in (good[0], bad[1])])
+
+    # Answers are also read after the prompts of others: together they can be longer than any example.
+    load([*good, bad[0] | {"prompt": "?", "completion": "no, " * 3}])
+    monkeypatch.setattr("reasoner_rl.trainer.loading.context_length", lambda model: 21)
+    with pytest.raises(
+        ConfigError, match=r"^KTO reads prompts with the answers to other .* of 22 tokens does not fit"
+    ):
+        load_data(config, load_tokenizer(config.model))

@@ -52,8 +52,9 @@ def refuse_without_effect(section: Section, keys: Iterable[str], reason: str, wi
     for key, value in changed_keys(section, keys).items():
         default = type(section).model_fields[key].default
         shown = "null" if default is None else repr(default)
+        given = repr(str(value) if isinstance(value, Path) else value)
         raise ValueError(
-            f"{within}{key} {value!r} has no effect {reason}: leave {key} out, or at its default, {shown}"
+            f"{within}{key} {given} has no effect {reason}: leave {key} out, or at its default, {shown}"
         )
 
 

@@ -130,9 +130,8 @@ def _of_pairs(
 
     rewards: implicit ones, by which the model itself would choose; ``rewards/accuracies`` is how often it is right.
     """
-    loss = losses.sum() / max(
-        batch.denominators.groups, 1.0
-    )  # of no pairs, too, it has a graph, and gradient 0
+    # The loss of no pairs, on an idle rank, has a graph too: backward passes are collective.
+    loss = losses.sum() / max(batch.denominators.groups, 1.0)
     with torch.no_grad():
         logps = pairs_of(sums_by_sequence(outputs.logprobs, batch), batch)
         rows = [losses, *rewards, rewards.lead, (rewards.lead > 0).float(), *logps]

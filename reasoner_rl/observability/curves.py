@@ -110,7 +110,8 @@ def _loss(axes: Axes, history: History) -> None:
 def _implicit_rewards(axes: Axes, history: History) -> None:
     _title(axes, "Implicit rewards")
     for name, colour in (("chosen", BLUE), ("rejected", VERMILION)):
-        _line(axes, history[f"rewards/{name}"], colour, name)
+        if f"rewards/{name}" in history:  # KTO's steps may have had answers of one kind alone
+            _line(axes, history[f"rewards/{name}"], colour, name)
     _legend(axes)
 
 
@@ -177,7 +178,7 @@ def _evaluations(history: History) -> list[str]:
 
 PANELS: Sequence[tuple[Callable[[History], bool], Callable[[Axes, History], None]]] = (
     (_has("sft/loss", "preference/loss"), _loss),
-    (_has("rewards/chosen"), _implicit_rewards),
+    (_has("rewards/chosen", "rewards/rejected"), _implicit_rewards),
     (lambda history: "reward/accuracy" in history or bool(_evaluations(history)), _accuracy),
     (_has("reward/score"), _reward),
     (_has("response/length_mean"), _length),

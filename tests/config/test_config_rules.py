@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
+from reasoner_rl.config.preference import DpoConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.rollout import SamplingConfig
 
 COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"path": "m"}}
@@ -18,7 +19,7 @@ PPO_WARM_UP = {"kind": "ppo", "critic_warmup_steps": 3}
 PTX = {"coefficient": 1.0, "examples_per_update": 8, "data": {"train": {"path": "c.jsonl"}}}
 
 
-def refusal(model: type[OnlineConfig | SftConfig | EvalConfig], sections: dict[str, Any]) -> str:
+def refusal(model: type[BaseModel], sections: dict[str, Any]) -> str:
     with pytest.raises(ValidationError) as caught:
         model.model_validate(COMMON | sections)
     return str(caught.value)
@@ -336,6 +337,67 @@ def test_rules_of_fine_tuning() -> None:
         SftConfig, {"data": data}
     )
     SftConfig.model_validate(COMMON | {"data": PROMPTS["data"] | {"response_template": "Answer: {answer}"}})
+
+
+PREFERENCE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"algorithm": {"kind": "dpo", "reference_cache": "folder"}},
+        {"algorithm": {"kind": "dpo", "reference_cache": "folder", "reference": "precomputed"}},
+        "reference_cache 'folder' has no effect with reference 'live'",
+    ),
+    (
+        {"algorithm": {"kind": "dpo", "objective": "ipo", "label_smoothing": 0.1}},
+        {"algorithm": {"kind": "dpo", "label_smoothing": 0.1}},
+        "label_smoothing 0.1 has no effect with objective 'ipo'",
+    ),
+    (
+        {"algorithm": {"kind": "dpo", "objective": "hinge", "label_smoothing": 0.1}},
+        {"algorithm": {"kind": "dpo", "objective": "hinge"}},
+        "label_smoothing 0.1 has no effect with objective 'hinge'",
+    ),
+    (
+        {"algorithm": {"kind": "dpo", "label_smoothing": 0.5}},
+        {"algorithm": {"kind": "dpo", "label_smoothing": 0.49}},
+        "Input should be less than 0.5",
+    ),
+    (
+        {"algorithm": {"kind": "kto"}, "batch": {"examples_per_step": 1}},
+        {"algorithm": {"kind": "kto"}, "batch": {"examples_per_step": 2}},
+        "batch.examples_per_step must be at least 2 with algorithm.kind kto",
+    ),
+    (
+        {"algorithm": {"kind": "orpo", "beta": 0.1}},
+        {"algorithm": {"kind": "orpo", "odds_ratio_weight": 0.1}, "batch": {"examples_per_step": 1}},
+        "Extra inputs are not permitted",
+    ),
+    (
+        {"rollout": {"responses_per_prompt": 4}},
+        {"rollout": {"sampling": {"temperature": 0.5}}},
+        "rollout.responses_per_prompt 4 has no effect in a preference recipe",
+    ),
+    (
+        {"data": {"train": {"path": "a.jsonl", "prompt_template": "Solve"}}},
+        {"data": {"train": {"path": "a.jsonl", "prompt_template": "Solve {prompt}"}}},
+        "prompt_template must contain {prompt}; it is 'Solve'",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"), PREFERENCE_RULES, ids=[rule[2][:40] for rule in PREFERENCE_RULES]
+)
+def test_rules_of_preference_methods(wrong: dict[str, Any], right: dict[str, Any], message: str) -> None:
+    assert message in refusal(PreferenceConfig, PROMPTS | wrong)
+    PreferenceConfig.model_validate(COMMON | PROMPTS | right)
+
+
+def test_log_ratios_of_ipo_are_per_token_unless_that_is_switched_off() -> None:
+    def normalized(**options: Any) -> bool:
+        return DpoConfig.model_validate(options).normalized
+
+    assert [normalized(objective=each) for each in ("sigmoid", "ipo", "hinge")] == [False, True, False]
+    assert not normalized(objective="ipo", length_normalized=False)
+    assert normalized(length_normalized=True)
 
 
 def test_rules_of_evaluation() -> None:

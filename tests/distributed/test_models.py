@@ -11,7 +11,7 @@ import torch
 
 from reasoner_rl.algorithms.build import build_algorithm
 from reasoner_rl.batching.plan import BatchLimits
-from reasoner_rl.config.recipes import OnlineConfig, SftConfig
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig, MegatronBackendConfig
 from reasoner_rl.distributed.models import CriticGroup, PolicyGroup, ReferenceGroup, UpdatePlan
@@ -240,6 +240,13 @@ def test_how_the_recipes_cut_a_batch() -> None:
         }
     )
     assert update_plan(tuning, build_algorithm(tuning)) == UpdatePlan(6, 1, BatchLimits(50, 48))
+    for kind, answers in (("dpo", 2), ("kto", 1)):
+        tree = tuning.model_dump(exclude={"recipe", "algorithm", "data"}, exclude_defaults=True)
+        preference = PreferenceConfig.model_validate(
+            tree | {"data": {"train": {"path": "unused.jsonl"}}, "algorithm": {"kind": kind}}
+        )
+        limits = BatchLimits(50, 1024, together=answers == 2)
+        assert update_plan(preference, build_algorithm(preference)) == UpdatePlan(answers * 6, 1, limits)
     all_workers, transport = workers(tuning)
     assert all_workers.pool is None
     assert all_workers.publish(1) == {}

@@ -69,8 +69,11 @@ def recipe(model: Path, algorithm: str, backend: str, ranks: int) -> PreferenceC
     )
 
 
-def samples() -> list[TrainSample]:
-    """Five pairs of random tokens to five prompts; each pair is longer than a micro-batch, so that one rank is idle."""
+def samples(algorithm: str) -> list[TrainSample]:
+    """Five pairs of random tokens to five prompts; each pair is longer than a micro-batch, so that one rank is idle.
+
+    For KTO nine of the answers are good: all become likelier, and so do mismatched ones.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:
@@ -79,7 +82,8 @@ def samples() -> list[TrainSample]:
     made = []
     for group, lengths in enumerate([(4, 5), (6, 3), (5, 5), (3, 6), (4, 4)]):
         prompt = draw(3 + group % 2)
-        for length, reward in zip(lengths, (1.0, 0.0), strict=True):
+        of_second = 1.0 if algorithm == "kto" and group else 0.0
+        for length, reward in zip(lengths, (1.0, of_second), strict=True):
             made.append(
                 TrainSample(
                     prompt_ids=prompt,
@@ -100,7 +104,7 @@ def learn(config: PreferenceConfig, transport: Any, folder: Path) -> list[dict[s
     workers = Workers(config, algorithm, transport)
     rows = []
     for _ in range(STEPS):
-        prepared, metrics = algorithm.prepare(samples(), workers.models)
+        prepared, metrics = algorithm.prepare(samples(config.algorithm.kind), workers.models)
         rows.append(values(metrics | algorithm.update(prepared, workers.models)))
     folder.mkdir(exist_ok=True, parents=True)
     workers.export(folder)
@@ -131,7 +135,7 @@ def test_two_ranks_learn_what_one_process_learns(
     for name in ALGORITHMS:
         config = recipe(model, name, "fsdp", ranks=1)
         limits = update_plan(config, build_algorithm(config)).limits
-        assert any(IDLE in share.sample_indices for share in plan_shares(samples(), limits, 2)) == (
+        assert any(IDLE in share.sample_indices for share in plan_shares(samples(name), limits, 2)) == (
             name == "dpo"
         )
         alone = learn(config, LocalTransport(build_worker(config)), tmp_path / f"{name} alone")

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from preference import by_answer, outputs, random_labels, with_an_idle_sequence
+from preference_batches import by_answer, outputs, random_labels, with_an_idle_sequence
 
 from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.losses.kto import kto_loss

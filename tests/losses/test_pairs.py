@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from preference import by_answer, outputs, random_pairs, with_an_idle_sequence
+from preference_batches import by_answer, outputs, random_pairs, with_an_idle_sequence
 
 from reasoner_rl.config.preference import DpoConfig, OrpoConfig, SimpoConfig
 from reasoner_rl.losses.pairs import dpo_loss, orpo_loss, pairs_of, simpo_loss

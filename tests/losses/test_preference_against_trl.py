@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from preference import KL_BASELINE, by_answer, outputs, random_labels, random_pairs
+from preference_batches import KL_BASELINE, by_answer, outputs, random_labels, random_pairs
 
 from reasoner_rl.config.preference import DpoConfig, KtoConfig, OrpoConfig, SimpoConfig
 from reasoner_rl.losses.kto import kto_loss

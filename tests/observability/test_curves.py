@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from reasoner_rl.errors import DataError
-from reasoner_rl.observability.curves import Series, plot_curves, read_history, smooth
+from reasoner_rl.observability.curves import VERMILION, Series, plot_curves, read_history, smooth
 
 ONLINE: dict[str, Callable[[int], float]] = {
     "reward/accuracy": lambda step: 1 - math.exp(-step / 10),
@@ -82,6 +82,15 @@ def test_sft_is_a_single_loss_panel(tmp_path: Path) -> None:
     plot_curves(metrics, tmp_path / "curves.png")
     assert png_size(tmp_path / "curves.png") == (640, 496)
     assert has_ink(imread(tmp_path / "curves.png"), "#0072B2")
+
+
+def test_preference_runs_have_a_loss_and_the_implicit_rewards(tmp_path: Path) -> None:
+    row = {"step": 1, "preference/loss": 0.6, "rewards/rejected": -0.1}  # of KTO, without a good answer
+    for logged in (row, row | {"rewards/chosen": 0.1}):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(logged) + "\n")
+        plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+        assert png_size(tmp_path / "curves.png") == (1280, 496)
+        assert has_ink(imread(tmp_path / "curves.png"), VERMILION)
 
 
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from reasoner_rl.config.recipes import PreferenceConfig
+from reasoner_rl.commands.evaluate import evaluate_checkpoint
+from reasoner_rl.commands.inspect_data import inspect_data
+from reasoner_rl.config.recipes import EvalConfig, PreferenceConfig
 from reasoner_rl.distributed.models import PolicyGroup
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.tokenizer import load_tokenizer
@@ -164,6 +167,37 @@ def test_a_precomputed_reference_says_what_a_live_one_does(
     assert asked == [8]
 
 
+class CountsTokens:
+    """A policy whose logprob of the n-th response token, of all that it was ever asked about, is n."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def logprobs(self, samples: Any) -> list[torch.Tensor]:
+        found = []
+        for sample in samples:
+            found.append(torch.arange(len(sample.response_ids)).float() + self._told)
+            self._told += len(sample.response_ids)
+        return found
+
+
+def test_precomputed_logprobs_come_back_to_their_samples(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_cache, "EXAMPLES_PER_FILE", 2)
+    config = recipe("run", LIVE | {"reference": "precomputed"})
+    examples = load_judged(config, load_tokenizer(config.model))
+    policy: Any = CountsTokens()
+    attached = reference_cache.with_precomputed_reference(config, examples, policy)
+    samples = [sample for example in attached for sample in example]
+    columns = [sample.reference_logprobs for sample in samples if sample.reference_logprobs is not None]
+    assert [len(column) for column in columns] == [len(s.response_ids) for e in examples for s in e]
+    assert torch.cat(columns).tolist() == list(range(sum(map(len, columns))))
+    assert all(column.untyped_storage().nbytes() == 4 * len(column) for column in columns), "sent alone"
+    without = [tuple(s.replace(reference_logprobs=None) for s in example) for example in attached]
+    assert [[s.group for s in example] for example in without] == [[0, 0]] * 9, "nothing else is changed"
+
+
 def test_what_the_precomputed_logprobs_depend_on(recipe: Recipe, tmp_path: Path) -> None:
     config = recipe("run", LIVE)
     examples = load_judged(config, load_tokenizer(config.model))
@@ -187,6 +221,25 @@ def test_with_lora_the_reference_is_the_model_without_its_adapters(recipe: Recip
     for mine, theirs in zip(rows_of(tmp_path / "precomputed"), live, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)
     assert (tmp_path / "precomputed" / "reference_logprobs").is_dir(), "where no folder is named"
+
+
+def test_held_out_problems_are_answered_beside_a_precomputed_reference(
+    recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = {
+        "rollout": {"sampling": {"max_response_tokens": 8}},
+        "reward": tiny_run["reward"],
+        "evaluation": {**tiny_run["evaluation"], "samples_per_prompt": 2},
+    }
+    config = recipe("run", LIVE | {"reference": "precomputed"}, steps=1, **sections)
+    inspect_data(config)
+    assert "pairs: 9 rows read; 9 examples kept; 9 rendered" in capsys.readouterr().out
+    summary = train(config)
+    assert summary is not None
+    assert summary["evaluations"].keys() == {"0", "1"}
+    before = summary["evaluations"]["0"]["heldout"]["accuracy"]
+    [report] = evaluate_checkpoint(EvalConfig.of_training(config, config.model.path))
+    assert report.to_json()["accuracy"] == before
 
 
 def test_labels_that_kto_cannot_learn_from(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reasoner_rl.commands.agreement import with_one_name_per_answer
 from reasoner_rl.commands.sample_answers import sampled_groups
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import DataError
@@ -23,6 +25,7 @@ from reasoner_rl.prompts.making import (
     scores_of_group,
 )
 from reasoner_rl.prompts.read import Problem
+from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.types import ScoredGroup
 
 
@@ -32,7 +35,7 @@ class AnswersReport:
 
     prompts: int = 0
     answers: int = 0
-    unusable: int = 0  # cut off at the limit, empty, or the same as another of the group
+    unusable: int = 0  # cut off at the limit, empty, not judged, or the same as another of the group
     right: float = 0.0
     known: int = 0  # answers whose accuracy is known
     prompts_all_right: int = 0
@@ -56,7 +59,7 @@ class AnswersReport:
         return (
             f"{self.answers:,} answers to {self.prompts:,} prompts{right}; {self.prompts_all_right:,} prompts all "
             f"right, {self.prompts_all_wrong:,} all wrong; {self.unusable:,} answers not used "
-            f"(cut off, empty or repeated); rows: {made}"
+            f"(cut off, empty, not judged or repeated); rows: {made}"
         )
 
 
@@ -85,16 +88,21 @@ def make_sft(
     Raises DataError if there are none.
     """
     seed = config.run.seed
-    return _make(
-        sampled_groups(config, folder),
-        folder / "sft_report.json",
-        {
-            "sft.jsonl": lambda group, problem: examples_of_group(
-                group, problem, count, choice, agreement, seed
-            )
-        },
-        "no answer can be used as a worked example",
-    )
+
+    def examples(group: ScoredGroup, problem: Problem) -> list[Row]:
+        return examples_of_group(group, problem, count, choice, agreement, seed)
+
+    groups = sampled_groups(config, folder)
+    with ExitStack() as stack:
+        if agreement is not None:
+            limit = config.rollout.sampling.max_response_tokens
+            groups = with_one_name_per_answer(groups, stack.enter_context(RewardRunner(config.reward, limit)))
+        return _make(
+            groups,
+            folder / "sft_report.json",
+            {"sft.jsonl": examples},
+            "no answer can be used as a worked example",
+        )
 
 
 def _make(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
-from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.launch import launch_pool
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
-from reasoner_rl.observability.summary import atomic_writer
+from reasoner_rl.observability.summary import write_json
+from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.prompts.read import Problem, read_problems
 from reasoner_rl.prompts.render import render_prompts
 from reasoner_rl.rewards.runner import RewardRunner
@@ -25,7 +24,7 @@ from reasoner_rl.trainer.loading import check_context, check_rewards, check_voca
 from reasoner_rl.types import Prompt, ScoredGroup
 
 PROMPTS_PER_PART = 128
-_RECIPE = "recipe.yaml"
+_SETTINGS = "settings.json"
 
 
 def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem, ScoredGroup]]:
@@ -47,7 +46,7 @@ def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem
             config.model, tokenizer, {t for p in prompts for t in p.token_ids}, [config.rollout.sampling]
         )
         check_rewards(config.reward, prompts[0])
-        _settle_recipe(config, folder)
+        _settle(config, prompts, folder)
         starts = range(0, len(prompts), PROMPTS_PER_PART)
         files = [folder / "answers" / f"part_{number:05d}.parquet" for number in range(len(starts))]
         _sample(
@@ -63,21 +62,30 @@ def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem
             yield by_uid[group.prompt.uid], group
 
 
-def _settle_recipe(config: EvalConfig, folder: Path) -> None:
-    """Note the recipe, or compare it with the one that the folder's answers were made by."""
-    file, text = folder / _RECIPE, dump_recipe(config)
+def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None:
+    """Note what the answers depend on, or compare it with what the folder's answers were made by."""
+    sections = ("model", "data", "rollout", "reward", "evaluation")
+    tree = config.model_dump(mode="json")
+    settings = {
+        "run.seed": config.run.seed,
+        **{name: tree[name] for name in sections},
+        "prompts": fingerprint(prompts),
+    }
+    file = folder / _SETTINGS
     if not file.exists():
-        with atomic_writer(file) as writer:
-            writer.write(text)
+        write_json(file, settings)
         return
-    old, new = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(text)
-    changed = [
-        name for name in new if name not in ("run", "logging", "cluster") and old.get(name) != new[name]
-    ]
-    if changed or old.get("run", {}).get("seed") != new["run"]["seed"]:
+    try:
+        old = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name, value in settings.items() if old.get(name) != value]
+    except (ValueError, AttributeError) as error:
+        raise DataError(
+            f"{file}: cannot be read ({error}): choose another folder, or delete this one"
+        ) from error
+    if changed:
         raise ConfigError(
-            f"{folder} holds answers that were sampled with other settings ({', '.join(changed) or 'run.seed'}; see "
-            f"{file}): choose another folder, or delete this one"
+            f"{folder} holds answers that were sampled with other settings ({', '.join(changed)}; see {file}): choose "
+            "another folder, or delete this one"
         )
 
 

@@ -15,17 +15,20 @@ from reasoner_rl.types import Reward, Rollout, ScoredGroup
 
 Row = dict[str, Any]
 PairChoice = Literal["best_worst", "all"]
+NOT_JUDGED = ("timeout", "crash", "undecided")  # statuses of rewards
 ExampleChoice = Literal["first", "shortest", "diverse"]
 
 
 def complete_answers(group: ScoredGroup) -> list[tuple[Rollout, Reward]]:
-    """The different answers of a group that ended by themselves and say something, in their order.
+    """The different answers of a group that ended by themselves, say something and were judged, in their order.
 
-    What was cut off at the limit is no answer to learn from: training adds an end of sequence.
+    What was cut off at the limit is no answer to learn from: training adds an end of sequence. Of an answer whose
+    judgement failed, or was not reached, nobody knows whether it is right.
     """
     found: dict[str, tuple[Rollout, Reward]] = {}
     for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
-        if rollout.finish_reason == "stop" and rollout.text.strip():
+        judged = reward.status not in NOT_JUDGED
+        if rollout.finish_reason == "stop" and rollout.text.strip() and judged:
             found.setdefault(rollout.text, (rollout, reward))
     return list(found.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import pytest
@@ -104,3 +105,13 @@ def test_agreement_does_not_look_at_what_is_right() -> None:
     wrong = group(("x", -1.0, 0.0, "3"), ("y", -1.0, 0.0, "3"), ("z", 1.0, 1.0, "2"))
     assert [row["solution"] for row in examples_of_group(wrong, PROBLEM, 9, "first", 0.5, 0)] == ["x", "y"]
     assert examples_of_group(group(("x", -1.0, 0.0, None)), PROBLEM, 9, "first", 0.0, 0) == []
+
+
+@pytest.mark.parametrize("status", ["timeout", "crash", "undecided"])
+def test_answers_that_were_not_judged_are_left_out(status: str) -> None:
+    judged = group(("a", 1.0, 1.0, "2"), ("b", -1.0, 0.0, None))
+    failed = dataclasses.replace(
+        judged, rewards=(judged.rewards[0], dataclasses.replace(judged.rewards[1], status=status))
+    )
+    assert len(labels_of_group(judged, PROBLEM)) == 2
+    assert [row["completion"] for row in labels_of_group(failed, PROBLEM)] == ["a"]

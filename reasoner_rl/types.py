@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
-Role = Literal["policy", "reference", "critic"]  # what a model is for
+Role = Literal["policy", "reference", "teacher", "critic"]  # what a model is for
 
 IDLE = -1  # the sample index of a sequence that only keeps a rank in step with the others
 OVERLONG = "overlong"  # the part of a score that is the penalty for length

@@ -58,6 +58,14 @@ class Reference(Protocol):
         ...
 
 
+class Teacher(Protocol):
+    """A frozen model that the policy learns from."""
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Response logprobs [R] float32 of each sample, at the sampling temperature."""
+        ...
+
+
 class Critic(Protocol):
     """The model that predicts the return."""
 
@@ -93,6 +101,7 @@ class Models:
     policy: Policy
     reference: Reference | None = None
     critic: Critic | None = None
+    teacher: Teacher | None = None
 
 
 class Prepared(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reasoner_rl.algorithms.base import Algorithm, Examples
 from reasoner_rl.algorithms.custom import build_custom
+from reasoner_rl.algorithms.distillation import Distillation
 from reasoner_rl.algorithms.dpo import Dpo
 from reasoner_rl.algorithms.dry_run import check_algorithm
 from reasoner_rl.algorithms.group import GroupPolicyGradient
@@ -14,7 +15,7 @@ from reasoner_rl.algorithms.reinforce import Reinforce
 from reasoner_rl.algorithms.score_weighted_sft import ScoreWeightedSft
 from reasoner_rl.algorithms.sft import SupervisedFineTuning
 from reasoner_rl.algorithms.simpo import Simpo
-from reasoner_rl.config.algorithm import CustomConfig, PpoConfig, ReinforceConfig
+from reasoner_rl.config.algorithm import CustomConfig, DistillationConfig, PpoConfig, ReinforceConfig
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.preference import (
     DpoConfig,
@@ -49,6 +50,8 @@ def build_algorithm(config: TrainConfig, examples: Examples | None = None) -> Al
         return built
     if isinstance(algorithm, ReinforceConfig):
         return Reinforce(algorithm, updates_per_step, examples)
+    if isinstance(algorithm, DistillationConfig):
+        return Distillation(algorithm, updates_per_step, examples)
     return GroupPolicyGradient(algorithm, updates_per_step, examples)
 
 

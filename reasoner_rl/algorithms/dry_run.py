@@ -55,10 +55,10 @@ def check_algorithm(algorithm: Algorithm, name: str) -> None:
     with a gradient, or one that depends on how the batch is cut.
     """
     samples = _made_up_samples()
-    reference, critic = (
-        _Model(seed) if role in algorithm.roles else None for seed, role in ((2, "reference"), (3, "critic"))
+    seeds = {"reference": 2, "critic": 3, "teacher": 4}
+    models = Models(
+        _Model(1), **{role: _Model(seed) for role, seed in seeds.items() if role in algorithm.roles}
     )
-    models = Models(_Model(1), reference, critic)
     returned = _call(name, "prepare", "prepare(samples, models)", algorithm.prepare, samples, models)
     prepared = check_prepared(name, samples, returned).samples
     for role, loss in algorithm.losses.items():

@@ -25,7 +25,7 @@ from reasoner_rl.advantages.group import advantages_in_groups
 from reasoner_rl.algorithms.base import Examples, Models, Prepared
 from reasoner_rl.algorithms.custom import advantages_of
 from reasoner_rl.algorithms.policy_gradient import PolicyGradient
-from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, GroupAlgorithmConfig
+from reasoner_rl.config.algorithm import GROUP_ADVANTAGES, DistillationConfig, GroupAlgorithmConfig
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import TrainSample, constant_column
 
@@ -34,7 +34,10 @@ class GroupPolicyGradient(PolicyGradient):
     """The family; its members are sets of defaults in config/algorithm.py."""
 
     def __init__(
-        self, config: GroupAlgorithmConfig, updates_per_step: int, examples: Examples | None = None
+        self,
+        config: GroupAlgorithmConfig | DistillationConfig,
+        updates_per_step: int,
+        examples: Examples | None = None,
     ) -> None:
         super().__init__(config, updates_per_step, examples)
         self._config = config
@@ -45,6 +48,12 @@ class GroupPolicyGradient(PolicyGradient):
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
         """Attach old and reference logprobs and advantages."""
         samples = self._with_logprobs(samples, models)
+        advantages, metrics = self._advantages_by_reward(samples)
+        judged = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
+        return self._masked(judged, models, metrics)
+
+    def _advantages_by_reward(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:
+        """The advantages [R] of each sample by its reward, from which the price of the KL is taken."""
         priced, metrics = list(samples), Metrics()
         if self._kl.used:
             penalties, metrics = self._kl.penalties(samples)
@@ -52,9 +61,7 @@ class GroupPolicyGradient(PolicyGradient):
                 sample.replace(reward=sample.reward - float(penalty.sum()))
                 for sample, penalty in zip(samples, penalties, strict=True)
             ]
-        advantages = self._advantages(priced)
-        judged = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
-        return self._masked(judged, models, metrics)
+        return self._advantages(priced), metrics
 
     def _advantages(self, samples: Sequence[TrainSample]) -> list[Tensor]:
         """The advantages [R] of each sample, by its reward."""

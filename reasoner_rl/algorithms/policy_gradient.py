@@ -38,12 +38,17 @@ class PolicyGradient(Algorithm):
         self.losses = {"policy": self._ptx.mixed(policy_loss_of(config.loss))}
         self.entropy_gradient = config.loss.entropy_coefficient > 0
 
-    def _with_logprobs(self, samples: Sequence[TrainSample], models: Models) -> list[TrainSample]:
-        """Attach reference and old logprobs, where they are needed."""
+    def _with_logprobs(
+        self, samples: Sequence[TrainSample], models: Models, *, all_old: bool = False
+    ) -> list[TrainSample]:
+        """Attach reference and old logprobs, where they are needed.
+
+        all_old: the algorithm reads old logprobs itself, also where every ratio is 1.
+        """
         # The reference comes first: the policy then keeps its turn on the device.
         if "reference" in self.roles:
             samples = with_reference_logprobs(samples, models)
-        ratio_is_one = self._updates_per_step == 1 and not self._kl.used
+        ratio_is_one = self._updates_per_step == 1 and not self._kl.used and not all_old
         return with_old_logprobs(samples, models.policy, self._old_logprobs, ratio_is_one=ratio_is_one)
 
     def _masked(self, samples: Sequence[TrainSample], models: Models, metrics: Metrics) -> Prepared:

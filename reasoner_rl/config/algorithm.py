@@ -392,6 +392,35 @@ class PpoConfig(PolicyGradientConfig):
     )
 
 
+class DistillationConfig(_GroupPolicyGradient):
+    """On-policy distillation (arXiv 2306.13649): the teacher's judgement of every token the policy sampled."""
+
+    kind: Literal["distillation"] = Field("distillation", description="Chooses this algorithm.")
+    teacher_weight: float = Field(
+        1.0, gt=0, description="Weight of log(teacher / policy) in each token's advantage."
+    )
+    reward_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the response's advantage by its reward, as `advantage` says, beside it; 0: the teacher "
+        "alone.",
+    )
+    loss: LossConfig = Field(LossConfig(clip_low=0.2, clip_high=0.2), description="The objective.")
+
+    @property
+    def compares_in_groups(self) -> bool:
+        """See `PolicyGradientConfig.compares_in_groups`; without a weight rewards are only logged."""
+        return (self.reward_weight > 0 and super().compares_in_groups) or self.dynamic_sampling.enabled
+
+    @model_validator(mode="after")
+    def _advantage_is_used(self) -> Self:
+        if self.reward_weight == 0:
+            refuse_without_effect(self, ["advantage"], "with reward_weight 0")
+            if self.kl_in_reward.coefficient > 0:
+                raise ValueError("algorithm.kl_in_reward.coefficient has no effect with reward_weight 0")
+        return self
+
+
 class CustomConfig(PolicyGradientConfig):
     """An algorithm of your own: see docs/write_an_algorithm.md."""
 
@@ -414,7 +443,8 @@ class CustomConfig(PolicyGradientConfig):
 
 GroupAlgorithmConfig = DapoConfig | GrpoConfig | DrGrpoConfig | RlooConfig | GspoConfig | CispoConfig
 AlgorithmConfig = Annotated[
-    GroupAlgorithmConfig | ReinforceConfig | PpoConfig | CustomConfig, Field(discriminator="kind")
+    GroupAlgorithmConfig | ReinforceConfig | PpoConfig | DistillationConfig | CustomConfig,
+    Field(discriminator="kind"),
 ]
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from reasoner_rl.config.algorithm import AlgorithmConfig, BatchConfig, CustomConfig, DapoConfig, PpoConfig
 from reasoner_rl.config.base import Section, refuse_without_effect
-from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, RayClusterConfig
+from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig
 from reasoner_rl.config.data import EvalDataConfig, PreferenceDataConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.offline import SftAlgorithmConfig, SftBatchConfig
@@ -22,11 +22,16 @@ from reasoner_rl.config.preference import (
 )
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import (
-    EngineConfig,
     GenerationConfig,
     RolloutConfig,
     SamplingConfig,
     VllmEngineConfig,
+)
+from reasoner_rl.config.rules import (
+    check_megatron,
+    check_overlong,
+    check_tensor_parallel,
+    check_warmup,
 )
 from reasoner_rl.config.run import (
     CheckpointConfig,
@@ -41,7 +46,7 @@ from reasoner_rl.config.training import (
     CriticConfig,
     FsdpBackendConfig,
     MegatronBackendConfig,
-    ScheduleConfig,
+    TeacherConfig,
     TrainingConfig,
 )
 from reasoner_rl.errors import ConfigError
@@ -105,14 +110,14 @@ class TrainingRecipe(Section):
     def _overlong_buffer_fits(self) -> Self:
         if not self.generates:
             return self
-        _check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
+        check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
         if self.evaluation.sampling is not None:
-            _check_overlong(self.reward, self.evaluation.sampling, "evaluation.sampling")
+            check_overlong(self.reward, self.evaluation.sampling, "evaluation.sampling")
         return self
 
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
-        _check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
+        check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
         backend, ranks = self.training.backend, self.cluster.ranks
         if isinstance(backend, FsdpBackendConfig) and ranks % (backend.shard_ranks or ranks):
             raise ValueError(
@@ -120,7 +125,7 @@ class TrainingRecipe(Section):
                 f"{backend.shard_ranks} does not divide {ranks}"
             )
         if isinstance(backend, MegatronBackendConfig):
-            _check_megatron(backend, self.model, self.cluster)
+            check_megatron(backend, self.model, self.cluster)
         return self
 
     @model_validator(mode="after")
@@ -143,7 +148,7 @@ class TrainingRecipe(Section):
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
-        _check_warmup(self.training.schedule, self.policy_steps, self._policy_steps_key, "training.schedule")
+        check_warmup(self.training.schedule, self.policy_steps, self._policy_steps_key, "training.schedule")
         return self
 
 
@@ -154,17 +159,33 @@ class OnlineConfig(TrainingRecipe):
     data: PromptDataConfig = Field(description="Training prompts.")
     algorithm: AlgorithmConfig = Field(
         DapoConfig(),
-        description="The algorithm: dapo, grpo, dr_grpo, rloo, gspo, cispo, reinforce_plus_plus, ppo or custom.",
+        description="The algorithm: dapo, grpo, dr_grpo, rloo, gspo, cispo, reinforce_plus_plus, ppo, distillation or "
+        "custom.",
     )
     critic: CriticConfig | None = Field(
         None, description="The critic of algorithm ppo; by default as the policy."
     )
+    teacher: TeacherConfig | None = Field(None, description="The teacher of algorithm distillation.")
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
 
     @property
     def generates(self) -> bool:
         """See `TrainingRecipe.generates`."""
         return True
+
+    @property
+    def teacher_model(self) -> ModelConfig | None:
+        """The teacher's checkpoint, with the policy's tokenizer; None without a teacher."""
+        if self.teacher is None:
+            return None
+        tokenizer = self.model.tokenizer or self.model.path
+        changes = {
+            "path": self.teacher.path,
+            "tokenizer": tokenizer,
+            "lora": None,
+            "freeze_first_fraction": 0.0,
+        }
+        return self.model.model_copy(update=changes)
 
     @property
     def critic_model(self) -> ModelConfig | None:
@@ -185,6 +206,15 @@ class OnlineConfig(TrainingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _teacher_is_there_and_used(self) -> Self:
+        kind = self.algorithm.kind
+        if self.teacher is None and kind == "distillation":
+            raise ValueError("algorithm.kind distillation needs a teacher: set teacher.path")
+        if self.teacher is not None and kind not in ("distillation", "custom"):
+            raise ValueError(f"teacher is for algorithm.kind distillation or custom; it is {kind}")
+        return self
+
+    @model_validator(mode="after")
     def _reference_is_a_model_of_its_own(self) -> Self:
         if self.model.lora is not None and self.algorithm.reference_refresh_steps is not None:
             raise ValueError(
@@ -198,7 +228,7 @@ class OnlineConfig(TrainingRecipe):
         if self.critic is not None and not isinstance(self.algorithm, PpoConfig | CustomConfig):
             raise ValueError(f"critic is for algorithm.kind ppo or custom; it is {self.algorithm.kind}")
         if self.critic is not None:
-            _check_warmup(self.critic.schedule, self.run.steps, "run.steps", "critic.schedule")
+            check_warmup(self.critic.schedule, self.run.steps, "run.steps", "critic.schedule")
         return self
 
     @property
@@ -346,7 +376,7 @@ class EvalConfig(Section):
 
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
-        _check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
+        check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
         return self
 
     @model_validator(mode="after")
@@ -356,7 +386,7 @@ class EvalConfig(Section):
 
     @model_validator(mode="after")
     def _overlong_buffer_fits(self) -> Self:
-        _check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
+        check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
         return self
 
     @classmethod
@@ -401,76 +431,6 @@ S = TypeVar("S", bound=Section)
 def _shared(base: type[S], section: S) -> S:
     """The keys of ``section`` that its base class has too."""
     return base(**{name: getattr(section, name) for name in base.model_fields})
-
-
-def _check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str) -> None:
-    """Raise ValueError where workers on different machines would have to share a copy of the model."""
-    if not isinstance(engine, VllmEngineConfig):
-        return
-    size = engine.tensor_parallel
-    if not isinstance(cluster, RayClusterConfig):
-        if size > 1:
-            raise ValueError(
-                f"{key}.tensor_parallel={size} needs several workers: set cluster.kind to ray and "
-                f"cluster.workers_per_node to a multiple of {size}"
-            )
-    elif cluster.workers_per_node % size:
-        raise ValueError(
-            f"{key}.tensor_parallel must divide cluster.workers_per_node, so that a copy of the model stays on one "
-            f"machine: {size} does not divide {cluster.workers_per_node}"
-        )
-
-
-def _check_megatron(backend: MegatronBackendConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
-    """Raise ValueError where the workers cannot be divided so, or where something is asked for that fsdp alone does."""
-    tensor = backend.tensor_parallel
-    size = tensor * backend.pipeline_parallel * backend.context_parallel
-    if cluster.ranks % size:
-        raise ValueError(
-            "training.backend.tensor_parallel x pipeline_parallel x context_parallel must divide the number of workers "
-            f"(cluster.nodes x workers_per_node): {size} does not divide {cluster.ranks}"
-        )
-    if backend.virtual_stages > 1 and backend.pipeline_parallel == 1:
-        raise ValueError(
-            f"training.backend.virtual_stages={backend.virtual_stages} needs pipeline_parallel above 1"
-        )
-    stage = cluster.ranks // backend.pipeline_parallel
-    if stage % backend.expert_parallel:
-        raise ValueError(
-            "training.backend.expert_parallel must divide the number of workers of a pipeline stage (cluster.nodes x "
-            f"workers_per_node / pipeline_parallel): {backend.expert_parallel} does not divide {stage}"
-        )
-    if isinstance(cluster, RayClusterConfig) and cluster.workers_per_node % tensor:
-        raise ValueError(
-            "training.backend.tensor_parallel must divide cluster.workers_per_node, so that a layer stays on one "
-            f"machine: {tensor} does not divide {cluster.workers_per_node}"
-        )
-    wanted = {
-        "model.lora must be unset": model.lora is None,
-        "model.freeze_first_fraction must be 0": model.freeze_first_fraction == 0,
-    }
-    if broken := [rule for rule, holds in wanted.items() if not holds]:
-        raise ValueError(f"training.backend.kind=megatron: {'; '.join(broken)}")
-
-
-def _check_overlong(reward: RewardConfig, sampling: SamplingConfig, key: str) -> None:
-    """Raise ValueError where the punishment would begin before the first token."""
-    buffer, limit = reward.overlong.buffer_tokens, sampling.max_response_tokens
-    if buffer >= limit:
-        raise ValueError(
-            f"reward.overlong.buffer_tokens must be smaller than {key}.max_response_tokens: "
-            f"{buffer} is not smaller than {limit}"
-        )
-
-
-def _check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str) -> None:
-    """Raise ValueError where the learning rate would never reach its value. 0 steps train nothing.
-
-    steps: in which the model is trained; steps_key: what they are called in a message.
-    """
-    warmup = schedule.warmup_steps
-    if 0 < steps < warmup:
-        raise ValueError(f"{key}.warmup_steps must not exceed {steps_key}: {warmup} exceeds {steps}")
 
 
 TrainConfig = OnlineConfig | SftConfig | PreferenceConfig

@@ -146,6 +146,19 @@ class CriticConfig(Section):
         return overlay(cls.model_fields["optimizer"].default.model_dump(), given)
 
 
+class TeacherConfig(Section):
+    """A frozen model whose distribution the policy learns. What is not said here is as for the policy: see model."""
+
+    path: UserPathOrName = Field(
+        description="Folder of a checkpoint, or a name on the hub, with the policy's tokenizer."
+    )
+    offload: Literal["none", "all"] | None = Field(
+        None,
+        description="Whether the teacher moves to host memory while a GPU generates or trains the policy; if unset, as "
+        "training.offload says of weights.",
+    )
+
+
 class TrainingConfig(Section):
     """How weights are updated."""
 

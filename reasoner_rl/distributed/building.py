@@ -72,16 +72,21 @@ def build_models(
     temperature = config.rollout.sampling.temperature if isinstance(config, OnlineConfig) else 1.0
     build = partial(
         build_backend,
-        config.model,
-        config.training,
+        training=config.training,
         temperature=temperature,
         total_updates=total_updates,
         updates_per_step=updates_per_step,
         unused_ids=unused,
     )
-    models: dict[Role, TrainBackend] = {"policy": build(entropy_gradient=algorithm.entropy_gradient)}
+    models: dict[Role, TrainBackend] = {
+        "policy": build(config.model, entropy_gradient=algorithm.entropy_gradient)
+    }
     if "reference" in algorithm.roles and config.model.lora is None:
-        models["reference"] = build(frozen=True)
+        models["reference"] = build(config.model, frozen=True)
+    teacher = config.teacher_model if isinstance(config, OnlineConfig) else None
+    if "teacher" in algorithm.roles:
+        assert teacher is not None
+        models["teacher"] = build(teacher, frozen=True)
     if "critic" in algorithm.roles:
         models["critic"] = _build_critic(config, updates_per_step)
     return models
@@ -110,6 +115,8 @@ def _offloads(config: TrainConfig, models: Mapping[Role, TrainBackend]) -> dict[
     offloads: dict[Role, Offload] = dict.fromkeys(models, config.training.offload)
     if "critic" in models:
         offloads["critic"] = _critic_config(config).offload or config.training.offload
+    if isinstance(config, OnlineConfig) and config.teacher is not None and "teacher" in models:
+        offloads["teacher"] = config.teacher.offload or config.training.offload
     return offloads
 
 

@@ -36,9 +36,11 @@ def hub_names(model: ModelConfig) -> list[str]:
 
 
 def models_of(config: Recipe) -> dict[str, ModelConfig]:
-    """The checkpoints that a recipe names, by section: the policy's, and the critic's where it has one of its own."""
-    critic = config.critic_model if isinstance(config, OnlineConfig) else None
-    return {"model": config.model} | ({} if critic is None else {"critic": critic})
+    """The checkpoints that a recipe names, by section: the policy's, and those of other models of their own."""
+    others: dict[str, ModelConfig | None] = {}
+    if isinstance(config, OnlineConfig):
+        others = {"critic": config.critic_model, "teacher": config.teacher_model}
+    return {"model": config.model} | {name: model for name, model in others.items() if model is not None}
 
 
 def with_cached_models(config: Recipe) -> Recipe:
@@ -47,6 +49,8 @@ def with_cached_models(config: Recipe) -> Recipe:
     changes: dict[str, Any] = {"model": cached["model"]}
     if isinstance(config, OnlineConfig) and config.critic is not None and "critic" in cached:
         changes["critic"] = config.critic.model_copy(update={"path": cached["critic"].path})
+    if isinstance(config, OnlineConfig) and config.teacher is not None:
+        changes["teacher"] = config.teacher.model_copy(update={"path": cached["teacher"].path})
     return config.model_copy(update=changes)
 
 

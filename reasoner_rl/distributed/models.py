@@ -112,6 +112,16 @@ class ReferenceGroup(ModelGroup):
         self._transport.call("sync", Worker.refresh_reference, [()] * self._transport.ranks)
 
 
+class TeacherGroup(ModelGroup):
+    """The frozen teacher: see `reasoner_rl.algorithms.base.Teacher`."""
+
+    role = "teacher"
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Response logprobs [R] float32 of each sample, in order."""
+        return self._of_each_sample(Worker.logprobs, samples)
+
+
 class CriticGroup(ModelGroup):
     """The critic: see `reasoner_rl.algorithms.base.Critic`."""
 

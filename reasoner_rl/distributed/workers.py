@@ -10,7 +10,7 @@ from reasoner_rl.algorithms.base import Algorithm, Models
 from reasoner_rl.batching.plan import BatchLimits
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
-from reasoner_rl.distributed.models import CriticGroup, PolicyGroup, ReferenceGroup, UpdatePlan
+from reasoner_rl.distributed.models import CriticGroup, PolicyGroup, ReferenceGroup, TeacherGroup, UpdatePlan
 from reasoner_rl.distributed.pool import GenerationPool
 from reasoner_rl.distributed.transport import Phase, Transport
 from reasoner_rl.distributed.worker import Worker
@@ -40,6 +40,7 @@ class Workers:
             policy=PolicyGroup(*parts),
             reference=ReferenceGroup(*parts) if "reference" in roles else None,
             critic=CriticGroup(*parts) if "critic" in roles else None,
+            teacher=TeacherGroup(*parts) if "teacher" in roles else None,
         )
 
     def publish(self, version: int) -> Metrics:

@@ -28,7 +28,14 @@ from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rollout.stop_strings import split_stops
-from reasoner_rl.tokenizer import check_ids, context_length, require_folder, unused_ids, vocabulary_size
+from reasoner_rl.tokenizer import (
+    check_ids,
+    context_length,
+    load_tokenizer,
+    require_folder,
+    unused_ids,
+    vocabulary_size,
+)
 from reasoner_rl.types import Example, Prompt, TrainSample
 
 
@@ -159,18 +166,33 @@ def check_examples_fit(model: ModelConfig, examples: Iterable[Example], *, misma
         )
 
 
-def check_critic(
-    critic: ModelConfig,
+def check_other_model(
+    section: str,
+    model: ModelConfig,
     policy: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     response_tokens: int,
 ) -> None:
-    """Raise ConfigError if a critic's own checkpoint cannot read all that the policy can, or not in that length."""
-    require_folder("critic.path", critic.path)
-    check_context(critic, prompts, response_tokens)
+    """Raise ConfigError if a checkpoint beside the policy's cannot read all that the policy can, or not in that length.
+
+    section: of the recipe, critic or teacher.
+    """
+    require_folder(f"{section}.path", model.path)
+    check_context(model, prompts, response_tokens)
     size = vocabulary_size(policy) or 0
-    check_ids(critic, tokenizer, (token for token in tokenizer.get_vocab().values() if token < size))
+    check_ids(model, tokenizer, (token for token in tokenizer.get_vocab().values() if token < size))
+
+
+def check_same_tokenizer(teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError if the teacher's own tokenizer has other tokens: its logprobs would be of other texts."""
+    own = load_tokenizer(teacher.model_copy(update={"tokenizer": None}))
+    if (theirs := own.get_vocab()) != (ours := tokenizer.get_vocab()):
+        token = min((ours.items() ^ theirs.items()), key=lambda item: item[1])
+        raise ConfigError(
+            f"teacher.path={teacher.path}: its tokenizer differs from the policy's, first at id {token[1]} "
+            f"({token[0]!r}), and a teacher must read the policy's tokens"
+        )
 
 
 def check_vocabulary(

@@ -15,6 +15,7 @@ from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
+from reasoner_rl.distributed.hub import models_of
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.observability.measurements import PhaseTimer
@@ -34,9 +35,10 @@ from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
     HeldOut,
     check_context,
-    check_critic,
     check_examples_fit,
+    check_other_model,
     check_rewards,
+    check_same_tokenizer,
     check_vocabulary,
     load_examples,
     load_held_out,
@@ -158,9 +160,12 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     if isinstance(config, OnlineConfig):
         prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
         check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
-        if config.critic_model is not None:
-            limit = config.rollout.sampling.max_response_tokens
-            check_critic(config.critic_model, config.model, tokenizer, prompts, limit)
+        limit = config.rollout.sampling.max_response_tokens
+        for section, model in models_of(config).items():
+            if section != "model":
+                check_other_model(section, model, config.model, tokenizer, prompts, limit)
+        if config.teacher_model is not None:
+            check_same_tokenizer(config.teacher_model, tokenizer)
         if config.algorithm.ptx is not None:
             mixed_in = load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
         rows: list[Prompt] | list[Example] = prompts

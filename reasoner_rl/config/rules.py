@@ -1,0 +1,79 @@
+"""Rules that tie sections of several kinds of recipe together. Each raises ValueError naming the keys."""
+
+from __future__ import annotations
+
+from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
+from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.reward import RewardConfig
+from reasoner_rl.config.rollout import EngineConfig, SamplingConfig, VllmEngineConfig
+from reasoner_rl.config.training import MegatronBackendConfig, ScheduleConfig
+
+
+def check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str) -> None:
+    """Raise ValueError where workers on different machines would have to share a copy of the model."""
+    if not isinstance(engine, VllmEngineConfig):
+        return
+    size = engine.tensor_parallel
+    if not isinstance(cluster, RayClusterConfig):
+        if size > 1:
+            raise ValueError(
+                f"{key}.tensor_parallel={size} needs several workers: set cluster.kind to ray and "
+                f"cluster.workers_per_node to a multiple of {size}"
+            )
+    elif cluster.workers_per_node % size:
+        raise ValueError(
+            f"{key}.tensor_parallel must divide cluster.workers_per_node, so that a copy of the model stays on one "
+            f"machine: {size} does not divide {cluster.workers_per_node}"
+        )
+
+
+def check_megatron(backend: MegatronBackendConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
+    """Raise ValueError where the workers cannot be divided so, or where something is asked for that fsdp alone does."""
+    tensor = backend.tensor_parallel
+    size = tensor * backend.pipeline_parallel * backend.context_parallel
+    if cluster.ranks % size:
+        raise ValueError(
+            "training.backend.tensor_parallel x pipeline_parallel x context_parallel must divide the number of workers "
+            f"(cluster.nodes x workers_per_node): {size} does not divide {cluster.ranks}"
+        )
+    if backend.virtual_stages > 1 and backend.pipeline_parallel == 1:
+        raise ValueError(
+            f"training.backend.virtual_stages={backend.virtual_stages} needs pipeline_parallel above 1"
+        )
+    stage = cluster.ranks // backend.pipeline_parallel
+    if stage % backend.expert_parallel:
+        raise ValueError(
+            "training.backend.expert_parallel must divide the number of workers of a pipeline stage (cluster.nodes x "
+            f"workers_per_node / pipeline_parallel): {backend.expert_parallel} does not divide {stage}"
+        )
+    if isinstance(cluster, RayClusterConfig) and cluster.workers_per_node % tensor:
+        raise ValueError(
+            "training.backend.tensor_parallel must divide cluster.workers_per_node, so that a layer stays on one "
+            f"machine: {tensor} does not divide {cluster.workers_per_node}"
+        )
+    wanted = {
+        "model.lora must be unset": model.lora is None,
+        "model.freeze_first_fraction must be 0": model.freeze_first_fraction == 0,
+    }
+    if broken := [rule for rule, holds in wanted.items() if not holds]:
+        raise ValueError(f"training.backend.kind=megatron: {'; '.join(broken)}")
+
+
+def check_overlong(reward: RewardConfig, sampling: SamplingConfig, key: str) -> None:
+    """Raise ValueError where the punishment would begin before the first token."""
+    buffer, limit = reward.overlong.buffer_tokens, sampling.max_response_tokens
+    if buffer >= limit:
+        raise ValueError(
+            f"reward.overlong.buffer_tokens must be smaller than {key}.max_response_tokens: "
+            f"{buffer} is not smaller than {limit}"
+        )
+
+
+def check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str) -> None:
+    """Raise ValueError where the learning rate would never reach its value. 0 steps train nothing.
+
+    steps: in which the model is trained; steps_key: what they are called in a message.
+    """
+    warmup = schedule.warmup_steps
+    if 0 < steps < warmup:
+        raise ValueError(f"{key}.warmup_steps must not exceed {steps_key}: {warmup} exceeds {steps}")

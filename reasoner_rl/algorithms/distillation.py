@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from reasoner_rl.advantages.rewards import mean_kl
 from reasoner_rl.algorithms.base import Examples, Models, Prepared
 from reasoner_rl.algorithms.group import GroupPolicyGradient
 from reasoner_rl.config.algorithm import DistillationConfig
@@ -50,8 +50,9 @@ class Distillation(GroupPolicyGradient):
             sample.replace(advantages=self._teacher_weight * lead + self._reward_weight * by_reward)
             for sample, lead, by_reward in zip(samples, leads, rewarded, strict=True)
         ]
-        kl = mean_kl([-lead for lead in leads], [sample.loss_mask for sample in samples])
-        return self._masked(judged, models, metrics | {"teacher/kl": mean(kl)})
+        trained = torch.cat([lead[sample.loss_mask] for lead, sample in zip(leads, samples, strict=True)])
+        kl = mean(-float(trained.sum()), len(trained))  # nats per token
+        return self._masked(judged, models, metrics | {"teacher/kl": kl})
 
 
 def _lead(sample: TrainSample, by_teacher: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class Batch:
 
         self.policy, self.reference = ([-each for each in draw()] for _ in range(2))
         self.values, self.entropies = draw(), draw()
+        self.teacher = [-each for each in draw()]
         self.calls: list[str] = []
         self.samples = [
             TrainSample(
@@ -75,6 +76,7 @@ class Batch:
             FakeModel("policy", self.calls, logprobs=self.policy, entropies=self.entropies),
             FakeModel("reference", self.calls, logprobs=self.reference),
             FakeModel("critic", self.calls, values=self.values),
+            FakeModel("teacher", self.calls, logprobs=self.teacher),
         )
 
     def masked(self, number: int) -> list[TrainSample]:

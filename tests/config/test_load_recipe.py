@@ -307,7 +307,7 @@ def test_a_key_of_another_variant_says_so(recipe: Path) -> None:
 def test_unknown_kinds_list_the_allowed_ones(recipe: Path) -> None:
     assert error(recipe, "algorithm.kind=gropo") == (
         'override: algorithm.kind = "gropo": must be one of dapo, grpo, dr_grpo, rloo, gspo, '
-        "cispo, reinforce_plus_plus, ppo, custom. Did you mean 'grpo'?"
+        "cispo, reinforce_plus_plus, ppo, distillation, custom. Did you mean 'grpo'?"
     )
     assert "must be a section; its kind is chosen by algorithm.kind" in error(recipe, "algorithm=grpo")
 

@@ -42,11 +42,14 @@ def build_algorithm(config: TrainConfig, examples: Examples | None = None) -> Al
         return Ppo(algorithm, updates_per_step, examples)
     if isinstance(algorithm, CustomConfig):
         built = build_custom(algorithm, updates_per_step)
-        if config.critic is not None and "critic" not in built.roles:
-            raise ConfigError(
-                f"the section critic is set, and algorithm {algorithm.fn!r} asks for no critic: its roles are "
-                f"{', '.join(built.roles)}"
-            )
+        for section, given in (("critic", config.critic), ("teacher", config.teacher)):
+            if given is not None and section not in built.roles:
+                raise ConfigError(
+                    f"the section {section} is set, and algorithm {algorithm.fn!r} asks for no {section}: its roles "
+                    f"are {', '.join(built.roles)}"
+                )
+        if "teacher" in built.roles and config.teacher is None:
+            raise ConfigError(f"algorithm {algorithm.fn!r} asks for a teacher: set teacher.path")
         return built
     if isinstance(algorithm, ReinforceConfig):
         return Reinforce(algorithm, updates_per_step, examples)

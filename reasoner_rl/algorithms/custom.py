@@ -56,7 +56,7 @@ def _check_roles(fn: str, built: Algorithm) -> None:
         raise ConfigError(
             f"algorithm {fn!r} asks for the role {unknown[0]!r}; the roles of models are {', '.join(roles)}"
         )
-    trainable = [role for role in built.roles if role != "reference"]
+    trainable = [role for role in built.roles if role not in ("reference", "teacher")]
     if wrong := [role for role in built.losses if role not in trainable]:
         raise ConfigError(
             f"algorithm {fn!r} has a loss for {wrong[0]!r}, and the models that it asks for and that can be trained "

@@ -174,7 +174,7 @@ WRONG_ALGORITHMS = {
     "a role that there is not": (
         "Mine.roles = ('policy', 'reward_model')",
         "mine.py:build",
-        "asks for the role 'reward_model'; the roles of models are policy, reference, critic",
+        "asks for the role 'reward_model'; the roles of models are policy, reference, teacher, critic",
     ),
     "a loss for a model that was not asked for": (
         "def build(config, updates):\n"
@@ -448,8 +448,15 @@ def test_a_type_error_inside_build_is_not_taken_for_a_wrong_signature(tmp_path: 
     assert said.startswith("algorithm 'FOLDER/mine.py:build' raised TypeError: unsupported operand")
 
 
-def test_a_section_critic_without_a_critic_is_refused(tmp_path: Path) -> None:
+def test_a_section_and_a_role_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(HEAD)
-    config = online_config({"kind": "custom", "fn": f"{tmp_path}/mine.py:build"}, critic={})
-    with pytest.raises(ConfigError, match=r"the section critic is set, and algorithm .* asks for no critic"):
-        build_algorithm(config)
+    custom = {"kind": "custom", "fn": f"{tmp_path}/mine.py:build"}
+    for section, keys in (("critic", {}), ("teacher", {"path": "t"})):
+        said = rf"the section {section} is set, and algorithm .* asks for no {section}"
+        with pytest.raises(ConfigError, match=said):
+            build_algorithm(online_config(custom, **{section: keys}))
+    (tmp_path / "taught.py").write_text(HEAD + "Mine.roles = ('policy', 'teacher')\n")
+    taught = custom | {"fn": f"{tmp_path}/taught.py:build"}
+    with pytest.raises(ConfigError, match=r"algorithm .* asks for a teacher: set teacher\.path"):
+        build_algorithm(online_config(taught))
+    assert build_algorithm(online_config(taught, teacher={"path": "t"})).roles == ("policy", "teacher")

@@ -509,7 +509,9 @@ def test_shipped_recipes_load(file: Path) -> None:
 
 def test_large_recipes_record_parquet_alone_and_small_ones_lines_for_people_too() -> None:
     forms = {name: load_recipe(name).logging.rollout_format for name in shipped_recipes()}
-    online = {name for name in forms if isinstance(load_recipe(name), OnlineConfig)}  # others record no rollouts
+    online = {
+        name for name in forms if isinstance(load_recipe(name), OnlineConfig)
+    }  # others record no rollouts
     large = {name for name in online if "7b" in name or "32b" in name}
     assert len(large) == 4
     assert {name for name, form in forms.items() if form == "parquet"} == large

@@ -47,7 +47,7 @@ def gradients_of(
         return clip(backend)
 
     monkeypatch.setattr(FsdpBackend, "_clip_gradients", note)
-    stream = ExampleStream(drawn, OrderedSampler(len(drawn), 0, shuffle=False))
+    stream = ExampleStream([(example,) for example in drawn], OrderedSampler(len(drawn), 0, shuffle=False))
     algorithm = build_algorithm(config, stream)
     workers = Workers(config, algorithm, LocalTransport(build_worker(config)))
     metrics = values(algorithm.update(make_samples(50), workers.models))

@@ -6,7 +6,6 @@ Every rank runs the driver's part too, and the ranks exchange what their workers
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_rank import gloo_rank
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
@@ -112,16 +112,12 @@ def learn(config: PreferenceConfig, transport: Any, folder: Path) -> list[dict[s
 
 
 def learn_on_a_rank(rank: int, model: Path, folder: Path, backends: list[str]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    for backend in backends:
-        for name in ALGORITHMS:
-            config = recipe(model, name, backend, ranks=2)
-            rows = learn(config, EveryRankDrives(build_worker(config)), folder / f"{name} {backend}")
-            torch.save(rows, folder / f"{name} {backend} {rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+    with gloo_rank(rank, 2, folder):
+        for backend in backends:
+            for name in ALGORITHMS:
+                config = recipe(model, name, backend, ranks=2)
+                rows = learn(config, EveryRankDrives(build_worker(config)), folder / f"{name} {backend}")
+                torch.save(rows, folder / f"{name} {backend} {rank}.pt")
 
 
 @pytest.mark.slow

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from gloo_rank import gloo_rank
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
@@ -518,16 +517,14 @@ def test_every_rank_helps_to_find_out_what_differs(tmp_path: Path) -> None:
 
 
 def publish_on_one_of_two_ranks(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    calls: list[str] = []
-    engine = hybrid(calls)
-    if rank == 1:
-        engine.rollout.scores, engine.rollout.wrong = [-1.0, -5.0], ["w"]
-    try:
-        engine.publish(1)
-        outcome = "published"
-    except WeightSyncError as error:
-        outcome = str(error)
-    (folder / f"rank_{rank}").write_text("\n".join([outcome, *calls[-2:]]))
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+    with gloo_rank(rank, 2, folder):
+        calls: list[str] = []
+        engine = hybrid(calls)
+        if rank == 1:
+            engine.rollout.scores, engine.rollout.wrong = [-1.0, -5.0], ["w"]
+        try:
+            engine.publish(1)
+            outcome = "published"
+        except WeightSyncError as error:
+            outcome = str(error)
+        (folder / f"rank_{rank}").write_text("\n".join([outcome, *calls[-2:]]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_rank import gloo_rank
 from parity import (
     CLIP_HIGHER,
     MAX_RESPONSE,
@@ -160,13 +160,9 @@ def compare(found: list[dict[str, Any]], expected: Any, backend: BackendConfig) 
 def train_all_layouts(
     rank: int, ranks: int, jobs: dict[str, tuple[BackendConfig, dict[str, Path]]], folder: Path
 ) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
-    for layout, (backend, paths) in jobs.items():
-        train_all_models(rank, ranks, backend, paths, folder / layout)
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+    with gloo_rank(rank, ranks, folder):
+        for layout, (backend, paths) in jobs.items():
+            train_all_models(rank, ranks, backend, paths, folder / layout)
 
 
 def train_all_models(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from functools import cache, partial
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_rank import gloo_rank
 from parity import CLIP_HIGHER, EPS, TRAINING, make_samples, plain_loss
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -294,13 +294,9 @@ def test_many_ranks_give_the_result_of_one(
 def train_all_cases(
     rank: int, ranks: int, cases: dict[str, tuple[Path, dict[str, Any]]], folder: Path
 ) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
-    for case, (path, changes) in cases.items():
-        train_on_one_of_many_ranks(rank, ranks, path, changes, folder / case)
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+    with gloo_rank(rank, ranks, folder):
+        for case, (path, changes) in cases.items():
+            train_on_one_of_many_ranks(rank, ranks, path, changes, folder / case)
 
 
 def train_on_one_of_many_ranks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_rank import gloo_rank
 from parity import MAX_RESPONSE, TEMPERATURE, TOTAL_UPDATES, TRAINING, UPDATES, make_samples, plain_reference
 from test_backend_parity import copied, forget_the_layout, gradients, move_away_and_back
 from torch import Tensor
@@ -160,30 +160,26 @@ def train_all(
     critics: dict[str, Path],
     folder: Path,
 ) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
-    for layout, backend in layouts.items():
-        samples = with_returns(make_samples(100))
-        limits = BatchLimits(micro_batch_tokens=40, max_response_tokens=MAX_RESPONSE)
-        shares = plan_shares(samples, limits, backend.data_parallel_size(ranks))
-        mine = shares[backend.data_parallel_rank(rank, ranks)].pack()
-        for name, critic in critics.items():
-            own = folder / layout / name
-            if rank == 0:
-                for part in ("checkpoint", "export", "half", "half_export"):
-                    (own / part).mkdir(parents=True)
-            dist.barrier()
-            torch.save(train_and_resume(critic, own, backend, mine), own / f"result_{rank}.pt")
-            begin_at_zero(policies[name], backend, mine)
-        learn_in_bfloat16(critic, own, backend, mine)
-        refuse_what_is_a_policys(critic, policies[name], own, backend, mine)
-        if isinstance(backend, MegatronBackendConfig):
-            with pytest.raises(ConfigError, match="with bias"):
-                build(folder / "biased", backend)
-            forget_the_layout()
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+    with gloo_rank(rank, ranks, folder):
+        for layout, backend in layouts.items():
+            samples = with_returns(make_samples(100))
+            limits = BatchLimits(micro_batch_tokens=40, max_response_tokens=MAX_RESPONSE)
+            shares = plan_shares(samples, limits, backend.data_parallel_size(ranks))
+            mine = shares[backend.data_parallel_rank(rank, ranks)].pack()
+            for name, critic in critics.items():
+                own = folder / layout / name
+                if rank == 0:
+                    for part in ("checkpoint", "export", "half", "half_export"):
+                        (own / part).mkdir(parents=True)
+                dist.barrier()
+                torch.save(train_and_resume(critic, own, backend, mine), own / f"result_{rank}.pt")
+                begin_at_zero(policies[name], backend, mine)
+            learn_in_bfloat16(critic, own, backend, mine)
+            refuse_what_is_a_policys(critic, policies[name], own, backend, mine)
+            if isinstance(backend, MegatronBackendConfig):
+                with pytest.raises(ConfigError, match="with bias"):
+                    build(folder / "biased", backend)
+                forget_the_layout()
 
 
 def train_and_resume(critic: Path, own: Path, backend: BackendConfig, mine: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from gloo_rank import gloo_rank
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
@@ -86,12 +86,9 @@ def test_the_parts_give_what_the_whole_gives(
 
 
 def compute_all(rank: int, ranks: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
-    for padded in SIZES[ranks]:
-        torch.save(compute(rank, ranks, padded), folder / f"{padded}_{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # past the interpreter's own end, where threads of gloo were once seen to abort
+    with gloo_rank(rank, ranks, folder):
+        for padded in SIZES[ranks]:
+            torch.save(compute(rank, ranks, padded), folder / f"{padded}_{rank}.pt")
 
 
 def compute(rank: int, ranks: int, padded: int) -> dict[str, dict[str, Tensor]]:

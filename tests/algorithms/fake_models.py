@@ -18,6 +18,25 @@ _FIRST = (
     10  # the first response token of sample 0; that of sample i is i more, so that models know their samples
 )
 
+# A user's file with a whole algorithm, for tests that change or extend it.
+OWN_ALGORITHM = """
+import torch
+from functools import partial
+from reasoner_rl.algorithms.base import Algorithm, Prepared
+from reasoner_rl.losses.policy import policy_loss
+from reasoner_rl.losses.reduce import aggregate
+from reasoner_rl.metrics import mean
+
+class Mine(Algorithm):
+    def __init__(self, config, updates_per_step):
+        self.losses = {"policy": partial(policy_loss, config=config.loss)}
+    def prepare(self, samples, models):
+        return Prepared(list(samples), {})
+
+def build(config, updates_per_step):
+    return Mine(config, updates_per_step)
+"""
+
 
 class FakeModel:
     """Answers with the columns [R] that it was given for each sample; the name of each call goes to ``calls``."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_models import Batch, online_config, prepared_columns
+from fake_models import OWN_ALGORITHM, Batch, online_config, prepared_columns
 
 from reasoner_rl.algorithms import custom_template
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
@@ -22,24 +22,6 @@ from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import values
 from reasoner_rl.types import TokenOutputs
-
-HEAD = """
-import torch
-from functools import partial
-from reasoner_rl.algorithms.base import Algorithm, Prepared
-from reasoner_rl.losses.policy import policy_loss
-from reasoner_rl.losses.reduce import aggregate
-from reasoner_rl.metrics import mean
-
-class Mine(Algorithm):
-    def __init__(self, config, updates_per_step):
-        self.losses = {"policy": partial(policy_loss, config=config.loss)}
-    def prepare(self, samples, models):
-        return Prepared(list(samples), {})
-
-def build(config, updates_per_step):
-    return Mine(config, updates_per_step)
-"""
 
 
 @pytest.fixture
@@ -56,7 +38,7 @@ def check(algorithm: dict[str, Any]) -> None:
 
 def message_of(path: Path, body: str, algorithm: dict[str, Any] | None = None) -> str:
     """What is said of a file with this body; the recipe names its function ``build`` unless told otherwise."""
-    (path / "mine.py").write_text(HEAD + body)
+    (path / "mine.py").write_text(OWN_ALGORITHM + body)
     with pytest.raises(ConfigError) as error:
         check(algorithm or {"kind": "custom", "fn": f"{path}/mine.py:build"})
     return str(error.value).replace(str(path), "FOLDER")
@@ -252,7 +234,7 @@ def test_what_is_said_of_a_wrong_preparation(case: str, tmp_path: Path) -> None:
 
 def test_a_model_that_was_asked_for_is_there(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        HEAD
+        OWN_ALGORITHM
         + """
 import json
 from pathlib import Path
@@ -449,13 +431,13 @@ def test_a_type_error_inside_build_is_not_taken_for_a_wrong_signature(tmp_path: 
 
 
 def test_a_section_and_a_role_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HEAD)
+    (tmp_path / "mine.py").write_text(OWN_ALGORITHM)
     custom = {"kind": "custom", "fn": f"{tmp_path}/mine.py:build"}
     for section, keys in (("critic", {}), ("teacher", {"path": "t"})):
         said = rf"the section {section} is set, and algorithm .* asks for no {section}"
         with pytest.raises(ConfigError, match=said):
             build_algorithm(online_config(custom, **{section: keys}))
-    (tmp_path / "taught.py").write_text(HEAD + "Mine.roles = ('policy', 'teacher')\n")
+    (tmp_path / "taught.py").write_text(OWN_ALGORITHM + "Mine.roles = ('policy', 'teacher')\n")
     taught = custom | {"fn": f"{tmp_path}/taught.py:build"}
     with pytest.raises(ConfigError, match=r"algorithm .* asks for a teacher: set teacher\.path"):
         build_algorithm(online_config(taught))

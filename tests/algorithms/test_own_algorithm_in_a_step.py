@@ -7,27 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_models import Batch, online_config
+from fake_models import OWN_ALGORITHM, Batch, online_config
 
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.trainer.loop import Trainer
-
-HEAD = """
-from functools import partial
-from reasoner_rl.algorithms.base import Algorithm, Prepared
-from reasoner_rl.losses.policy import policy_loss
-
-class Mine(Algorithm):
-    def __init__(self, config, updates_per_step):
-        self.losses = {"policy": partial(policy_loss, config=config.loss)}
-    def prepare(self, samples, models):
-        return Prepared(list(samples), {})
-
-def build(config, updates_per_step):
-    return Mine(config, updates_per_step)
-"""
 
 WRONG_IN_A_STEP = {
     "a sample is dropped": ("samples[1:]", "it was given 9 and returned a list of 8"),
@@ -44,7 +29,7 @@ WRONG_IN_A_STEP = {
 def test_what_is_prepared_in_a_step_is_checked_before_the_update(case: str, tmp_path: Path) -> None:
     line, message = WRONG_IN_A_STEP[case]
     (tmp_path / "mine.py").write_text(
-        HEAD + "def prepare(self, samples, models):\n"
+        OWN_ALGORITHM + "def prepare(self, samples, models):\n"
         f"    return Prepared({line} if len(samples) == 9 else samples, {{}})\n"
         "Mine.prepare = prepare"
     )
@@ -75,7 +60,7 @@ def own_trainer(folder: Path) -> Trainer:
 
 
 def test_a_gradient_that_is_not_finite_names_the_functions_of_the_user(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(HEAD)
+    (tmp_path / "mine.py").write_text(OWN_ALGORITHM)
     trainer = own_trainer(tmp_path)
 
     def update(samples: Any, models: Any) -> None:

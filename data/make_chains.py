@@ -17,11 +17,12 @@ answer). No problem of heldout.jsonl is in the other two.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
+
+from reasoner_rl.observability.summary import write_jsonl
 
 Style = Literal["worked", "checked", "direct"]
 MIXTURE: dict[Style, float] = {"worked": 0.31, "checked": 0.04, "direct": 0.65}
@@ -87,14 +88,6 @@ def lesson(
         yield row(rng, problem, style)
 
 
-def write(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """Write JSON lines to a temporary file, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.writelines(json.dumps(fields) + "\n" for fields in rows)
-    partial.replace(path)
-
-
 def broken_rule(options: argparse.Namespace) -> str | None:
     """What is wrong with the options, if anything: flag, value and rule."""
     for flag, smallest in (("terms", 2), ("sft", 1), ("train", 1), ("heldout", 1)):
@@ -141,9 +134,9 @@ def main(arguments: list[str] | None = None) -> None:
     taken: set[Problem] = set()
     heldout = draw_distinct(rng, options.terms, options.heldout, taken)
     train = draw_distinct(rng, options.terms, options.train, taken)
-    write(options.out / "heldout.jsonl", (row(rng, problem) for problem in heldout))
-    write(options.out / "train.jsonl", (row(rng, problem) for problem in train))
-    write(
+    write_jsonl(options.out / "heldout.jsonl", (row(rng, problem) for problem in heldout))
+    write_jsonl(options.out / "train.jsonl", (row(rng, problem) for problem in train))
+    write_jsonl(
         options.out / "sft.jsonl",
         lesson(rng, options.sft, options.terms, options.facts_share, options.mixed_share, frozenset(heldout)),
     )

@@ -23,12 +23,13 @@ Reward functions and records get the number of terms as extra_info["terms"].
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
+
+from reasoner_rl.observability.summary import write_json, write_jsonl
 
 Style = Literal["worked", "checked", "direct"]
 MIXTURE: dict[Style, float] = {"worked": 0.40, "checked": 0.25, "direct": 0.35}
@@ -88,14 +89,6 @@ def lesson(rng: random.Random, options: argparse.Namespace, heldout: Collection[
         while chain in heldout:
             chain = draw_chain(rng, terms)
         yield row(chain, style)
-
-
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write JSON lines to a temporary file, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.writelines(json.dumps(fields) + "\n" for fields in rows)
-    partial.replace(path)
 
 
 def report(options: argparse.Namespace, files: dict[str, list[Row]]) -> dict[str, object]:
@@ -161,11 +154,8 @@ def main(arguments: list[str] | None = None) -> None:
         "sft": list(lesson(rng, options, frozenset(heldout))),
     }
     for name, rows in files.items():
-        write(options.out / f"{name}.jsonl", rows)
-    text = json.dumps(report(options, files), indent=2) + "\n"
-    partial = options.out / ".report.json.partial"
-    partial.write_text(text)
-    partial.replace(options.out / "report.json")
+        write_jsonl(options.out / f"{name}.jsonl", rows)
+    write_json(options.out / "report.json", report(options, files))
     print(
         f"{options.out}: {options.sft} worked examples, {len(train)} training and {len(heldout)} held-out problems"
     )

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 from reasoner_rl.prompts.read import Problem
-from reasoner_rl.rewards.contract import opened_tag
-from reasoner_rl.rewards.runner import RewardRunner, RewardTask
+from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.sources.generate import reward_task
 from reasoner_rl.types import Rollout, ScoredGroup
 
 ProblemGroup = tuple[Problem, ScoredGroup]
@@ -38,7 +38,12 @@ def _names(group: ScoredGroup, rewards: RewardRunner) -> dict[str, str]:
         if reward.extracted is not None:
             found.setdefault(reward.extracted, rollout)
     pairs = list(combinations(found, 2))
-    judged = rewards.score([_is_right(group, found[later], earlier) for earlier, later in pairs])
+    judged = rewards.score(
+        [
+            dataclasses.replace(reward_task(group.prompt, found[later]), ground_truth=earlier)
+            for earlier, later in pairs
+        ]
+    )
     names: dict[str, str] = {}
     for answer in found:
         same = [
@@ -48,15 +53,3 @@ def _names(group: ScoredGroup, rewards: RewardRunner) -> dict[str, str]:
         ]
         names[answer] = names[same[0]] if same else answer
     return names
-
-
-def _is_right(group: ScoredGroup, rollout: Rollout, truth: str) -> RewardTask:
-    """The question whether a response is right if ``truth`` is the ground truth."""
-    return RewardTask(
-        data_source=group.prompt.data_source,
-        response=rollout.text,
-        ground_truth=truth,
-        extra_info=group.prompt.extra_info,
-        response_tokens=len(rollout.token_ids),
-        opened_tag=opened_tag(group.prompt.text),
-    )

@@ -15,9 +15,8 @@ from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
-    check_context,
+    check_generation,
     check_rewards,
-    check_vocabulary,
     load_held_out,
     tell_evaluation_parameters,
 )
@@ -33,14 +32,12 @@ def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
 
 def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     tokenizer = load_tokenizer(config.model)
-    limit = config.rollout.sampling.max_response_tokens
     held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
-    check_context(config.model, (prompt for dataset in held_out for prompt in dataset.prompts), limit)
-    token_ids = (token for dataset in held_out for prompt in dataset.prompts for token in prompt.token_ids)
-    check_vocabulary(config.model, tokenizer, token_ids, [config.rollout.sampling])
+    check_generation(config, [prompt for dataset in held_out for prompt in dataset.prompts], tokenizer)
     tell_evaluation_parameters(config.reward)
     check_rewards(config.reward, held_out[0].prompts[0])
     say(f"weights: {config.model.path}")
+    limit = config.rollout.sampling.max_response_tokens
     with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:
         recorder = RolloutRecorder(output, config.logging.rollouts, config.logging.rollout_format)
         evaluator = Evaluator(config, held_out, rewards, recorder)

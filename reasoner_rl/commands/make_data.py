@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reasoner_rl.commands.agreement import with_one_name_per_answer
 from reasoner_rl.commands.sample_answers import sampled_groups
@@ -122,11 +121,6 @@ def _make(
         raise DataError(f"{if_none}: {report}")
     for name, rows in made.items():
         write_jsonl(report_file.with_name(name), rows)
-    write_json(report_file, dict(_items(report)))
+    write_json(report_file, asdict(report))
     say(str(report))
     return report
-
-
-def _items(report: AnswersReport) -> Iterator[tuple[str, Any]]:
-    for name in AnswersReport.__slots__:
-        yield name, getattr(report, name)

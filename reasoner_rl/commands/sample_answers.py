@@ -20,7 +20,7 @@ from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.generate import generate_groups
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.folder import begin_run, output_folder
-from reasoner_rl.trainer.loading import check_context, check_rewards, check_vocabulary
+from reasoner_rl.trainer.loading import check_generation, check_rewards
 from reasoner_rl.types import Prompt, ScoredGroup
 
 PROMPTS_PER_PART = 128
@@ -40,22 +40,13 @@ def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem
         problems, read = read_problems(recipe.data.train)
         prompts, rendered = render_prompts(problems, tokenizer, config.data.prompts)
         say(f"{recipe.data.train.label}: {read}; {rendered}")
-        limit = config.rollout.sampling.max_response_tokens
-        check_context(config.model, prompts, limit)
-        check_vocabulary(
-            config.model, tokenizer, {t for p in prompts for t in p.token_ids}, [config.rollout.sampling]
-        )
+        check_generation(config, prompts, tokenizer)
         check_rewards(config.reward, prompts[0])
         _settle(config, prompts, folder)
         starts = range(0, len(prompts), PROMPTS_PER_PART)
-        files = [folder / "answers" / f"part_{number:05d}.parquet" for number in range(len(starts))]
-        _sample(
-            config,
-            [
-                (prompts[start : start + PROMPTS_PER_PART], file)
-                for start, file in zip(starts, files, strict=True)
-            ],
-        )
+        parts = [prompts[start : start + PROMPTS_PER_PART] for start in starts]
+        files = [folder / "answers" / f"part_{number:05d}.parquet" for number in range(len(parts))]
+        _sample(config, list(zip(parts, files, strict=True)))
     by_uid = {problem.uid: problem for problem in problems}
     for file in files:
         for group in groups_of(read_rollouts(file)):

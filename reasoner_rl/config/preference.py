@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,29 +13,10 @@ from reasoner_rl.config.base import Section, UserPath, refuse_without_effect
 JudgedData = Literal["pairs", "labels", "scores"]
 
 
-class _WithReference(Section):
-    """Answers are compared with what a frozen reference, the model at the start, says of them."""
-
-    reference: Literal["live", "precomputed"] = Field(
-        "live",
-        description="live: the reference is a second model, asked in every step. precomputed: its logprobs of all data "
-        "are computed once, before the first step, and kept in files; no second model is loaded.",
-    )
-    reference_cache: UserPath | None = Field(
-        None,
-        description="Folder of precomputed logprobs, which runs with the same model and data can share; "
-        "reference_logprobs in run.output_dir if unset.",
-    )
-
-    @model_validator(mode="after")
-    def _cache_is_used(self) -> Self:
-        if self.reference == "live":
-            refuse_without_effect(self, ["reference_cache"], "with reference 'live'")
-        return self
-
-
-class DpoConfig(_WithReference):
+class DpoConfig(Section):
     """Direct preference optimisation (arXiv 2305.18290) and its relatives."""
+
+    data: ClassVar[JudgedData] = "pairs"
 
     kind: Literal["dpo"] = Field("dpo", description="Chooses this algorithm.")
     objective: Literal["sigmoid", "ipo", "hinge"] = Field(
@@ -68,16 +49,27 @@ class DpoConfig(_WithReference):
         description="Weight of the mean k3 estimate, per token of both answers, of the KL divergence from the "
         "reference (some texts call this form KTO).",
     )
-
-    @property
-    def data(self) -> JudgedData:
-        """What it learns from."""
-        return "pairs"
+    reference: Literal["live", "precomputed"] = Field(
+        "live",
+        description="live: the reference is a second model, asked in every step. precomputed: its logprobs of all data "
+        "are computed once, before the first step, and kept in files; no second model is loaded.",
+    )
+    reference_cache: UserPath | None = Field(
+        None,
+        description="Folder of precomputed logprobs, which runs with the same model and data can share; "
+        "reference_logprobs in run.output_dir if unset.",
+    )
 
     @property
     def normalized(self) -> bool:
         """Whether log-ratios are per token."""
         return self.objective == "ipo" if self.length_normalized is None else self.length_normalized
+
+    @model_validator(mode="after")
+    def _cache_is_used(self) -> Self:
+        if self.reference == "live":
+            refuse_without_effect(self, ["reference_cache"], "with reference 'live'")
+        return self
 
     @model_validator(mode="after")
     def _smoothing_is_used(self) -> Self:
@@ -89,33 +81,29 @@ class DpoConfig(_WithReference):
 class KtoConfig(Section):
     """Kahneman-Tversky optimisation (arXiv 2402.01306), of single answers that are good or bad."""
 
+    data: ClassVar[JudgedData] = "labels"
+
     kind: Literal["kto"] = Field("kto", description="Chooses this algorithm.")
     beta: float = Field(0.1, gt=0, description="How dear it is to leave the reference.")
     desirable_weight: float = Field(1.0, gt=0, description="lambda_D, the weight of good answers.")
     undesirable_weight: float = Field(1.0, gt=0, description="lambda_U, the weight of bad answers.")
 
-    @property
-    def data(self) -> JudgedData:
-        """What it learns from."""
-        return "labels"
-
 
 class OrpoConfig(Section):
     """Odds-ratio preference optimisation (arXiv 2403.07691), which needs no reference."""
+
+    data: ClassVar[JudgedData] = "pairs"
 
     kind: Literal["orpo"] = Field("orpo", description="Chooses this algorithm.")
     odds_ratio_weight: float = Field(
         0.1, gt=0, description="lambda, the weight of the odds-ratio term beside the likelihood."
     )
 
-    @property
-    def data(self) -> JudgedData:
-        """What it learns from."""
-        return "pairs"
-
 
 class SimpoConfig(Section):
     """Simple preference optimisation (arXiv 2405.14734), which needs no reference."""
+
+    data: ClassVar[JudgedData] = "pairs"
 
     kind: Literal["simpo"] = Field("simpo", description="Chooses this algorithm.")
     beta: float = Field(2.0, gt=0, description="Scale of the mean logprobs per token.")
@@ -124,14 +112,11 @@ class SimpoConfig(Section):
         0.0, ge=0, description="Weight of the negative log-likelihood per token of the chosen answer."
     )
 
-    @property
-    def data(self) -> JudgedData:
-        """What it learns from."""
-        return "pairs"
-
 
 class ScoreWeightedSftConfig(Section):
     """Supervised fine-tuning in which each answer's likelihood is weighted by its score."""
+
+    data: ClassVar[JudgedData] = "scores"
 
     kind: Literal["score_weighted_sft"] = Field("score_weighted_sft", description="Chooses this algorithm.")
     score_weight: float = Field(1.0, gt=0, description="lambda, how much an answer's score counts.")
@@ -142,11 +127,6 @@ class ScoreWeightedSftConfig(Section):
         True,
         description="Subtract the mean score of the step's answers, so that those below it become less likely.",
     )
-
-    @property
-    def data(self) -> JudgedData:
-        """What it learns from."""
-        return "scores"
 
 
 PreferenceAlgorithmConfig = Annotated[

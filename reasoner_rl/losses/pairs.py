@@ -73,7 +73,7 @@ def dpo_loss(outputs: TokenOutputs, batch: MicroBatch, config: DpoConfig) -> tup
         losses = torch.relu(1 - config.beta * lead)
     loss, metrics = _of_pairs(losses, outputs, batch, Pairs(*(config.beta * each for each in ratios)))
     if config.nll_coefficient > 0:
-        nll, measured = _nll_of_chosen(outputs, batch)
+        nll, measured = _nll_of_chosen(_mean_logprobs(outputs, batch), batch)
         loss, metrics = loss + config.nll_coefficient * nll, metrics | measured
     kl = kl_estimate(outputs.logprobs, batch.reference_logprobs, "k3")
     if config.kl_coefficient > 0:
@@ -95,7 +95,7 @@ def orpo_loss(outputs: TokenOutputs, batch: MicroBatch, config: OrpoConfig) -> t
     loss, metrics = _of_pairs(
         -weight * logsigmoid(odds.lead), outputs, batch, Pairs(*(weight * m for m in means))
     )
-    nll, measured = _nll_of_chosen(outputs, batch)
+    nll, measured = _nll_of_chosen(means, batch)
     return loss + nll, metrics | measured
 
 
@@ -104,10 +104,11 @@ def simpo_loss(outputs: TokenOutputs, batch: MicroBatch, config: SimpoConfig) ->
 
     -log sigmoid(beta * (log pi(c) / |c| - log pi(r) / |r|) - gamma).
     """
-    rewards = Pairs(*(config.beta * each for each in _mean_logprobs(outputs, batch)))
+    means = _mean_logprobs(outputs, batch)
+    rewards = Pairs(*(config.beta * each for each in means))
     loss, metrics = _of_pairs(-logsigmoid(rewards.lead - config.gamma), outputs, batch, rewards)
     if config.nll_coefficient > 0:
-        nll, measured = _nll_of_chosen(outputs, batch)
+        nll, measured = _nll_of_chosen(means, batch)
         loss, metrics = loss + config.nll_coefficient * nll, metrics | measured
     return loss, metrics
 
@@ -116,9 +117,12 @@ def _mean_logprobs(outputs: TokenOutputs, batch: MicroBatch) -> Pairs:
     return pairs_of(sums_by_sequence(outputs.logprobs, batch) / trained_lengths(batch), batch)
 
 
-def _nll_of_chosen(outputs: TokenOutputs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
-    """The mean over pairs of the chosen answer's negative log-likelihood per token, in nats: this batch's share."""
-    losses = -_mean_logprobs(outputs, batch).chosen
+def _nll_of_chosen(means: Pairs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
+    """This batch's share of the mean over pairs of the chosen answer's negative log-likelihood per token, in nats.
+
+    means: `_mean_logprobs`.
+    """
+    losses = -means.chosen
     loss = losses.sum() / max(batch.denominators.groups, 1.0)
     return loss, {"preference/nll": mean(float(losses.detach().sum()), len(losses))}
 

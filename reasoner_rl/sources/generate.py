@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from reasoner_rl.config.rollout import SamplingConfig
@@ -50,16 +51,7 @@ def score_groups(
 ) -> list[ScoredGroup]:
     """Score the responses to each prompt; groups come in the order of the prompts."""
     tasks = [
-        RewardTask(
-            data_source=prompt.data_source,
-            response=rollout.text,
-            ground_truth=prompt.ground_truth,
-            extra_info=prompt.extra_info,
-            response_tokens=len(rollout.token_ids),
-            truncated=rollout.finish_reason == "length",
-            group=number,
-            opened_tag=opened_tag(prompt.text),
-        )
+        replace(reward_task(prompt, rollout), truncated=rollout.finish_reason == "length", group=number)
         for number, (prompt, group) in enumerate(zip(prompts, rollouts, strict=True))
         for rollout in group
     ]
@@ -69,3 +61,15 @@ def score_groups(
         ScoredGroup(prompt, tuple(group), tuple(next(scored) for _ in group))
         for prompt, group in zip(prompts, rollouts, strict=True)
     ]
+
+
+def reward_task(prompt: Prompt, rollout: Rollout) -> RewardTask:
+    """What the verifiers are asked about one response, taken by itself: the length limit and its group play no part."""
+    return RewardTask(
+        data_source=prompt.data_source,
+        response=rollout.text,
+        ground_truth=prompt.ground_truth,
+        extra_info=prompt.extra_info,
+        response_tokens=len(rollout.token_ids),
+        opened_tag=opened_tag(prompt.text),
+    )

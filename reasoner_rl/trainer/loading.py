@@ -15,7 +15,7 @@ from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.ppo import PtxConfig
 from reasoner_rl.config.preference import KtoConfig
-from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, DataError
@@ -213,6 +213,18 @@ def check_vocabulary(
             f"vocabulary: the tokenizer has no token for {len(unused)} of the model's {vocabulary_size(model)} ids "
             f"(the first is {unused[0]}); they are given no probability"
         )
+
+
+def check_generation(
+    config: EvalConfig, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Check that model and sampling of a command that only generates fit its prompts.
+
+    Raises ConfigError as `check_context` and `check_vocabulary` do.
+    """
+    check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
+    token_ids = (token for prompt in prompts for token in prompt.token_ids)
+    check_vocabulary(config.model, tokenizer, token_ids, [config.rollout.sampling])
 
 
 def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:

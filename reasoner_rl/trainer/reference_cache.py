@@ -25,25 +25,25 @@ from reasoner_rl.config.recipes import PreferenceConfig
 from reasoner_rl.errors import DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.progress import progress_bar
-from reasoner_rl.prompts.fingerprint import fingerprint
+from reasoner_rl.prompts.fingerprint import Fingerprint
 from reasoner_rl.types import Example, TrainSample
 
 EXAMPLES_PER_FILE = 1024
 
 
 def with_precomputed_reference(
-    config: PreferenceConfig, examples: Sequence[Example], policy: Policy
+    config: PreferenceConfig, examples: Sequence[Example], data: Fingerprint, policy: Policy
 ) -> list[Example]:
     """Attach the reference's logprobs to all samples, from files where they exist, if the recipe asks for that.
 
-    ``policy`` must hold the weights of the start, also in a run that is resumed. An interruption keeps the files that
-    were finished. Raises DataError for a file that cannot be read.
+    data: the fingerprint of the examples. ``policy`` must hold the weights of the start, also in a run that is resumed.
+    An interruption keeps the files that were finished. Raises DataError for a file that cannot be read.
     """
     algorithm = config.algorithm
     if not isinstance(algorithm, DpoConfig) or algorithm.reference == "live":
         return list(examples)
     folder = (algorithm.reference_cache or config.run.output_dir / "reference_logprobs") / _key(
-        config.model, examples
+        config.model, data
     )
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(examples), EXAMPLES_PER_FILE)
@@ -92,14 +92,14 @@ def _attach(part: Iterable[Example], logprobs: Iterator[Tensor]) -> list[Example
     return [tuple(attach(sample) for sample in example) for example in part]
 
 
-def _key(model: ModelConfig, examples: Sequence[Example]) -> str:
+def _key(model: ModelConfig, data: Fingerprint) -> str:
     """The hash of all that the logprobs depend on. Of a model in a folder it knows names, sizes and times of files."""
     folder = Path(model.path)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     described = {
         "model": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] or model.path,
         "settings": model.model_dump(mode="json", exclude={"path", "gradient_checkpointing"}),
-        "data": dict(fingerprint(examples)),
+        "data": dict(data),
         "examples_per_file": EXAMPLES_PER_FILE,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

@@ -139,7 +139,10 @@ def _train(
             config, PreferenceConfig
         ):  # before a checkpoint is loaded: the reference is the model at the start
             data = replace(
-                data, rows=with_precomputed_reference(config, data.examples, workers.models.policy)
+                data,
+                rows=with_precomputed_reference(
+                    config, data.examples, state.data[TRAINING_DATA], workers.models.policy
+                ),
             )
         source = build_source(config, data, workers, rewards, timer)
         evaluator = Evaluator(config, data.held_out, rewards, recorder) if rewards else None

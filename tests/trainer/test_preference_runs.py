@@ -18,6 +18,7 @@ from reasoner_rl.commands.inspect_data import inspect_data
 from reasoner_rl.config.recipes import EvalConfig, PreferenceConfig
 from reasoner_rl.distributed.models import PolicyGroup
 from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer import reference_cache
 from reasoner_rl.trainer.loading import load_judged
@@ -188,7 +189,7 @@ def test_precomputed_logprobs_come_back_to_their_samples(
     config = recipe("run", LIVE | {"reference": "precomputed"})
     examples = load_judged(config, load_tokenizer(config.model))
     policy: Any = CountsTokens()
-    attached = reference_cache.with_precomputed_reference(config, examples, policy)
+    attached = reference_cache.with_precomputed_reference(config, examples, fingerprint(examples), policy)
     samples = [sample for example in attached for sample in example]
     columns = [sample.reference_logprobs for sample in samples if sample.reference_logprobs is not None]
     assert [len(column) for column in columns] == [len(s.response_ids) for e in examples for s in e]
@@ -204,7 +205,7 @@ def test_what_the_precomputed_logprobs_depend_on(recipe: Recipe, tmp_path: Path)
 
     def key(model: dict[str, Any], count: int = 9) -> str:
         changed = config.model.model_copy(update=model)
-        return reference_cache._key(changed, examples[:count])
+        return reference_cache._key(changed, fingerprint(examples[:count]))
 
     assert key({"gradient_checkpointing": True}) == key({})
     others = [key({"dtype": "bfloat16"}), key({}, 8), key({"path": str(tmp_path)})]

@@ -26,6 +26,7 @@ from reasoner_rl.config.recipes import (
     SftConfig,
     TrainConfig,
 )
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.errors import ConfigError, UserError, WorkerError, did_you_mean, is_interruption
 
 DIVERGED = 1
@@ -112,11 +113,12 @@ Overrides = Annotated[
 def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Train with DAPO, PPO, DPO or another algorithm; resumes from the newest checkpoint of the output folder.
 
-    Recipes of kind online learn from fresh responses, those of kind preference from judged answers.
+    Recipes of kind online learn from fresh responses, those of kind preference from judged answers; those of kind
+    reward_model make a reward model of judged pairs.
     """
     config = load_recipe(recipe, overrides or [])
-    if not isinstance(config, OnlineConfig | PreferenceConfig):
-        raise _wrong_kind("train", recipe, config, "online or preference")
+    if not isinstance(config, OnlineConfig | PreferenceConfig | RewardModelConfig):
+        raise _wrong_kind("train", recipe, config, "online, preference or reward_model")
     from reasoner_rl.trainer.train import train as run
 
     if run(config) is None:
@@ -143,6 +145,11 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     before that, and with an override of model.path, they are those of model.path.
     """
     config = load_recipe(recipe, overrides or [])
+    if isinstance(config, RewardModelConfig):
+        raise ConfigError(
+            f"`reasoner-rl eval` answers problems, and {recipe} is of a reward model: to evaluate one on "
+            f"evaluation.datasets, `reasoner-rl train {recipe} run.steps=0 model.path=... run.output_dir=...`"
+        )
     if not isinstance(config, EvalConfig):
         config = EvalConfig.of_training(config, _weights(config, overrides or []))
     from reasoner_rl.commands.evaluate import evaluate_checkpoint

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
-Role = Literal["policy", "reference", "teacher", "critic"]  # what a model is for
+Role = Literal["policy", "reference", "teacher", "critic", "reward_model"]  # what a model is for
 
 IDLE = -1  # the sample index of a sequence that only keeps a rank in step with the others
 OVERLONG = "overlong"  # the part of a score that is the penalty for length
+REWARD_MODEL = "reward_model"  # the part of a score that is a reward model's, before weighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Prompt:
     ground_truth: str
     data_source: str  # chooses the rule of a verifier that knows several
     extra_info: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, str], ...] = ()  # role and content, for a model that renders them otherwise
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ STAGES = (
 # What puts stages together, the lowest first, and all that each may import besides the shared modules.
 COMPOSING = {
     "algorithms": {"advantages", "batching", "losses", "training"},
-    "sources": {"advantages", "observability", "prompts", "rewards", "rollout"},
+    "reward_models": {"batching", "evaluation", "prompts"},
+    "sources": {"advantages", "observability", "prompts", "reward_models", "rewards", "rollout"},
     "hybrid": {"batching", "observability", "rollout", "training"},
     "distributed": {
         *("algorithms", "hybrid"),
@@ -32,14 +33,14 @@ COMPOSING = {
     },
     "trainer": {
         *("algorithms", "sources", "distributed"),
-        *("evaluation", "observability", "prompts", "rewards", "rollout", "training"),
+        *("evaluation", "observability", "prompts", "reward_models", "rewards", "rollout", "training"),
     },
     "commands": {"distributed", "trainer", "sources", "evaluation", "observability", "prompts", "rewards"},
     "doctor": {"distributed", "observability"},
     "cli": {"trainer", "commands", "doctor"},
 }
 SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "plugins", "config"}
-ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb")
+ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb", "sklearn")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 

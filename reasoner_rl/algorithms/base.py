@@ -78,6 +78,22 @@ class Critic(Protocol):
         ...
 
 
+class RewardModel(Protocol):
+    """The model that judges answers, where it is trained."""
+
+    def values(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Of a pointwise model, a value per response token: see `reasoner_rl.batching.reading` for scores."""
+        ...
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Of a pairwise model, response logprobs [R] float32 of each sample."""
+        ...
+
+    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+        """Train on the samples: see `Policy.update`."""
+        ...
+
+
 class Examples(Protocol):
     """Supervised examples in an endless order that is saved."""
 
@@ -96,12 +112,16 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models of a run by role; None: the algorithm did not ask for it."""
+    """The models of a run by role; None: the algorithm did not ask for it.
+
+    A run that trains a reward model has no policy: a call to one raises RuntimeError.
+    """
 
     policy: Policy
     reference: Reference | None = None
     critic: Critic | None = None
     teacher: Teacher | None = None
+    reward_model: RewardModel | None = None
 
 
 class Prepared(NamedTuple):
@@ -116,6 +136,7 @@ class Algorithm(ABC):
 
     roles: the models it needs.
     losses: what each model that is trained minimises.
+    product: the model whose weights are the result of a run.
     together: whether the samples of a group must be in the same micro-batch, as a pair must.
     entropy_gradient: whether the policy's loss differentiates the entropy.
     refreshes_reference: whether the reference changes, so that it must be in checkpoints.
@@ -123,6 +144,7 @@ class Algorithm(ABC):
 
     roles: tuple[Role, ...] = ("policy",)
     losses: Mapping[Role, LossFunction]
+    product: ClassVar[Role] = "policy"
     together: ClassVar[bool] = False
     entropy_gradient: bool = False
     refreshes_reference: bool = False

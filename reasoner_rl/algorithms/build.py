@@ -12,6 +12,7 @@ from reasoner_rl.algorithms.kto import Kto
 from reasoner_rl.algorithms.orpo import Orpo
 from reasoner_rl.algorithms.ppo import Ppo
 from reasoner_rl.algorithms.reinforce import Reinforce
+from reasoner_rl.algorithms.reward_model import PairwiseReward, PointwiseReward
 from reasoner_rl.algorithms.score_weighted_sft import ScoreWeightedSft
 from reasoner_rl.algorithms.sft import SupervisedFineTuning
 from reasoner_rl.algorithms.simpo import Simpo
@@ -25,6 +26,8 @@ from reasoner_rl.config.preference import (
     SimpoConfig,
 )
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
+from reasoner_rl.config.reward_model import PairwiseConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.errors import ConfigError
 
 
@@ -35,6 +38,10 @@ def build_algorithm(config: TrainConfig, examples: Examples | None = None) -> Al
     """
     if isinstance(config, PreferenceConfig):
         return _build_preference(config.algorithm)
+    if isinstance(config, RewardModelConfig):
+        if isinstance(config.algorithm, PairwiseConfig):
+            return PairwiseReward(config.run.seed)
+        return PointwiseReward(config.algorithm, with_margins=config.data.train.columns.margin is not None)
     if isinstance(config, SftConfig):
         return SupervisedFineTuning()
     algorithm, updates_per_step = config.algorithm, step_arithmetic(config).updates_per_step

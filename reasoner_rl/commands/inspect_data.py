@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, Recipe, SftConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.loading import load_examples, load_judged, load_mixed_in, load_prompts
+from reasoner_rl.trainer.reward_models import load_pairs
 
 
 def inspect_data(config: Recipe) -> None:
@@ -12,6 +14,10 @@ def inspect_data(config: Recipe) -> None:
     tokenizer = load_tokenizer(config.model)
     if isinstance(config, SftConfig):
         load_examples(config.data, tokenizer)
+        return
+    if isinstance(config, RewardModelConfig):
+        for file in (config.data.train, *config.evaluation.datasets):
+            load_pairs(config, file, tokenizer)
         return
     if isinstance(config, PreferenceConfig):
         load_judged(config, tokenizer)

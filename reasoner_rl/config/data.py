@@ -120,6 +120,11 @@ class JudgedColumns(Section):
         "label", description="Column with a single answer's label: true is good, false is bad."
     )
     score: str = Field("reward", description="Column with a single answer's score.")
+    margin: str | None = Field(
+        None,
+        description="Column with how much better a pair's chosen answer is, at least 0: by so much a pointwise reward "
+        "model is to score it higher (arXiv 2307.09288).",
+    )
 
 
 class JudgedDatasetConfig(Section):

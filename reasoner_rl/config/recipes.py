@@ -21,6 +21,8 @@ from reasoner_rl.config.preference import (
     PreferenceBatchConfig,
 )
 from reasoner_rl.config.reward import RewardConfig
+from reasoner_rl.config.reward_model import JudgeConfig, PairwiseJudgeConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import (
     GenerationConfig,
     RolloutConfig,
@@ -28,8 +30,8 @@ from reasoner_rl.config.rollout import (
     VllmEngineConfig,
 )
 from reasoner_rl.config.rules import (
-    check_megatron,
     check_overlong,
+    check_ranks,
     check_tensor_parallel,
     check_warmup,
 )
@@ -44,8 +46,6 @@ from reasoner_rl.config.run import (
 )
 from reasoner_rl.config.training import (
     CriticConfig,
-    FsdpBackendConfig,
-    MegatronBackendConfig,
     TeacherConfig,
     TrainingConfig,
 )
@@ -118,14 +118,7 @@ class TrainingRecipe(Section):
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
         check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
-        backend, ranks = self.training.backend, self.cluster.ranks
-        if isinstance(backend, FsdpBackendConfig) and ranks % (backend.shard_ranks or ranks):
-            raise ValueError(
-                "training.backend.shard_ranks must divide the number of workers (cluster.nodes x workers_per_node): "
-                f"{backend.shard_ranks} does not divide {ranks}"
-            )
-        if isinstance(backend, MegatronBackendConfig):
-            check_megatron(backend, self.model, self.cluster)
+        check_ranks(self.training.backend, self.model, self.cluster)
         return self
 
     @model_validator(mode="after")
@@ -166,6 +159,9 @@ class OnlineConfig(TrainingRecipe):
         None, description="The critic of algorithm ppo; by default as the policy."
     )
     teacher: TeacherConfig | None = Field(None, description="The teacher of algorithm distillation.")
+    reward_model: JudgeConfig | None = Field(
+        None, description="A model whose score is added to that of reward.functions: pointwise or pairwise."
+    )
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
 
     @property
@@ -182,6 +178,20 @@ class OnlineConfig(TrainingRecipe):
         changes = {
             "path": self.teacher.path,
             "tokenizer": tokenizer,
+            "lora": None,
+            "freeze_first_fraction": 0.0,
+        }
+        return self.model.model_copy(update=changes)
+
+    @property
+    def reward_model_checkpoint(self) -> ModelConfig | None:
+        """The reward model's checkpoint, with its own tokenizer; None without a reward model."""
+        if self.reward_model is None:
+            return None
+        changes = {
+            "path": self.reward_model.path,
+            "tokenizer": None,
+            "chat_template": None,
             "lora": None,
             "freeze_first_fraction": 0.0,
         }
@@ -212,6 +222,24 @@ class OnlineConfig(TrainingRecipe):
             raise ValueError("algorithm.kind distillation needs a teacher: set teacher.path")
         if self.teacher is not None and kind not in ("distillation", "custom"):
             raise ValueError(f"teacher is for algorithm.kind distillation or custom; it is {kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_can_be_compared(self) -> Self:
+        responses = self.rollout.responses_per_prompt
+        if not isinstance(self.reward_model, PairwiseJudgeConfig):
+            return self
+        if responses < 2:
+            raise ValueError(
+                "rollout.responses_per_prompt must be at least 2 with a pairwise reward_model, which compares the "
+                f"responses to a prompt; it is {responses}"
+            )
+        opponents = self.reward_model.opponents
+        if opponents is not None and opponents >= responses:
+            raise ValueError(
+                f"reward_model.opponents must be below rollout.responses_per_prompt: {opponents} is not below "
+                f"{responses}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -344,6 +372,12 @@ class PreferenceConfig(TrainingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _margins_are_not_read(self) -> Self:
+        reason = "in a preference recipe: margins are for recipes of kind reward_model"
+        refuse_without_effect(self.data.train.columns, ["margin"], reason, "data.train.columns.")
+        return self
+
+    @model_validator(mode="after")
     def _other_prompts_are_in_a_step(self) -> Self:
         if isinstance(self.algorithm, KtoConfig) and self.batch.examples_per_step < 2:
             raise ValueError(
@@ -390,7 +424,7 @@ class EvalConfig(Section):
         return self
 
     @classmethod
-    def of_training(cls, config: TrainConfig, weights: str) -> EvalConfig:
+    def of_training(cls, config: AnsweringConfig, weights: str) -> EvalConfig:
         """The evaluation that a training recipe describes, of other weights, in a folder of its own below the run's.
 
         Raises ConfigError if the recipe names no problems to evaluate.
@@ -433,11 +467,14 @@ def _shared(base: type[S], section: S) -> S:
     return base(**{name: getattr(section, name) for name in base.model_fields})
 
 
-TrainConfig = OnlineConfig | SftConfig | PreferenceConfig
+# Recipes that train what generates, and all that train.
+AnsweringConfig = OnlineConfig | SftConfig | PreferenceConfig
+TrainConfig = AnsweringConfig | RewardModelConfig
 Recipe = TrainConfig | EvalConfig
-RECIPE_KINDS: dict[str, type[OnlineConfig | SftConfig | PreferenceConfig | EvalConfig]] = {
+RECIPE_KINDS: dict[str, type[AnsweringConfig | RewardModelConfig | EvalConfig]] = {
     "online": OnlineConfig,
     "sft": SftConfig,
     "preference": PreferenceConfig,
+    "reward_model": RewardModelConfig,
     "eval": EvalConfig,
 }

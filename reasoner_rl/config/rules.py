@@ -6,7 +6,12 @@ from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import EngineConfig, SamplingConfig, VllmEngineConfig
-from reasoner_rl.config.training import MegatronBackendConfig, ScheduleConfig
+from reasoner_rl.config.training import (
+    BackendConfig,
+    FsdpBackendConfig,
+    MegatronBackendConfig,
+    ScheduleConfig,
+)
 
 
 def check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str) -> None:
@@ -24,6 +29,17 @@ def check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str
         raise ValueError(
             f"{key}.tensor_parallel must divide cluster.workers_per_node, so that a copy of the model stays on one "
             f"machine: {size} does not divide {cluster.workers_per_node}"
+        )
+
+
+def check_ranks(backend: BackendConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
+    """Raise ValueError where the workers cannot be divided as the backend says."""
+    if isinstance(backend, MegatronBackendConfig):
+        check_megatron(backend, model, cluster)
+    elif isinstance(backend, FsdpBackendConfig) and cluster.ranks % (backend.shard_ranks or cluster.ranks):
+        raise ValueError(
+            "training.backend.shard_ranks must divide the number of workers (cluster.nodes x workers_per_node): "
+            f"{backend.shard_ranks} does not divide {cluster.ranks}"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +13,8 @@ from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.algorithms.build import build_algorithm
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, Recipe, TrainConfig
+from reasoner_rl.config.recipes import AnsweringConfig, EvalConfig, OnlineConfig, Recipe, TrainConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, VllmEngineConfig
 from reasoner_rl.config.training import CriticConfig, FsdpBackendConfig, TrainingConfig
 from reasoner_rl.distributed.worker import Worker
@@ -48,7 +49,7 @@ def build_worker(config: Recipe) -> Worker:
     torch.manual_seed(derive_seed(config.run.seed, "torch"))  # new adapters are the same on all ranks
     algorithm = build_algorithm(config)
     models = build_models(config, algorithm, unused_ids(config.model, tokenizer))
-    if config.generates:
+    if not isinstance(config, RewardModelConfig) and config.generates:
         engine = _with_rollout(config, models, tokenizer)
     else:
         engine = HybridEngine(models, None, None, _offloads(config, models))
@@ -58,7 +59,14 @@ def build_worker(config: Recipe) -> Worker:
         algorithm.losses,
         reference_is_base="reference" in algorithm.roles and "reference" not in models,
         saves_reference=algorithm.refreshes_reference,
+        product=algorithm.product,
     )
+
+
+def roles_of(config: TrainConfig, algorithm: Algorithm) -> tuple[Role, ...]:
+    """The models of a run: those of the algorithm, and the reward model that judges its responses."""
+    judged = isinstance(config, OnlineConfig) and config.reward_model is not None
+    return (*algorithm.roles, "reward_model") if judged else algorithm.roles
 
 
 def build_models(
@@ -78,6 +86,8 @@ def build_models(
         updates_per_step=updates_per_step,
         unused_ids=unused,
     )
+    if isinstance(config, RewardModelConfig):
+        return {"reward_model": build(config.model, head=_reward_head(config.algorithm.kind))}
     models: dict[Role, TrainBackend] = {
         "policy": build(config.model, entropy_gradient=algorithm.entropy_gradient)
     }
@@ -89,7 +99,22 @@ def build_models(
         models["teacher"] = build(teacher, frozen=True)
     if "critic" in algorithm.roles:
         models["critic"] = _build_critic(config, updates_per_step)
+    if isinstance(config, OnlineConfig) and config.reward_model is not None:
+        checkpoint = config.reward_model_checkpoint
+        assert checkpoint is not None
+        models["reward_model"] = build_backend(
+            checkpoint,
+            config.training,
+            total_updates=total_updates,
+            frozen=True,
+            head=_reward_head(config.reward_model.kind),
+        )
     return models
+
+
+def _reward_head(kind: Literal["pointwise", "pairwise"]) -> Head:
+    """A comparison is made by a language model, which predicts the label of the better answer."""
+    return "score" if kind == "pointwise" else "policy"
 
 
 def _build_critic(config: TrainConfig, updates_per_step: int) -> TrainBackend:
@@ -117,11 +142,13 @@ def _offloads(config: TrainConfig, models: Mapping[Role, TrainBackend]) -> dict[
         offloads["critic"] = _critic_config(config).offload or config.training.offload
     if isinstance(config, OnlineConfig) and config.teacher is not None and "teacher" in models:
         offloads["teacher"] = config.teacher.offload or config.training.offload
+    if isinstance(config, OnlineConfig) and config.reward_model is not None:
+        offloads["reward_model"] = config.reward_model.offload or config.training.offload
     return offloads
 
 
 def _with_rollout(
-    config: TrainConfig, models: dict[Role, TrainBackend], tokenizer: PreTrainedTokenizerBase
+    config: AnsweringConfig, models: dict[Role, TrainBackend], tokenizer: PreTrainedTokenizerBase
 ) -> HybridEngine:
     """The hybrid engine of models and a rollout engine, which gets its weights from the policy."""
     engine = config.rollout.engine

@@ -39,7 +39,11 @@ def models_of(config: Recipe) -> dict[str, ModelConfig]:
     """The checkpoints that a recipe names, by section: the policy's, and those of other models of their own."""
     others: dict[str, ModelConfig | None] = {}
     if isinstance(config, OnlineConfig):
-        others = {"critic": config.critic_model, "teacher": config.teacher_model}
+        others = {
+            "critic": config.critic_model,
+            "teacher": config.teacher_model,
+            "reward_model": config.reward_model_checkpoint,
+        }
     return {"model": config.model} | {name: model for name, model in others.items() if model is not None}
 
 
@@ -51,6 +55,8 @@ def with_cached_models(config: Recipe) -> Recipe:
         changes["critic"] = config.critic.model_copy(update={"path": cached["critic"].path})
     if isinstance(config, OnlineConfig) and config.teacher is not None:
         changes["teacher"] = config.teacher.model_copy(update={"path": cached["teacher"].path})
+    if isinstance(config, OnlineConfig) and config.reward_model is not None:
+        changes["reward_model"] = config.reward_model.model_copy(update={"path": cached["reward_model"].path})
     return config.model_copy(update=changes)
 
 

@@ -122,6 +122,24 @@ class TeacherGroup(ModelGroup):
         return self._of_each_sample(Worker.logprobs, samples)
 
 
+class RewardModelGroup(ModelGroup):
+    """A reward model: see `reasoner_rl.algorithms.base.RewardModel`."""
+
+    role = "reward_model"
+
+    def values(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Values [R] float32 of the states before each sample's response tokens, in order."""
+        return self._of_each_sample(Worker.values, samples)
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[Tensor]:
+        """Response logprobs [R] float32 of each sample, in order."""
+        return self._of_each_sample(Worker.logprobs, samples)
+
+    def update(self, samples: Sequence[TrainSample]) -> Metrics:
+        """Train on the samples: one optimizer update per mini-batch, all of them once per epoch."""
+        return self._update(samples)
+
+
 class CriticGroup(ModelGroup):
     """The critic: see `reasoner_rl.algorithms.base.Critic`."""
 

@@ -26,6 +26,7 @@ class Worker:
     losses: what each model that is trained minimises.
     saves_reference: the reference changes, and is in checkpoints.
     reference_is_base: the reference is the policy without its adapters, and no model of its own.
+    product: the model whose weights are exported.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Worker:
         *,
         reference_is_base: bool = False,
         saves_reference: bool = False,
+        product: Role = "policy",
     ) -> None:
         self._engine, self._tokenizer, self._losses = engine, tokenizer, losses
-        self._reference_is_base = reference_is_base
+        self._reference_is_base, self._product = reference_is_base, product
         self._saved: list[Role] = [*losses, *(["reference"] if saves_reference else [])]  # type: ignore[list-item]
 
     def generate(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> StepOutput:
@@ -109,8 +111,8 @@ class Worker:
                 self._engine.take_turn(role).load(folder / role)
 
     def export(self, folder: Path) -> None:
-        """Write the policy's weights and tokenizer as a Hugging Face checkpoint; rank 0 writes."""
-        for _, model in self._engine.each_on_device(["policy"]):
+        """Write the weights that the run has made, and the tokenizer, as a Hugging Face checkpoint; rank 0 writes."""
+        for _, model in self._engine.each_on_device([self._product]):
             model.export_hf(folder)
         if dist.get_rank() == 0:
             self._tokenizer.save_pretrained(folder)

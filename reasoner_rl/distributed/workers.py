@@ -10,7 +10,16 @@ from reasoner_rl.algorithms.base import Algorithm, Models
 from reasoner_rl.batching.plan import BatchLimits
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
-from reasoner_rl.distributed.models import CriticGroup, PolicyGroup, ReferenceGroup, TeacherGroup, UpdatePlan
+from reasoner_rl.config.reward_recipe import RewardModelConfig
+from reasoner_rl.distributed.building import roles_of
+from reasoner_rl.distributed.models import (
+    CriticGroup,
+    PolicyGroup,
+    ReferenceGroup,
+    RewardModelGroup,
+    TeacherGroup,
+    UpdatePlan,
+)
 from reasoner_rl.distributed.pool import GenerationPool
 from reasoner_rl.distributed.transport import Phase, Transport
 from reasoner_rl.distributed.worker import Worker
@@ -28,19 +37,23 @@ class Workers:
 
     def __init__(self, config: TrainConfig, algorithm: Algorithm, transport: Transport) -> None:
         self._transport = transport
-        self.pool = GenerationPool(config.rollout.engine, transport) if config.generates else None
+        self.pool: GenerationPool | None = None
+        if not isinstance(config, RewardModelConfig) and config.generates:
+            self.pool = GenerationPool(config.rollout.engine, transport)
         parts = (
             transport,
             config.training.backend,
             update_plan(config, algorithm),
             self.pool.require_idle if self.pool else _nothing,
         )
-        roles = algorithm.roles
+        roles = roles_of(config, algorithm)
+        self.reward_model = RewardModelGroup(*parts) if "reward_model" in roles else None
         self.models = Models(
             policy=PolicyGroup(*parts),
             reference=ReferenceGroup(*parts) if "reference" in roles else None,
             critic=CriticGroup(*parts) if "critic" in roles else None,
             teacher=TeacherGroup(*parts) if "teacher" in roles else None,
+            reward_model=self.reward_model,
         )
 
     def publish(self, version: int) -> Metrics:

@@ -21,7 +21,7 @@ from reasoner_rl.errors import DataError
 from reasoner_rl.prompts.read import Message, Place, Row, rows_of_file
 
 _LISTED_ROWS = 5
-GOOD, BAD = 1.0, 0.0  # scores of a pair's answers, and of labelled ones
+GOOD, BAD = 1.0, 0.0  # scores of a pair's answers, unless there is a column of margins, and of labelled ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ def _read_row(
     if kind == "pairs" or (kind == "labels" and columns.completion not in row and columns.chosen in row):
         messages, answers = _read_pair(config, place, row)
         if kind == "pairs":
-            yield JudgedExample(place.number, messages, answers, (GOOD, BAD))
+            lead = GOOD if columns.margin is None else _margin(place, row, columns.margin)
+            yield JudgedExample(place.number, messages, answers, (lead, BAD))
             return
         for answer, score in zip(answers, (GOOD, BAD), strict=True):
             yield JudgedExample(place.number, messages, (answer,), (score,))
@@ -130,6 +131,13 @@ def _score(place: Place, row: Row, column: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise place.error(column, value, "must be a finite number")
     return float(value)
+
+
+def _margin(place: Place, row: Row, column: str) -> float:
+    value = _score(place, row, column)
+    if value < 0:
+        raise place.error(column, value, "must be at least 0")
+    return value
 
 
 def _prompt(config: JudgedDatasetConfig, place: Place, row: Row) -> tuple[Message, ...]:

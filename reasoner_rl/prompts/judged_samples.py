@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from reasoner_rl.config.data import PreferenceDataConfig
 from reasoner_rl.config.preference import JudgedData
 from reasoner_rl.errors import ConfigError, DataError
-from reasoner_rl.prompts.judged import JudgedExample, listed
+from reasoner_rl.prompts.judged import BAD, GOOD, JudgedExample, listed
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.prompts.render import PromptRenderer
 from reasoner_rl.prompts.supervised import answer_ids, example_of
@@ -24,16 +24,20 @@ if TYPE_CHECKING:
 class RenderedReport:
     """What became of judged examples; of what is unusual, the rows."""
 
-    kept: int = 0
+    rows: list[int] = field(default_factory=list)  # those kept, in their order
     truncated_prompts: int = 0
     long_prompts: list[int] = field(default_factory=list)  # dropped
     long_answers: list[int] = field(default_factory=list)  # dropped
     identical: list[int] = field(default_factory=list)  # pairs of twice the same answer, dropped
     prefixes: list[int] = field(default_factory=list)  # pairs of which one answer begins with the other, kept
-    lengths: dict[float, list[int]] = field(default_factory=dict)  # tokens of answers by score
+    # Tokens of answers by score; of a pair's, whatever its margin, as of a good and a bad one.
+    lengths: dict[float, list[int]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [f"{self.kept:,} rendered", f"{self.truncated_prompts:,} with the prompt cut on the left"]
+        parts = [
+            f"{len(self.rows):,} rendered",
+            f"{self.truncated_prompts:,} with the prompt cut on the left",
+        ]
         unusual = {
             "dropped for too long a prompt": self.long_prompts,
             "dropped for too long an answer": self.long_answers,
@@ -71,7 +75,9 @@ def judged_samples(
             if len(answers) == 2 and _begins(*answers):
                 report.prefixes.append(example.row)
             report.truncated_prompts += len(whole) > len(prompt.token_ids)
-            for ids, score in zip(answers, example.scores, strict=True):
+            report.rows.append(example.row)
+            scores = (GOOD, BAD) if len(answers) == 2 else example.scores
+            for ids, score in zip(answers, scores, strict=True):
                 report.lengths.setdefault(score, []).append(len(ids))
             rendered.append(
                 tuple(
@@ -79,7 +85,6 @@ def judged_samples(
                     for ids, score in zip(answers, example.scores, strict=True)
                 )
             )
-    report.kept = len(rendered)
     if not rendered:
         raise DataError(
             f"{config.train.path}: no example is left: {report}. data.prompts.max_tokens is "
@@ -95,7 +100,7 @@ def describe(report: RenderedReport, kind: JudgedData) -> str:
         tokens = fmean(length for lengths in report.lengths.values() for length in lengths)
         found = f"scores from {min(scores):g} to {max(scores):g}, mean {fmean(scores):.3g}"
         return f"{found}; {tokens:.1f} tokens on average"
-    good, bad = (report.lengths.get(score, []) for score in (1.0, 0.0))
+    good, bad = (report.lengths.get(score, []) for score in (GOOD, BAD))
     better, worse = ("chosen", "rejected") if kind == "pairs" else ("good", "bad")
     parts = [
         f"{len(lengths):,} {name}: {fmean(lengths):.1f} tokens on average"

@@ -118,6 +118,7 @@ class PromptRenderer:
             ground_truth=problem.ground_truth,
             data_source=problem.data_source,
             extra_info=problem.extra_info,
+            messages=problem.messages,
         )
 
     def _decode(self, ids: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reasoner_rl.metrics import Metrics, mean_of, total
-from reasoner_rl.types import OVERLONG, ScoredGroup
+from reasoner_rl.types import OVERLONG, REWARD_MODEL, ScoredGroup
 
 # Functions may not be called these: they would share a metric with something else.
 RESERVED_NAMES = (
@@ -19,6 +19,7 @@ RESERVED_NAMES = (
     "truncated",
     "overlong_share",
     OVERLONG,
+    REWARD_MODEL,
 )
 
 

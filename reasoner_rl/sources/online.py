@@ -15,6 +15,8 @@ from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
 from reasoner_rl.prompts.sampler import OrderedSampler
+from reasoner_rl.reward_models.component import judged
+from reasoner_rl.reward_models.judges import Judge
 from reasoner_rl.rewards.metrics import reward_metrics
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
@@ -45,7 +47,10 @@ class OnlineSource:
         generator: Generator,
         rewards: RewardRunner,
         timer: PhaseTimer,
+        judge: Judge | None = None,
     ) -> None:
+        """judge: the recipe's reward model, if it has one."""
+        self._judge = judge
         self._config = config
         self._prompts = prompts
         self._sampler = sampler
@@ -115,15 +120,24 @@ class OnlineSource:
             "aborted": len(builder.launched) - len(generated),
         }
         self._surplus = rest
+        kept, judging = self._with_model_scores(kept)
         counted: Metrics = {f"groups/{name}": total(count) for name, count in counts.items()}
         return StepBatch(
             samples_of(kept, version),
-            merge([counted, rollout_metrics(generated), reward_metrics(generated)]),
+            merge([counted, judging, rollout_metrics(generated), reward_metrics(generated)]),
             generated_tokens=sum(len(r.token_ids) for group in generated for r in group.rollouts),
             groups=kept,
             dropped=[*filtered.all_right, *filtered.all_wrong, *filtered.alike],
             skipped_because="" if kept else _nothing_kept(counts),
         )
+
+    def _with_model_scores(self, kept: list[ScoredGroup]) -> tuple[list[ScoredGroup], Metrics]:
+        """Add the reward model's scores, which it gives only of what is trained on."""
+        section = self._config.reward_model
+        if self._judge is None or section is None or not kept:
+            return kept, {}
+        with self._timer("reward_model"):
+            return judged(kept, self._judge, section.weight)
 
     def _remember(self, kept: list[ScoredGroup], filtered: Filtered) -> None:
         """Take note of the prompts that are all right, or forget them: the policy will change, or one is not."""

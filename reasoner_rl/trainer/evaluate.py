@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reasoner_rl.config.recipes import EvalConfig, Recipe
+from reasoner_rl.config.recipes import AnsweringConfig, EvalConfig
 from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
@@ -19,7 +19,7 @@ class Evaluator:
 
     def __init__(
         self,
-        config: Recipe,
+        config: AnsweringConfig | EvalConfig,
         held_out: Sequence[HeldOut],
         rewards: RewardRunner,
         recorder: RolloutRecorder,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reasoner_rl.config.recipes import TrainConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.observability.curves import plot_curves
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_json
+from reasoner_rl.trainer.reward_models import write_description
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.training.disk_space import filled_folder, partial_of, size_of
 
@@ -21,13 +24,19 @@ def finish_run(config: TrainConfig, state: DriverState, workers: Workers) -> dic
     """Export the weights, plot the curves, write and return the summary."""
     output = config.run.output_dir
     if config.checkpoint.export_at_end:
-        export_folder(output / "final", workers.export)
+        export_folder(output / "final", partial(_export, config, workers))
         say(f"weights: {output / 'final'}")
     summary = summarise_run(config, state)
     write_json(output / "summary.json", summary)
     say(f"summary: {output / 'summary.json'}")
     draw_curves(output)
     return summary
+
+
+def _export(config: TrainConfig, workers: Workers, folder: Path) -> None:
+    workers.export(folder)
+    if isinstance(config, RewardModelConfig):
+        write_description(config, folder)
 
 
 def draw_curves(output: Path) -> None:
@@ -71,5 +80,6 @@ def summarise_run(config: TrainConfig, state: DriverState) -> dict[str, Any]:
         for moment, step in moments.items():
             report = state.evaluations[str(step)][main]
             summary[f"accuracy_{moment}"] = report["accuracy"]
-            summary[f"response_tokens_{moment}"] = report["mean_response_tokens"]
+            if "mean_response_tokens" in report:  # a reward model's is of pairs
+                summary[f"response_tokens_{moment}"] = report["mean_response_tokens"]
     return summary

@@ -17,6 +17,7 @@ from reasoner_rl.config.ppo import PtxConfig
 from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
 from reasoner_rl.config.reward import RewardConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say, show
@@ -60,7 +61,7 @@ def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> li
     problems, read = read_problems(data.train)
     samples, report = supervised_samples(problems, tokenizer, data)
     say(f"{data.train.label}: {read}; {report}")
-    _show_first("first example", samples[0], tokenizer)
+    show_example("first example", samples[0], tokenizer)
     return [(sample,) for sample in samples]
 
 
@@ -76,7 +77,7 @@ def load_judged(config: PreferenceConfig, tokenizer: PreTrainedTokenizerBase) ->
     say(f"{data.train.label}: {describe(report, kind)}")
     names = ("first chosen answer", "first rejected answer") if kind == "pairs" else ("first answer",)
     for name, sample in zip(names, examples[0], strict=True):
-        _show_first(name, sample, tokenizer)
+        show_example(name, sample, tokenizer)
     if isinstance(config.algorithm, KtoConfig):
         _check_labels(config.algorithm, examples, data.train.path)
     return examples
@@ -103,7 +104,13 @@ def _check_labels(config: KtoConfig, examples: Sequence[Example], path: Path) ->
     )
 
 
-def _show_first(title: str, sample: TrainSample, tokenizer: PreTrainedTokenizerBase) -> None:
+def tell_passes(steps: int, per_step: int, examples: int) -> None:
+    """Say how often a run reads its examples."""
+    say(f"{steps} steps of {per_step} examples: {steps * per_step / examples:.2f} passes over {examples}")
+
+
+def show_example(title: str, sample: TrainSample, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Print an example as the model reads it."""
     whole = torch.cat([sample.prompt_ids, sample.response_ids])
     show(f"{title}, as the model reads it", str(tokenizer.decode(whole)))
 
@@ -254,6 +261,8 @@ def tell_unused_sections(config: SftConfig | PreferenceConfig) -> None:
 
 def tell_switched_off(config: TrainConfig) -> None:
     """Say which keys have no effect because what they belong to is switched off, as by an override of one key."""
+    if isinstance(config, RewardModelConfig):
+        return
     reward, evaluation, logging = config.reward, config.evaluation, config.logging
     sections: list[tuple[str, Section, bool, str]] = [
         ("reward.overlong", reward.overlong, reward.overlong.buffer_tokens == 0, "buffer_tokens penalty"),

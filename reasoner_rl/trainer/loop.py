@@ -9,9 +9,10 @@ workers.publish(version)                         # only where something generate
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.algorithms.build import own_functions
@@ -26,12 +27,28 @@ from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import MetricLogger
 from reasoner_rl.sources.base import Source, StepBatch
 from reasoner_rl.sources.online import ADVICE
-from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.resume import save_recipe
 from reasoner_rl.trainer.state import DriverState, is_due
 from reasoner_rl.trainer.stop import StopRequest
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import TrainSample
+
+
+class Report(Protocol):
+    """What an evaluation found on one dataset."""
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """What is logged of it."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it by name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +59,8 @@ class Trainer:
     algorithm: Algorithm
     source: Source
     workers: Workers
-    evaluator: Evaluator | None  # None: the run generates nothing
+    # Evaluates the present weights after so many steps; None: the run has nothing to evaluate with.
+    evaluate_on: Callable[[int], Sequence[Report]] | None
     logger: MetricLogger
     recorder: RolloutRecorder
     store: CheckpointStore
@@ -112,18 +130,14 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Evaluate the present weights on every held-out set, unless that was done after this step already."""
-        if (
-            self.workers.pool is None
-            or self.evaluator is None
-            or str(self.state.step) in self.state.evaluations
-        ):
+        if self.evaluate_on is None or str(self.state.step) in self.state.evaluations:
             return
         synced: Metrics = {}
-        if not self.source.generates:
+        if self.workers.pool is not None and not self.source.generates:
             synced = self.workers.publish(self.state.version)
         timer = PhaseTimer()
         with timer("evaluate"):
-            reports = self.evaluator.evaluate(self.workers.pool, self.state.step)
+            reports = self.evaluate_on(self.state.step)
         if reports:
             metrics = merge([synced, *(report.metrics() for report in reports), timer.metrics()])
             self.logger.write(self.state.step, values(metrics))

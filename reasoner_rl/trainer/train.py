@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.arithmetic import step_arithmetic
-from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
-from reasoner_rl.distributed.hub import models_of
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import open_logger
-from reasoner_rl.prompts.fingerprint import Fingerprint, fingerprint
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.base import Source
@@ -32,60 +28,22 @@ from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.finish import finish_run
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
-from reasoner_rl.trainer.loading import (
-    HeldOut,
-    check_context,
-    check_examples_fit,
-    check_other_model,
-    check_rewards,
-    check_same_tokenizer,
-    check_vocabulary,
-    load_examples,
-    load_held_out,
-    load_judged,
-    load_mixed_in,
-    load_prompts,
-    tell_evaluation_parameters,
-    tell_switched_off,
-    tell_unused_sections,
-)
-from reasoner_rl.trainer.loop import Trainer
+from reasoner_rl.trainer.loading import tell_switched_off
+from reasoner_rl.trainer.loop import Report, Trainer
 from reasoner_rl.trainer.reference_cache import with_precomputed_reference
 from reasoner_rl.trainer.resume import (
-    MIXED_IN_DATA,
     TRAINING_DATA,
     check_data,
     check_records,
     checkpoint_to_resume,
     expect_checkpoints,
 )
+from reasoner_rl.trainer.reward_models import PairEvaluator, comparer_of
+from reasoner_rl.trainer.run_data import RunData, load_data
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import graceful_stop
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
-from reasoner_rl.types import Example, Prompt
-
-
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """What a run reads before it starts."""
-
-    rows: list[Prompt] | list[Example]  # prompts to answer, or examples
-    held_out: list[HeldOut]
-    mixed_in: list[Example] = field(default_factory=list)  # examples of algorithm.ptx
-
-    @property
-    def examples(self) -> list[Example]:
-        """The rows of a run that learns from examples."""
-        return [row for row in self.rows if not isinstance(row, Prompt)]
-
-    def fingerprints(self) -> dict[str, Fingerprint]:
-        """By the name that a message gives the data."""
-        found = {TRAINING_DATA: fingerprint(self.rows)}
-        if self.mixed_in:
-            found[MIXED_IN_DATA] = fingerprint(self.mixed_in)
-        return found | {
-            f"evaluation.datasets {each.name}": fingerprint(each.prompts) for each in self.held_out
-        }
+from reasoner_rl.types import Prompt
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -122,7 +80,7 @@ def _train(
     recorder = RolloutRecorder(output, config.logging.rollouts, config.logging.rollout_format)
     with ExitStack() as stack:
         rewards = None
-        if config.generates:
+        if not isinstance(config, RewardModelConfig) and config.generates:
             limit = config.rollout.sampling.max_response_tokens
             rewards = stack.enter_context(RewardRunner(config.reward, limit))
         logger = stack.enter_context(
@@ -145,9 +103,9 @@ def _train(
                 ),
             )
         source = build_source(config, data, workers, rewards, timer)
-        evaluator = Evaluator(config, data.held_out, rewards, recorder) if rewards else None
+        evaluate_on = build_evaluation(config, data, workers, rewards, recorder)
         trainer = Trainer(
-            config, algorithm, source, workers, evaluator, logger, recorder, store, timer, state
+            config, algorithm, source, workers, evaluate_on, logger, recorder, store, timer, state
         )
         if newest:
             trainer.restore(newest[1])
@@ -155,62 +113,6 @@ def _train(
             say(f"stopped after step {state.step}; the same command resumes from there")
             return None
         return finish_run(config, state, workers)
-
-
-def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
-    """Read training and held-out data, and check that the model, its context and the reward functions fit them."""
-    mixed_in: list[Example] = []
-    if isinstance(config, OnlineConfig):
-        prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
-        check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
-        limit = config.rollout.sampling.max_response_tokens
-        for section, model in models_of(config).items():
-            if section != "model":
-                check_other_model(section, model, config.model, tokenizer, prompts, limit)
-        if config.teacher_model is not None:
-            check_same_tokenizer(config.teacher_model, tokenizer)
-        if config.algorithm.ptx is not None:
-            mixed_in = load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
-        rows: list[Prompt] | list[Example] = prompts
-    else:
-        if isinstance(config, PreferenceConfig):
-            examples = load_judged(config, tokenizer)
-        else:
-            examples = load_examples(config.data, tokenizer)
-        rows = examples
-        check_examples_fit(config.model, examples, mismatched=isinstance(config.algorithm, KtoConfig))
-        tell_unused_sections(config)
-        passes = config.run.steps * config.batch.examples_per_step / len(rows)
-        say(
-            f"{config.run.steps} steps of {config.batch.examples_per_step} examples: {passes:.2f} passes over "
-            f"{len(rows)}"
-        )
-    held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
-    for problems in held_out:
-        check_context(config.model, problems.prompts, config.evaluation_sampling.max_response_tokens)
-    tokens = chain(
-        _token_ids(rows), _token_ids(mixed_in), *(_token_ids(problems.prompts) for problems in held_out)
-    )
-    samplings = (config.rollout.sampling, config.evaluation_sampling) if config.generates else ()
-    check_vocabulary(config.model, tokenizer, set(tokens), samplings)
-    judged = [row for row in rows if isinstance(row, Prompt)] or [
-        p for each in held_out for p in each.prompts
-    ]
-    if judged:
-        check_rewards(config.reward, judged[0])
-    if held_out:
-        tell_evaluation_parameters(config.reward)
-    return RunData(rows, held_out, mixed_in)
-
-
-def _token_ids(rows: Iterable[Prompt | Example]) -> Iterable[int]:
-    for row in rows:
-        if isinstance(row, Prompt):
-            yield from row.token_ids
-        else:
-            for sample in row:
-                yield from sample.prompt_ids.tolist()
-                yield from sample.response_ids.tolist()
 
 
 def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:
@@ -230,5 +132,23 @@ def build_source(
         assert workers.pool is not None
         assert rewards is not None
         prompts = [row for row in data.rows if isinstance(row, Prompt)]
-        return OnlineSource(config, prompts, sampler, workers.pool, rewards, timer)
+        judge = data.judge(workers.reward_model) if data.judge and workers.reward_model else None
+        return OnlineSource(config, prompts, sampler, workers.pool, rewards, timer, judge)
     return ExampleSource(ExampleStream(data.examples, sampler), config.batch.examples_per_step)
+
+
+def build_evaluation(
+    config: TrainConfig,
+    data: RunData,
+    workers: Workers,
+    rewards: RewardRunner | None,
+    recorder: RolloutRecorder,
+) -> Callable[[int], Sequence[Report]] | None:
+    """What evaluates the present weights after a number of steps: on problems, or of a reward model on pairs."""
+    if isinstance(config, RewardModelConfig):
+        assert workers.reward_model is not None
+        comparer = comparer_of(config, load_tokenizer(config.model))
+        return PairEvaluator(config, data.held_out_pairs, workers.reward_model, comparer).evaluate
+    if rewards is None or workers.pool is None:
+        return None
+    return partial(Evaluator(config, data.held_out, rewards, recorder).evaluate, workers.pool)

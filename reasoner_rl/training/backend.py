@@ -12,8 +12,9 @@ from torch import Tensor
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.types import MicroBatch, MiniBatch, TokenOutputs, ValueOutputs
 
-# What stands on the decoder: the output embedding of a policy, or a critic's linear map to one value.
-Head = Literal["policy", "value"]
+# What stands on the decoder: the output embedding of a policy, a critic's linear map to one value, or a reward model's
+# to one score. The last two differ in nothing but the checkpoints that they are read from and written as.
+Head = Literal["policy", "value", "score"]
 
 # (what the model says, the micro-batch) -> (scalar loss, metrics), of a policy and of a critic. The loss is already
 # divided by the global denominators of the mini-batch, so gradients of micro-batches and ranks are summed, never
@@ -24,8 +25,12 @@ LossFunction = PolicyLossFunction | ValueLossFunction
 
 
 def path_key(head: Head) -> str:
-    """The key that a message names for the checkpoint of a policy or a critic."""
-    return "model.path" if head == "policy" else "critic.path (model.path where it is unset)"
+    """The key that a message names for the checkpoint of a model with this head."""
+    return {
+        "policy": "model.path",
+        "value": "critic.path (model.path where it is unset)",
+        "score": "reward_model.path (model.path in a recipe of kind reward_model)",
+    }[head]
 
 
 def require_optimizer(trained: bool, what: str) -> None:
@@ -34,14 +39,17 @@ def require_optimizer(trained: bool, what: str) -> None:
         raise RuntimeError(f"{what} needs a model that is trained, and this one was built frozen")
 
 
-def require_head(held: Head, needed: Head, what: str) -> None:
-    """Raise RuntimeError if the backend holds another model than ``what`` is of."""
-    if held != needed:
+def require_head(held: Head, what: str, *, of_policy: bool) -> None:
+    """Raise RuntimeError if the backend holds another model than ``what`` is of: a policy, or one with a value."""
+    if (held == "policy") != of_policy:
+        needed = "policy" if of_policy else "value"
         raise RuntimeError(f"{what} needs a backend with a {needed} head, and this one has a {held} head")
 
 
 class TrainBackend(Protocol):
-    """Holds the weights of one model, a policy or a critic, and updates them, unless it was built frozen.
+    """Holds the weights of one model, a policy, a critic or a reward model, and updates them, unless it is frozen.
+
+    A reward model is used as a critic is: where this says critic, either is meant.
 
     A frozen model, such as a reference policy, has no optimizer: `update` raises RuntimeError, and `save` and `load`
     are of the weights alone.

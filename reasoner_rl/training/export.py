@@ -12,14 +12,13 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForTokenClassification,
     GenerationConfig,
     PreTrainedModel,
 )
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.training.backend import Head
-from reasoner_rl.training.value import HEAD_BIAS, HEAD_WEIGHT, critic_architecture
+from reasoner_rl.training.value import ARCHITECTURES, HEAD_BIAS, HEAD_WEIGHT, critic_architecture
 
 
 def write_checkpoint(
@@ -27,7 +26,8 @@ def write_checkpoint(
 ) -> None:
     """Write ``weights`` in ``model.dtype``, with the architecture and generation settings of ``model.path``.
 
-    A critic is written as a token classification with one label, its head in float32.
+    A critic is written as a token classification with one label, a reward model as a sequence classification, their
+    heads in float32.
     Rank 0 writes, and alone holds the tensors; every rank must call this and exhausts the stream.
     """
     dtype = getattr(torch, model.dtype)
@@ -37,7 +37,7 @@ def write_checkpoint(
         if writes:
             held[name] = tensor.to("cpu", torch.float32 if name == HEAD_WEIGHT else dtype)
     if writes:
-        shell = _policy_shell(model, dtype) if head == "policy" else _critic_shell(model, dtype)
+        shell = _policy_shell(model, dtype) if head == "policy" else _critic_shell(model, dtype, head)
         if HEAD_BIAS in shell.state_dict():
             held[HEAD_BIAS] = torch.zeros(1)  # transformers' head has one
         shell.save_pretrained(folder, state_dict=held)
@@ -55,8 +55,11 @@ def _policy_shell(model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
     return shell
 
 
-def _critic_shell(model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _critic_shell(model: ModelConfig, dtype: torch.dtype, head: Head) -> PreTrainedModel:
     config = critic_architecture(model)
     config.dtype = dtype
     with torch.device("meta"):
-        return AutoModelForTokenClassification.from_config(config, trust_remote_code=model.trust_remote_code)
+        shell: PreTrainedModel = ARCHITECTURES[head].from_config(
+            config, trust_remote_code=model.trust_remote_code
+        )
+    return shell

@@ -74,7 +74,8 @@ class FsdpBackend:
         temperature: of the sampling that produced the responses; logprobs are those of logits / temperature.
         entropy_gradient: whether the loss uses the gradient of the entropy.
         frozen: the model is not trained, and there is no optimizer.
-        head: "value" makes a critic of the checkpoint; see `load_critic`. Temperature and entropy mean nothing then.
+        head: "value" makes a critic of the checkpoint and "score" a reward model; see `load_critic`. Temperature and
+            entropy mean nothing then.
         unused_ids: ids of the model's vocabulary that no token has. They get no probability, and of their weights' rows
             nothing but weight decay changes.
         """
@@ -83,8 +84,8 @@ class FsdpBackend:
         self._temperature, self._entropy_gradient = temperature, entropy_gradient
         self._head, self._unused_ids = head, unused_ids
         self._world_size = dist.get_world_size()
-        self._policy = self._build(model, backend)
         self._trained = not frozen
+        self._policy = self._build(model, backend)
         if frozen:
             self._policy.requires_grad_(False)
             return
@@ -92,7 +93,10 @@ class FsdpBackend:
         self._schedule = build_schedule(self._optimizer, training.schedule, total_updates, updates_per_step)
 
     def _build(self, model: ModelConfig, backend: FsdpBackendConfig) -> Policy | Critic:
-        build: Callable[..., Policy | Critic] = partial(build_critic, model, self.device)
+        needs_head = self._head == "score" and not self._trained
+        build: Callable[..., Policy | Critic] = partial(
+            build_critic, model, self.device, self._head, needs_head=needs_head
+        )
         if self._head == "policy":
             chunk_tokens = self._training.logprob_chunk_tokens
             build = partial(build_policy, model, chunk_tokens, self.device, unused_ids=self._unused_ids)
@@ -137,7 +141,7 @@ class FsdpBackend:
         adapters: bool = True,
     ) -> list[Tensor]:
         """See TrainBackend."""
-        require_head(self._head, "policy", "logprobs")
+        require_head(self._head, "logprobs", of_policy=True)
         with nullcontext() if adapters else adapters_off(self._policy):
             found = [output.logprobs.cpu() for output in self._outputs(micro_batches, temperature)]
         _free_gathered(self._policy)
@@ -146,7 +150,7 @@ class FsdpBackend:
     @torch.no_grad()
     def entropies(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """See TrainBackend."""
-        require_head(self._head, "policy", "entropies")
+        require_head(self._head, "entropies", of_policy=True)
         found = [output.entropy.cpu() for output in self._outputs(micro_batches)]
         _free_gathered(self._policy)
         return found
@@ -162,7 +166,7 @@ class FsdpBackend:
     @torch.no_grad()
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """See TrainBackend."""
-        require_head(self._head, "value", "values")
+        require_head(self._head, "values", of_policy=False)
         self._policy.eval()
         found = [self._policy(batch.to(self.device)).values.cpu() for batch in micro_batches]
         _free_gathered(self._policy)

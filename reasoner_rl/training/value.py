@@ -1,4 +1,7 @@
-"""The critic as the trainer sees it: packed tokens in, values of the states before response tokens out."""
+"""The critic as the trainer sees it: packed tokens in, values of the states before response tokens out.
+
+A reward model is the same with another name: its score is the value of the state after a whole answer.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,28 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.tokenizer import text_config
 from reasoner_rl.training.attention import choose_attention
-from reasoner_rl.training.backend import path_key
+from reasoner_rl.training.backend import Head, path_key
 from reasoner_rl.training.policy import predicting_states, prepare, require_checkpoint
 from reasoner_rl.types import MicroBatch, ValueOutputs
 
-# The head's name in a checkpoint, as in transformers' token classification with one label.
+# The head's name in a checkpoint, as in transformers' classification of tokens, or of sequences, with one label.
 HEAD_WEIGHT, HEAD_BIAS = "score.weight", "score.bias"
+# What checkpoints are written as: values are of tokens, and a score is of a whole sequence.
+ARCHITECTURES: dict[Head, Any] = {
+    "value": AutoModelForTokenClassification,
+    "score": AutoModelForSequenceClassification,
+}
 
 
 class Critic(nn.Module):
@@ -51,11 +64,20 @@ def critic_architecture(config: ModelConfig) -> Any:
     return read
 
 
-def load_critic(config: ModelConfig, attention: str, *, empty: bool = False) -> PreTrainedModel:
+def load_critic(
+    config: ModelConfig,
+    attention: str,
+    head: Head = "value",
+    *,
+    empty: bool = False,
+    needs_head: bool = False,
+) -> PreTrainedModel:
     """Load the decoder of a checkpoint and its head in float32; without one in the checkpoint the head is zero.
 
     A critic that says 0 of everything is the same on any number of ranks. ``empty``: see `load_causal_lm`.
-    Raises ConfigError naming critic.path if it cannot be read, or has a head that is no map hidden -> 1 without bias.
+    needs_head: the model will not be trained, so a checkpoint without a head is of no use.
+    Raises ConfigError naming the key of the path if it cannot be read, lacks the head that it needs, or has a head that
+    is no map hidden -> 1 without bias.
     """
     options: dict[str, Any] = {
         "dtype": torch.float32,
@@ -75,35 +97,52 @@ def load_critic(config: ModelConfig, attention: str, *, empty: bool = False) -> 
             missing = found["missing_keys"]
     except (OSError, ValueError, RuntimeError) as error:  # of the wrong shape: RuntimeError
         raise ConfigError(
-            f"{path_key('value')}={config.path!r} cannot be loaded as a critic: {error}"
+            f"{path_key(head)}={config.path!r} cannot be loaded with a linear map to one value: {error}"
         ) from error
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise ConfigError(f"model of type {type(model).__name__} has no linear layer named 'score'")
     if HEAD_WEIGHT in missing:
+        require_trained(needs_head, head, config.path)
         nn.init.zeros_(model.score.weight)
     elif not empty:
-        require_head_without_bias(model.score.weight, model.score.bias, config.path)
+        require_head_without_bias(model.score.weight, model.score.bias, head, config.path)
     model.score.register_parameter("bias", None)
     return model
 
 
-def require_head_without_bias(weight: Tensor, bias: Tensor | None, path: str) -> None:
+def require_trained(needs_head: bool, head: Head, path: str) -> None:
+    """Raise ConfigError about a checkpoint that has no head, if it needs one."""
+    if needs_head:
+        raise ConfigError(
+            f"{path_key(head)}={path!r}: the checkpoint holds no {HEAD_WEIGHT}, so it gives no scores: name a model "
+            "that a recipe of kind reward_model has trained, or one for sequence classification with one label"
+        )
+
+
+def require_head_without_bias(weight: Tensor, bias: Tensor | None, head: Head, path: str) -> None:
     """Raise ConfigError if a checkpoint's head is no map hidden -> 1, or adds a constant."""
     if len(weight) != 1 or (bias is not None and bias.any()):
         raise ConfigError(
-            f"{path_key('value')}={path!r}: a critic's head is {HEAD_WEIGHT} [1, hidden] without bias; there it is "
+            f"{path_key(head)}={path!r}: the head must be {HEAD_WEIGHT} [1, hidden] without bias; there it is "
             f"{list(weight.shape)}, {'with' if bias is not None and bias.any() else 'without'} bias"
         )
 
 
-def build_critic(config: ModelConfig, device: torch.device, *, empty: bool = False) -> Critic:
+def build_critic(
+    config: ModelConfig,
+    device: torch.device,
+    head: Head = "value",
+    *,
+    empty: bool = False,
+    needs_head: bool = False,
+) -> Critic:
     """Load the critic with float32 master weights, frozen and adapted as configured; its head is always trained.
 
-    ``empty``, and where the weights are: see `build_policy`.
+    ``empty``, and where the weights are: see `build_policy`. ``needs_head``: see `load_critic`.
     """
-    require_checkpoint(config.path, "value")
+    require_checkpoint(config.path, head)
     attention = choose_attention(config.attention, device, getattr(torch, config.dtype), text_config(config))
-    model = load_critic(config, attention, empty=empty)
+    model = load_critic(config, attention, head, empty=empty, needs_head=needs_head)
     prepare(model, config)
     critic = Critic(model, attention)
     critic.head.requires_grad_(True)

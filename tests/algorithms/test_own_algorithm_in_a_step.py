@@ -50,7 +50,7 @@ def own_trainer(folder: Path) -> Trainer:
         algorithm=build_algorithm(config),
         source=SimpleNamespace(next=lambda step_number, version: step),
         workers=SimpleNamespace(models=batch.models()),
-        evaluator=None,
+        evaluate_on=None,
         logger=None,
         recorder=None,
         store=None,

@@ -64,7 +64,8 @@ class MegatronBackend:
         self._warmup = training.schedule.warmup_steps * updates_per_step
         self._updates = 0
         self._bridge = parts.build_bridge(model, backend, layers, head)
-        bare = parts.build_model(self._bridge, model.path, model.dtype, head)
+        needs_head = head == "score" and frozen
+        bare = parts.build_model(self._bridge, model.path, model.dtype, head, needs_head=needs_head)
         self._trained = not frozen
         self._offloaded, self._offloaded_gradients = Offload(), Offload(keep=False)
         if frozen:
@@ -86,21 +87,21 @@ class MegatronBackend:
     ) -> list[Tensor]:
         """See TrainBackend. There are no adapters."""
         del adapters
-        require_head(self._head, "policy", "logprobs")
+        require_head(self._head, "logprobs", of_policy=True)
         outputs = self._forward(self._models, micro_batches, temperature)
         return self._on_all_stages([output.logprobs for output in outputs], micro_batches)
 
     @torch.no_grad()
     def entropies(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """See TrainBackend."""
-        require_head(self._head, "policy", "entropies")
+        require_head(self._head, "entropies", of_policy=True)
         outputs = self._forward(self._models, micro_batches)
         return self._on_all_stages([output.entropy for output in outputs], micro_batches)
 
     @torch.no_grad()
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """See TrainBackend."""
-        require_head(self._head, "value", "values")
+        require_head(self._head, "values", of_policy=False)
         outputs = self._forward(self._models, micro_batches)
         return self._on_all_stages([output.values for output in outputs], micro_batches)
 

@@ -95,7 +95,7 @@ def build_bridge(
         hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path_key(head)}={model.path!r} cannot be loaded: {error}") from error
-    if head == "value":  # there is no output embedding that could be the input's
+    if head != "policy":  # there is no output embedding that could be the input's
         hf_config.tie_word_embeddings = False
     base: Any = BRIDGES.get(hf_config.model_type)
     if base is None:
@@ -153,17 +153,22 @@ def _local_names(base: Any) -> dict[str, Any]:
 _RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def build_model(bridge: Any, path: str, dtype: str, head: Head = "policy") -> list[Any]:
-    """This rank's part of the model, with the checkpoint's weights: a list of its stages."""
+def build_model(
+    bridge: Any, path: str, dtype: str, head: Head = "policy", *, needs_head: bool = False
+) -> list[Any]:
+    """This rank's part of the model, with the checkpoint's weights: a list of its stages.
+
+    needs_head: see `load_critic`.
+    """
     callbacks: list[Callable[..., None]] = [_use_exact_rotary_frequencies]
-    if head == "value":
+    if head != "policy":
         callbacks.append(drop_output_layer)
     with contextlib.redirect_stdout(io.StringIO()):  # mbridge prints the number of parameters
         models: list[Any] = bridge.get_model(
             path, bf16=dtype == "bfloat16", post_model_creation_callbacks=callbacks
         )
-    if head == "value":
-        add_head(bridge, models, path)
+    if head != "policy":
+        add_head(bridge, models, path, head, needs_head=needs_head)
     return models
 
 

@@ -15,8 +15,14 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.utils import unwrap_model
 from torch import Tensor, nn
 
+from reasoner_rl.training.backend import Head
 from reasoner_rl.training.megatron.share import Share, assemble
-from reasoner_rl.training.value import HEAD_BIAS, HEAD_WEIGHT, require_head_without_bias
+from reasoner_rl.training.value import (
+    HEAD_BIAS,
+    HEAD_WEIGHT,
+    require_head_without_bias,
+    require_trained,
+)
 from reasoner_rl.types import MicroBatch, ValueOutputs
 
 
@@ -47,11 +53,11 @@ def drop_output_layer(model: Any, **unused: Any) -> None:
         model.output_layer = None
 
 
-def add_head(bridge: Any, models: Sequence[Any], path: str) -> None:
+def add_head(bridge: Any, models: Sequence[Any], path: str, head: Head, *, needs_head: bool = False) -> None:
     """Give the last stage the head of the checkpoint that was read, or zero, and the bridge its name."""
     bridge._DIRECT_MAPPING["output_layer.score"] = HEAD_WEIGHT
     # Read on all stages, so that all refuse it or none.
-    score = read_head(bridge.safetensor_io, bridge.config.hidden_size, path)
+    score = read_head(bridge.safetensor_io, bridge.config.hidden_size, path, head, needs_head=needs_head)
     for model in map(unwrap_model, models):
         if model.post_process:
             # A copy, because safetensors gives a view of the file.
@@ -59,14 +65,15 @@ def add_head(bridge: Any, models: Sequence[Any], path: str) -> None:
             model.output_layer = ValueHead(own, sequence_parallel=bridge.config.sequence_parallel)
 
 
-def read_head(checkpoint: Any, hidden: int, path: str) -> Tensor:
-    """The head [1, hidden]; zero if the checkpoint has none, as `load_critic` does."""
+def read_head(checkpoint: Any, hidden: int, path: str, head: Head, *, needs_head: bool = False) -> Tensor:
+    """The head [1, hidden]; zero if the checkpoint has none and needs none, as `load_critic` does."""
     names = checkpoint.load_hf_weight_names()
     if HEAD_WEIGHT not in names:
+        require_trained(needs_head, head, path)
         return torch.zeros(1, hidden)
     weight: Tensor = checkpoint.load_one_hf_weight(HEAD_WEIGHT)
     bias = checkpoint.load_one_hf_weight(HEAD_BIAS) if HEAD_BIAS in names else None
-    require_head_without_bias(weight, bias, path)
+    require_head_without_bias(weight, bias, head, path)
     return weight
 
 

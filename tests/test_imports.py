@@ -33,7 +33,16 @@ COMPOSING = {
     },
     "trainer": {
         *("algorithms", "sources", "distributed"),
-        *("evaluation", "observability", "prompts", "reward_models", "rewards", "rollout", "training"),
+        *(
+            "batching",
+            "evaluation",
+            "observability",
+            "prompts",
+            "reward_models",
+            "rewards",
+            "rollout",
+            "training",
+        ),
     },
     "commands": {"distributed", "trainer", "sources", "evaluation", "observability", "prompts", "rewards"},
     "doctor": {"distributed", "observability"},

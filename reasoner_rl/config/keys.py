@@ -64,7 +64,7 @@ def list_keys(kind: str) -> list[KeyDoc]:
     return [
         KeyDoc(key.documented_path, key.type, show_default(key.default), key.description)
         for key in walk_keys(kind)
-        if key.shape not in ("section", "variants")
+        if key.shape not in ("section", "variants") or key.default is None  # which may be left out
     ]
 
 

@@ -145,7 +145,13 @@ def _tree_to_merge_over(kind: str) -> dict[str, Any]:
     optional = tuple(f"{key.path}." for key in walk_keys(kind) if key.shape in ("optional section", "list"))
     sections = {key.path: key for key in walk_keys(kind)}
     for path, key in sections.items():
-        chooses_kind = path.endswith(".kind") and sections[path.rpartition(".")[0]].shape == "variants"
+        section = sections.get(path.rpartition(".")[0])
+        # A section that may be left out has no kind by default.
+        chooses_kind = (
+            path.endswith(".kind")
+            and section is not None
+            and (section.shape, section.default is None) == ("variants", False)
+        )
         if path.startswith(optional) or key.variant or not (chooses_kind or key.shape == "list"):
             continue
         value: Any = key.default if chooses_kind else _plain(key.default)

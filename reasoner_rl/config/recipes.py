@@ -21,7 +21,7 @@ from reasoner_rl.config.preference import (
     PreferenceBatchConfig,
 )
 from reasoner_rl.config.reward import RewardConfig
-from reasoner_rl.config.reward_model import JudgeConfig, PairwiseJudgeConfig
+from reasoner_rl.config.reward_model import PairwiseJudgeConfig, PointwiseJudgeConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import (
     GenerationConfig,
@@ -159,8 +159,10 @@ class OnlineConfig(TrainingRecipe):
         None, description="The critic of algorithm ppo; by default as the policy."
     )
     teacher: TeacherConfig | None = Field(None, description="The teacher of algorithm distillation.")
-    reward_model: JudgeConfig | None = Field(
-        None, description="A model whose score is added to that of reward.functions: pointwise or pairwise."
+    reward_model: PointwiseJudgeConfig | PairwiseJudgeConfig | None = Field(
+        None,
+        discriminator="kind",
+        description="A model whose score is added to that of reward.functions: pointwise or pairwise.",
     )
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
 

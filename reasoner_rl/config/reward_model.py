@@ -137,6 +137,3 @@ class PairwiseJudgeConfig(_JudgeConfig):
         if self.schedule == "knockout":
             refuse_without_effect(self, ["opponents"], "with schedule 'knockout'")
         return self
-
-
-JudgeConfig = Annotated[PointwiseJudgeConfig | PairwiseJudgeConfig, Field(discriminator="kind")]

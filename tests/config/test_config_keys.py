@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from pydantic import BaseModel
 
@@ -9,6 +11,7 @@ from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.keys import KeyDoc, list_keys
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.run import HeldOutConfig, RunConfig
 from reasoner_rl.errors import ConfigError
 
@@ -64,13 +67,12 @@ def test_every_key_of_a_configuration_is_listed_and_described(kind: str) -> None
         "online": OnlineConfig(run=run, model=model, data={"train": train}),
         "sft": SftConfig(run=run, model=model, data={"train": train}),
         "preference": PreferenceConfig(run=run, model=model, data={"train": {"path": "a.jsonl"}}),
+        "reward_model": RewardModelConfig(run=run, model=model, data={"train": {"path": "a.jsonl"}}),
         "eval": EvalConfig(run=run, model=model, evaluation=HeldOutConfig(datasets=[train])),
     }
     keys = docs(kind)
-    plain = {
-        path.replace("[dapo]", "").replace("[fsdp]", "").replace("[hf]", "").replace("[dpo]", "")
-        for path in keys
-    }
+    defaults = ("[dapo]", "[fsdp]", "[hf]", "[dpo]", "[pointwise]")
+    plain = {functools.reduce(lambda path, kind: path.replace(kind, ""), defaults, path) for path in keys}
     assert _leaves(made[kind].model_dump(), "") <= plain
     assert all(key.description for key in keys.values())
 
@@ -90,6 +92,7 @@ def test_paths_keep_their_type() -> None:
 
 def test_an_unknown_kind_of_recipe() -> None:
     with pytest.raises(
-        ConfigError, match=r"must be one of online, sft, preference, eval\. Did you mean 'online'\?"
+        ConfigError,
+        match=r"must be one of online, sft, preference, reward_model, eval\. Did you mean 'online'\?",
     ):
         list_keys("onlin")

@@ -15,6 +15,8 @@ def step_line(step: int, total_steps: int, values: Mapping[str, float]) -> Text 
         _number(values, "reward/accuracy", "accuracy {:.3f}", "bold green"),
         Text("accuracy unknown", "yellow") if values.get("reward/accuracy_unknown") else None,
         _number(values, "reward/score", "reward {:.3f}"),
+        _number(values, "reward_model/score", "reward model {:.3f}"),
+        _number(values, "reward_model/loss", "loss {:.4f}", "bold green"),
         _number(values, "sft/loss", "loss {:.4f}", "bold green"),
         _number(values, "preference/loss", "loss {:.4f}", "bold green"),
         _number(values, "rewards/accuracies", "pairs right {:.3f}"),

@@ -95,7 +95,7 @@ def _token_of(label: str, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def win_probability(logprobs: Sequence[Tensor]) -> float:
-    """The probability that the first answer is better, averaged over both orders; exactly 0.5 of equal answers.
+    """The probability that the first answer is better, averaged over both orders.
 
     logprobs: of the label in each sample of a `Judgement`, [1] each.
     """

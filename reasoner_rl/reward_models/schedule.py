@@ -62,7 +62,7 @@ class Knockout:
     """Losers leave. A score is the sum of an answer's probabilities to win over the number of rounds.
 
     Answers are drawn into the first round at random; in a round of odd size the last one passes without a comparison,
-    which counts as no win. Of two that are equally likely to win, the first goes on.
+    which counts as half a win. Of two that are equally likely to win, the first goes on.
     """
 
     def __init__(self, players: int, rng: random.Random) -> None:
@@ -81,7 +81,10 @@ class Knockout:
             self._won[one] += result
             self._won[other] += 1 - result
             through.append(one if result >= 0.5 else other)
-        self._left = through + self._left[2 * len(through) :]
+        passing = self._left[2 * len(through) :]
+        for player in passing:
+            self._won[player] += 0.5
+        self._left = through + passing
 
     def scores(self) -> list[float]:
         """See `Tournament`."""

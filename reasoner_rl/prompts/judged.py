@@ -10,7 +10,7 @@ Prompts and answers are text, or lists of messages with role and content.
 from __future__ import annotations
 
 import itertools
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,8 +127,8 @@ def _label(place: Place, row: Row, column: str) -> float:
 
 def _score(place: Place, row: Row, column: str) -> float:
     value = place.column(row, column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise place.error(column, value, "must be a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise place.error(column, value, "must be a finite number")  # NaN, infinity, an integer beyond a float
     return float(value)
 
 

@@ -127,10 +127,9 @@ def _label(place: Place, row: Row, column: str) -> float:
 
 def _score(place: Place, row: Row, column: str) -> float:
     value = place.column(row, column)
+    # Not finite: NaN, infinities, and integers too large for a float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise place.error(
-            column, value, "must be a finite number"
-        )  # NaN, infinity, an integer beyond a float
+        raise place.error(column, value, "must be a finite number")
     return float(value)
 
 

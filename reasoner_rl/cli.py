@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,11 +37,21 @@ _PACKAGE = f"{Path(__file__).parent.name}/"
 WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
 
+_CHECKPOINT = "the newest checkpoint, if there is one"
+# What the same command resumes from when it has ended early; commands that are not here start anew.
+_RESUMES_FROM = {
+    "train": _CHECKPOINT,
+    "sft": _CHECKPOINT,
+    "data": "the parts of answers that are finished, if there are any",
+}
+
+
 @contextmanager
-def exit_statuses() -> Iterator[None]:
+def exit_statuses(resumes_from: Callable[[], str | None] = lambda: _CHECKPOINT) -> Iterator[None]:
     """Users' mistakes become one message and exit status 2, divergence 1, failed workers 3, an interruption 130.
 
     Errors of the operating system, such as a file that may not be read, have status 4.
+    resumes_from: asked when work has ended early for what the same command resumes from; None if it starts anew.
     """
     try:
         yield
@@ -52,17 +62,17 @@ def exit_statuses() -> Iterator[None]:
         sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
         sys.exit(DIVERGED)
     except WorkerError as error:
-        sys.stderr.write(
-            f"error: {error}\nThe same command resumes from the newest checkpoint, if there is one\n"
-        )
+        begun = resumes_from()
+        remedy = f"The same command resumes from {begun}\n" if begun else ""
+        sys.stderr.write(f"error: {error}\n{remedy}")
         sys.exit(WORKERS_FAILED)
     except BrokenPipeError:  # the process that read the output has ended; typer exits silently
         raise
     except BaseException as error:
         if is_interruption(error):  # also where a library has made another error of it
-            sys.stderr.write(
-                "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
-            )
+            begun = resumes_from()
+            remedy = f"; the same command resumes from {begun}" if begun else ""
+            sys.stderr.write(f"interrupted{remedy}\n")
             sys.exit(INTERRUPTED)
         if isinstance(error, OSError):
             sys.stderr.write(f"error: {_system_error(error)}\n")
@@ -81,7 +91,8 @@ def _system_error(error: OSError) -> str:
 
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        with exit_statuses():  # around the commands and not around typer, which makes a silent exit of Ctrl-C
+        # Around the commands and not around typer, which makes a silent exit of Ctrl-C.
+        with exit_statuses(lambda: _RESUMES_FROM.get(ctx.invoked_subcommand)):
             return super().invoke(ctx)
 
 

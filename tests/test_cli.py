@@ -17,6 +17,7 @@ import yaml
 
 from reasoner_rl import cli
 from reasoner_rl.config.load import load_recipe, shipped_recipes
+from reasoner_rl.errors import WorkerError
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,38 @@ def test_an_interruption_says_how_to_resume(
     assert (
         outcome.err == "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
     )
+    monkeypatch.setattr("reasoner_rl.commands.make_data.sampled_groups", lambda *_: interrupted(None))
+    for command in ("make-preferences", "make-sft"):
+        outcome = reasoner_rl("data", command, str(recipe), "--out", "made")
+        assert outcome.status == 130
+        assert outcome.err == (
+            "interrupted; the same command resumes from the parts of answers that are finished, if there are any\n"
+        )
+    monkeypatch.setattr("reasoner_rl.commands.evaluate.evaluate_checkpoint", interrupted)
+    outcome = reasoner_rl("eval", str(recipe), "evaluation.datasets=[{path: problems.jsonl}]")
+    assert (outcome.status, outcome.err) == (130, "interrupted\n")
+
+
+def test_workers_that_fail_say_what_is_resumed(
+    recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: Any) -> None:
+        raise WorkerError("rank 1 died")
+
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", failed)
+    monkeypatch.setattr("reasoner_rl.commands.make_data.sampled_groups", failed)
+    monkeypatch.setattr("reasoner_rl.commands.evaluate.evaluate_checkpoint", failed)
+    problems = "evaluation.datasets=[{path: problems.jsonl}]"
+    for arguments, remedy in (
+        (("train", str(recipe)), "The same command resumes from the newest checkpoint, if there is one\n"),
+        (
+            ("data", "make-sft", str(recipe), "--out", "made"),
+            "The same command resumes from the parts of answers that are finished, if there are any\n",
+        ),
+        (("eval", str(recipe), problems), ""),
+    ):
+        outcome = reasoner_rl(*arguments)
+        assert (outcome.status, outcome.err) == (3, f"error: rank 1 died\n{remedy}")
 
 
 def test_a_run_that_diverges_says_so(recipe: Path, reasoner_rl: Callable[..., Outcome]) -> None:

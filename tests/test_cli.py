@@ -230,6 +230,25 @@ def test_data_tells_what_is_in_the_files(recipe: Path, reasoner_rl: Callable[...
     assert "1+1?" in outcome.out
 
 
+@pytest.mark.parametrize("kind", ["sft", "preference"])
+def test_data_reads_the_problems_to_evaluate_too(
+    kind: str, recipe: Path, reasoner_rl: Callable[..., Outcome]
+) -> None:
+    row = {"problem": "2+2?", "answer": "4", "solution": "It is 4."}
+    row |= {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    (recipe.parent / "learn.jsonl").write_text(json.dumps(row) + "\n")
+    tree = yaml.safe_load(recipe.read_text())
+    train = {"path": "learn.jsonl"} | ({"columns": {"solution": "solution"}} if kind == "sft" else {})
+    whole = {"recipe": kind, "run": tree["run"], "model": tree["model"], "data": {"train": train}}
+    recipe.write_text(yaml.safe_dump(whole))
+    outcome = reasoner_rl("data", "inspect", str(recipe), "evaluation.datasets=[{path: problems.jsonl}]")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "learn: 1 rows read" in outcome.out
+    assert "problems: 1 rows read, 0 duplicates dropped, 1 problems kept" in outcome.out
+    missing = reasoner_rl("data", "inspect", str(recipe), "evaluation.datasets=[{path: problem.jsonl}]")
+    assert "problem.jsonl does not exist. Did you mean 'problems.jsonl'?" in message(missing)
+
+
 def test_the_former_way_to_see_data_says_the_present_one(reasoner_rl: Callable[..., Outcome]) -> None:
     text = message(reasoner_rl("data", "quickstart"))
     assert "`reasoner-rl data inspect RECIPE`" in text

@@ -186,6 +186,8 @@ def test_mistakes_in_recipes(
         ("train", "data.prompts.apply_chat_template=true", ("the tokenizer has no chat template",)),
         ("train", "run.output_dir=small.yaml", ("run.output_dir=small.yaml", "File exists")),
         ("train", "run.output_dir=small.yaml/run", ("run.output_dir=small.yaml/run", "Not a directory")),
+        ("data make-sft --out small.yaml", "run.seed=1", ("--out=small.yaml", "File exists")),
+        ("data make-preferences --out small.yaml/made", "run.seed=1", ("--out=small.yaml/made", "Not a dir")),
         ("train", "reward.functions.0.fn=reward_fns:compute", ("has no 'compute'", "'compute_score'")),
         ("train", "reward.functions.0.fn=./mine.py:f", ("there is no file 'mine.py'",)),
         ("train", "reward.functions.0.parameters.nosuch=1", ("raised on a test call", "'nosuch'")),

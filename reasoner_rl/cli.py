@@ -234,6 +234,54 @@ def make_sft(
     make(_online("data make-sft", recipe, overrides), out, count, choose, agreement)
 
 
+@data.command("rank")
+def rank(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="JSONL or parquet with `prompt`, and `answers` and `ranks`, or `chosen`, `rejected` and if wanted "
+            "`tie`.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="For pairs, scores and the report.")],
+    method: Annotated[
+        Literal["pairs", "bradley-terry", "elo"],
+        typer.Option(help="Pairs of the comparisons themselves, or of scores, which are written too."),
+    ] = "pairs",
+    pairs: Annotated[
+        Literal["best_worst", "all"],
+        typer.Option(help="Pairs per prompt: all, or of scored answers the best with the worst."),
+    ] = "all",
+    normalize: Annotated[
+        Literal["min_max", "win_rate"] | None,
+        typer.Option(
+            help="Scores in [0, 1]: linear from the worst to the best answer, or the mean probability of winning; "
+            "min_max if unset.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Of bradley-terry: further wins in each direction for each two answers that were compared; "
+            "0.1 if unset.",
+        ),
+    ] = None,
+) -> None:
+    """Make pairs and scores of rankings of several answers per prompt, or of comparisons by several judges."""
+    from reasoner_rl.commands.rank_data import ALPHA, RankOptions
+    from reasoner_rl.commands.rank_data import rank as run
+
+    if normalize is not None and method == "pairs":
+        raise ConfigError(f"--normalize {normalize} has no effect with --method pairs, which makes no scores")
+    if alpha is not None and (method != "bradley-terry" or not alpha < float("inf")):
+        raise ConfigError(
+            f"--alpha {alpha:g}: must be a finite number of at least 0, with --method bradley-terry; it is {method}"
+        )
+    run(file, out, RankOptions(method, pairs, normalize or "min_max", ALPHA if alpha is None else alpha))
+
+
 def _online(command: str, recipe: str, overrides: list[str] | None) -> OnlineConfig:
     config = load_recipe(recipe, overrides or [])
     if not isinstance(config, OnlineConfig):

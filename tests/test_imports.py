@@ -49,7 +49,7 @@ COMPOSING = {
     "cli": {"trainer", "commands", "doctor"},
 }
 SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "plugins", "config"}
-ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb", "sklearn")
+ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb", "choix", "sklearn")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 

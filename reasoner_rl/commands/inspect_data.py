@@ -12,18 +12,16 @@ from reasoner_rl.trainer.reward_models import load_pairs
 def inspect_data(config: Recipe) -> None:
     """Read every file the recipe names, and print counts, lengths and what was dropped."""
     tokenizer = load_tokenizer(config.model)
+    rendering = config.data.prompts
     if isinstance(config, SftConfig):
         load_examples(config.data, tokenizer)
-        return
-    if isinstance(config, RewardModelConfig):
+    elif isinstance(config, RewardModelConfig):
         for file in (config.data.train, *config.evaluation.datasets):
             load_pairs(config, file, tokenizer)
         return
-    if isinstance(config, PreferenceConfig):
+    elif isinstance(config, PreferenceConfig):
         load_judged(config, tokenizer)
-        return
-    rendering = config.data.prompts
-    if not isinstance(config, EvalConfig):
+    elif isinstance(config, OnlineConfig):
         load_prompts(config.data.train, rendering, tokenizer, show_first=True)
     if isinstance(config, OnlineConfig) and config.algorithm.ptx is not None:
         load_mixed_in(config.algorithm.ptx, config.model, tokenizer)

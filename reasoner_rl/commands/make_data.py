@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reasoner_rl.commands.agreement import with_one_name_per_answer
+from reasoner_rl.commands.out_folder import naming_out
 from reasoner_rl.commands.sample_answers import sampled_groups
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import DataError
@@ -65,7 +66,7 @@ class AnswersReport:
 def make_preferences(config: OnlineConfig, folder: Path, choice: PairChoice, margin: float) -> AnswersReport:
     """Sample answers, and write ``pairs.jsonl``, ``labels.jsonl`` and ``scores.jsonl`` into ``folder``.
 
-    Raises DataError if no two answers to a prompt differ enough for a pair.
+    Tells if no two answers to a prompt differ enough for a pair. Raises DataError if no answer is of use for any file.
     """
     return _make(
         sampled_groups(config, folder),
@@ -75,7 +76,7 @@ def make_preferences(config: OnlineConfig, folder: Path, choice: PairChoice, mar
             "labels.jsonl": labels_of_group,
             "scores.jsonl": scores_of_group,
         },
-        f"no prompt has two answers whose scores differ by more than {margin:g}",
+        {"pairs.jsonl": f"no prompt has two answers whose scores differ by more than {margin:g}"},
     )
 
 
@@ -100,7 +101,7 @@ def make_sft(
             groups,
             folder / "sft_report.json",
             {"sft.jsonl": examples},
-            "no answer can be used as a worked example",
+            {"sft.jsonl": "no answer can be used as a worked example"},
         )
 
 
@@ -108,19 +109,25 @@ def _make(
     groups: Iterable[tuple[Problem, ScoredGroup]],
     report_file: Path,
     makers: dict[str, Callable[[ScoredGroup, Problem], list[Row]]],
-    if_none: str,
+    if_empty: dict[str, str],
 ) -> AnswersReport:
-    """Write a file per maker beside the report. Raises DataError, and writes nothing, if the first file has no rows."""
+    """Write a file per maker beside the report, also those without rows, so that none of an earlier call stays.
+
+    if_empty: what is told of a file without rows. Raises DataError, and writes nothing, if no file has any.
+    """
     report, made = AnswersReport(), {name: list[Row]() for name in makers}
     for problem, group in groups:
         report.count(group)
         for name, maker in makers.items():
             made[name] += maker(group, problem)
     report.rows = {name: len(rows) for name, rows in made.items()}
-    if not report.rows[next(iter(makers))]:
-        raise DataError(f"{if_none}: {report}")
-    for name, rows in made.items():
-        write_jsonl(report_file.with_name(name), rows)
-    write_json(report_file, asdict(report))
-    say(str(report))
+    told = [f"{reason}: {name} is empty" for name, reason in if_empty.items() if not made[name]]
+    if not any(made.values()):
+        raise DataError(f"{'; '.join(if_empty.values())}, and no file has any rows: {report}")
+    with naming_out(report_file.parent):
+        for name, rows in made.items():
+            write_jsonl(report_file.with_name(name), rows)
+        write_json(report_file, asdict(report))
+    for text in (*told, str(report)):
+        say(text)
     return report

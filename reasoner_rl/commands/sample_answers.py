@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from reasoner_rl.commands.out_folder import naming_out
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.distributed.launch import launch_pool
 from reasoner_rl.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem
     ConfigError if the folder holds answers by another recipe, DataError or ConfigError for mistakes in the recipe.
     """
     config = EvalConfig.of_answers(recipe, folder)
-    with output_folder(config.run):
+    with output_folder(config.run, "--out"), naming_out(folder):
         begin_run(config)
         tokenizer = load_tokenizer(config.model)
         problems, read = read_problems(recipe.data.train)
@@ -48,9 +49,23 @@ def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem
         files = [folder / "answers" / f"part_{number:05d}.parquet" for number in range(len(parts))]
         _sample(config, list(zip(parts, files, strict=True)))
     by_uid = {problem.uid: problem for problem in problems}
-    for file in files:
-        for group in groups_of(read_rollouts(file)):
+    for part, file in zip(parts, files, strict=True):
+        for group in _groups(file, part):
             yield by_uid[group.prompt.uid], group
+
+
+def _groups(file: Path, prompts: Sequence[Prompt]) -> list[ScoredGroup]:
+    """The answers in a part's file. Raises DataError if it cannot be read, or has not all of the part's prompts."""
+    remedy = f"Delete {file}, and the same command samples its answers again"
+    try:
+        groups = groups_of(read_rollouts(file))
+    except DataError as error:
+        raise DataError(f"{error} {remedy}") from error
+    if [group.prompt.uid for group in groups] != [prompt.uid for prompt in prompts]:
+        raise DataError(
+            f"{file}: does not hold the answers to the {len(prompts)} prompts of its part. {remedy}"
+        )
+    return groups
 
 
 def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None:
@@ -66,17 +81,18 @@ def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None
     if not file.exists():
         write_json(file, settings)
         return
+    otherwise = "choose another folder, or delete this one"
     try:
         old = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name, value in settings.items() if old.get(name) != value]
-    except (ValueError, AttributeError) as error:
-        raise DataError(
-            f"{file}: cannot be read ({error}): choose another folder, or delete this one"
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read ({error}): {otherwise}") from error
+    if not isinstance(old, dict):
+        raise DataError(f"{file}: must hold a mapping of settings; it is {str(old)[:80]}: {otherwise}")
+    changed = [name for name, value in settings.items() if old.get(name) != value]
     if changed:
         raise ConfigError(
-            f"{folder} holds answers that were sampled with other settings ({', '.join(changed)}; see {file}): choose "
-            "another folder, or delete this one"
+            f"{folder} holds answers that were sampled with other settings ({', '.join(changed)}; see {file}): "
+            f"{otherwise}"
         )
 
 

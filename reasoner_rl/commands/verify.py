@@ -233,7 +233,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                     content = _json(path, line, text)
                     yield Row(line, content, _task(f"{path}, line {line}", content))
     except OSError as error:
-        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.jsonl")])
+        others = [] if path.exists() else [other.name for other in path.parent.glob("*.jsonl")]
+        near = did_you_mean(path.name, others)
         raise DataError(f"{path}: cannot be read: {error.strerror}.{near}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8: {error}") from error

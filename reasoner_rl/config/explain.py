@@ -41,7 +41,7 @@ def explain(
     for detail in error.errors(include_url=False):
         missing = detail["type"] == "missing"
         path = _plain_path(detail["loc"], tree, missing)
-        if detail["type"] == "union_tag_invalid":
+        if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
             path = (*path, "kind")
         rule = _rule(detail, kind, path, tree)
         origin = _origin(path[:-1] if missing else path, layers, recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -81,7 +81,11 @@ class RewardFunctionConfig(Section):
         wrong = self.parameters.get("wrong_score", -1.0)
         if self.failure_score is not None:  # then wrong_score is the function's own affair
             return self
-        if isinstance(wrong, bool) or not isinstance(wrong, int | float) or not math.isfinite(wrong):
+        if (
+            isinstance(wrong, bool)
+            or not isinstance(wrong, int | float)
+            or not abs(wrong) <= sys.float_info.max
+        ):
             raise ValueError(f"parameters.wrong_score must be a finite number; it is {wrong!r}")
         return self
 

@@ -139,7 +139,8 @@ def _checked(path: Path) -> Iterator[pa.Table]:
             for number in range(file.num_row_groups):
                 yield _check(path, file.read_row_group(number))
     except (pa.ArrowException, OSError) as error:
-        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.parquet")])
+        others = [] if path.exists() else [other.name for other in path.parent.glob("*.parquet")]
+        near = did_you_mean(path.name, others)
         raise DataError(f"{path}: cannot be read as parquet: {error}.{near}") from error
 
 

@@ -10,7 +10,7 @@ Prompts and answers are text, or lists of messages with role and content.
 from __future__ import annotations
 
 import itertools
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +101,7 @@ def _read_row(
     if not isinstance(row, Mapping):
         raise place.error("the row", row, "must be a mapping of columns")
     if kind == "pairs" or (kind == "labels" and columns.completion not in row and columns.chosen in row):
-        messages, answers = _read_pair(config, place, row)
+        messages, answers = read_pair(config, place, row)
         if kind == "pairs":
             lead = GOOD if columns.margin is None else _margin(place, row, columns.margin)
             yield JudgedExample(place.number, messages, answers, (lead, BAD))
@@ -113,8 +113,8 @@ def _read_row(
         raise DataError(
             f"{place.path}: columns.prompt is null, which is for pairs; name the column of prompts"
         )
-    messages = _prompt(config, place, row)
-    answer = _answer(place, row, columns.completion)
+    messages = read_prompt(config, place, row)
+    answer = read_answer(place, row, columns.completion)
     score = _label(place, row, columns.label) if kind == "labels" else _score(place, row, columns.score)
     yield JudgedExample(place.number, messages, (answer,), (score,))
 
@@ -128,7 +128,8 @@ def _label(place: Place, row: Row, column: str) -> float:
 
 def _score(place: Place, row: Row, column: str) -> float:
     value = place.column(row, column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # Not finite: NaN, infinities, and integers too large for a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise place.error(column, value, "must be a finite number")
     return float(value)
 
@@ -140,7 +141,7 @@ def _margin(place: Place, row: Row, column: str) -> float:
     return value
 
 
-def _prompt(config: JudgedDatasetConfig, place: Place, row: Row) -> tuple[Message, ...]:
+def read_prompt(config: JudgedDatasetConfig, place: Place, row: Row) -> tuple[Message, ...]:
     """The messages of a prompt; text is one message of the user."""
     column = config.columns.prompt
     assert column is not None
@@ -173,7 +174,7 @@ def _no_message(place: Place, column: str, message: Any) -> Message:
     raise place.error(column, message, "must be text, or a list of messages with role and content")
 
 
-def _answer(place: Place, row: Row, column: str) -> str:
+def read_answer(place: Place, row: Row, column: str) -> str:
     """An answer's text; as messages, it is one of the assistant."""
     value = place.column(row, column)
     if not isinstance(value, list):
@@ -188,13 +189,13 @@ def _only_answer(place: Place, column: str, messages: Sequence[Message]) -> str:
     return messages[0]["content"]
 
 
-def _read_pair(
+def read_pair(
     config: JudgedDatasetConfig, place: Place, row: Row
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
     names = config.columns.chosen, config.columns.rejected
     if config.columns.prompt is not None:
-        messages = _prompt(config, place, row)
-        return messages, (_answer(place, row, names[0]), _answer(place, row, names[1]))
+        messages = read_prompt(config, place, row)
+        return messages, (read_answer(place, row, names[0]), read_answer(place, row, names[1]))
     values = [place.column(row, name) for name in names]
     if all(isinstance(value, list) for value in values):
         chosen, rejected = (_messages(place, value, name) for value, name in zip(values, names, strict=True))

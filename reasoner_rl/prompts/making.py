@@ -121,7 +121,13 @@ def _row(problem: Problem, rollout: Rollout) -> Row:
 
 
 def _majority(rewards: Sequence[Reward], share: float) -> str | None:
-    """The most frequent extracted answer; None if fewer than this share of the responses have it."""
+    """The most frequent extracted answer, of several the one that was given first.
+
+    None if fewer than this share of the responses have it, or if no response has an answer.
+    """
     votes = Counter(reward.extracted for reward in rewards if reward.extracted is not None)
-    answer, count = votes.most_common(1)[0] if votes else (None, 0)
-    return answer if count >= share * len(rewards) else None
+    if not votes:
+        return None
+    answer, count = votes.most_common(1)[0]
+    # Not `count >= share * len(rewards)`: 0.28 * 25 is a little more than 7.
+    return answer if count / len(rewards) >= share else None

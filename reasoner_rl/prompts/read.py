@@ -150,7 +150,7 @@ def truth_text(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float | list | Mapping):
         return None
     if isinstance(value, int | float):
-        return str(value) if math.isfinite(value) else None
+        return str(value) if isinstance(value, int) or math.isfinite(value) else None
     try:
         text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=str)
     except (TypeError, ValueError):  # keys of several types; NaN or infinity

@@ -23,23 +23,23 @@ from reasoner_rl.training.disk_space import partial_of
 
 
 @contextmanager
-def output_folder(run: RunConfig) -> Iterator[Path]:
+def output_folder(run: RunConfig, key: str = "run.output_dir") -> Iterator[Path]:
     """Make ``run.output_dir`` and keep other runs out of it while the block runs.
 
-    Raises ConfigError if it cannot be written to, or if another run has it.
+    key: what the user names the folder by. Raises ConfigError if it cannot be written to, or if another run has it.
     """
     output = run.output_dir
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = (output / ".lock").open("w")
     except OSError as error:
-        raise ConfigError(f"run.output_dir={output}: {error.strerror}") from error
+        raise ConfigError(f"{key}={output}: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"run.output_dir={output}: another run is writing there; wait for it, or choose another folder"
+                f"{key}={output}: another run is writing there; wait for it, or choose another folder"
             ) from error
         except OSError:
             pass  # a file system without locks

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from reasoner_rl.algorithms.base import Policy
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import DpoConfig
 from reasoner_rl.config.recipes import PreferenceConfig
-from reasoner_rl.errors import DataError
+from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.fingerprint import Fingerprint
@@ -37,19 +38,22 @@ def with_precomputed_reference(
     """Attach the reference's logprobs to all samples, from files where they exist, if the recipe asks for that.
 
     data: the fingerprint of the examples. ``policy`` must hold the weights of the start, also in a run that is resumed.
-    An interruption keeps the files that were finished. Raises DataError for a file that cannot be read.
+    An interruption keeps the files that were finished. Raises DataError for a file that cannot be read, and ConfigError
+    for a folder that cannot be made or written to.
     """
     algorithm = config.algorithm
     if not isinstance(algorithm, DpoConfig) or algorithm.reference == "live":
         return list(examples)
-    folder = (algorithm.reference_cache or config.run.output_dir / "reference_logprobs") / _key(
-        config.model, data
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    cache = algorithm.reference_cache
+    parent = cache or config.run.output_dir / "reference_logprobs"
+    chosen = f"algorithm.reference_cache={cache}" if cache else f"run.output_dir={config.run.output_dir}"
+    folder = parent / _key(config.model, data)
     starts = range(0, len(examples), EXAMPLES_PER_FILE)
     parts = [examples[start : start + EXAMPLES_PER_FILE] for start in starts]
     files = [folder / f"part_{number:05d}.safetensors" for number in range(len(parts))]
-    missing = sum(not file.exists() for file in files)
+    with _as_config_error(chosen, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = sum(not file.exists() for file in files)
     say(f"reference logprobs: {len(files) - missing} of {len(files)} files exist in {folder}")
     attached: list[Example] = []
     with progress_bar(config.logging.progress, "reference logprobs", missing) as advance:
@@ -57,10 +61,21 @@ def with_precomputed_reference(
             if not file.exists():
                 # What must stay together is an example, as in `ExampleStream.take`.
                 numbered = [sample.replace(group=n) for n, example in enumerate(part) for sample in example]
-                _write(file, policy.logprobs(numbered))
+                logprobs = policy.logprobs(numbered)
+                with _as_config_error(chosen, file):
+                    _write(file, logprobs)
                 advance(1)
             attached += _attach(part, _read(file, part))
     return attached
+
+
+@contextmanager
+def _as_config_error(chosen: str, path: Path) -> Iterator[None]:
+    """Make a ConfigError of what the system refuses. chosen: the key that ``path`` comes from, with its value."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{chosen}: {path} cannot be written: {error}") from error
 
 
 def _write(file: Path, logprobs: Sequence[Tensor]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from reasoner_rl.commands import sample_answers
@@ -13,6 +15,7 @@ from reasoner_rl.commands.make_data import make_preferences, make_sft
 from reasoner_rl.config.data import JudgedDatasetConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig
 from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.observability.rollout_table import groups_of, write_rollouts
 from reasoner_rl.prompts.judged import read_judged
 from reasoner_rl.trainer.train import train
 
@@ -69,8 +72,12 @@ def test_answers_become_data_that_a_recipe_learns_from(
 
     with pytest.raises(ConfigError, match=r"other settings \(evaluation; see .*settings.json\)"):
         make_sft(OnlineConfig.model_validate(changed(recipe, responses_per_prompt=3)), made, 1, "first", None)
-    with pytest.raises(DataError, match="differ by more than 100: 48 answers to 12 prompts"):
-        make_preferences(recipe, made, "best_worst", 100.0)
+    wide = make_preferences(recipe, made, "best_worst", 100.0)
+    assert wide.rows == report.rows | {"pairs.jsonl": 0}
+    assert "differ by more than 100: pairs.jsonl is empty\n" in capsys.readouterr().out
+    assert (made / "pairs.jsonl").read_bytes() == b"", "no pairs of an earlier call stay"
+    assert len(rows_of(made / "scores.jsonl")) == report.rows["scores.jsonl"]
+    make_preferences(recipe, made, "best_worst", 0.0)
     other = tmp_path / "other.jsonl"
     other.write_text('{"problem": "1 plus 1?", "answer": "2"}\n')
     moved = recipe.model_dump() | {"data": recipe.model_dump()["data"] | {"train": {"path": other}}}
@@ -92,6 +99,60 @@ def test_answers_become_data_that_a_recipe_learns_from(
         }
     )
     assert train(preference) is not None
+
+
+def test_what_is_wrong_in_the_folder_is_named_with_its_remedy(recipe: OnlineConfig, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    make_preferences(recipe, made, "best_worst", 0.0)
+    [part] = (made / "answers").iterdir()
+    whole = part.read_bytes()
+
+    def refusal(kind: type[Exception]) -> str:
+        with pytest.raises(kind) as caught:
+            make_preferences(recipe, made, "best_worst", 0.0)
+        return str(caught.value)
+
+    part.write_bytes(whole[:-3])
+    text = refusal(DataError)
+    assert text.startswith(f"{part}: cannot be read as parquet: ")
+    assert text.endswith(f"Delete {part}, and the same command samples its answers again")
+    assert "Did you mean" not in text
+    write_rollouts(part, 0, groups_of(pq.ParquetFile(io.BytesIO(whole)).read())[:5])
+    assert f"{part}: does not hold the answers to the 12 prompts of its part. Delete {part}" in refusal(
+        DataError
+    )
+    part.write_bytes(whole)
+
+    (made / "pairs.jsonl").unlink()
+    (made / "pairs.jsonl").mkdir()
+    assert refusal(ConfigError) == f"--out={made}: {made / 'pairs.jsonl'}: Is a directory"
+    settings = made / "settings.json"
+    written = settings.read_text()
+    settings.write_text("[1]")
+    text = refusal(DataError)
+    assert (
+        text
+        == f"{settings}: must hold a mapping of settings; it is [1]: choose another folder, or delete this one"
+    )
+    settings.unlink()
+    settings.mkdir()
+    assert refusal(DataError).startswith(f"{settings}: cannot be read ([Errno 21] Is a directory")
+    settings.rmdir()
+    settings.write_text(written)
+    part.unlink()
+    part.parent.rmdir()
+    part.parent.touch()
+    assert refusal(ConfigError) == f"--out={made}: {part.parent}: File exists"
+
+
+def test_answers_of_no_use_make_no_files(recipe: OnlineConfig, tmp_path: Path) -> None:
+    endless = changed(recipe, sampling={"max_response_tokens": 5, "min_response_tokens": 5})
+    endless["algorithm"]["dynamic_sampling"]["max_staleness"] = 0  # which min_response_tokens asks for
+    with pytest.raises(
+        DataError, match=r"no file has any rows: 48 answers to 12 prompts.*48 answers not used"
+    ):
+        make_preferences(OnlineConfig.model_validate(endless), tmp_path / "made", "best_worst", 0.0)
+    assert not list((tmp_path / "made").glob("*.jsonl"))
 
 
 def changed(recipe: OnlineConfig, **rollout: Any) -> dict[str, Any]:

@@ -356,6 +356,11 @@ def test_unknown_kinds_list_the_allowed_ones(recipe: Path) -> None:
         ("evaluation.sampling={temperature: -1}", "override: evaluation.sampling.temperature = -1: must be"),
         ("rollout.sampling={temperature: -1}", "override: rollout.sampling.temperature = -1: must be"),
         ("reward.functions.0.parameters.wrong_score=bad", "parameters.wrong_score must be a finite number"),
+        (
+            f"reward.functions.0.parameters.wrong_score={'9' * 400}",
+            "parameters.wrong_score must be a finite number; it is 9999",
+        ),
+        (f"reward.functions.0.weight={'9' * 400}", "reward.functions.0.weight = 9999"),
     ],
 )
 def test_bad_values_name_key_value_and_rule(recipe: Path, override: str, message: str) -> None:

@@ -208,6 +208,12 @@ BAD_ROWS: list[tuple[JudgedData, Any, dict[str, Any], str]] = [
     ),
     (
         "scores",
+        ASKED | {"completion": "5", "reward": int("9" * 400)},
+        {},
+        "reward must be a finite number; it is 9999",
+    ),
+    (
+        "scores",
         ASKED | {"completion": "5", "reward": True},
         {},
         "reward must be a finite number; it is True",

@@ -101,6 +101,16 @@ def test_worked_examples_on_which_most_responses_agree(share: float, texts: list
     assert [row["solution"] for row in rows] == texts
 
 
+def test_a_share_that_is_just_reached_counts_and_of_equal_votes_the_first() -> None:
+    others = [(f"say {number}", 0.0, 0.0, f"answer {number}") for number in range(18)]
+    group_of_25 = group(*others, *((f"so {number}", 1.0, 1.0, "2") for number in range(7)))
+    assert 0.28 * 25 > 7, "what a product of the share would be compared with"
+    assert len(examples_of_group(group_of_25, PROBLEM, 25, "first", 0.28, 0)) == 7
+    assert examples_of_group(group_of_25, PROBLEM, 25, "first", 0.29, 0) == []
+    tie = group(("x", 0.0, 0.0, "3"), ("y", 1.0, 1.0, "2"), ("z", 1.0, 1.0, "2"), ("w", 0.0, 0.0, "3"))
+    assert [row["solution"] for row in examples_of_group(tie, PROBLEM, 9, "first", 0.5, 0)] == ["x", "w"]
+
+
 def test_agreement_does_not_look_at_what_is_right() -> None:
     wrong = group(("x", -1.0, 0.0, "3"), ("y", -1.0, 0.0, "3"), ("z", 1.0, 1.0, "2"))
     assert [row["solution"] for row in examples_of_group(wrong, PROBLEM, 9, "first", 0.5, 0)] == ["x", "y"]

@@ -115,6 +115,7 @@ def test_empty_lines_count_as_lines_but_not_as_rows(tmp_path: Path) -> None:
         (7, "7"),
         (0.5, "0.5"),
         (0, "0"),
+        pytest.param(int("9" * 400), "9" * 400, id="an integer beyond a float"),
         (" 3 ", " 3 "),
         (["1", 2.5, True], '["1", 2.5, true]'),
         ({"target": 24, "numbers": [1, 2, 3, 4]}, '{"numbers": [1, 2, 3, 4], "target": 24}'),

@@ -199,6 +199,38 @@ def test_precomputed_logprobs_come_back_to_their_samples(
     assert [[s.group for s in example] for example in without] == [[0, 0]] * 9, "nothing else is changed"
 
 
+def test_a_folder_for_precomputed_logprobs_that_cannot_be_used_is_named(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    policy: Any = CountsTokens()
+
+    def refusal(cache: Path | None) -> str:
+        chosen = {"reference_cache": str(cache)} if cache else {}
+        config = recipe("run", LIVE | {"reference": "precomputed"} | chosen)
+        examples = load_judged(config, load_tokenizer(config.model))
+        with pytest.raises(ConfigError) as caught:
+            reference_cache.with_precomputed_reference(config, examples, fingerprint(examples), policy)
+        return str(caught.value)
+
+    file, cache = tmp_path / "file", tmp_path / "cache"
+    file.touch()
+    for wrong in (file, file / "below"):
+        text = refusal(wrong)
+        assert text.startswith(f"algorithm.reference_cache={wrong}: {wrong}/"), text
+        assert "cannot be written: [Errno 20] Not a directory" in text
+    config = recipe("run", LIVE)
+    examples = load_judged(config, load_tokenizer(config.model))
+    key = reference_cache._key(config.model, fingerprint(examples))
+    for parent, chosen in (
+        (cache, f"algorithm.reference_cache={cache}"),
+        (tmp_path / "run" / "reference_logprobs", f"run.output_dir={tmp_path / 'run'}"),
+    ):  # the folder can be made, and its file cannot be written: a folder has the place of the temporary one
+        (parent / key / f"part_00000.{os.getpid()}.tmp").mkdir(parents=True)
+        text = refusal(cache if parent is cache else None)
+        assert text.startswith(f"{chosen}: {parent / key}/part_00000.safetensors cannot be written: "), text
+        assert "Is a directory" in text
+
+
 def test_what_the_precomputed_logprobs_depend_on(recipe: Recipe, tmp_path: Path) -> None:
     config = recipe("run", LIVE)
     examples = load_judged(config, load_tokenizer(config.model))

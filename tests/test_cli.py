@@ -148,11 +148,11 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
         (("config", "quickstart", "run.seed=many"), ("run.seed", "many", "integer")),
         (("config", "quickstart", "run.seed"), ("override 'run.seed': must read key.path=value",)),
         (("config", "quickstart", "algorithm.kind=dapoo"), ("algorithm.kind", "Did you mean 'dapo'?")),
-        (("config", "--keys", "onlin"), ("--keys 'onlin'", "online, sft, preference, eval")),
-        (("train", "quickstart_sft"), ("`reasoner-rl train`", "kind online or preference", "of kind 'sft'")),
+        (("config", "--keys", "onlin"), ("--keys 'onlin'", "online, sft, preference, iterated, eval")),
+        (("train", "quickstart_sft"), ("`reasoner-rl train`", "kind online, preference or iterated", "of kind 'sft'")),
         (("sft", "quickstart"), ("`reasoner-rl sft`", "kind sft", "of kind 'online'")),
         (("eval", "quickstart_sft"), ("evaluation.datasets is empty",)),
-        (("train", "aime"), ("`reasoner-rl train`", "kind online or preference", "of kind 'eval'")),
+        (("train", "aime"), ("`reasoner-rl train`", "kind online, preference or iterated", "of kind 'eval'")),
     ],
 )
 def test_mistakes_in_recipes(

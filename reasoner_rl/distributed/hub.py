@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import OnlineConfig, Recipe
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, Recipe
 from reasoner_rl.errors import ConfigError
 
 # What tokenizers and configurations are read from, and weights. Other formats are copies of them (.pth, GGUF),
@@ -40,6 +40,8 @@ def models_of(config: Recipe) -> dict[str, ModelConfig]:
     others: dict[str, ModelConfig | None] = {}
     if isinstance(config, OnlineConfig):
         others = {"critic": config.critic_model, "teacher": config.teacher_model}
+    if isinstance(config, PreferenceConfig):
+        others = {"reference": config.reference_model}
     return {"model": config.model} | {name: model for name, model in others.items() if model is not None}
 
 
@@ -51,6 +53,8 @@ def with_cached_models(config: Recipe) -> Recipe:
         changes["critic"] = config.critic.model_copy(update={"path": cached["critic"].path})
     if isinstance(config, OnlineConfig) and config.teacher is not None:
         changes["teacher"] = config.teacher.model_copy(update={"path": cached["teacher"].path})
+    if isinstance(config, PreferenceConfig) and config.reference is not None:
+        changes["reference"] = config.reference.model_copy(update={"path": cached["reference"].path})
     return config.model_copy(update=changes)
 
 

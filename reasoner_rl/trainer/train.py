@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.distributed.hub import models_of
@@ -164,11 +165,11 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
         check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
         limit = config.rollout.sampling.max_response_tokens
-        for section, model in models_of(config).items():
-            if section != "model":
-                check_other_model(section, model, config.model, tokenizer, prompts, limit)
+        for section, model in _other_models(config).items():
+            check_other_model(section, model, config.model, tokenizer)
+            check_context(model, prompts, limit)
         if config.teacher_model is not None:
-            check_same_tokenizer(config.teacher_model, tokenizer)
+            check_same_tokenizer("teacher", config.teacher_model, tokenizer)
         if config.algorithm.ptx is not None:
             mixed_in = load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
         rows: list[Prompt] | list[Example] = prompts
@@ -178,7 +179,12 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         else:
             examples = load_examples(config.data, tokenizer)
         rows = examples
-        check_examples_fit(config.model, examples, mismatched=isinstance(config.algorithm, KtoConfig))
+        mismatched = isinstance(config.algorithm, KtoConfig)
+        check_examples_fit(config.model, examples, mismatched=mismatched)
+        for section, model in _other_models(config).items():
+            check_other_model(section, model, config.model, tokenizer)
+            check_same_tokenizer(section, model, tokenizer)
+            check_examples_fit(model, examples, mismatched=mismatched)
         tell_unused_sections(config)
         passes = config.run.steps * config.batch.examples_per_step / len(rows)
         say(
@@ -201,6 +207,11 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     if held_out:
         tell_evaluation_parameters(config.reward)
     return RunData(rows, held_out, mixed_in)
+
+
+def _other_models(config: TrainConfig) -> dict[str, ModelConfig]:
+    """The checkpoints beside the policy's, by section."""
+    return {section: model for section, model in models_of(config).items() if section != "model"}
 
 
 def _token_ids(rows: Iterable[Prompt | Example]) -> Iterable[int]:

@@ -149,7 +149,10 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
         (("config", "quickstart", "run.seed"), ("override 'run.seed': must read key.path=value",)),
         (("config", "quickstart", "algorithm.kind=dapoo"), ("algorithm.kind", "Did you mean 'dapo'?")),
         (("config", "--keys", "onlin"), ("--keys 'onlin'", "online, sft, preference, iterated, eval")),
-        (("train", "quickstart_sft"), ("`reasoner-rl train`", "kind online, preference or iterated", "of kind 'sft'")),
+        (
+            ("train", "quickstart_sft"),
+            ("`reasoner-rl train`", "kind online, preference or iterated", "of kind 'sft'"),
+        ),
         (("sft", "quickstart"), ("`reasoner-rl sft`", "kind sft", "of kind 'online'")),
         (("eval", "quickstart_sft"), ("evaluation.datasets is empty",)),
         (("train", "aime"), ("`reasoner-rl train`", "kind online, preference or iterated", "of kind 'eval'")),

@@ -399,7 +399,10 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
             ", line 4: not valid YAML: the key 'seed' is given twice",
         ),
         ("recipe: online\n1: 2\n", ", line 2: not valid YAML: a key must be text; put it in quotes"),
-        ("run: {}\n", ": recipe: required, but not given: must be one of online, sft, preference, iterated, eval"),
+        (
+            "run: {}\n",
+            ": recipe: required, but not given: must be one of online, sft, preference, iterated, eval",
+        ),
         (
             "recipe: onlin\n",
             ": recipe = \"onlin\": must be one of online, sft, preference, iterated, eval. Did you mean 'online'?",

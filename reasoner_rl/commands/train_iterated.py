@@ -35,7 +35,9 @@ from reasoner_rl.trainer.finish import draw_curves, export_folder
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
     check_context,
+    check_other_model,
     check_rewards,
+    check_same_tokenizer,
     check_vocabulary,
     load_held_out,
     load_prompts,
@@ -148,6 +150,10 @@ def _check_data(config: IteratedConfig, output: Path) -> int:
     tokens = {token for prompt in everything for token in prompt.token_ids}
     check_vocabulary(config.model, tokenizer, tokens, samplings)
     check_rewards(config.reward, prompts[0])
+    if config.reference is not None:
+        reference = config.model.frozen_beside(config.reference.path)
+        check_other_model("reference", reference, config.model, tokenizer)
+        check_same_tokenizer("reference", reference, tokenizer)
     keys = flat_keys(config.model_dump(mode="json"))
     settings = {key: value for key, value in keys.items() if not key.startswith(_FREE)}
     if not _round(output, 1).exists():

@@ -189,7 +189,7 @@ def check_same_tokenizer(section: str, model: ModelConfig, tokenizer: PreTrained
 
     section: of the recipe, teacher or reference.
     """
-    own = load_tokenizer(model.model_copy(update={"tokenizer": None}))
+    own = load_tokenizer(model.model_copy(update={"tokenizer": None}), section)
     if (theirs := own.get_vocab()) != (ours := tokenizer.get_vocab()):
         token = min((ours.items() ^ theirs.items()), key=lambda item: item[1])
         raise ConfigError(

@@ -216,6 +216,9 @@ def test_folders_that_a_run_cannot_go_on_in(tree: dict[str, Any], copied: Path, 
     (other / "checkpoints").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"other holds another run \(checkpoints\), and no rounds: choose"):
         train_iterated.train_iterated(config_of(tree, other))
+    with pytest.raises(ConfigError, match=r"^reference\.path='?.*nowhere"):
+        train_iterated.train_iterated(config_of(tree, tmp_path / "new", reference={"path": "runs/nowhere"}))
+    assert not (tmp_path / "new" / "round_1").exists(), "nothing is sampled before that"
 
 
 def test_a_run_that_is_interrupted_everywhere_ends_as_one_that_is_not(

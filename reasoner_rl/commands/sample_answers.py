@@ -7,9 +7,9 @@ from pathlib import Path
 
 from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.settings import settle
-from reasoner_rl.config.recipes import EvalConfig, TrainingRecipe
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, TrainingRecipe
 from reasoner_rl.distributed.launch import launch_pool
-from reasoner_rl.errors import DataError
+from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
@@ -35,6 +35,11 @@ def sampled_groups(
     by. What was sampled is in ``folder``/answers; a second call with the same recipe samples what is missing. Raises
     ConfigError if the folder holds answers by another recipe, DataError or ConfigError for mistakes in the recipe.
     """
+    if isinstance(recipe, OnlineConfig) and recipe.reward_model is not None:
+        raise ConfigError(
+            "reward_model is set, and answers that are sampled to make data are scored by reward.functions alone: leave "
+            "reward_model out"
+        )
     config = EvalConfig.of_answers(recipe, folder)
     with output_folder(config.run, key), naming_out(folder, key):
         begin_run(config)

@@ -37,8 +37,8 @@ def sampled_groups(
     """
     if isinstance(recipe, OnlineConfig) and recipe.reward_model is not None:
         raise ConfigError(
-            "reward_model is set, and answers that are sampled to make data are scored by reward.functions alone: leave "
-            "reward_model out"
+            "reward_model is set, and answers that are sampled to make data are scored by reward.functions alone: "
+            "leave reward_model out"
         )
     config = EvalConfig.of_answers(recipe, folder)
     with output_folder(config.run, key), naming_out(folder, key):

@@ -51,7 +51,7 @@ def value(problem: str) -> int:
 
 def test_no_heldout_problem_is_taught_or_trained_on(default: tuple[Path, Files]) -> None:
     _, files = default
-    assert {name: len(rows) for name, rows in files.items()} == {"heldout": 400, "sft": 20480, "train": 4000}
+    assert {name: len(rows) for name, rows in files.items()} == {"heldout": 400, "sft": 24000, "train": 4000}
     distinct = {name: {row["problem"] for row in rows} for name, rows in files.items()}
     assert (len(distinct["heldout"]), len(distinct["train"])) == (400, 4000)
     assert not distinct["heldout"] & (distinct["sft"] | distinct["train"])
@@ -96,13 +96,13 @@ def test_the_three_styles() -> None:
         "terms": 4,
         "solution": "3+5=8, 8*7=6, 6-9=7. Answer: 7",
     }
-    assert row("1-4*3", "checked")["solution"] == "1-4=7, 1-4=7, 7*3=1, 7*3=1. Answer: 1"
+    assert row("1-4*3", "halting")["solution"] == "1-4=7......., 7*3=1........ Answer: 1"
     assert row("1-4*3", "direct")["solution"] == "Answer: 1"
     assert "solution" not in row("1-4*3")
 
 
 def test_the_response_limit_is_tight() -> None:
-    """Worked solutions of the highest rung need nearly all of it; checked ones are cut off from seven terms on."""
+    """Worked solutions fit, the longest just without a punishment; halting ones are cut off from eight terms on."""
     tokenizer, rng, dapo = build_tokenizer(), random.Random(0), load_recipe("ladder_dapo")
     assert isinstance(dapo, OnlineConfig)
     limit = dapo.rollout.sampling.max_response_tokens
@@ -111,21 +111,27 @@ def test_the_response_limit_is_tight() -> None:
         solution = ladder["row"](ladder["draw_chain"](rng, terms), style)["solution"]
         return len(tokenizer(solution).input_ids) + 1  # the end of the response
 
-    assert (tokens("worked", 12), tokens("checked", 12), limit) == (81, 158, 84)
-    assert (tokens("worked", 7), tokens("checked", 7)) == (46, 88)
-    assert tokens("worked", 10) < limit - dapo.reward.overlong.buffer_tokens < tokens("worked", 11)
-    assert tokens("checked", 6) <= limit < tokens("checked", 7)
+    assert (tokens("worked", 12), tokens("halting", 12), limit) == (81, 158, 96)
+    assert [tokens(style, terms) for terms in (7, 8) for style in ("worked", "halting")] == [46, 88, 53, 102]
+    assert tokens("worked", 12) == limit - dapo.reward.overlong.buffer_tokens
+    assert tokens("halting", 7) <= limit < tokens("halting", 8)
 
 
 def test_the_lesson_has_the_parts_that_its_card_states(default: tuple[Path, Files]) -> None:
     _, files = default
-    facts, chains = files["sft"][:4096], files["sft"][4096:]
+    facts, worked, mixed = files["sft"][:4800], files["sft"][4800:18000], files["sft"][18000:]
     assert {(row["terms"], row["solution"].count("=")) for row in facts} == {(2, 1)}
-    assert set(Counter(row["terms"] for row in chains)) == set(range(2, 13))
-    times_written = Counter(row["solution"].count("=") / (row["terms"] - 1) for row in chains)
-    for times, share in ((0, 0.35), (1, 0.40), (2, 0.25)):
-        assert times_written[times] / len(chains) == pytest.approx(share, abs=0.02)
-    assert sum(times_written.values()) == len(chains)
+    assert all(row["solution"].count("=") == row["terms"] - 1 for row in worked)
+    assert not any(".." in row["solution"] for row in facts + worked)
+    of_terms = Counter(row["terms"] for row in worked)
+    assert set(of_terms) == set(range(2, 13))
+    for terms in range(2, 8):
+        assert of_terms[terms + 1] / of_terms[terms] == pytest.approx(0.75, abs=0.1)
+    assert all(480 < count < 620 for count in Counter(row["terms"] for row in mixed).values())  # 6000 / 11
+    styles = Counter((row["solution"].count("=") > 0, ".." in row["solution"]) for row in mixed)
+    for style, share in (((False, False), 0.45), ((True, False), 0.30), ((True, True), 0.25)):
+        assert styles[style] / len(mixed) == pytest.approx(share, abs=0.02)
+    assert sum(styles.values()) == len(mixed)
 
 
 def test_the_seed_decides_everything(tmp_path: Path) -> None:
@@ -149,7 +155,7 @@ def test_the_recipes_differ_in_the_algorithm_alone() -> None:
         "token-mean",
         "seq-mean-token-mean",
     )
-    assert (dapo.reward.overlong.buffer_tokens, grpo.reward.overlong.buffer_tokens) == (12, 0)
+    assert (dapo.reward.overlong.buffer_tokens, grpo.reward.overlong.buffer_tokens) == (15, 0)
     assert dapo.evaluation == grpo.evaluation
     for section in ("model", "data", "rollout", "batch", "training"):
         assert getattr(dapo, section) == getattr(grpo, section)
@@ -163,6 +169,8 @@ def test_the_recipes_differ_in_the_algorithm_alone() -> None:
         ("--sft -4", "--sft -4: must be at least 1"),
         ("--heldout 0", "--heldout 0: must be at least 1"),
         ("--facts-share nan", "--facts-share nan: must be between 0 and 1"),
+        ("--worked-share 0.9", "--facts-share 0.2 and --worked-share 0.9: together at most 1"),
+        ("--rarer 0", "--rarer 0.0: must be above 0 and at most 1"),
         (
             "--longest 3 --train 4000",
             "--train 4000 and --heldout 400: 4400 chains of 3 terms wanted; at most half of the 4410 that there are",

@@ -15,16 +15,16 @@ from rich.markup import escape
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
+from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.config.keys import list_keys
+from reasoner_rl.config.kinds import RECIPE_KINDS, AnyRecipe
 from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.config.recipes import (
-    RECIPE_KINDS,
     EvalConfig,
     OnlineConfig,
     PreferenceConfig,
-    Recipe,
     SftConfig,
-    TrainConfig,
+    TrainingRecipe,
 )
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.errors import ConfigError, UserError, WorkerError, did_you_mean, is_interruption
@@ -124,15 +124,21 @@ Overrides = Annotated[
 def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Train with DAPO, PPO, DPO or another algorithm; resumes from the newest checkpoint of the output folder.
 
-    Recipes of kind online learn from fresh responses, those of kind preference from judged answers; those of kind
-    reward_model make a reward model of judged pairs.
+    Recipes of kind online learn from fresh responses, those of kind preference from judged answers, and those of kind
+    iterated make judged answers and learn from them in rounds. Those of kind reward_model make a reward model of pairs.
     """
     config = load_recipe(recipe, overrides or [])
-    if not isinstance(config, OnlineConfig | PreferenceConfig | RewardModelConfig):
-        raise _wrong_kind("train", recipe, config, "online, preference or reward_model")
-    from reasoner_rl.trainer.train import train as run
+    if isinstance(config, IteratedConfig):
+        from reasoner_rl.commands.train_iterated import train_iterated
 
-    if run(config) is None:
+        ended = train_iterated(config)
+    elif isinstance(config, OnlineConfig | PreferenceConfig | RewardModelConfig):
+        from reasoner_rl.trainer.train import train as run
+
+        ended = run(config)
+    else:
+        raise _wrong_kind("train", recipe, config, "online, preference, reward_model or iterated")
+    if ended is None:
         raise typer.Exit(INTERRUPTED)
 
 
@@ -372,14 +378,14 @@ def config(
         sys.stdout.writelines(f"{name}\n" for name in shipped_recipes())
 
 
-def _weights(config: TrainConfig, overrides: list[str]) -> str:
+def _weights(config: TrainingRecipe, overrides: list[str]) -> str:
     """What a training recipe's evaluation is of: what the run has made, unless a model is chosen or it made none."""
     final = config.run.output_dir / "final"
     keys = {override.partition("=")[0].strip() for override in overrides}
     return config.model.path if keys & {"model", "model.path"} or not final.is_dir() else str(final)
 
 
-def _wrong_kind(command: str, recipe: str, config: Recipe, wanted: str) -> ConfigError:
+def _wrong_kind(command: str, recipe: str, config: AnyRecipe, wanted: str) -> ConfigError:
     return ConfigError(
         f"`reasoner-rl {command}` needs a recipe of kind {wanted}; {recipe} is of kind {config.recipe!r}"
     )

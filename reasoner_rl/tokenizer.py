@@ -12,14 +12,15 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, section: str = "model") -> PreTrainedTokenizerBase:
     """Load the tokenizer of ``model.tokenizer`` or ``model.path``, with the configured chat template.
 
-    Raises ConfigError if it cannot be loaded, has no end-of-sequence token, without which no response ends, or has
-    tokens that the model of ``model.path`` lacks. Special tokens that neither begin nor end a text and that the chat
-    template does not name may be beyond the model's vocabulary: such tokenizers are published with text-only models.
+    section: what messages call the section that ``config`` comes from. Raises ConfigError if the tokenizer cannot be
+    loaded, has no end-of-sequence token, without which no response ends, or has tokens that the model of ``model.path``
+    lacks. Special tokens that neither begin nor end a text and that the chat template does not name may be beyond the
+    model's vocabulary: such tokenizers are published with text-only models.
     """
-    key = "model.tokenizer" if config.tokenizer else "model.path"
+    key = f"{section}.tokenizer" if config.tokenizer else f"{section}.path"
     path = config.tokenizer or config.path
     require_folder(key, path)
     try:

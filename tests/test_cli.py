@@ -148,16 +148,16 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
         (("config", "quickstart", "run.seed=many"), ("run.seed", "many", "integer")),
         (("config", "quickstart", "run.seed"), ("override 'run.seed': must read key.path=value",)),
         (("config", "quickstart", "algorithm.kind=dapoo"), ("algorithm.kind", "Did you mean 'dapo'?")),
-        (("config", "--keys", "onlin"), ("--keys 'onlin'", "sft, preference, reward_model, eval")),
+        (("config", "--keys", "onlin"), ("--keys 'onlin'", "reward_model, iterated, eval")),
         (
             ("train", "quickstart_sft"),
-            ("`reasoner-rl train`", "kind online, preference or reward_model", "of kind 'sft'"),
+            ("`reasoner-rl train`", "online, preference, reward_model or iterated", "of kind 'sft'"),
         ),
         (("sft", "quickstart"), ("`reasoner-rl sft`", "kind sft", "of kind 'online'")),
         (("eval", "quickstart_sft"), ("evaluation.datasets is empty",)),
         (
             ("train", "aime"),
-            ("`reasoner-rl train`", "kind online, preference or reward_model", "of kind 'eval'"),
+            ("`reasoner-rl train`", "online, preference, reward_model or iterated", "of kind 'eval'"),
         ),
     ],
 )

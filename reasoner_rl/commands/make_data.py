@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reasoner_rl.commands.agreement import with_one_name_per_answer
-from reasoner_rl.commands.out_folder import naming_out
+from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.sample_answers import sampled_groups
-from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.recipes import OnlineConfig, TrainingRecipe
 from reasoner_rl.errors import DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.summary import write_json, write_jsonl
@@ -29,12 +29,17 @@ from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.types import ScoredGroup
 
 
+class NothingMadeError(DataError):
+    """No answer is of use for any of the files that were to be made."""
+
+
 @dataclass(slots=True)
 class AnswersReport:
     """What was sampled, and what was made of it."""
 
     prompts: int = 0
     answers: int = 0
+    tokens: int = 0  # of all answers
     unusable: int = 0  # cut off at the limit, empty, not judged, or the same as another of the group
     right: float = 0.0
     known: int = 0  # answers whose accuracy is known
@@ -47,6 +52,7 @@ class AnswersReport:
         accuracies = [reward.accuracy for reward in group.rewards if reward.accuracy is not None]
         self.prompts += 1
         self.answers += len(group.rollouts)
+        self.tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
         self.unusable += len(group.rollouts) - len(complete_answers(group))
         self.known += len(accuracies)
         self.right += sum(accuracies)
@@ -63,13 +69,21 @@ class AnswersReport:
         )
 
 
-def make_preferences(config: OnlineConfig, folder: Path, choice: PairChoice, margin: float) -> AnswersReport:
+def make_preferences(
+    config: TrainingRecipe,
+    folder: Path,
+    choice: PairChoice,
+    margin: float,
+    rows: Sequence[int] | None = None,
+    key: str = OUT,
+) -> AnswersReport:
     """Sample answers, and write ``pairs.jsonl``, ``labels.jsonl`` and ``scores.jsonl`` into ``folder``.
 
-    Tells if no two answers to a prompt differ enough for a pair. Raises DataError if no answer is of use for any file.
+    rows, key: see `sampled_groups`. Tells if no two answers to a prompt differ enough for a pair. Raises
+    NothingMadeError if no answer is of use for any file.
     """
     return _make(
-        sampled_groups(config, folder),
+        sampled_groups(config, folder, rows, key),
         folder / "preferences_report.json",
         {
             "pairs.jsonl": lambda group, problem: pairs_of_group(group, problem, choice, margin),
@@ -77,6 +91,7 @@ def make_preferences(config: OnlineConfig, folder: Path, choice: PairChoice, mar
             "scores.jsonl": scores_of_group,
         },
         {"pairs.jsonl": f"no prompt has two answers whose scores differ by more than {margin:g}"},
+        key,
     )
 
 
@@ -110,10 +125,12 @@ def _make(
     report_file: Path,
     makers: dict[str, Callable[[ScoredGroup, Problem], list[Row]]],
     if_empty: dict[str, str],
+    key: str = OUT,
 ) -> AnswersReport:
     """Write a file per maker beside the report, also those without rows, so that none of an earlier call stays.
 
-    if_empty: what is told of a file without rows. Raises DataError, and writes nothing, if no file has any.
+    if_empty: what is told of a file without rows. key: see `sampled_groups`. Raises NothingMadeError, and writes
+    nothing, if no file has any.
     """
     report, made = AnswersReport(), {name: list[Row]() for name in makers}
     for problem, group in groups:
@@ -123,8 +140,8 @@ def _make(
     report.rows = {name: len(rows) for name, rows in made.items()}
     told = [f"{reason}: {name} is empty" for name, reason in if_empty.items() if not made[name]]
     if not any(made.values()):
-        raise DataError(f"{'; '.join(if_empty.values())}, and no file has any rows: {report}")
-    with naming_out(report_file.parent):
+        raise NothingMadeError(f"{'; '.join(if_empty.values())}, and no file has any rows: {report}")
+    with naming_out(report_file.parent, key):
         for name, rows in made.items():
             write_jsonl(report_file.with_name(name), rows)
         write_json(report_file, asdict(report))

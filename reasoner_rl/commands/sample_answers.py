@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from reasoner_rl.commands.out_folder import naming_out
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.commands.out_folder import OUT, naming_out
+from reasoner_rl.commands.settings import settle
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, TrainingRecipe
 from reasoner_rl.distributed.launch import launch_pool
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
-from reasoner_rl.observability.summary import write_json
 from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.prompts.read import Problem, read_problems
 from reasoner_rl.prompts.render import render_prompts
@@ -25,22 +24,31 @@ from reasoner_rl.trainer.loading import check_generation, check_rewards
 from reasoner_rl.types import Prompt, ScoredGroup
 
 PROMPTS_PER_PART = 128
-_SETTINGS = "settings.json"
 
 
-def sampled_groups(recipe: OnlineConfig, folder: Path) -> Iterator[tuple[Problem, ScoredGroup]]:
+def sampled_groups(
+    recipe: TrainingRecipe, folder: Path, rows: Sequence[int] | None = None, key: str = OUT
+) -> Iterator[tuple[Problem, ScoredGroup]]:
     """The recipe's training problems with rollout.responses_per_prompt scored answers each, in their order.
 
-    What was sampled is in ``folder``/answers; a second call with the same recipe samples what is missing. Raises
+    rows: which of the rendered problems, and in which order; all of them if None. key: what the user names ``folder``
+    by. What was sampled is in ``folder``/answers; a second call with the same recipe samples what is missing. Raises
     ConfigError if the folder holds answers by another recipe, DataError or ConfigError for mistakes in the recipe.
     """
+    if isinstance(recipe, OnlineConfig) and recipe.reward_model is not None:
+        raise ConfigError(
+            "reward_model is set, and answers that are sampled to make data are scored by reward.functions alone: "
+            "leave reward_model out"
+        )
     config = EvalConfig.of_answers(recipe, folder)
-    with output_folder(config.run, "--out"), naming_out(folder):
+    with output_folder(config.run, key), naming_out(folder, key):
         begin_run(config)
         tokenizer = load_tokenizer(config.model)
         problems, read = read_problems(recipe.data.train)
         prompts, rendered = render_prompts(problems, tokenizer, config.data.prompts)
         say(f"{recipe.data.train.label}: {read}; {rendered}")
+        if rows is not None:
+            prompts = [prompts[row] for row in rows]
         check_generation(config, prompts, tokenizer)
         check_rewards(config.reward, prompts[0])
         _settle(config, prompts, folder)
@@ -77,23 +85,7 @@ def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None
         **{name: tree[name] for name in sections},
         "prompts": fingerprint(prompts),
     }
-    file = folder / _SETTINGS
-    if not file.exists():
-        write_json(file, settings)
-        return
-    otherwise = "choose another folder, or delete this one"
-    try:
-        old = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read ({error}): {otherwise}") from error
-    if not isinstance(old, dict):
-        raise DataError(f"{file}: must hold a mapping of settings; it is {str(old)[:80]}: {otherwise}")
-    changed = [name for name, value in settings.items() if old.get(name) != value]
-    if changed:
-        raise ConfigError(
-            f"{folder} holds answers that were sampled with other settings ({', '.join(changed)}; see {file}): "
-            f"{otherwise}"
-        )
+    settle(folder, settings, "answers that were sampled")
 
 
 def _sample(config: EvalConfig, parts: list[tuple[list[Prompt], Path]]) -> None:

@@ -39,7 +39,7 @@ def explain(
         str, list[str]
     ] = {}  # by the beginning of the line: the members of a union each have their rule
     for detail in error.errors(include_url=False):
-        missing = detail["type"] == "missing"
+        missing = detail["type"] in ("missing", "union_tag_not_found")
         path = _plain_path(detail["loc"], tree, missing)
         if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
             path = (*path, "kind")
@@ -124,6 +124,9 @@ def _rule(detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str
             return f"unknown key.{_suggest(kind, path, tree)}"
         case "missing":
             return "required, but not given"
+        case "union_tag_not_found":
+            kinds = next(key.type for key in walk_keys(kind) if key.path == ".".join(path))
+            return f"required, but not given: must be {_one_of(kinds.split(' | '))}"
         case "union_tag_invalid" | "literal_error":
             allowed = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", "")))
             near = did_you_mean(str(context.get("tag", detail["input"])), allowed)

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from reasoner_rl.config.base import Section
-from reasoner_rl.config.recipes import RECIPE_KINDS
+from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.errors import ConfigError, did_you_mean
 
 _NAMES: dict[Any, str] = {
@@ -60,7 +60,7 @@ class Key:
 
 
 def list_keys(kind: str) -> list[KeyDoc]:
-    """Return every key of the recipe ``kind`` (online, sft or eval), in the order of the models."""
+    """Return every key of the kind of recipe ``kind``, in the order of the models."""
     return [
         KeyDoc(key.documented_path, key.type, show_default(key.default), key.description)
         for key in walk_keys(kind)

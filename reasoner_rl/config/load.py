@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from reasoner_rl.config.base import expand_home
 from reasoner_rl.config.explain import OVERRIDE, Layer, explain, show
 from reasoner_rl.config.keys import walk_keys
-from reasoner_rl.config.recipes import RECIPE_KINDS, Recipe
+from reasoner_rl.config.kinds import RECIPE_KINDS, AnyRecipe
 from reasoner_rl.config.yaml_text import dump_yaml, parse_value, parse_yaml
 from reasoner_rl.errors import ConfigError, did_you_mean
 
@@ -30,7 +30,7 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 
 
-def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Return the configuration that a recipe and overrides make.
 
     ``source`` is the name of a shipped recipe or the path of a YAML file. A file may begin with
@@ -56,7 +56,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(explain(error, kind, tree, layers, recipe)) from None
 
 
-def dump_recipe(config: Recipe) -> str:
+def dump_recipe(config: AnyRecipe) -> str:
     """Return the whole configuration as YAML; `load_recipe` reads it back to an equal object."""
     return dump_yaml(config.model_dump(mode="json"))
 

@@ -52,6 +52,16 @@ class ModelConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Allow code that comes with a checkpoint to run.")
 
+    def frozen_beside(self, path: str) -> ModelConfig:
+        """Another checkpoint that is not trained, with the tokenizer of this one."""
+        changes = {
+            "path": path,
+            "tokenizer": self.tokenizer or self.path,
+            "lora": None,
+            "freeze_first_fraction": 0.0,
+        }
+        return self.model_copy(update=changes)
+
     @model_validator(mode="after")
     def _one_way_to_freeze(self) -> Self:
         if self.lora is not None and self.freeze_first_fraction > 0:

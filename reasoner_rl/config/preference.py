@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section, UserPath, refuse_without_effect
+from reasoner_rl.config.base import Section, UserPath, UserPathOrName, refuse_without_effect
 
 # What an algorithm learns from: a better and a worse answer to the same prompt; single answers that are good or bad;
 # single answers with a number.
@@ -132,6 +132,14 @@ class ScoreWeightedSftConfig(Section):
 PreferenceAlgorithmConfig = Annotated[
     DpoConfig | KtoConfig | OrpoConfig | SimpoConfig | ScoreWeightedSftConfig, Field(discriminator="kind")
 ]
+
+
+class ReferenceConfig(Section):
+    """A frozen model that the policy is compared with. What is not said here is as for the policy: see model."""
+
+    path: UserPathOrName = Field(
+        description="Folder of a checkpoint, or a name on the hub, with the policy's tokenizer."
+    )
 
 
 class PreferenceBatchConfig(Section):

@@ -16,9 +16,9 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.offline import SftAlgorithmConfig, SftBatchConfig
 from reasoner_rl.config.preference import (
     DpoConfig,
-    KtoConfig,
     PreferenceAlgorithmConfig,
     PreferenceBatchConfig,
+    ReferenceConfig,
 )
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.reward_model import PairwiseJudgeConfig, PointwiseJudgeConfig
@@ -31,7 +31,9 @@ from reasoner_rl.config.rollout import (
 )
 from reasoner_rl.config.rules import (
     check_overlong,
+    check_preference_step,
     check_ranks,
+    check_reference,
     check_tensor_parallel,
     check_warmup,
 )
@@ -174,16 +176,7 @@ class OnlineConfig(TrainingRecipe):
     @property
     def teacher_model(self) -> ModelConfig | None:
         """The teacher's checkpoint, with the policy's tokenizer; None without a teacher."""
-        if self.teacher is None:
-            return None
-        tokenizer = self.model.tokenizer or self.model.path
-        changes = {
-            "path": self.teacher.path,
-            "tokenizer": tokenizer,
-            "lora": None,
-            "freeze_first_fraction": 0.0,
-        }
-        return self.model.model_copy(update=changes)
+        return None if self.teacher is None else self.model.frozen_beside(self.teacher.path)
 
     @property
     def reward_model_checkpoint(self) -> ModelConfig | None:
@@ -365,7 +358,15 @@ class PreferenceConfig(TrainingRecipe):
     algorithm: PreferenceAlgorithmConfig = Field(
         DpoConfig(), description="The algorithm: dpo, kto, orpo, simpo or score_weighted_sft."
     )
+    reference: ReferenceConfig | None = Field(
+        None, description="The reference of algorithms dpo and kto; the model at the start if unset."
+    )
     batch: PreferenceBatchConfig = Field(PreferenceBatchConfig(), description="Sizes of a step.")
+
+    @property
+    def reference_model(self) -> ModelConfig | None:
+        """The reference's checkpoint, with the policy's tokenizer; None if it is the model at the start."""
+        return None if self.reference is None else self.model.frozen_beside(self.reference.path)
 
     @model_validator(mode="after")
     def _nothing_is_in_groups(self) -> Self:
@@ -381,11 +382,12 @@ class PreferenceConfig(TrainingRecipe):
 
     @model_validator(mode="after")
     def _other_prompts_are_in_a_step(self) -> Self:
-        if isinstance(self.algorithm, KtoConfig) and self.batch.examples_per_step < 2:
-            raise ValueError(
-                "batch.examples_per_step must be at least 2 with algorithm.kind kto, which compares with answers to "
-                "other prompts; it is 1"
-            )
+        check_preference_step(self.algorithm, self.batch)
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> Self:
+        check_reference(self.reference, self.algorithm)
         return self
 
 
@@ -426,7 +428,7 @@ class EvalConfig(Section):
         return self
 
     @classmethod
-    def of_training(cls, config: AnsweringConfig, weights: str) -> EvalConfig:
+    def of_training(cls, config: TrainingRecipe, weights: str) -> EvalConfig:
         """The evaluation that a training recipe describes, of other weights, in a folder of its own below the run's.
 
         Raises ConfigError if the recipe names no problems to evaluate.
@@ -445,7 +447,7 @@ class EvalConfig(Section):
         )
 
     @classmethod
-    def of_answers(cls, config: OnlineConfig, folder: Path) -> EvalConfig:
+    def of_answers(cls, config: TrainingRecipe, folder: Path) -> EvalConfig:
         """The sampling of answers to a recipe's training problems into ``folder``, as in its first step."""
         return cls(
             run=config.run.model_copy(update={"output_dir": folder}),
@@ -473,10 +475,3 @@ def _shared(base: type[S], section: S) -> S:
 AnsweringConfig = OnlineConfig | SftConfig | PreferenceConfig
 TrainConfig = AnsweringConfig | RewardModelConfig
 Recipe = TrainConfig | EvalConfig
-RECIPE_KINDS: dict[str, type[AnsweringConfig | RewardModelConfig | EvalConfig]] = {
-    "online": OnlineConfig,
-    "sft": SftConfig,
-    "preference": PreferenceConfig,
-    "reward_model": RewardModelConfig,
-    "eval": EvalConfig,
-}

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.preference import (
+    DpoConfig,
+    KtoConfig,
+    PreferenceAlgorithmConfig,
+    PreferenceBatchConfig,
+    ReferenceConfig,
+)
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import EngineConfig, SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import (
@@ -93,3 +100,25 @@ def check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str)
     warmup = schedule.warmup_steps
     if 0 < steps < warmup:
         raise ValueError(f"{key}.warmup_steps must not exceed {steps_key}: {warmup} exceeds {steps}")
+
+
+def check_preference_step(algorithm: PreferenceAlgorithmConfig, batch: PreferenceBatchConfig) -> None:
+    """Raise ValueError where no step could have answers to other prompts, which KTO compares with."""
+    if isinstance(algorithm, KtoConfig) and batch.examples_per_step < 2:
+        raise ValueError(
+            "batch.examples_per_step must be at least 2 with algorithm.kind kto, which compares with answers to "
+            "other prompts; it is 1"
+        )
+
+
+def check_reference(reference: ReferenceConfig | None, algorithm: PreferenceAlgorithmConfig) -> None:
+    """Raise ValueError where a reference is named, and the algorithm asks none, or the policy in its place."""
+    if reference is None:
+        return
+    if not isinstance(algorithm, DpoConfig | KtoConfig):
+        raise ValueError(f"reference is for algorithm.kind dpo or kto; it is {algorithm.kind}")
+    if isinstance(algorithm, DpoConfig) and algorithm.reference != "live":
+        raise ValueError(
+            f"algorithm.reference must be 'live' with reference.path; it is {algorithm.reference!r}, for which the "
+            "policy itself is asked before its first step"
+        )

@@ -13,7 +13,14 @@ from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.algorithms.build import build_algorithm
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import AnsweringConfig, EvalConfig, OnlineConfig, Recipe, TrainConfig
+from reasoner_rl.config.recipes import (
+    AnsweringConfig,
+    EvalConfig,
+    OnlineConfig,
+    PreferenceConfig,
+    Recipe,
+    TrainConfig,
+)
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, VllmEngineConfig
 from reasoner_rl.config.training import CriticConfig, FsdpBackendConfig, TrainingConfig
@@ -72,7 +79,10 @@ def roles_of(config: TrainConfig, algorithm: Algorithm) -> tuple[Role, ...]:
 def build_models(
     config: TrainConfig, algorithm: Algorithm, unused: Sequence[int]
 ) -> dict[Role, TrainBackend]:
-    """The model of every role that the algorithm needs; with LoRA the reference is the policy without its adapters."""
+    """The model of every role that the algorithm needs.
+
+    With LoRA the reference is the policy without its adapters, unless the recipe names another.
+    """
     updates_per_step, total_updates = 1, config.run.steps
     if isinstance(config, OnlineConfig):
         arithmetic = step_arithmetic(config)
@@ -91,8 +101,9 @@ def build_models(
     models: dict[Role, TrainBackend] = {
         "policy": build(config.model, entropy_gradient=algorithm.entropy_gradient)
     }
-    if "reference" in algorithm.roles and config.model.lora is None:
-        models["reference"] = build(config.model, frozen=True)
+    reference = config.reference_model if isinstance(config, PreferenceConfig) else None
+    if "reference" in algorithm.roles and (reference is not None or config.model.lora is None):
+        models["reference"] = build(reference or config.model, frozen=True)
     teacher = config.teacher_model if isinstance(config, OnlineConfig) else None
     if "teacher" in algorithm.roles:
         assert teacher is not None

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import OnlineConfig, Recipe
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, Recipe
 from reasoner_rl.errors import ConfigError
 
 # What tokenizers and configurations are read from, and weights. Other formats are copies of them (.pth, GGUF),
@@ -44,6 +44,8 @@ def models_of(config: Recipe) -> dict[str, ModelConfig]:
             "teacher": config.teacher_model,
             "reward_model": config.reward_model_checkpoint,
         }
+    if isinstance(config, PreferenceConfig):
+        others = {"reference": config.reference_model}
     return {"model": config.model} | {name: model for name, model in others.items() if model is not None}
 
 
@@ -57,6 +59,8 @@ def with_cached_models(config: Recipe) -> Recipe:
         changes["teacher"] = config.teacher.model_copy(update={"path": cached["teacher"].path})
     if isinstance(config, OnlineConfig) and config.reward_model is not None:
         changes["reward_model"] = config.reward_model.model_copy(update={"path": cached["reward_model"].path})
+    if isinstance(config, PreferenceConfig) and config.reference is not None:
+        changes["reference"] = config.reference.model_copy(update={"path": cached["reference"].path})
     return config.model_copy(update=changes)
 
 

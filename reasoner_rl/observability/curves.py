@@ -22,6 +22,7 @@ from reasoner_rl.observability.summary import atomic_path
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 EVALUATION_COLOURS = (BLUE, VERMILION, GREEN, PURPLE)
 INK, GRID = "#333333", "#E3E3E3"
+LOSSES = ("sft/loss", "preference/loss", "reward_model/loss")  # of algorithms that learn from examples
 PANEL_INCHES = (4.0, 3.1)
 DOTS_PER_INCH = 160
 
@@ -104,15 +105,20 @@ def _reward(axes: Axes, history: History) -> None:
 
 def _loss(axes: Axes, history: History) -> None:
     _title(axes, "Training loss")
-    _line(axes, history["sft/loss" if "sft/loss" in history else "preference/loss"], BLUE)
+    _line(axes, history[next(name for name in LOSSES if name in history)], BLUE)
 
 
 def _implicit_rewards(axes: Axes, history: History) -> None:
-    _title(axes, "Implicit rewards")
+    _title(axes, "Scores of pairs" if "reward_model/loss" in history else "Implicit rewards")
     for name, colour in (("chosen", BLUE), ("rejected", VERMILION)):
         if f"rewards/{name}" in history:  # KTO's steps may have had answers of one kind alone
             _line(axes, history[f"rewards/{name}"], colour, name)
     _legend(axes)
+
+
+def _model_score(axes: Axes, history: History) -> None:
+    _title(axes, "Reward model's score")
+    _line(axes, history["reward_model/score"], BLUE)
 
 
 def _length(axes: Axes, history: History) -> None:
@@ -177,10 +183,11 @@ def _evaluations(history: History) -> list[str]:
 
 
 PANELS: Sequence[tuple[Callable[[History], bool], Callable[[Axes, History], None]]] = (
-    (_has("sft/loss", "preference/loss"), _loss),
+    (_has(*LOSSES), _loss),
     (_has("rewards/chosen", "rewards/rejected"), _implicit_rewards),
     (lambda history: "reward/accuracy" in history or bool(_evaluations(history)), _accuracy),
     (_has("reward/score"), _reward),
+    (_has("reward_model/score"), _model_score),
     (_has("response/length_mean"), _length),
     (_has("policy/entropy"), _entropy),
     (_has("policy/clip_fraction_low", "policy/clip_fraction_high"), _clip),

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from reasoner_rl.config.kinds import AnyRecipe
 from reasoner_rl.config.load import dump_recipe
-from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.config.run import RunConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.summary import atomic_writer, write_json
@@ -47,7 +47,7 @@ def output_folder(run: RunConfig, key: str = "run.output_dir") -> Iterator[Path]
         yield output
 
 
-def begin_run(config: Recipe) -> None:
+def begin_run(config: AnyRecipe) -> None:
     """Set torch's threads and seed."""
     transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
     if config.run.threads is not None:
@@ -55,7 +55,7 @@ def begin_run(config: Recipe) -> None:
     torch.manual_seed(derive_seed(config.run.seed, "torch"))
 
 
-def record_run(config: Recipe) -> None:
+def record_run(config: AnyRecipe) -> None:
     """Write the resolved recipe and the versions into the output folder, when all that can be refused was checked."""
     output = config.run.output_dir
     with atomic_writer(output / "recipe.yaml") as file:

@@ -15,9 +15,14 @@ from reasoner_rl.config.data import DatasetConfig, PromptConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.ppo import PtxConfig
 from reasoner_rl.config.preference import KtoConfig
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
+from reasoner_rl.config.recipes import (
+    EvalConfig,
+    OnlineConfig,
+    PreferenceConfig,
+    SftConfig,
+    TrainingRecipe,
+)
 from reasoner_rl.config.reward import RewardConfig
-from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say, show
@@ -174,31 +179,28 @@ def check_examples_fit(model: ModelConfig, examples: Iterable[Example], *, misma
 
 
 def check_other_model(
-    section: str,
-    model: ModelConfig,
-    policy: ModelConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    response_tokens: int,
+    section: str, model: ModelConfig, policy: ModelConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raise ConfigError if a checkpoint beside the policy's cannot read all that the policy can, or not in that length.
+    """Raise ConfigError if a checkpoint beside the policy's cannot read all tokens that the policy can.
 
-    section: of the recipe, critic or teacher.
+    section: of the recipe, critic, teacher or reference.
     """
     require_folder(f"{section}.path", model.path)
-    check_context(model, prompts, response_tokens)
     size = vocabulary_size(policy) or 0
     check_ids(model, tokenizer, (token for token in tokenizer.get_vocab().values() if token < size))
 
 
-def check_same_tokenizer(teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ConfigError if the teacher's own tokenizer has other tokens: its logprobs would be of other texts."""
-    own = load_tokenizer(teacher.model_copy(update={"tokenizer": None}))
+def check_same_tokenizer(section: str, model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ConfigError if a model's own tokenizer has other tokens: its logprobs would be of other texts.
+
+    section: of the recipe, teacher or reference.
+    """
+    own = load_tokenizer(model.model_copy(update={"tokenizer": None}), section)
     if (theirs := own.get_vocab()) != (ours := tokenizer.get_vocab()):
         token = min((ours.items() ^ theirs.items()), key=lambda item: item[1])
         raise ConfigError(
-            f"teacher.path={teacher.path}: its tokenizer differs from the policy's, first at id {token[1]} "
-            f"({token[0]!r}), and a teacher must read the policy's tokens"
+            f"{section}.path={model.path}: its tokenizer differs from the policy's, first at id {token[1]} "
+            f"({token[0]!r}), and a {section} must read the policy's tokens"
         )
 
 
@@ -259,10 +261,8 @@ def tell_unused_sections(config: SftConfig | PreferenceConfig) -> None:
         say(f"evaluation.datasets is empty, so nothing is generated and {' and '.join(unused)} has no effect")
 
 
-def tell_switched_off(config: TrainConfig) -> None:
+def tell_switched_off(config: TrainingRecipe) -> None:
     """Say which keys have no effect because what they belong to is switched off, as by an override of one key."""
-    if isinstance(config, RewardModelConfig):
-        return
     reward, evaluation, logging = config.reward, config.evaluation, config.logging
     sections: list[tuple[str, Section, bool, str]] = [
         ("reward.overlong", reward.overlong, reward.overlong.buffer_tokens == 0, "buffer_tokens penalty"),

@@ -68,7 +68,7 @@ def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, P
         )
     with reading(folder):
         old = _read_recipe(folder)
-    new = _flat(yaml.safe_load(dump_recipe(config)))
+    new = flat_keys(yaml.safe_load(dump_recipe(config)))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     kinds = {old.get("algorithm.kind"), new.get("algorithm.kind")}
     unchangeable = (*_FIXED, "algorithm.kind") if kinds & _OWN_STATE else _FIXED
@@ -91,7 +91,7 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
     tree = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
     if not isinstance(tree, Mapping):
         raise ValueError(f"{_RECIPE} holds no keys")
-    return _flat(tree)
+    return flat_keys(tree)
 
 
 def _tell_what_is_replaced(output: Path) -> None:
@@ -146,12 +146,12 @@ def expect_checkpoints(config: TrainConfig, store: CheckpointStore, step: int, t
         check_room("the next checkpoint", store.folder, store.needed_bytes())
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping as key.path -> value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_keys(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

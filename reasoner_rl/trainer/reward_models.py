@@ -139,10 +139,7 @@ def choose_judge(
             f"reward_model.kind is {section.kind}, and {section.path} is a {described['kind']} reward model "
             f"({DESCRIPTION})"
         )
-    try:
-        own, context = load_tokenizer(checkpoint), context_length(checkpoint)
-    except ConfigError as error:
-        raise ConfigError(f"reward_model: {error} (model stands for reward_model)") from error
+    own, context = load_tokenizer(checkpoint, "reward_model"), context_length(checkpoint)
     if isinstance(section, PairwiseJudgeConfig):
         comparer = Comparer(own, _comparison(section, described))
         texts = {prompt.uid: text_of(prompt.messages) for prompt in prompts}

@@ -8,6 +8,7 @@ from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
+from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
@@ -82,11 +83,11 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
         check_context(config.model, prompts, config.rollout.sampling.max_response_tokens)
         limit = config.rollout.sampling.max_response_tokens
-        for section, model in models_of(config).items():
-            if section not in ("model", "reward_model"):
-                check_other_model(section, model, config.model, tokenizer, prompts, limit)
+        for section, model in _other_models(config).items():
+            check_other_model(section, model, config.model, tokenizer)
+            check_context(model, prompts, limit)
         if config.teacher_model is not None:
-            check_same_tokenizer(config.teacher_model, tokenizer)
+            check_same_tokenizer("teacher", config.teacher_model, tokenizer)
         if config.algorithm.ptx is not None:
             mixed_in = load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
         judge = choose_judge(config, tokenizer, prompts)
@@ -97,7 +98,12 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
         else:
             examples = load_examples(config.data, tokenizer)
         rows = examples
-        check_examples_fit(config.model, examples, mismatched=isinstance(config.algorithm, KtoConfig))
+        mismatched = isinstance(config.algorithm, KtoConfig)
+        check_examples_fit(config.model, examples, mismatched=mismatched)
+        for section, model in _other_models(config).items():
+            check_other_model(section, model, config.model, tokenizer)
+            check_same_tokenizer(section, model, tokenizer)
+            check_examples_fit(model, examples, mismatched=mismatched)
         tell_unused_sections(config)
         tell_passes(config.run.steps, config.batch.examples_per_step, len(rows))
     held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
@@ -133,6 +139,12 @@ def _load_pair_data(config: RewardModelConfig, tokenizer: PreTrainedTokenizerBas
     tell_passes(config.run.steps, config.batch.examples_per_step, len(examples))
     check_vocabulary(config.model, tokenizer, set(_token_ids(examples)))
     return RunData(examples, [], held_out_pairs=held_out)
+
+
+def _other_models(config: TrainConfig) -> dict[str, ModelConfig]:
+    """The checkpoints beside the policy's, by section, but for the reward model, which may read other tokens."""
+    others = models_of(config).items()
+    return {section: model for section, model in others if section not in ("model", "reward_model")}
 
 
 def _token_ids(rows: Iterable[Prompt | Example]) -> Iterable[int]:

@@ -55,7 +55,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
         newest = checkpoint_to_resume(config, store)
         begin_run(config)
-        tell_switched_off(config)
+        if not isinstance(config, RewardModelConfig):
+            tell_switched_off(config)
         if isinstance(config, OnlineConfig):
             for name, number in step_arithmetic(config).rows():
                 say(f"  {name:<32} {number}")

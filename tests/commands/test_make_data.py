@@ -153,6 +153,11 @@ def test_answers_of_no_use_make_no_files(recipe: OnlineConfig, tmp_path: Path) -
     ):
         make_preferences(OnlineConfig.model_validate(endless), tmp_path / "made", "best_worst", 0.0)
     assert not list((tmp_path / "made").glob("*.jsonl"))
+    judged = OnlineConfig.model_validate(
+        recipe.model_dump() | {"reward_model": {"kind": "pointwise", "path": "rm"}}
+    )
+    with pytest.raises(ConfigError, match=r"scored by reward\.functions alone: leave reward_model out"):
+        make_preferences(judged, tmp_path / "made", "best_worst", 0.0)
 
 
 def changed(recipe: OnlineConfig, **rollout: Any) -> dict[str, Any]:

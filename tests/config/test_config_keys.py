@@ -8,9 +8,11 @@ import pytest
 from pydantic import BaseModel
 
 from reasoner_rl.config.data import DatasetConfig
+from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.config.keys import KeyDoc, list_keys
+from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import RECIPE_KINDS, EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.run import HeldOutConfig, RunConfig
 from reasoner_rl.errors import ConfigError
@@ -68,6 +70,7 @@ def test_every_key_of_a_configuration_is_listed_and_described(kind: str) -> None
         "sft": SftConfig(run=run, model=model, data={"train": train}),
         "preference": PreferenceConfig(run=run, model=model, data={"train": {"path": "a.jsonl"}}),
         "reward_model": RewardModelConfig(run=run, model=model, data={"train": {"path": "a.jsonl"}}),
+        "iterated": IteratedConfig(run={"output_dir": "o"}, model=model, data={"train": train}),
         "eval": EvalConfig(run=run, model=model, evaluation=HeldOutConfig(datasets=[train])),
     }
     keys = docs(kind)
@@ -93,6 +96,6 @@ def test_paths_keep_their_type() -> None:
 def test_an_unknown_kind_of_recipe() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"must be one of online, sft, preference, reward_model, eval\. Did you mean 'online'\?",
+        match=r"must be one of online, sft, preference, reward_model, iterated, eval\. Did you mean 'online'\?",
     ):
         list_keys("onlin")

@@ -401,13 +401,17 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         ("recipe: online\n1: 2\n", ", line 2: not valid YAML: a key must be text; put it in quotes"),
         (
             "run: {}\n",
-            ": recipe: required, but not given: must be one of online, sft, preference, reward_model, eval",
+            ": recipe: required, but not given: must be one of online, sft, preference, reward_model, iterated, eval",
         ),
         (
             "recipe: onlin\n",
-            ": recipe = \"onlin\": must be one of online, sft, preference, reward_model, eval. Did you mean 'online'?",
+            ': recipe = "onlin": must be one of online, sft, preference, reward_model, iterated, eval. Did you mean '
+            "'online'?",
         ),
-        ("recipe: [1]\n", ": recipe = [1]: must be one of online, sft, preference, reward_model, eval"),
+        (
+            "recipe: [1]\n",
+            ": recipe = [1]: must be one of online, sft, preference, reward_model, iterated, eval",
+        ),
         ("extends: 3\n", ": extends = 3: must be the name of a shipped recipe or a path"),
     ],
 )

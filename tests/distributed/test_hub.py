@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig
 from reasoner_rl.distributed import hub
 from reasoner_rl.errors import ConfigError
 
@@ -109,3 +109,25 @@ def test_a_critics_own_checkpoint_is_fetched_too(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(hub, "snapshot_download", fails)
     with pytest.raises(ConfigError, match=r"critic\.path='some/critic': is no folder here"):
         hub.download(critic, "critic")
+
+
+def test_a_references_own_checkpoint_is_fetched_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = PreferenceConfig.model_validate(
+        {
+            "run": {"output_dir": "o"},
+            "model": {"path": str(tmp_path), "lora": {"rank": 4}},
+            "data": {"train": {"path": "a.jsonl"}},
+            "reference": {"path": "some/reference"},
+        }
+    )
+    reference = hub.models_of(config)["reference"]
+    assert (reference.path, reference.tokenizer, reference.lora) == ("some/reference", str(tmp_path), None)
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **rest: f"{tmp_path}")
+    cached = hub.with_cached_models(config)
+    assert isinstance(cached, PreferenceConfig)
+    assert cached.reference is not None
+    assert (cached.model, cached.reference.path) == (config.model, str(tmp_path))
+    alone = config.model_copy(update={"reference": None})
+    assert hub.models_of(alone).keys() == {"model"}
+    assert hub.with_cached_models(alone) == alone

@@ -1,4 +1,4 @@
-"""DPO and KTO on two ranks: the same metrics and weights as in one process, and KTO's estimate the same number.
+"""DPO, KTO and reward models on ranks: the same metrics and weights as in one process, and KTO's estimate too.
 
 Every rank runs the driver's part too, and the ranks exchange what their workers answer: real workers, without Ray.
 """
@@ -19,7 +19,8 @@ from torch.multiprocessing.spawn import spawn
 
 from reasoner_rl.algorithms.build import build_algorithm
 from reasoner_rl.batching.plan import plan_shares
-from reasoner_rl.config.recipes import PreferenceConfig
+from reasoner_rl.config.recipes import PreferenceConfig, TrainConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.building import build_worker
 from reasoner_rl.distributed.local import LocalTransport
 from reasoner_rl.distributed.worker import Worker
@@ -31,7 +32,9 @@ STEPS = 3
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "dpo": {"kind": "dpo", "beta": 0.5, "nll_coefficient": 0.1, "kl_coefficient": 0.1},
     "kto": {"kind": "kto", "beta": 0.5},
+    "pointwise": {"kind": "pointwise", "center": 0.1},
 }
+LOSSES = {"dpo": "preference/loss", "kto": "preference/loss", "pointwise": "reward_model/loss"}
 BACKENDS: dict[str, dict[str, Any]] = {
     "fsdp": {"kind": "fsdp"},
     "megatron": {"kind": "megatron", "tensor_parallel": 2},
@@ -50,8 +53,9 @@ class EveryRankDrives:
         return answers
 
 
-def recipe(model: Path, algorithm: str, backend: str, ranks: int) -> PreferenceConfig:
-    return PreferenceConfig.model_validate(
+def recipe(model: Path, algorithm: str, backend: str, ranks: int) -> TrainConfig:
+    kind: Any = RewardModelConfig if algorithm == "pointwise" else PreferenceConfig
+    config: TrainConfig = kind.model_validate(
         {
             "run": {"output_dir": Path("unused"), "steps": STEPS, "threads": 1},
             "model": {"path": str(model)},
@@ -67,6 +71,7 @@ def recipe(model: Path, algorithm: str, backend: str, ranks: int) -> PreferenceC
             },
         }
     )
+    return config
 
 
 def samples(algorithm: str) -> list[TrainSample]:
@@ -98,7 +103,7 @@ def samples(algorithm: str) -> list[TrainSample]:
     return made
 
 
-def learn(config: PreferenceConfig, transport: Any, folder: Path) -> list[dict[str, float]]:
+def learn(config: TrainConfig, transport: Any, folder: Path) -> list[dict[str, float]]:
     """The metrics of the steps, on the same batch each; the weights after them are exported to ``folder``."""
     algorithm = build_algorithm(config)
     workers = Workers(config, algorithm, transport)
@@ -111,11 +116,13 @@ def learn(config: PreferenceConfig, transport: Any, folder: Path) -> list[dict[s
     return [{k: v for k, v in row.items() if not k.startswith(("memory/", "time/"))} for row in rows]
 
 
-def learn_on_a_rank(rank: int, model: Path, folder: Path, backends: list[str]) -> None:
-    with gloo_rank(rank, 2, folder):
+def learn_on_a_rank(
+    rank: int, ranks: int, model: Path, folder: Path, backends: list[str], names: list[str]
+) -> None:
+    with gloo_rank(rank, ranks, folder):
         for backend in backends:
-            for name in ALGORITHMS:
-                config = recipe(model, name, backend, ranks=2)
+            for name in names:
+                config = recipe(model, name, backend, ranks)
                 rows = learn(config, EveryRankDrives(build_worker(config)), folder / f"{name} {backend}")
                 torch.save(rows, folder / f"{name} {backend} {rank}.pt")
 
@@ -127,17 +134,17 @@ def test_two_ranks_learn_what_one_process_learns(
     model = tiny_checkpoint("llama-untied")
     megatron = all(importlib.util.find_spec(package) for package in ("megatron", "mbridge"))
     backends = ["fsdp", "megatron"] if megatron else ["fsdp"]
-    spawn(learn_on_a_rank, (model, tmp_path, backends), nprocs=2)
+    spawn(learn_on_a_rank, (2, model, tmp_path, backends, list(ALGORITHMS)), nprocs=2)
     for name in ALGORITHMS:
         config = recipe(model, name, "fsdp", ranks=1)
         limits = update_plan(config, build_algorithm(config)).limits
         assert any(IDLE in share.sample_indices for share in plan_shares(samples(name), limits, 2)) == (
-            name == "dpo"
+            name != "kto"
         )
         alone = learn(config, LocalTransport(build_worker(config)), tmp_path / f"{name} alone")
         assert len(alone) == STEPS
-        assert alone[-1]["preference/kl"] > 1e-3
-        assert alone[-1]["preference/loss"] < alone[0]["preference/loss"]
+        assert name == "pointwise" or alone[-1]["preference/kl"] > 1e-3
+        assert alone[-1][LOSSES[name]] < alone[0][LOSSES[name]]
         weights = load_file(tmp_path / f"{name} alone" / "model.safetensors")
         for backend in backends:
             for rank in range(2):
@@ -146,3 +153,19 @@ def test_two_ranks_learn_what_one_process_learns(
                     assert two == pytest.approx(one, rel=1e-4, abs=1e-5), (name, backend, rank)
             for key, tensor in load_file(tmp_path / f"{name} {backend}" / "model.safetensors").items():
                 torch.testing.assert_close(tensor, weights[key], atol=2e-5, rtol=1e-4, msg=f"{backend} {key}")
+
+
+@pytest.mark.slow
+def test_ktos_estimate_is_one_number_on_four_ranks(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = tiny_checkpoint("llama-untied")
+    config = recipe(model, "kto", "fsdp", ranks=1)
+    alone = learn(config, LocalTransport(build_worker(config)), tmp_path / "alone")
+    spawn(learn_on_a_rank, (4, model, tmp_path, ["fsdp"], ["kto"]), nprocs=4)
+    found = [torch.load(tmp_path / f"kto fsdp {rank}.pt") for rank in range(4)]
+    for step, one in enumerate(alone):
+        estimates = {rows[step]["preference/kl"] for rows in found}
+        assert len(estimates) == 1, "the same number on all ranks"
+        assert estimates.pop() == pytest.approx(one["preference/kl"], rel=1e-4, abs=1e-5)
+    assert alone[-1]["preference/kl"] > 1e-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -254,6 +255,69 @@ def test_with_lora_the_reference_is_the_model_without_its_adapters(recipe: Recip
     for mine, theirs in zip(rows_of(tmp_path / "precomputed"), live, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)
     assert (tmp_path / "precomputed" / "reference_logprobs").is_dir(), "where no folder is named"
+
+
+def test_the_reference_can_be_another_model(
+    recipe: Recipe, tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    start, other = str(tiny_checkpoint("llama-untied")), str(tiny_checkpoint("qwen2-tied"))
+    kto = {"kind": "kto", "beta": 0.5}
+    for name, algorithm, sections in (
+        ("unset", LIVE, {}),
+        ("named", LIVE, {"reference": {"path": start}}),
+        ("other", LIVE, {"reference": {"path": other}}),
+        ("lora", LIVE, {"reference": {"path": other}, "model": {"path": start, "lora": {"rank": 4}}}),
+        ("policy", LIVE, {"model": {"path": other}}),
+        ("kto", kto, {"reference": {"path": other}}),
+    ):
+        assert train(recipe(name, algorithm, steps=2, **sections)) is not None
+    unset, named, others, lora, policy, of_kto = (
+        rows_of(tmp_path / name) for name in ("unset", "named", "other", "lora", "policy", "kto")
+    )
+    assert named == unset
+    assert unset[0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-6)
+    for side in ("chosen", "rejected"):
+        apart = unset[0][f"logps/{side}"] - policy[0][f"logps/{side}"]
+        assert others[0][f"rewards/{side}"] == pytest.approx(0.5 * apart, rel=1e-4), "beta is 0.5"
+    assert abs(others[0]["rewards/margins"]) > 0.01
+    # New adapters change nothing: the first step's policy is the same, and so is the reference beside it.
+    assert lora[0]["rewards/margins"] == pytest.approx(others[0]["rewards/margins"], abs=1e-4)
+    assert abs(of_kto[0]["rewards/chosen"]) > 0.01
+
+
+def test_references_that_cannot_be_used(
+    recipe: Recipe, tmp_path: Path, tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path) -> None:
+        config = recipe("run", LIVE, reference={"path": str(path)})
+        load_data(config, load_tokenizer(config.model))
+
+    with pytest.raises(ConfigError, match=r"^reference\.path='?.*nowhere"):
+        load(tmp_path / "nowhere")
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_checkpoint("qwen2-tied"), moved)
+    tokenizer = json.loads((moved / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (moved / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(
+        ConfigError, match=r"^reference\.path=.*moved: its tokenizer differs .* and a reference must read"
+    ):
+        load(moved)
+    short = tmp_path / "short"
+    shutil.copytree(tiny_checkpoint("qwen2-tied"), short)
+    shape = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 12}))
+    with pytest.raises(
+        ConfigError, match=r"an example of \d+ tokens does not fit into the 12 tokens that .*short"
+    ):
+        load(short)
+    for algorithm, said in (
+        ({"kind": "orpo"}, r"reference is for algorithm\.kind dpo or kto; it is orpo"),
+        (LIVE | {"reference": "precomputed"}, r"algorithm\.reference must be 'live' with reference\.path"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            recipe("run", algorithm, reference={"path": "m"})
 
 
 def test_held_out_problems_are_answered_beside_a_precomputed_reference(

@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 import torch
 from parity import EPS, TRAINING, make_samples
-from transformers import AutoModelForTokenClassification, Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+)
 
 from reasoner_rl.batching.plan import plan_mini_batch
+from reasoner_rl.batching.reading import read_at_end
 from reasoner_rl.config.algorithm import ValueLossConfig
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.config.training import FsdpBackendConfig
@@ -103,9 +109,42 @@ def test_an_export_leaves_transformers_nothing_to_make_up(
     assert not (tmp_path / "generation_config.json").exists()
 
 
+def test_a_reward_model_of_the_hub_says_what_transformers_says(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    made = AutoModelForSequenceClassification.from_pretrained(
+        tiny_checkpoint("qwen2-tied"), num_labels=1, dtype=torch.float32
+    ).eval()
+    made.save_pretrained(tmp_path)
+    single_process_group()
+    model = ModelConfig(path=str(tmp_path))
+    backend = FsdpBackend(
+        model,
+        TRAINING,
+        FsdpBackendConfig(),
+        temperature=1.0,
+        total_updates=1,
+        updates_per_step=1,
+        frozen=True,
+        head="score",
+    )
+    samples = [read_at_end(sample) for sample in make_samples(100)]
+    found = by_sample(backend, plan_mini_batch(samples, 60, 10))
+    for index, sample in enumerate(samples):
+        with torch.no_grad():
+            expected = made(input_ids=sample.prompt_ids[None].long()).logits[0]
+        torch.testing.assert_close(found[index], expected, rtol=0, atol=1e-5)
+
+
+def by_sample(backend: FsdpBackend, batch: MiniBatch) -> dict[int, torch.Tensor]:
+    values = zip(batch.micro_batches, backend.values(batch.micro_batches), strict=True)
+    return {index: said for part, flat in values for index, said in part.split_responses(flat).items()}
+
+
 def test_refuses_what_is_no_critic(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     policy = tiny_checkpoint("qwen2-tied")
-    with pytest.raises(ConfigError, match="cannot be loaded as a critic"):
+    with pytest.raises(ConfigError, match="cannot be loaded with a linear map to one value"):
         make_critic(save_classifier(policy, tmp_path / "two", labels=2))
     key = r"critic\.path \(model\.path where it is unset\)='.*"
     with pytest.raises(ConfigError, match=key + r"missing': there is no such folder"):
@@ -118,5 +157,5 @@ def test_refuses_what_is_no_critic(tiny_checkpoint: Checkpoint, tmp_path: Path) 
     shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     unknown = Glm4MoeConfig(**shape, num_attention_heads=2, num_key_value_heads=2, first_k_dense_replace=1)
     Glm4MoeForCausalLM(unknown).save_pretrained(tmp_path / "glm")
-    with pytest.raises(ConfigError, match=key + "glm' cannot be loaded as a critic"):
+    with pytest.raises(ConfigError, match=key + "glm' cannot be loaded with a linear map to one value"):
         make_critic(tmp_path / "glm")

@@ -255,3 +255,15 @@ def refuse_what_is_a_policys(
     if isinstance(backend, MegatronBackendConfig):
         with pytest.raises(ConfigError, match=r"'head': 'value'.*'head': 'policy'"):
             actor.load(own / "checkpoint")
+    # A reward model that is not trained needs a head; and a critic can be one.
+    if isinstance(backend, MegatronBackendConfig) or dist.get_world_size() == 1:  # else rank 0 alone reads it
+        with pytest.raises(ConfigError, match=r"holds no score\.weight, so it gives no scores"):
+            build_reward_model(policy, backend)
+    scored = by_sample(build_reward_model(critic, backend), mine)
+    for index, said in by_sample(judge, mine).items():
+        torch.testing.assert_close(scored[index], said, rtol=0, atol=0)
+
+
+def build_reward_model(path: Path, backend: BackendConfig) -> Any:
+    training = TRAINING.model_copy(update={"backend": backend})
+    return build_backend(ModelConfig(path=str(path)), training, total_updates=1, head="score", frozen=True)

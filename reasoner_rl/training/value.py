@@ -5,6 +5,8 @@ A reward model is the same with another name: its score is the value of the stat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
@@ -91,9 +94,10 @@ def load_critic(
             with init_empty_weights(include_buffers=False):
                 model = AutoModelForTokenClassification.from_config(read, **options)
         else:
-            model, found = AutoModelForTokenClassification.from_pretrained(
-                config.path, config=read, output_loading_info=True, **options
-            )
+            with _without_loading_report():
+                model, found = AutoModelForTokenClassification.from_pretrained(
+                    config.path, config=read, output_loading_info=True, **options
+                )
             missing = found["missing_keys"]
     except (OSError, ValueError, RuntimeError) as error:  # of the wrong shape: RuntimeError
         raise ConfigError(
@@ -108,6 +112,17 @@ def load_critic(
         require_head_without_bias(model.score.weight, model.score.bias, head, config.path)
     model.score.register_parameter("bias", None)
     return model
+
+
+@contextmanager
+def _without_loading_report() -> Iterator[None]:
+    """Silence transformers' warning that a head or its bias is new, which is intended or refused here."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def require_trained(needs_head: bool, head: Head, path: str) -> None:

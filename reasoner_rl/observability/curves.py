@@ -117,8 +117,11 @@ def _implicit_rewards(axes: Axes, history: History) -> None:
 
 
 def _model_score(axes: Axes, history: History) -> None:
-    _title(axes, "Reward model's score")
-    _line(axes, history["reward_model/score"], BLUE)
+    _title(axes, "Scores of the reward model")
+    _line(axes, history["reward_model/score"], BLUE, "mean")
+    if "reward_model/deviation" in history:  # the mean of comparisons among all never changes
+        _line(axes, history["reward_model/deviation"], VERMILION, "standard deviation")
+    _legend(axes)
 
 
 def _length(axes: Axes, history: History) -> None:

@@ -68,6 +68,7 @@ def test_six_panels_in_two_rows_each_with_its_curve(tmp_path: Path) -> None:
     [
         (["policy/entropy"], (640, 496)),
         (["reward/accuracy", "reward/score"], (1280, 496)),
+        (["reward_model/loss", "reward_model/score"], (1280, 496)),
         (["reward/accuracy", "reward/score", "policy/entropy", "groups/kept"], (1280, 992)),
     ],
 )

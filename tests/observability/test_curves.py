@@ -25,12 +25,18 @@ ONLINE: dict[str, Callable[[int], float]] = {
     "groups/dropped_right": lambda step: step,
     "groups/dropped_wrong": lambda step: 10,
 }
+REWARD_MODEL: dict[str, Callable[[int], float]] = {
+    "reward_model/loss": lambda step: 0.7 - 0.1 * math.exp(-step / 10),
+    "reward_model/score": lambda step: 0.1 * step,
+    "reward_model/deviation": lambda step: 1.0,
+}
 
 
 def write_metrics(path: Path, names: list[str], steps: int = 30) -> Path:
     lines = ['{"step": 0, "eval/test/accuracy": 0.4}'] if "reward/accuracy" in names else []
     lines += [
-        json.dumps({"step": s} | {name: ONLINE[name](s) for name in names}) for s in range(1, steps + 1)
+        json.dumps({"step": s} | {name: (ONLINE | REWARD_MODEL)[name](s) for name in names})
+        for s in range(1, steps + 1)
     ]
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -68,7 +74,7 @@ def test_six_panels_in_two_rows_each_with_its_curve(tmp_path: Path) -> None:
     [
         (["policy/entropy"], (640, 496)),
         (["reward/accuracy", "reward/score"], (1280, 496)),
-        (["reward_model/loss", "reward_model/score"], (1280, 496)),
+        (["reward_model/loss", "reward_model/score", "reward_model/deviation"], (1280, 496)),
         (["reward/accuracy", "reward/score", "policy/entropy", "groups/kept"], (1280, 992)),
     ],
 )

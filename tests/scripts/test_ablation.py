@@ -1,35 +1,42 @@
-"""The ablation's rows differ exactly as they are described, and its table says what the runs left."""
+"""The ablation's rows differ exactly as they are described, are run once, and are compared with their neighbours."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+import os
+import runpy
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from reasoner_rl.config.load import dump_recipe, load_recipe
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ablation.py"
-START, OUT = Path("start"), Path("out")
+OUT = Path("out")
+ROWS = [
+    "GRPO",
+    "+ overlong filtering",
+    "+ clip-higher",
+    "+ soft overlong punishment",
+    "+ token-level loss",
+    "+ dynamic sampling (DAPO)",
+]
+BUFFERS = {"quickstart": 24, "ladder": 15}
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ablation", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def ablation(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The script's names."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return runpy.run_path(str(SCRIPT))
 
 
-ablation = _load()
-ROWS = list(ablation.TECHNIQUES)
+@pytest.fixture(params=["quickstart", "ladder"])
+def task(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, Any]:
@@ -38,8 +45,15 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
     return {path.removeprefix("."): tree}
 
 
-def recipe(row: str, seed: int = 0, *settings: str) -> dict[str, Any]:
-    return flatten(ablation.row_recipe(row, seed, START, OUT, settings).model_dump(mode="json"))
+def recipe(ablation: dict[str, Any], task: str, row: str, seed: int = 0, *settings: str) -> dict[str, Any]:
+    """The recipe of a row's command, with every key."""
+    plan = ablation["Plan"](ablation["TASKS"][task], "start/{seed}", settings)
+    method = ablation["row_method"](plan, row)
+    [command] = method.commands(seed, method.folder(seed, OUT))
+    assert command.words[:2] == ("reasoner-rl", "train")
+    config = load_recipe(command.words[2], command.words[3:])
+    assert config.run.output_dir == command.folder
+    return flatten(config.model_dump(mode="json"))
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -49,8 +63,9 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple
     return changed
 
 
-def test_the_first_row_is_grpo_without_kl() -> None:
-    first = recipe(ROWS[0])
+def test_the_first_row_is_grpo_without_kl(ablation: dict[str, Any], task: str) -> None:
+    assert list(ablation["techniques"](ablation["TASKS"][task])) == ROWS
+    first = recipe(ablation, task, ROWS[0])
     assert first["algorithm.loss.clip_low"] == first["algorithm.loss.clip_high"] == 0.2
     assert first["algorithm.loss.aggregation"] == "seq-mean-token-mean"
     assert first["algorithm.loss.kl.coefficient"] == 0
@@ -58,138 +73,142 @@ def test_the_first_row_is_grpo_without_kl() -> None:
     assert first["algorithm.dynamic_sampling.enabled"] is False
     assert first["reward.overlong.buffer_tokens"] == 0
     assert first["reward.overlong.mask_truncated"] is False
+    assert first["run.threads"] == 1
+
+
+def test_each_row_adds_one_technique_to_the_row_above(ablation: dict[str, Any], task: str) -> None:
+    recipes = [recipe(ablation, task, row) for row in ROWS]
+    assert [difference(above, row) for above, row in pairwise(recipes)] == [
+        {"reward.overlong.mask_truncated": (False, True)},
+        {"algorithm.loss.clip_high": (0.2, 0.28)},
+        {
+            "reward.overlong.mask_truncated": (True, False),
+            "reward.overlong.buffer_tokens": (0, BUFFERS[task]),
+        },
+        {"algorithm.loss.aggregation": ("seq-mean-token-mean", "token-mean")},
+        {"algorithm.dynamic_sampling.enabled": (False, True)},
+    ]
+
+
+def test_the_last_row_is_the_recipe_of_dapo(ablation: dict[str, Any], task: str) -> None:
+    shipped = flatten(load_recipe(ablation["TASKS"][task].recipe).model_dump(mode="json"))
+    changed = difference(shipped, recipe(ablation, task, ROWS[-1]))
+    assert set(changed) == {"model.path", "data.train.path", "evaluation.datasets", "run.threads"}
+
+
+def test_a_seed_changes_the_seed_the_start_and_the_folder(ablation: dict[str, Any]) -> None:
+    first, second = (recipe(ablation, "ladder", ROWS[2], seed) for seed in (0, 1))
+    assert second["run.output_dir"] == "out/clip_higher/seed_1/train"
+    changed = difference(first, second)
+    assert changed["run.seed"] == (0, 1)
+    assert changed["model.path"] == ("start/0/warm_start/final", "start/1/warm_start/final")
+    assert set(changed) == {"run.seed", "model.path", "data.train.path", "evaluation.datasets"}
+
+
+def test_settings_hold_for_every_row_but_do_not_undo_its_technique(ablation: dict[str, Any]) -> None:
+    changed = recipe(ablation, "ladder", ROWS[0], 0, "run.steps=7", "algorithm.loss.clip_high=0.5")
+    assert changed["run.steps"] == 7
+    assert changed["algorithm.loss.clip_high"] == 0.2
+    with pytest.raises(ConfigError, match=r"Did you mean 'run\.steps'\?"):
+        recipe(ablation, "ladder", ROWS[0], 0, "run.stepz=7")
+
+
+def test_an_unknown_row_is_refused(ablation: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"no row 'PPO'; rows: GRPO, \+ overlong filtering"):
+        ablation["row_overrides"](ablation["TASKS"]["ladder"], "PPO")
+
+
+# Stands for reasoner-rl: copies what a finished run leaves to the output folder that its words name, with an accuracy
+# that depends on whether dynamic sampling is on. It fails for the seed in $FAILING.
+PROGRAM = """#!/bin/sh
+echo "$@" >> "$LOG"
+for word in "$@"; do
+  case "$word" in run.output_dir=*) out=${word#run.output_dir=} ;; run.seed=*) seed=${word#run.seed=} ;; esac
+done
+if [ "$seed" = "$FAILING" ]; then echo "seed $seed fails"; exit 2; fi
+mkdir -p "$out"
+case "$*" in *dynamic_sampling.enabled=true*) row=dapo ;; *) row=grpo ;; esac
+cp -r "$FINISHED/$row"/. "$out"
+"""
+
+
+def write_finished(folder: Path, accuracy: float, tokens: float) -> None:
+    """What a run of two steps leaves: two problems, one of them right at the start, ``accuracy`` of both at the end."""
+    (folder / "evaluations").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe("ladder_dapo")))
+    row = {"time/step": 3.0, "groups/generated": 32.0, "groups/kept": 32.0, "response/length_mean": tokens}
+    rows = [{"step": 0, "eval/heldout/accuracy": 0.5}, {"step": 1, **row}]
+    rows.append({"step": 2, **row, "eval/heldout/accuracy": accuracy})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = {"mean_response_tokens": 30.0, "truncated_share": 0.25}
+    summary = {"evaluations": {step: {"heldout": report} for step in ("0", "2")}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    for step, accuracies in ((0, (0.0, 1.0)), (2, (accuracy, accuracy))):
+        lines = [
+            {"step": step, "uid": p, "prompt": p, "accuracy": a}
+            for p, a in zip("pq", accuracies, strict=True)
+        ]
+        file = folder / "evaluations" / f"step_{step:06d}_heldout.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_whole_command(
+    ablation: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A missing warm start is told; a failure leaves a report of the other seeds; then all is there, and run once."""
+    write_finished(tmp_path / "finished" / "grpo", 0.5, 20.0)
+    write_finished(tmp_path / "finished" / "dapo", 0.75, 30.0)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "reasoner-rl").write_text(PROGRAM)
+    (tmp_path / "bin" / "reasoner-rl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FINISHED", str(tmp_path / "finished"))
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("FAILING", "1")
+    start, out = tmp_path / "ladder_{seed}", tmp_path / "out"
+    words = ["--task", "ladder", "--seeds", "0", "1", "--from", str(start), "--out", str(out)]
+    options = ablation["parse"](words)
+
+    with pytest.raises(
+        ConfigError, match=r"ladder_0: no warm_start/final in it; run first: bash scripts/ladder"
+    ):
+        ablation["run"](options)
+    assert not out.exists()
+    for seed in (0, 1):
+        (tmp_path / f"ladder_{seed}" / "warm_start" / "final").mkdir(parents=True)
+
+    with pytest.raises(
+        UserError, match=r"^6 runs failed; the same command tries them again:\nGRPO, seed 1: exit"
+    ):
+        ablation["run"](options)
+    assert sorted(json.loads((out / "ablation.json").read_text())["runs"]) == sorted(ROWS)
+    assert "seeds 0: " in capsys.readouterr().out
+
+    monkeypatch.setenv("FAILING", "none")
+    for _ in range(2):
+        ablation["run"](options)
+    assert len((tmp_path / "log").read_text().splitlines()) == 6 + 6 + 6
+    text = (out / "ablation.md").read_text().splitlines()
+    assert "| + token-level loss | 50.0% | 50.0%, 50.0% | 30.0 | 25.0% | 10,240 | 100% | 6 |" in text
+    assert "| + dynamic sampling (DAPO) | 75.0% | 75.0%, 75.0% | 30.0 | 25.0% | 15,360 | 100% | 6 |" in text
+    for other in ("+ token-level loss", "GRPO"):
+        numbers = "+25.0 | unknown | +25.0 to +25.0 | +5,120 | unknown"
+        assert f"| + dynamic sampling (DAPO) | {other} | {numbers} |" in text
+    assert [line.split("|")[1].strip() for line in text if line.startswith("| +")][5:10] == ROWS[1:]
+    assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
-    ("index", "expected"),
-    [
-        (1, {"reward.overlong.mask_truncated": (False, True)}),
-        (2, {"algorithm.loss.clip_high": (0.2, 0.28)}),
-        (3, {"reward.overlong.mask_truncated": (True, False), "reward.overlong.buffer_tokens": (0, 24)}),
-        (4, {"algorithm.loss.aggregation": ("seq-mean-token-mean", "token-mean")}),
-        (5, {"algorithm.dynamic_sampling.enabled": (False, True)}),
-    ],
+    ("words", "message"),
+    [("--jobs 0", "--jobs 0: must be at least 1"), ("--seeds 1 2 1", "--seeds 1 2 1: each seed once")],
 )
-def test_each_row_adds_one_technique_to_the_row_above(
-    index: int, expected: dict[str, tuple[Any, Any]]
+def test_impossible_wishes_are_refused(
+    ablation: dict[str, Any], words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(ROWS) == 6
-    assert difference(recipe(ROWS[index - 1]), recipe(ROWS[index])) == expected
-
-
-def test_the_last_row_is_the_quickstart() -> None:
-    shipped = flatten(load_recipe("quickstart").model_dump(mode="json"))
-    changed = difference(shipped, recipe(ROWS[-1]))
-    assert set(changed) == {"model.path", "data.train.path", "evaluation.datasets"}
-
-
-def test_a_seed_changes_the_seed_and_the_folder_only() -> None:
-    first, second = recipe(ROWS[2], 0), recipe(ROWS[2], 1)
-    assert first["run.output_dir"] == "out/3_clip_higher/seed_0"
-    assert second["run.output_dir"] == "out/3_clip_higher/seed_1"
-    assert difference(first, second) == {"run.seed": (0, 1)}
-
-
-def test_settings_hold_for_every_row_but_do_not_undo_its_technique() -> None:
-    changed = recipe(ROWS[0], 0, "run.steps=7", "algorithm.loss.clip_high=0.5")
-    assert changed["run.steps"] == 7
-    assert changed["algorithm.loss.clip_high"] == 0.2
-
-
-def test_an_unknown_row_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no row 'PPO'; rows: GRPO, \+ overlong filtering"):
-        ablation.row_overrides("PPO")
-
-
-def finished_run(tmp_path: Path) -> Any:
-    """Lay out what a run of two steps leaves."""
-    config = ablation.row_recipe(ROWS[0], 5, START, tmp_path, ["run.steps=2"])
-    folder = config.run.output_dir
-    (folder / "evaluations").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(dump_recipe(config))
-    report = {"mean_response_tokens": 30.0, "truncated_share": 0.25}
-    evaluations = {
-        "0": {"heldout": {**report, "accuracy": 0.3}},
-        "2": {"heldout": {**report, "accuracy": 0.6}},
-    }
-    (folder / "summary.json").write_text(json.dumps({"seconds": 12.5, "evaluations": evaluations}))
-    rows: list[dict[str, Any]] = [
-        {"step": 0, "eval/heldout/accuracy": 0.3},
-        {"step": 1, "groups/generated": 32.0, "groups/kept": 32.0},
-        {"step": 2, "groups/generated": 64.0, "groups/kept": 40.0},
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tokens = [10, 40, 41, 64]  # the punishment would begin after 64 - 24 tokens
-    lines = "".join(json.dumps({"step": 2, "tokens": n}) + "\n" for n in tokens)
-    (folder / "evaluations" / "step_000002_heldout.jsonl").write_text(lines)
-    return config
-
-
-def test_a_finished_run_is_read_and_not_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = finished_run(tmp_path)
-    monkeypatch.setattr(ablation, "train", lambda config: pytest.fail("trained again"))
-    assert ablation.run_once(config) == ablation.Outcome(
-        seed=5,
-        accuracy=0.6,
-        response_tokens=30.0,
-        truncated_share=0.25,
-        overlong_share=0.5,
-        responses_generated=768,  # 96 groups of 8
-        responses_used=576,
-        seconds=12.5,
-        curve={0: 0.3, 2: 0.6},
-    )
-
-
-def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
-    finished_run(tmp_path)
-    other = ablation.row_recipe(ROWS[0], 5, START, tmp_path, ["run.steps=3"])
-    with pytest.raises(ConfigError, match="holds a run with other settings"):
-        ablation.run_once(other)
-
-
-def outcome(**changes: Any) -> Any:
-    numbers = {
-        "seed": 0,
-        "accuracy": 0.5,
-        "response_tokens": 30.0,
-        "truncated_share": 0.01,
-        "overlong_share": 0.1,
-        "responses_generated": 2000,
-        "responses_used": 2000,
-        "seconds": 60.0,
-        "curve": {0: 0.2, 9: 0.5},
-    }
-    return ablation.Outcome(**{**numbers, **changes})
-
-
-def test_the_table_averages_over_seeds() -> None:
-    results = {
-        "GRPO": [outcome(), outcome(accuracy=0.7, response_tokens=33.0, curve={0: 0.3, 9: 0.7})],
-        "+ filter": [outcome(responses_used=500)],
-    }
-    lines = ablation.markdown_table(results).splitlines()
-    assert "| after 9 steps |" in lines[0]
-    assert lines[2:] == [
-        "| warm start | 23.3% | | | | | | | | |",
-        "| GRPO | 60.0% | 50.0%, 70.0% | 60.0% | 31.5 | 1.0% | 10.0% | 2,000 | 100% | 60 |",
-        "| + filter | 50.0% | 50.0% | 50.0% | 30.0 | 1.0% | 10.0% | 2,000 | 25% | 60 |",
-    ]
-
-
-def test_the_report_is_written_whole(tmp_path: Path) -> None:
-    ablation.write_report({"GRPO": [outcome()], "+ clip-higher": [outcome(accuracy=0.6)]}, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "ablation.json",
-        "ablation.md",
-        "ablation.png",
-    ]
-    rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
-    assert [(row["row"], row["runs"][0]["accuracy"]) for row in rows] == [
-        ("GRPO", 0.5),
-        ("+ clip-higher", 0.6),
-    ]
-    assert "algorithm.loss.clip_high=0.28" in rows[1]["overrides"]
-    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit) as refusal:
+        ablation["parse"](words.split())
+    assert refusal.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,250 @@
+"""A comparison runs every command once, resumes, and reads tokens, seconds and accuracies off what runs left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasoner_rl.config.load import dump_recipe, load_recipe
+from reasoner_rl.errors import ConfigError, DataError
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+# Notes its words; fails if $FAILING exists and they hold "bad"; "long" ones wait for Ctrl-C until $GO exists.
+PROGRAM = """#!/bin/sh
+echo "$@" >> "$LOG"
+case "$*" in
+  *bad*) if [ -e "$FAILING" ]; then echo "what went wrong"; exit 3; fi ;;
+  *long*) trap 'exit 130' INT; while [ ! -e "$GO" ]; do sleep 0.02; done ;;
+esac
+"""
+
+
+@pytest.fixture
+def comparison(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, as the scripts import it."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import comparison
+
+    return comparison
+
+
+class Program:
+    """The fake program, and what it was called with."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log, self.failing, self.go = folder / "log", folder / "failing", folder / "go"
+        (folder / "bin").mkdir()
+        (folder / "bin" / "fake").write_text(PROGRAM)
+        (folder / "bin" / "fake").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+        for name, path in (("LOG", self.log), ("FAILING", self.failing), ("GO", self.go)):
+            monkeypatch.setenv(name, str(path))
+
+    def calls(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    return Program(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def method(comparison: Any) -> Callable[..., Any]:
+    """Makes a method of the fake program's calls; {seed} in a word stands for the seed."""
+
+    def make(name: str, *calls: str) -> Any:
+        def commands(seed: int, folder: Path) -> Sequence[Any]:
+            return [
+                comparison.Command(("fake", *call.format(seed=seed).split()), folder / str(number))
+                for number, call in enumerate(calls)
+            ]
+
+        return comparison.Method(name, commands)
+
+    return make
+
+
+def test_commands_run_in_order_and_once(
+    comparison: Any, program: Program, method: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods, out = (
+        [method("+ DPO, once", "sample {seed}", "train {seed}"), method("GRPO", "grpo {seed}")],
+        tmp_path / "o",
+    )
+    assert comparison.complete_seeds(methods, [4, 2], out) == []
+    assert comparison.run_all(methods, [4, 2], out, jobs=1) == []
+    assert program.calls() == ["sample 4", "train 4", "grpo 4", "sample 2", "train 2", "grpo 2"]
+    assert "[3/4] + DPO, once, seed 2: " in capsys.readouterr().out
+    record = json.loads((out / "dpo_once" / "seed_2" / "commands.json").read_text())
+    assert record["commands"] == [["fake", "sample", "2"], ["fake", "train", "2"]]
+    assert (record["finished"], len(record["seconds"])) == (2, 2)
+    assert comparison.run_all(methods, [4, 2], out, jobs=1) == []
+    assert len(program.calls()) == 6
+    assert comparison.complete_seeds(methods, [4, 2, 1], out) == [4, 2]
+
+
+def test_another_run_in_the_folder_is_refused_before_anything_runs(
+    comparison: Any, program: Program, method: Any, tmp_path: Path
+) -> None:
+    comparison.run_all([method("GRPO", "grpo lr=1")], [0], tmp_path, jobs=1)
+    methods = [method("DPO", "dpo"), method("GRPO", "grpo lr=2")]
+    with pytest.raises(
+        ConfigError, match=r"grpo/seed_0 holds a run by other commands than asked for \(lr=2; see"
+    ):
+        comparison.run_all(methods, [0], tmp_path, jobs=1)
+    assert program.calls() == ["grpo lr=1"]
+
+
+def test_a_failure_is_told_and_does_not_stop_the_others(
+    comparison: Any, program: Program, method: Any, tmp_path: Path
+) -> None:
+    program.failing.touch()
+    methods, out = [method("A", "first", "bad", "last"), method("B", "other")], tmp_path / "out"
+    [failure] = comparison.run_all(methods, [0], out, jobs=2)
+    assert failure.startswith("A, seed 0: exit status 3 of: fake bad\n")
+    assert failure.endswith("\nwhat went wrong")
+    assert sorted(program.calls()) == ["bad", "first", "other"]
+    assert comparison.complete_seeds(methods, [0], out) == []
+    program.failing.unlink()
+    assert comparison.run_all(methods, [0], out, jobs=2) == []
+    assert program.calls()[3:] == ["bad", "last"]
+    [missing] = comparison.run_all(
+        [comparison.Method("C", lambda *_: [comparison.Command(("no-such-program",), out)])], [0], out, 1
+    )
+    assert missing == "C, seed 0: no-such-program cannot be started: No such file or directory"
+
+
+def test_ctrl_c_reaches_all_and_the_next_call_resumes(
+    comparison: Any, program: Program, method: Any, tmp_path: Path
+) -> None:
+    methods = [method("A", "first", "long a"), method("B", "long b"), method("C", "short")]
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while not {"long a", "long b"} <= set(program.calls()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run_all(methods, [0], tmp_path / "out", jobs=2)
+    assert sorted(program.calls()) == ["first", "long a", "long b"]
+    record = json.loads((tmp_path / "out" / "a" / "seed_0" / "commands.json").read_text())
+    assert (record["finished"], len(record["seconds"])) == (1, 2)
+    assert not (tmp_path / "out" / "c").exists()
+    program.go.touch()
+    assert comparison.run_all(methods, [0], tmp_path / "out", jobs=2) == []
+    assert sorted(program.calls()[3:]) == ["long a", "long b", "short"]
+
+
+def write_training(
+    folder: Path, recipe: str, rows: list[dict[str, Any]], evaluations: dict[int, dict[str, float]]
+) -> None:
+    """Lay out what a training run leaves: metrics, and evaluations as step -> problem -> accuracy."""
+    (folder / "evaluations").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe)))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reports = {}
+    for step, accuracies in evaluations.items():
+        report = {"mean_response_tokens": 30.0 + step, "truncated_share": 0.01 * step}
+        reports[str(step)] = {"heldout": report}
+        lines = [
+            {"step": step, "uid": p, "prompt": p, "accuracy": a}
+            for p, a in accuracies.items()
+            for _ in range(2)
+        ]
+        file = folder / "evaluations" / f"step_{step:06d}_heldout.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "summary.json").write_text(json.dumps({"evaluations": reports}))
+
+
+ROWS: list[dict[str, Any]] = [
+    {"step": 0, "eval/heldout/accuracy": 0.25},
+    {
+        "step": 1,
+        "time/step": 2.0,
+        "groups/generated": 40.0,
+        "groups/kept": 32.0,
+        "response/length_mean": 20.0,
+    },
+    {
+        "step": 2,
+        "time/step": 3.0,
+        "groups/generated": 60.0,
+        "groups/kept": 18.0,
+        "response/length_mean": 30.5,
+    },
+    {"step": 2, "eval/heldout/accuracy": 0.75, "time/evaluate": 9.0},
+]
+
+
+def test_an_online_run_counts_all_that_it_generated(
+    comparison: Any, program: Program, method: Any, tmp_path: Path
+) -> None:
+    grpo = method("GRPO", "grpo")
+    comparison.run_all([grpo], [5], tmp_path, jobs=1)
+    write_training(
+        tmp_path / "grpo/seed_5/0", "ladder_dapo", ROWS, {0: {"p": 0.0, "q": 0.5}, 2: {"p": 1.0, "q": 0.5}}
+    )
+    [outcome] = comparison.collect([grpo], [5], tmp_path)["GRPO"]
+    assert outcome.curve == (
+        comparison.Point(0, 0.25, 0, 0.0),
+        comparison.Point(2, 0.75, 40 * 8 * 20 + 60 * 8 * 30.5, 5.0),
+    )
+    assert outcome.end == outcome.curve[1]
+    assert (outcome.seed, outcome.before, outcome.after) == (5, {"p": 0.0, "q": 0.5}, {"p": 1.0, "q": 0.5})
+    assert (outcome.response_tokens, outcome.truncated_share, outcome.used_share) == (32.0, 0.02, 0.5)
+
+
+def test_sampled_answers_count_and_rounds_go_on_where_the_last_one_ended(
+    comparison: Any, program: Program, method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dpo = method("DPO", "sample", "dpo", "sample", "dpo")
+    comparison.run_all([dpo], [0], tmp_path, jobs=1)
+    folder = tmp_path / "dpo" / "seed_0"
+    record = json.loads((folder / "commands.json").read_text())
+    (folder / "commands.json").write_text(json.dumps({**record, "seconds": [10.0, 99.0, 20.0, 99.0]}))
+    tokens = {"part_00000.parquet": [10, 20], "part_00001.parquet": [30]}
+    for number in (0, 2):
+        (folder / str(number) / "answers").mkdir(parents=True)
+        for name in tokens:
+            (folder / str(number) / "answers" / name).touch()
+
+    class Column(list[int]):
+        to_pylist = list[int].copy
+
+    monkeypatch.setattr(comparison, "read_rollouts", lambda file: {"tokens": Column(tokens[file.name])})
+    for number, accuracy in ((1, 0.5), (3, 1.0)):
+        rows = [{"step": 0, "eval/heldout/accuracy": accuracy - 0.5}, {"step": 1, "time/step": 2.0}]
+        rows.append({"step": 1, "eval/heldout/accuracy": accuracy})
+        write_training(
+            folder / str(number), "dpo_quickstart", rows, {0: {"p": accuracy - 0.5}, 1: {"p": accuracy}}
+        )
+    outcome = comparison.read_outcome(dpo, 0, tmp_path)
+    assert outcome.curve == (
+        comparison.Point(0, 0.0, 60, 10.0),
+        comparison.Point(1, 0.5, 60, 12.0),
+        comparison.Point(1, 0.5, 120, 32.0),
+        comparison.Point(2, 1.0, 120, 34.0),
+    )
+    assert (outcome.before, outcome.after, outcome.used_share) == ({"p": 0.0}, {"p": 1.0}, None)
+
+
+def test_a_run_that_was_not_evaluated_at_its_end_is_refused(
+    comparison: Any, program: Program, method: Any, tmp_path: Path
+) -> None:
+    grpo = method("GRPO", "grpo")
+    comparison.run_all([grpo], [0], tmp_path, jobs=1)
+    write_training(tmp_path / "grpo/seed_0/0", "ladder_dapo", ROWS[:3], {0: {"p": 0.0}})
+    with pytest.raises(DataError, match="the start and the end must both be evaluated"):
+        comparison.collect([grpo], [0], tmp_path)

@@ -51,7 +51,7 @@ def build_custom(config: CustomConfig, updates_per_step: int) -> Algorithm:
 
 def _check_roles(fn: str, built: Algorithm) -> None:
     """Raise ConfigError unless all roles exist, and what is trained is among them and can be trained."""
-    roles = get_args(Role)
+    roles = [role for role in get_args(Role) if role != "reward_model"]  # which a section of the recipe adds
     if unknown := [role for role in built.roles if role not in roles]:
         raise ConfigError(
             f"algorithm {fn!r} asks for the role {unknown[0]!r}; the roles of models are {', '.join(roles)}"

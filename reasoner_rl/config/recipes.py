@@ -183,14 +183,8 @@ class OnlineConfig(TrainingRecipe):
         """The reward model's checkpoint, with its own tokenizer; None without a reward model."""
         if self.reward_model is None:
             return None
-        changes = {
-            "path": self.reward_model.path,
-            "tokenizer": None,
-            "chat_template": None,
-            "lora": None,
-            "freeze_first_fraction": 0.0,
-        }
-        return self.model.model_copy(update=changes)
+        beside = self.model.frozen_beside(self.reward_model.path)
+        return beside.model_copy(update={"tokenizer": None, "chat_template": None})
 
     @property
     def critic_model(self) -> ModelConfig | None:

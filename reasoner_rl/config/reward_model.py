@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from reasoner_rl.config.base import Section, UserPathOrName, refuse_without_effect
 from reasoner_rl.config.data import JudgedDatasetConfig
 from reasoner_rl.config.preference import JudgedData
+from reasoner_rl.config.run import check_labels_differ, check_something_to_evaluate
 
 
 class ComparisonConfig(Section):
@@ -73,18 +74,12 @@ class PairEvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
-        labels = [dataset.label for dataset in self.datasets]
-        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"evaluation.datasets have the same name {repeated}; give each its own")
+        check_labels_differ([dataset.label for dataset in self.datasets])
         return self
 
     @model_validator(mode="after")
     def _something_to_evaluate(self) -> Self:
-        if self.every_steps is not None and not self.datasets:
-            raise ValueError(
-                f"evaluation.every_steps is {self.every_steps}, but evaluation.datasets is empty: name the pairs, or "
-                "set evaluation.every_steps to null"
-            )
+        check_something_to_evaluate(self.every_steps, self.datasets, "pairs")
         return self
 
 

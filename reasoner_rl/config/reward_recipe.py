@@ -40,11 +40,6 @@ class RewardModelConfig(Section):
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.")
     logging: LoggingConfig = Field(LoggingConfig(), description="Records.")
 
-    @property
-    def generates(self) -> bool:
-        """Whether the run has a rollout engine."""
-        return False
-
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
         check_ranks(self.training.backend, self.model, self.cluster)

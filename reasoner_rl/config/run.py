@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,12 +40,7 @@ class HeldOutConfig(Section):
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
-        labels = [dataset.label for dataset in self.datasets]
-        repeated = sorted({label for label in labels if labels.count(label) > 1})
-        if repeated:
-            raise ValueError(
-                f"evaluation.datasets have the same name {repeated}; give each a name of its own"
-            )
+        check_labels_differ([dataset.label for dataset in self.datasets])
         return self
 
 
@@ -62,11 +58,7 @@ class EvaluationConfig(HeldOutConfig):
 
     @model_validator(mode="after")
     def _something_to_evaluate(self) -> Self:
-        if self.every_steps is not None and not self.datasets:
-            raise ValueError(
-                f"evaluation.every_steps is {self.every_steps}, but evaluation.datasets is empty: name the "
-                "problems, or set evaluation.every_steps to null"
-            )
+        check_something_to_evaluate(self.every_steps, self.datasets, "problems")
         return self
 
     @model_validator(mode="after")
@@ -74,6 +66,22 @@ class EvaluationConfig(HeldOutConfig):
         if self.sampling is not None:
             check_samples_differ(self.samples_per_prompt, self.sampling, "evaluation.sampling")
         return self
+
+
+def check_labels_differ(labels: Sequence[str]) -> None:
+    """Raise ValueError where two of evaluation.datasets have the same name."""
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise ValueError(f"evaluation.datasets have the same name {repeated}; give each a name of its own")
+
+
+def check_something_to_evaluate(every_steps: int | None, datasets: Sequence[Section], what: str) -> None:
+    """Raise ValueError where evaluations are asked for and there are no datasets. what: they hold."""
+    if every_steps is not None and not datasets:
+        raise ValueError(
+            f"evaluation.every_steps is {every_steps}, but evaluation.datasets is empty: name the {what}, or set "
+            "evaluation.every_steps to null"
+        )
 
 
 def check_samples_differ(samples: int, sampling: SamplingConfig, key: str) -> None:

@@ -97,11 +97,10 @@ class PairReport:
 _WORDS = {"shorter": "the shorter one", "equal": "as long", "longer": "the longer one"}
 
 
-def summarise_pairs(dataset: str, verdicts: Sequence[PairVerdict], bins: int) -> PairReport:
-    """Turn verdicts on all pairs of a dataset, at least one, into a report."""
+def summarise_pairs(dataset: str, verdicts: Sequence[PairVerdict], calibration: Calibration) -> PairReport:
+    """Make a report of the verdicts on a dataset's pairs, at least one, and the calibration of their probabilities."""
     accuracy = fmean(verdict.right for verdict in verdicts)
     low, high = wilson_interval(accuracy, len(verdicts))
-    calibration = Calibration.of([verdict.probability for verdict in verdicts], bins)
     by_length = {
         bucket: [verdict.right for verdict in verdicts if verdict.bucket == bucket] for bucket in BUCKETS
     }

@@ -190,17 +190,19 @@ def check_other_model(
     check_ids(model, tokenizer, (token for token in tokenizer.get_vocab().values() if token < size))
 
 
-def check_same_tokenizer(section: str, model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ConfigError if a model's own tokenizer has other tokens: its logprobs would be of other texts.
+def check_same_tokenizer(
+    section: str, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, remedy: str = ""
+) -> None:
+    """Raise ConfigError if a model's own tokenizer has other tokens: it would be asked about other texts.
 
-    section: of the recipe, teacher or reference.
+    section: of the recipe: teacher, reference or reward_model. remedy: what the message says at its end.
     """
     own = load_tokenizer(model.model_copy(update={"tokenizer": None}), section)
     if (theirs := own.get_vocab()) != (ours := tokenizer.get_vocab()):
         token = min((ours.items() ^ theirs.items()), key=lambda item: item[1])
         raise ConfigError(
             f"{section}.path={model.path}: its tokenizer differs from the policy's, first at id {token[1]} "
-            f"({token[0]!r}), and a {section} must read the policy's tokens"
+            f"({token[0]!r}), and a {section} must read the policy's tokens{remedy}"
         )
 
 

@@ -19,6 +19,7 @@ from reasoner_rl.config.reward_model import (
     ComparisonConfig,
     PairwiseConfig,
     PairwiseJudgeConfig,
+    PointwiseConfig,
     PointwiseJudgeConfig,
 )
 from reasoner_rl.config.reward_recipe import RewardModelConfig
@@ -35,8 +36,10 @@ from reasoner_rl.reward_models.component import OwnTokens
 from reasoner_rl.reward_models.judges import Judge, PairwiseJudge, PointwiseJudge, ScoringModel, as_sampled
 from reasoner_rl.reward_models.pairs import JudgedPair, judged_pairs, verdicts
 from reasoner_rl.tokenizer import context_length, load_tokenizer, require_folder
-from reasoner_rl.types import Prompt
+from reasoner_rl.trainer.loading import check_context, check_same_tokenizer
+from reasoner_rl.types import Example, Prompt
 
+_RETOKENIZE = "; with reward_model.retokenize=true it reads the text of responses in its own tokens"
 DESCRIPTION = "reward_model.json"  # in an exported reward model: its kind, and what it reads
 
 
@@ -67,13 +70,16 @@ def load_pairs(
 
 
 def check_pairs_fit(
-    config: RewardModelConfig, pairs: Sequence[JudgedPair], comparer: Comparer | None
+    config: RewardModelConfig, pairs: Sequence[JudgedPair], examples: Sequence[Example]
 ) -> None:
-    """Raise ConfigError naming the row if what the model reads of a pair is longer than its context."""
+    """Raise ConfigError naming the row if what the model reads of a pair is longer than its context.
+
+    examples: what the model reads of each pair.
+    """
     context = context_length(config.model)
-    for pair in pairs:
-        longest = max(sample.tokens for sample in pair.example(comparer))
-        longest += 0 if comparer else EXTRA_TOKENS
+    extra = EXTRA_TOKENS if isinstance(config.algorithm, PointwiseConfig) else 0
+    for pair, example in zip(pairs, examples, strict=True):
+        longest = max(sample.tokens for sample in example) + extra
         if context is not None and longest > context:
             raise ConfigError(
                 f"row {pair.row} of the pairs: what the reward model reads has {longest} tokens, and "
@@ -100,10 +106,10 @@ class PairEvaluator:
         reports, curves = [], {}
         for held_out in self._held_out:
             found = verdicts(self._model, self._comparer, held_out.pairs)
-            report = summarise_pairs(held_out.name, found, bins)
+            calibration = Calibration.of([verdict.probability for verdict in found], bins)
+            report = summarise_pairs(held_out.name, found, calibration)
             rows = [verdict._asdict() | {"probability": verdict.probability} for verdict in found]
             write_jsonl(output / "evaluations" / f"step_{step:06d}_{held_out.name}.jsonl", rows)
-            calibration = Calibration.of([verdict.probability for verdict in found], bins)
             label = f"{held_out.name}, step {step}: error {calibration.error:.3f}"
             curves[label] = ReliabilityCurve(calibration.stated, calibration.observed, calibration.shares)
             say(str(report))
@@ -139,16 +145,16 @@ def choose_judge(
             f"reward_model.kind is {section.kind}, and {section.path} is a {described['kind']} reward model "
             f"({DESCRIPTION})"
         )
-    own, context = load_tokenizer(checkpoint, "reward_model"), context_length(checkpoint)
+    if isinstance(section, PointwiseJudgeConfig) and not section.retokenize:
+        check_same_tokenizer("reward_model", checkpoint, tokenizer, _RETOKENIZE)
+        check_context(checkpoint, prompts, config.rollout.sampling.max_response_tokens + EXTRA_TOKENS)
+        return partial(PointwiseJudge, read=as_sampled)
+    own = load_tokenizer(checkpoint, "reward_model")
     if isinstance(section, PairwiseJudgeConfig):
         comparer = Comparer(own, _comparison(section, described))
         texts = {prompt.uid: text_of(prompt.messages) for prompt in prompts}
         return partial(PairwiseJudge, comparer=comparer, config=section, texts=texts, seed=config.run.seed)
-    if section.retokenize:
-        return partial(PointwiseJudge, read=OwnTokens(own, prompts, context))
-    _require_same_tokens(section, own, tokenizer)
-    _check_context(config, prompts, context)
-    return partial(PointwiseJudge, read=as_sampled)
+    return partial(PointwiseJudge, read=OwnTokens(own, prompts, context_length(checkpoint)))
 
 
 def _description(path: str) -> dict[str, Any]:
@@ -187,25 +193,3 @@ def _comparison(section: PairwiseJudgeConfig, described: dict[str, Any]) -> Comp
     chosen = given or trained
     assert chosen is not None
     return chosen
-
-
-def _require_same_tokens(
-    section: PointwiseJudgeConfig, own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    if (theirs := own.get_vocab()) != (ours := tokenizer.get_vocab()):
-        token = min((ours.items() ^ theirs.items()), key=lambda item: item[1])
-        raise ConfigError(
-            f"reward_model.path={section.path}: its tokenizer differs from the policy's, first at id {token[1]} "
-            f"({token[0]!r}). With reward_model.retokenize=true it reads the text of responses in its own tokens"
-        )
-
-
-def _check_context(config: OnlineConfig, prompts: Sequence[Prompt], context: int | None) -> None:
-    longest = max(len(prompt.token_ids) for prompt in prompts) + EXTRA_TOKENS
-    longest += config.rollout.sampling.max_response_tokens
-    if context is not None and longest > context:
-        raise ConfigError(
-            f"reward_model.path={config.reward_model and config.reward_model.path}: a prompt and a response of up to "
-            f"{longest} tokens do not fit into the {context} that it can read (max_position_embeddings in its "
-            "config.json)"
-        )

@@ -15,6 +15,7 @@ from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.hub import models_of
 from reasoner_rl.errors import require_package
 from reasoner_rl.prompts.fingerprint import Fingerprint, fingerprint
+from reasoner_rl.reward_models.comparison import Comparer
 from reasoner_rl.reward_models.judges import Judge, ScoringModel
 from reasoner_rl.trainer.loading import (
     HeldOut,
@@ -53,9 +54,9 @@ class RunData:
     held_out: list[HeldOut]
     mixed_in: list[Example] = field(default_factory=list)  # examples of algorithm.ptx
     held_out_pairs: list[HeldOutPairs] = field(default_factory=list)  # of a reward model
-    judge: Callable[[ScoringModel], Judge] | None = (
-        None  # what a reward model's weights become, where one judges
-    )
+    comparer: Comparer | None = None  # what renders pairs for a pairwise reward model
+    # What a reward model's weights become, where one judges.
+    judge: Callable[[ScoringModel], Judge] | None = None
 
     @property
     def examples(self) -> list[Example]:
@@ -130,15 +131,16 @@ def _load_pair_data(config: RewardModelConfig, tokenizer: PreTrainedTokenizerBas
     if datasets:
         require_package("sklearn", "scikit-learn", "preferences", "evaluation.datasets of a reward model")
     pairs = load_pairs(config, config.data.train, tokenizer)
-    held_out = [HeldOutPairs(each.label, load_pairs(config, each, tokenizer)) for each in datasets]
-    for part in (pairs, *(each.pairs for each in held_out)):
-        check_pairs_fit(config, part, comparer)
+    held_out = [HeldOutPairs(file.label, load_pairs(config, file, tokenizer)) for file in datasets]
     examples = [pair.example(comparer) for pair in pairs]
+    check_pairs_fit(config, pairs, examples)
+    for each in held_out:
+        check_pairs_fit(config, each.pairs, [pair.example(comparer) for pair in each.pairs])
     for number, sample in enumerate(examples[0]):
         show_example(f"first pair, sample {number + 1} of 2", sample, tokenizer)
     tell_passes(config.run.steps, config.batch.examples_per_step, len(examples))
     check_vocabulary(config.model, tokenizer, set(_token_ids(examples)))
-    return RunData(examples, [], held_out_pairs=held_out)
+    return RunData(examples, [], held_out_pairs=held_out, comparer=comparer)
 
 
 def _other_models(config: TrainConfig) -> dict[str, ModelConfig]:

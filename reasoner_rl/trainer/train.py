@@ -38,7 +38,7 @@ from reasoner_rl.trainer.resume import (
     checkpoint_to_resume,
     expect_checkpoints,
 )
-from reasoner_rl.trainer.reward_models import PairEvaluator, comparer_of
+from reasoner_rl.trainer.reward_models import PairEvaluator
 from reasoner_rl.trainer.run_data import RunData, load_data
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import graceful_stop
@@ -148,8 +148,7 @@ def build_evaluation(
     """What evaluates the present weights after a number of steps: on problems, or of a reward model on pairs."""
     if isinstance(config, RewardModelConfig):
         assert workers.reward_model is not None
-        comparer = comparer_of(config, load_tokenizer(config.model))
-        return PairEvaluator(config, data.held_out_pairs, workers.reward_model, comparer).evaluate
+        return PairEvaluator(config, data.held_out_pairs, workers.reward_model, data.comparer).evaluate
     if rewards is None or workers.pool is None:
         return None
     return partial(Evaluator(config, data.held_out, rewards, recorder).evaluate, workers.pool)

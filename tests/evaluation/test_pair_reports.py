@@ -13,6 +13,10 @@ from reasoner_rl.metrics import values
 pytest.importorskip("sklearn")
 
 
+def calibrated(found: list[PairVerdict], bins: int) -> Calibration:
+    return Calibration.of([verdict.probability for verdict in found], bins)
+
+
 def test_a_report_by_hand() -> None:
     odds = math.log(3)  # 75 %
     found = [
@@ -22,7 +26,7 @@ def test_a_report_by_hand() -> None:
         PairVerdict(4, -odds, 5, 10),
         PairVerdict(5, 0.0, 7, 7),
     ]
-    report = summarise_pairs("held", found, bins=4)
+    report = summarise_pairs("held", found, calibrated(found, bins=4))
     assert (report.dataset, report.pairs) == ("held", 5)
     assert report.accuracy == pytest.approx(3.5 / 5), "a tie counts half"
     assert report.ci_low < 0.7 < report.ci_high
@@ -36,7 +40,9 @@ def test_a_report_by_hand() -> None:
     metrics = values(report.metrics())
     assert metrics["eval/held/accuracy_chosen_shorter"] == 0.0
     assert "70.0% of 5 pairs right" in str(report)
-    assert summarise_pairs("held", found[:3], 4).accuracy_by_length["equal"] is None
+    assert (
+        summarise_pairs("held", found[:3], calibrated(found[:3], bins=4)).accuracy_by_length["equal"] is None
+    )
 
 
 def test_a_model_that_is_too_sure() -> None:

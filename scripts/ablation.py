@@ -160,8 +160,10 @@ def check_starts(plan: Plan, seeds: Sequence[int]) -> None:
     for seed in seeds:
         folder = plan.start_folder(seed)
         if not (folder / "warm_start" / "final").is_dir():
+            own = f"--seed {seed} " if "{seed}" in plan.start else ""
             raise ConfigError(
-                f"--from {folder}: no warm_start/final in it; run first: bash {plan.task.script} --out {folder}"
+                f"--from {folder}: no warm_start/final in it; run first: "
+                f"bash {plan.task.script} {own}--out {folder}"
             )
 
 

@@ -178,7 +178,7 @@ def run_once(method: Method, seed: int, out: Path, processes: Processes) -> floa
 
 
 def run_all(methods: Sequence[Method], seeds: Sequence[int], out: Path, jobs: int) -> list[str]:
-    """Run every method once per seed, ``jobs`` of them at a time; return which runs failed, and how.
+    """Run every method once per seed, ``jobs`` of them at a time; return which runs failed, in their order, and how.
 
     All methods of a seed come before the next seed, so that an early end leaves comparable runs. A failure does not
     stop the others. Raises ConfigError, before anything is run, if a folder holds a run by other commands, and
@@ -188,23 +188,24 @@ def run_all(methods: Sequence[Method], seeds: Sequence[int], out: Path, jobs: in
     for method, seed in order:
         folder = method.folder(seed, out)
         Progress.read(folder, method.commands(seed, folder))
-    processes, failures, stopped = Processes(), list[str](), False
+    processes, failures, stopped = Processes(), dict[tuple[str, int], str](), False
     with processes.passing_signals_on(), ThreadPoolExecutor(jobs) as pool:
         waiting = {
-            pool.submit(run_once, method, seed, out, processes): f"{method.name}, seed {seed}"
-            for method, seed in order
+            pool.submit(run_once, method, seed, out, processes): (method.name, seed) for method, seed in order
         }
         for number, done in enumerate(as_completed(waiting), start=1):
+            name, seed = waiting[done]
+            start = f"[{number}/{len(order)}] {name}, seed {seed}"
             try:
-                print(f"[{number}/{len(order)}] {waiting[done]}: {done.result():.0f} s", flush=True)
+                print(f"{start}: {done.result():.0f} s", flush=True)
             except Stopped:
                 stopped = True
             except UserError as error:
-                failures.append(f"{waiting[done]}: {error}")
-                print(f"[{number}/{len(order)}] {failures[-1]}", file=sys.stderr, flush=True)
+                failures[name, seed] = f"{name}, seed {seed}: {error}"
+                print(f"{start}: {error}", file=sys.stderr, flush=True)
     if stopped:
         raise KeyboardInterrupt
-    return failures
+    return [failures[run] for run in waiting.values() if run in failures]
 
 
 def complete_seeds(methods: Sequence[Method], seeds: Sequence[int], out: Path) -> list[int]:

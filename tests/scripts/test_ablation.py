@@ -173,7 +173,8 @@ def test_the_whole_command(
     options = ablation["parse"](words)
 
     with pytest.raises(
-        ConfigError, match=r"ladder_0: no warm_start/final in it; run first: bash scripts/ladder"
+        ConfigError,
+        match=r"ladder_0: no warm_start/final in it; run first: bash scripts/ladder\.sh --seed 0 --out .*ladder_0$",
     ):
         ablation["run"](options)
     assert not out.exists()

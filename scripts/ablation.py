@@ -26,13 +26,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from comparison import Command, Method, collect, complete_seeds, run_all
+from comparison import (
+    Command,
+    Method,
+    check_starts,
+    collect,
+    complete_seeds,
+    parse_runs,
+    run_all,
+    seed_folder,
+    stop_at,
+)
 from comparison_report import contrast, gain, write_report
 
 from reasoner_rl.cli import exit_statuses
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.errors import ConfigError, UserError
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 
@@ -58,10 +67,6 @@ class Plan:
     task: Task
     start: str  # folder of the warm start, where {seed} stands for the seed
     settings: tuple[str, ...] = ()  # overrides for every row; they do not undo a row's own
-
-    def start_folder(self, seed: int) -> Path:
-        """Where the run of ``seed`` begins."""
-        return Path(self.start.replace("{seed}", str(seed)))
 
 
 def techniques(task: Task) -> dict[str, Mapping[str, str]]:
@@ -104,7 +109,7 @@ def row_method(plan: Plan, row: str) -> Method:
     overrides = row_overrides(plan.task, row)
 
     def commands(seed: int, folder: Path) -> list[Command]:
-        start, out = plan.start_folder(seed), folder / "train"
+        start, out = seed_folder(plan.start, seed), folder / "train"
         words = [
             *("run.threads=1", *plan.settings, *overrides),
             f"run.seed={seed}",
@@ -134,8 +139,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="finished quickstart or ladder; {seed} stands for the seed (default runs/<task>)",
     )
     parser.add_argument("--out", type=Path, help="default runs/ablation_<task>")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of each row (default 0 1)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default 2)")
     parser.add_argument("--steps", type=int, help="of every run (default: the recipe's)")
     parser.add_argument("--eval-every", type=int, help="steps between evaluations (default: the recipe's)")
     parser.add_argument(
@@ -145,26 +148,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="key.path=value",
         help="other changes to the recipe, for all rows",
     )
-    options = parser.parse_args(arguments)
+    options = parse_runs(parser, arguments, count=2)
     options.start = options.start or str(RUNS / options.task)
     options.out = options.out or RUNS / f"ablation_{options.task}"
-    if options.jobs < 1:
-        parser.error(f"--jobs {options.jobs}: must be at least 1")
-    if len(set(options.seeds)) < len(options.seeds):
-        parser.error(f"--seeds {' '.join(map(str, options.seeds))}: each seed once")
     return options
-
-
-def check_starts(plan: Plan, seeds: Sequence[int]) -> None:
-    """Raise ConfigError if a seed's run has no warm start."""
-    for seed in seeds:
-        folder = plan.start_folder(seed)
-        if not (folder / "warm_start" / "final").is_dir():
-            own = f"--seed {seed} " if "{seed}" in plan.start else ""
-            raise ConfigError(
-                f"--from {folder}: no warm_start/final in it; run first: "
-                f"bash {plan.task.script} {own}--out {folder}"
-            )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -180,7 +167,7 @@ def run(options: argparse.Namespace) -> None:
     plan = Plan(TASKS[options.task], options.start, tuple(settings))
     rows = list(techniques(plan.task))
     methods = [row_method(plan, row) for row in rows]
-    check_starts(plan, options.seeds)
+    check_starts(plan.start, options.seeds, plan.task.script)
     try:
         failures = run_all(methods, options.seeds, options.out, options.jobs)
     finally:
@@ -194,10 +181,7 @@ def run(options: argparse.Namespace) -> None:
             print(
                 f"seeds {', '.join(map(str, seeds))}: {options.out}/ablation.json, ablation.md, ablation.png"
             )
-    if failures:
-        raise UserError(
-            f"{len(failures)} runs failed; the same command tries them again:\n" + "\n".join(failures)
-        )
+    stop_at(failures)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ resumes. comparison_report.py makes tables and pictures of what is collected her
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -49,10 +50,14 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to train. ``commands(seed, folder)`` make one run, within ``folder``; the last one trains and evaluates."""
+    """A way to train. ``commands(seed, folder)`` make one run, within ``folder``; the last one trains and evaluates.
+
+    needs: what must be run before, such as data that several methods share; its cost counts for each of them.
+    """
 
     name: str
     commands: Callable[[int, Path], Sequence[Command]]
+    needs: Method | None = None
 
     def folder(self, seed: int, out: Path) -> Path:
         """Where a run keeps everything, such as OUT/clip_higher/seed_0 for "+ clip-higher"."""
@@ -93,6 +98,44 @@ class Progress:
         """Write commands.json."""
         record = {"commands": self.commands, "finished": self.finished, "seconds": self.seconds}
         write_json(folder / "commands.json", record)
+
+
+def seed_folder(pattern: str, seed: int) -> Path:
+    """The folder that a pattern such as runs/ladder_{seed} names."""
+    return Path(pattern.replace("{seed}", str(seed)))
+
+
+def check_starts(pattern: str, seeds: Sequence[int], script: str) -> None:
+    """Raise ConfigError if a seed's folder has no warm start, which ``script`` makes."""
+    for seed in seeds:
+        folder = seed_folder(pattern, seed)
+        if not (folder / "warm_start" / "final").is_dir():
+            own = f"--seed {seed} " if "{seed}" in pattern else ""
+            raise ConfigError(
+                f"--from {folder}: no warm_start/final in it; run first: bash {script} {own}--out {folder}"
+            )
+
+
+def parse_runs(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, count: int
+) -> argparse.Namespace:
+    """Parse the command line, to which --seeds, ``count`` of them unless given, and --jobs are added."""
+    seeds = list(range(count))
+    shown = " ".join(map(str, seeds))
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=seeds,
+        help=f"one run of each method per seed (default {shown})",
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default 2)")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: must be at least 1")
+    if len(set(options.seeds)) < len(options.seeds):
+        parser.error(f"--seeds {' '.join(map(str, options.seeds))}: each seed once")
+    return options
 
 
 class Stopped(Exception):
@@ -208,6 +251,14 @@ def run_all(methods: Sequence[Method], seeds: Sequence[int], out: Path, jobs: in
     return [failures[run] for run in waiting.values() if run in failures]
 
 
+def stop_at(failures: Sequence[str]) -> None:
+    """Raise UserError if runs failed."""
+    if failures:
+        raise UserError(
+            f"{len(failures)} runs failed; the same command tries them again:\n" + "\n".join(failures)
+        )
+
+
 def complete_seeds(methods: Sequence[Method], seeds: Sequence[int], out: Path) -> list[int]:
     """The seeds of which every method's run is finished."""
 
@@ -255,17 +306,21 @@ def collect(methods: Sequence[Method], seeds: Sequence[int], out: Path) -> dict[
 
 def read_outcome(method: Method, seed: int, out: Path) -> Outcome:
     """Read one finished run. Raises DataError if it has no evaluation, or its verifier does not tell what is right."""
-    folder = method.folder(seed, out)
-    commands = method.commands(seed, folder)
-    progress = Progress.read(folder, commands)
     curve: list[Point] = []
+    evaluated, sampled = list[Path](), set[Path]()
     step, tokens, seconds, generated, kept = 0, 0, 0.0, 0.0, 0.0
-    for command, spent in zip(commands, progress.seconds, strict=True):
+    for command, spent in _finished(method, seed, out):
         if not (command.folder / "metrics.jsonl").is_file():
-            tokens, seconds = tokens + _sampled_tokens(command.folder), seconds + spent
+            seconds += spent
+            if command.folder not in sampled:  # a second command makes other data of the same answers
+                sampled.add(command.folder)
+                tokens += _sampled_tokens(command.folder)
             continue
         rows, per_prompt, first_step = _by_step(command.folder), _responses_per_prompt(command.folder), step
-        key = f"eval/{_dataset(command.folder)}/accuracy"
+        key = ""
+        if _reports(command.folder):
+            evaluated.append(command.folder)
+            key = f"eval/{_dataset(command.folder)}/accuracy"
         for number in sorted(rows):
             row = rows[number]
             step = first_step + number
@@ -275,19 +330,29 @@ def read_outcome(method: Method, seed: int, out: Path) -> Outcome:
                 generated, kept = generated + row["groups/generated"], kept + row["groups/kept"]
             if key in row:
                 curve.append(Point(step, row[key], tokens, seconds))
-    trained = [command.folder for command in commands if (command.folder / "metrics.jsonl").is_file()]
     if len(curve) < 2 or curve[-1].step != step:
-        raise DataError(f"{folder}: the start and the end must both be evaluated; see evaluation.datasets")
-    last = _last_report(trained[-1])
+        raise DataError(
+            f"{method.folder(seed, out)}: the start and the end must both be evaluated; see evaluation.datasets"
+        )
+    last = _last_report(evaluated[-1])
     return Outcome(
         seed=seed,
         curve=tuple(curve),
-        before=_by_problem(trained[0], first=True),
-        after=_by_problem(trained[-1], first=False),
+        before=_by_problem(evaluated[0], first=True),
+        after=_by_problem(evaluated[-1], first=False),
         response_tokens=last["mean_response_tokens"],
         truncated_share=last["truncated_share"],
         used_share=kept / generated if generated else None,
     )
+
+
+def _finished(method: Method, seed: int, out: Path) -> Iterator[tuple[Command, float]]:
+    """The commands of a finished run with their seconds, after those of what it needs."""
+    if method.needs is not None:
+        yield from _finished(method.needs, seed, out)
+    folder = method.folder(seed, out)
+    commands = method.commands(seed, folder)
+    yield from zip(commands, Progress.read(folder, commands).seconds, strict=True)
 
 
 def _sampled_tokens(folder: Path) -> int:
@@ -312,10 +377,7 @@ def _responses_per_prompt(folder: Path) -> int:
 def _reports(folder: Path) -> dict[int, dict[str, Any]]:
     """The evaluations of a training run by step: dataset -> numbers."""
     evaluations = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["evaluations"]
-    found = {int(step): reports for step, reports in evaluations.items() if reports}
-    if not found:
-        raise DataError(f"{folder}: nothing was evaluated; see evaluation.datasets")
-    return found
+    return {int(step): reports for step, reports in evaluations.items() if reports}
 
 
 def _dataset(folder: Path) -> str:

@@ -175,9 +175,17 @@ def _panel(axes: Axes, results: Results, label: str, cost: Any) -> None:
 
 
 def write_report(
-    results: Results, contrasts: Sequence[Contrast], out: Path, name: str, about: Mapping[str, Any]
+    results: Results,
+    contrasts: Sequence[Contrast],
+    out: Path,
+    name: str,
+    about: Mapping[str, Any],
+    remark: str = "",
 ) -> str:
-    """Write OUT/<name>.json, .md and .png, and return the tables; ``about`` is added to the JSON."""
+    """Write OUT/<name>.json, .md and .png, and return the text of the second.
+
+    about: is added to the JSON. remark: follows the tables.
+    """
     runs = {
         method: [
             {
@@ -194,8 +202,10 @@ def write_report(
     write_json(
         out / f"{name}.json", {**about, "runs": runs, "contrasts": [asdict(each) for each in contrasts]}
     )
-    tables = f"{markdown_table(results)}\n{contrast_table(contrasts)}"
+    text = f"{markdown_table(results)}\n{contrast_table(contrasts)}"
+    if remark:
+        text += f"\n{remark}\n"
     with atomic_writer(out / f"{name}.md") as file:
-        file.write(tables)
+        file.write(text)
     plot_curves(results, out / f"{name}.png")
-    return tables
+    return text

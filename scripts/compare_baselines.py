@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Fourteen ways to train, from the same start, with as many generated tokens each.
+
+Every method trains the warm start of the ladder (data/make_ladder.py), once per seed, and is measured on the same
+held-out problems. Recipes are in scripts/baselines. About 290,000 tokens are generated in every run:
+
+    SFT, score-weighted SFT, DPO, IPO, KTO, ORPO, SimPO   learn from the start's own answers, the same for all
+    iterated DPO                                          in three rounds, each from the answers of the last weights
+    PPO (reward model)                                    one half for the pairs of the reward model
+    PPO (rules), RLOO, REINFORCE++, GRPO, DAPO            while they train
+
+What exactly each one generated is in the table. A run is OUT/<method>/seed_<n>; finished ones are not run again,
+unfinished ones resume. Writes baselines.json, baselines.md (every method, against its start, and against GRPO) and
+baselines.png (accuracy over tokens and seconds) to OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comparison import (
+    Command,
+    Method,
+    check_starts,
+    collect,
+    complete_seeds,
+    parse_runs,
+    run_all,
+    seed_folder,
+    stop_at,
+)
+from comparison_report import Contrast, contrast, gain, write_report
+
+from reasoner_rl.cli import exit_statuses
+
+SCRIPTS = Path(__file__).resolve().parent
+RUNS = SCRIPTS.parent / "runs"
+SAMPLING = "ladder_grpo"  # the recipe that answers are sampled and judged by
+
+PROMPTS = 960  # with 8 answers each, of the start
+ROUNDS, PROMPTS_PER_ROUND = 3, 280  # iterated DPO: answers become longer
+STEPS_PER_ROUND = 15
+REWARD_MODEL_PROMPTS = 480
+
+OFFLINE = {
+    "SFT": ("sft", "sft.jsonl"),
+    "score-weighted SFT": ("score_weighted_sft", "scores.jsonl"),
+    "DPO": ("dpo", "pairs.jsonl"),
+    "IPO": ("ipo", "pairs.jsonl"),
+    "KTO": ("kto", "labels.jsonl"),
+    "ORPO": ("orpo", "pairs.jsonl"),
+    "SimPO": ("simpo", "pairs.jsonl"),
+}
+ONLINE = {
+    "PPO (rules)": "ppo",
+    "RLOO": "rloo",
+    "REINFORCE++": "reinforce_plus_plus",
+    "GRPO": "grpo",
+    "DAPO": "dapo",
+}
+AGAINST = "GRPO"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the runs begin: pattern of the ladder's folder, where {seed} stands for the seed."""
+
+    pattern: str
+
+    def model(self, seed: int) -> Path:
+        """The warm start's weights."""
+        return seed_folder(self.pattern, seed) / "warm_start" / "final"
+
+    def data(self, seed: int, name: str) -> Path:
+        """train.jsonl or heldout.jsonl."""
+        return seed_folder(self.pattern, seed) / "data" / name
+
+    def make(self) -> Method:
+        """The commands that make it."""
+
+        def commands(seed: int, folder: Path) -> list[Command]:
+            out = seed_folder(self.pattern, seed)
+            words = ("--seed", str(seed), "--out", str(out), "run.threads=1")
+            return [Command((sys.executable, str(SCRIPTS / "ladder.py"), *words), out)]
+
+        return Method("warm start", commands)
+
+    def sampling(self, seed: int, model: Path, first: int, count: int, out: Path) -> Command:
+        """Answers of ``model`` to problems from ``first`` on, and pairs, labels and scores of them."""
+        words = ("reasoner-rl", "data", "make-preferences", SAMPLING, "--pairs", "all", "--out", str(out))
+        return Command((*words, *self._sampling_keys(seed, model, first, count)), out)
+
+    def worked_examples(self, seed: int, count: int, out: Path) -> Command:
+        """Right answers among those that `sampling` left in ``out``."""
+        words = ("reasoner-rl", "data", "make-sft", SAMPLING, "--count", "8", "--out", str(out))
+        return Command((*words, *self._sampling_keys(seed, self.model(seed), 0, count)), out)
+
+    def _sampling_keys(self, seed: int, model: Path, first: int, count: int) -> list[str]:
+        return [
+            *("run.threads=1", f"run.seed={seed}", f"model.path={model}"),
+            f"data.train.path={self.data(seed, 'train.jsonl')}",
+            *(f"data.train.start={first}", f"data.train.limit={count}"),
+        ]
+
+    def training(self, recipe: str, seed: int, model: Path, data: Path, out: Path, *keys: str) -> Command:
+        """Training by a recipe of scripts/baselines."""
+        words = ("reasoner-rl", "train", str(SCRIPTS / "baselines" / f"{recipe}.yaml"), "run.threads=1")
+        paths = (f"run.output_dir={out}", f"model.path={model}", f"data.train.path={data}")
+        return Command((*words, f"run.seed={seed}", *paths, *keys), out)
+
+    def held_out(self, seed: int) -> str:
+        """The problems that count."""
+        return f"evaluation.datasets.0.path={self.data(seed, 'heldout.jsonl')}"
+
+
+def answers(start: Start) -> Method:
+    """What methods learn from that do not sample themselves: the same answers for all of them."""
+
+    def commands(seed: int, folder: Path) -> list[Command]:
+        return [
+            start.sampling(seed, start.model(seed), 0, PROMPTS, folder / "data"),
+            start.worked_examples(seed, PROMPTS, folder / "data"),
+        ]
+
+    return Method("answers", commands)
+
+
+def offline(start: Start, name: str, shared: Method, out: Path) -> Method:
+    """A method that learns from ``shared`` answers; all runs are in ``out``."""
+    recipe, file = OFFLINE[name]
+
+    def commands(seed: int, folder: Path) -> list[Command]:
+        data = shared.folder(seed, out) / "data" / file
+        return [start.training(recipe, seed, start.model(seed), data, folder / "train", start.held_out(seed))]
+
+    return Method(name, commands, needs=shared)
+
+
+def online(start: Start, name: str) -> Method:
+    """A method that samples while it trains."""
+
+    def commands(seed: int, folder: Path) -> list[Command]:
+        model, problems = start.model(seed), start.data(seed, "train.jsonl")
+        return [start.training(ONLINE[name], seed, model, problems, folder / "train", start.held_out(seed))]
+
+    return Method(name, commands)
+
+
+def iterated_dpo(start: Start) -> Method:
+    """Rounds of sampling and DPO, as a recipe of kind iterated runs them, with other problems in each."""
+
+    def commands(seed: int, folder: Path) -> list[Command]:
+        model, found = start.model(seed), list[Command]()
+        for number in range(ROUNDS):
+            data, out = folder / f"round_{number + 1}" / "data", folder / f"round_{number + 1}" / "train"
+            keys = [start.held_out(seed), f"run.steps={STEPS_PER_ROUND}", "evaluation.every_steps=null"]
+            keys.append(f"evaluation.at_start={'false' if number else 'true'}")
+            found += [
+                start.sampling(seed, model, number * PROMPTS_PER_ROUND, PROMPTS_PER_ROUND, data),
+                start.training("dpo", seed, model, data / "pairs.jsonl", out, *keys),
+            ]
+            model = out / "final"
+        return found
+
+    return Method("iterated DPO", commands)
+
+
+def ppo_reward_model(start: Start) -> Method:
+    """A reward model of the verifier's pairs, and PPO that sees the reward model alone."""
+
+    def commands(seed: int, folder: Path) -> list[Command]:
+        model, data, judge = start.model(seed), folder / "data", folder / "reward_model"
+        weights = judge / "final"
+        keys = (start.held_out(seed), f"reward_model.path={weights}", f"critic.path={weights}")
+        problems = start.data(seed, "train.jsonl")
+        return [
+            start.sampling(seed, model, 0, REWARD_MODEL_PROMPTS, data),
+            start.training("reward_model", seed, model, data / "pairs.jsonl", judge),
+            start.training("ppo_reward_model", seed, model, problems, folder / "train", *keys),
+        ]
+
+    return Method("PPO (reward model)", commands)
+
+
+def plan(start: Start, out: Path) -> tuple[Method, list[Method]]:
+    """The answers that methods share, and the methods in the order of the report."""
+    shared = answers(start)
+    methods = [offline(start, name, shared, out) for name in OFFLINE]
+    methods += [iterated_dpo(start), ppo_reward_model(start)]
+    methods += [online(start, name) for name in ONLINE]
+    return shared, methods
+
+
+def remark(gains: Sequence[Contrast]) -> str:
+    """Which methods do not beat their start beyond noise: an interval of their gain reaches down to 0."""
+    lows = {
+        each.after: [low for low in (each.seeds.low, each.problems.low) if low is not None] for each in gains
+    }
+    within = [name for name, found in lows.items() if not found or min(found) <= 0]
+    named = ", ".join(within) if within else "none"
+    return f"Not better than its start beyond noise (an interval of the gain reaches 0): {named}."
+
+
+def report(methods: Sequence[Method], seeds: Sequence[int], out: Path) -> None:
+    """Write and print what came of the finished seeds."""
+    results = collect(methods, seeds, out)
+    gains = [gain(results, name) for name in results]
+    against = [contrast(results, AGAINST, name) for name in results if name != AGAINST]
+    about = {"seeds": list(seeds)}
+    print(f"\n{write_report(results, [*gains, *against], out, 'baselines', about, remark(gains))}")
+    print(f"seeds {', '.join(map(str, seeds))}: {out}/baselines.json, baselines.md, baselines.png")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run what is not finished, and report on the seeds that all methods have finished.
+
+    Raises ConfigError for mistakes, and UserError if a run failed.
+    """
+    out: Path = options.out
+    start = Start(options.start or str(out / "ladder_{seed}"))
+    shared, methods = plan(start, out)
+    if options.start:
+        check_starts(options.start, options.seeds, "scripts/ladder.sh")
+    else:
+        stop_at(run_all([start.make()], options.seeds, out, options.jobs))
+    stop_at(run_all([shared], options.seeds, out, options.jobs))
+    try:
+        failures = run_all(methods, options.seeds, out, options.jobs)
+    finally:
+        if seeds := complete_seeds(methods, options.seeds, out):
+            report(methods, seeds, out)
+    stop_at(failures)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=RUNS / "baselines", help="default runs/baselines")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="FOLDER",
+        help="finished ladder; {seed} stands for the seed (default: made in OUT/ladder_<seed>)",
+    )
+    return parse_runs(parser, arguments, count=3)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    options = parse(arguments)
+    with exit_statuses():
+        run(options)
+
+
+if __name__ == "__main__":
+    main()

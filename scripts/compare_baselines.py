@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fourteen ways to train, from the same start, with as many generated tokens each.
 
-Every method trains the warm start of the ladder (data/make_ladder.py), once per seed, and is measured on the same
-held-out problems. Recipes are in scripts/baselines. About 290,000 tokens are generated in every run:
+Every method trains the same warm start on the ladder (data/make_ladder.py), once per seed, and is measured on the
+same held-out problems. Recipes are in scripts/baselines. About 290,000 tokens are generated in every run:
 
     SFT, score-weighted SFT, DPO, IPO, KTO, ORPO, SimPO   learn from the start's own answers, the same for all
     iterated DPO                                          in three rounds, each from the answers of the last weights
@@ -79,16 +79,6 @@ class Start:
         """train.jsonl or heldout.jsonl."""
         return seed_folder(self.pattern, seed) / "data" / name
 
-    def make(self) -> Method:
-        """The commands that make it."""
-
-        def commands(seed: int, folder: Path) -> list[Command]:
-            out = seed_folder(self.pattern, seed)
-            words = ("--seed", str(seed), "--out", str(out), "run.threads=1")
-            return [Command((sys.executable, str(SCRIPTS / "ladder.py"), *words), out)]
-
-        return Method("warm start", commands)
-
     def sampling(self, seed: int, model: Path, first: int, count: int, out: Path) -> Command:
         """Answers of ``model`` to problems from ``first`` on, and pairs, labels and scores of them."""
         words = ("reasoner-rl", "data", "make-preferences", SAMPLING, "--pairs", "all", "--out", str(out))
@@ -108,13 +98,24 @@ class Start:
 
     def training(self, recipe: str, seed: int, model: Path, data: Path, out: Path, *keys: str) -> Command:
         """Training by a recipe of scripts/baselines."""
-        words = ("reasoner-rl", "train", str(SCRIPTS / "baselines" / f"{recipe}.yaml"), "run.threads=1")
+        verb = "sft" if recipe == "sft" else "train"
+        words = ("reasoner-rl", verb, str(SCRIPTS / "baselines" / f"{recipe}.yaml"), "run.threads=1")
         paths = (f"run.output_dir={out}", f"model.path={model}", f"data.train.path={data}")
         return Command((*words, f"run.seed={seed}", *paths, *keys), out)
 
     def held_out(self, seed: int) -> str:
         """The problems that count."""
         return f"evaluation.datasets.0.path={self.data(seed, 'heldout.jsonl')}"
+
+
+def ladder(out: Path) -> Method:
+    """What makes the problems and the warm start."""
+
+    def commands(seed: int, folder: Path) -> list[Command]:
+        words = ("--seed", str(seed), "--out", str(out), "run.threads=1")
+        return [Command((sys.executable, str(SCRIPTS / "ladder.py"), *words), out)]
+
+    return Method("warm start", commands)
 
 
 def answers(start: Start) -> Method:
@@ -221,12 +222,12 @@ def run(options: argparse.Namespace) -> None:
     Raises ConfigError for mistakes, and UserError if a run failed.
     """
     out: Path = options.out
-    start = Start(options.start or str(out / "ladder_{seed}"))
+    start = Start(options.start or str(out / "ladder"))
     shared, methods = plan(start, out)
     if options.start:
         check_starts(options.start, options.seeds, "scripts/ladder.sh")
     else:
-        stop_at(run_all([start.make()], options.seeds, out, options.jobs))
+        stop_at(run_all([ladder(out / "ladder")], [0], out, 1))
     stop_at(run_all([shared], options.seeds, out, options.jobs))
     try:
         failures = run_all(methods, options.seeds, out, options.jobs)
@@ -246,7 +247,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--from",
         dest="start",
         metavar="FOLDER",
-        help="finished ladder; {seed} stands for the seed (default: made in OUT/ladder_<seed>)",
+        help="finished ladder; {seed} stands for the seed (default: one with seed 0 is made in OUT/ladder)",
     )
     return parse_runs(parser, arguments, count=3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from reasoner_rl.config.load import load_recipe
-from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.recipes import OnlineConfig, SftConfig
 from reasoner_rl.errors import ConfigError
+from reasoner_rl.observability.summary import write_json
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ladder.py"
 
@@ -49,21 +51,43 @@ def test_it_ends_with_a_command_that_trains_from_the_warm_start(
 ) -> None:
     """The real phases with small settings, twice; the warm start itself is replaced, for it takes minutes."""
     trained: list[Path] = []
-    monkeypatch.setattr(
-        "reasoner_rl.trainer.train.train", lambda config: trained.append(config.data.train.path) or 1
-    )
+
+    def train(config: SftConfig) -> bool:
+        trained.append(config.data.train.path)
+        assert config.evaluation.datasets[0].path == folder / "data" / "heldout.jsonl"
+        write_json(config.run.output_dir / "summary.json", {"accuracy_after": 0.1825})
+        return True
+
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", train)
     folder = tmp_path / "ladder"
     for _ in range(2):
         script["run_phases"](folder, 3, ["run.steps=25"])
     assert trained == [folder / "data" / "sft.jsonl"], "the warm start was trained again, or not at all"
     assert json.loads((folder / "data" / "report.json").read_text())["settings"]["seed"] == 3
-    command = capsys.readouterr().out.splitlines()[-1].split()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3] == "the warm start answers 18.2% of the held-out problems"
+    command = lines[-1].split()
     assert command[:3] == ["reasoner-rl", "train", "ladder_dapo"]
     dapo = load_recipe(command[2], command[3:])
     assert isinstance(dapo, OnlineConfig)
     assert (dapo.run.seed, dapo.run.output_dir) == (3, folder / "dapo")
     assert dapo.model.path == str(folder / "warm_start" / "final")
     assert all(path.is_file() for path in (dapo.data.train.path, dapo.evaluation.datasets[0].path))
+
+
+@pytest.mark.parametrize(
+    ("summary", "told"),
+    [
+        ({"accuracy_after": 0.15}, r"^the warm start answers 15\.0% of the held-out problems$"),
+        ({"accuracy_after": 0.1475}, r"14\.8% .* has not learnt to work\. .* take another --seed"),
+        ({}, "^the warm start was not evaluated$"),
+    ],
+)
+def test_a_start_that_only_guesses_is_told(
+    script: Any, tmp_path: Path, summary: dict[str, float], told: str
+) -> None:
+    write_json(tmp_path / "summary.json", summary)
+    assert re.search(told, script["describe_start"](tmp_path))
 
 
 def test_in_its_usual_place_the_recipes_need_no_paths(

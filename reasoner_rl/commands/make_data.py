@@ -130,7 +130,7 @@ def make_sft(
     """
     if config.reward_model is not None:
         raise ConfigError(
-            "reward_model is set, and `data make-sft` takes answers that are right, or that agree, whatever their "
+            "reward_model is set, and data make-sft takes answers that are right, or that agree, whatever their "
             "scores: leave the section out, or set reward_model=null"
         )
     seed = config.run.seed

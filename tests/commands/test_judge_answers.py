@@ -29,18 +29,6 @@ from reasoner_rl.types import Rollout, ScoredGroup, TrainSample
 COMPARISON = {"template": "{prompt}|{first}|{second}|", "labels": ("A", "B")}
 
 
-@pytest.fixture(scope="module")
-def pointwise(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[[str], Path]) -> Path:
-    """A random reward model with the policy's tokenizer."""
-    source, path = tiny_checkpoint("qwen2-tied"), tmp_path_factory.mktemp("models") / "pointwise"
-    shutil.copytree(source, path)
-    torch.manual_seed(5)
-    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32)
-    torch.nn.init.normal_(model.score.weight)
-    model.save_pretrained(path)
-    return path
-
-
 class Compares:
     """A language model by transformers that a judge asks."""
 
@@ -93,12 +81,12 @@ def kept_in(made: Path) -> list[list[float]]:
 
 def test_a_pointwise_model_scores_answers_that_were_sampled_before(
     tiny_run: dict[str, Any],
-    pointwise: Path,
+    tiny_reward_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    made, section = tmp_path / "made", {"kind": "pointwise", "path": str(pointwise), "weight": 0.5}
+    made, section = tmp_path / "made", {"kind": "pointwise", "path": str(tiny_reward_model), "weight": 0.5}
 
     def make(folder: Path = made, **changes: Any) -> AnswersReport:
         return make_preferences(
@@ -136,7 +124,7 @@ def test_a_pointwise_model_scores_answers_that_were_sampled_before(
     assert "  part 1 of 2: 20 answers judged, " in said
     assert [file.stat().st_mtime_ns for file in answers] == written, "nothing is sampled for a reward model"
 
-    model = AutoModelForSequenceClassification.from_pretrained(pointwise, dtype=torch.float32).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_model, dtype=torch.float32).eval()
     groups, kept = groups_in(made), kept_in(made)
 
     @torch.no_grad()
@@ -192,7 +180,7 @@ def test_a_pointwise_model_scores_answers_that_were_sampled_before(
     assert str(caught.value).startswith(
         f"{made / 'judged'} holds scores of a reward model with other settings (reward_model.retokenize; see "
     )
-    moved = Path(shutil.copytree(pointwise, tmp_path / "moved"))
+    moved = Path(shutil.copytree(tiny_reward_model, tmp_path / "moved"))
     torch.nn.init.normal_(model.score.weight)
     model.save_pretrained(moved)
     with pytest.raises(ConfigError, match=r"other settings \(checkpoint, reward_model.path; see"):

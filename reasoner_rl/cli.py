@@ -215,7 +215,8 @@ def make_preferences(
 ) -> None:
     """Sample answers to the training problems of an online recipe, score them, and write pairs, labels and scores.
 
-    rollout.responses_per_prompt answers by model.path, sampled and scored as in training.
+    rollout.responses_per_prompt answers by model.path, sampled and scored as in training: by reward.functions and, if
+    the recipe has one, by reward_model.
     """
     from reasoner_rl.commands.make_data import make_preferences as make
 

@@ -44,7 +44,10 @@ COMPOSING = {
             "training",
         ),
     },
-    "commands": {"distributed", "trainer", "sources", "evaluation", "observability", "prompts", "rewards"},
+    "commands": {
+        *("distributed", "trainer", "sources"),
+        *("evaluation", "observability", "prompts", "reward_models", "rewards"),
+    },
     "doctor": {"distributed", "observability"},
     "cli": {"trainer", "commands", "doctor"},
 }

@@ -10,8 +10,8 @@ from pathlib import Path
 from reasoner_rl.commands.agreement import with_one_name_per_answer
 from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.sample_answers import sampled_groups
-from reasoner_rl.config.recipes import OnlineConfig, TrainingRecipe
-from reasoner_rl.errors import DataError
+from reasoner_rl.config.recipes import OnlineConfig, SamplingRecipe
+from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.summary import write_json, write_jsonl
 from reasoner_rl.prompts.making import (
@@ -20,11 +20,13 @@ from reasoner_rl.prompts.making import (
     Row,
     complete_answers,
     examples_of_group,
+    labels_by_score,
     labels_of_group,
     pairs_of_group,
     scores_of_group,
 )
 from reasoner_rl.prompts.read import Problem
+from reasoner_rl.reward_models.component import agreements
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.types import ScoredGroup
 
@@ -45,6 +47,9 @@ class AnswersReport:
     known: int = 0  # answers whose accuracy is known
     prompts_all_right: int = 0
     prompts_all_wrong: int = 0
+    # Of two answers to a prompt of which one is right, how often the reward model prefers it; a tie counts half.
+    agreed: float = 0.0
+    compared: int = 0
     rows: dict[str, int] = field(default_factory=dict)  # by file
 
     def count(self, group: ScoredGroup) -> None:
@@ -58,19 +63,28 @@ class AnswersReport:
         self.right += sum(accuracies)
         self.prompts_all_right += bool(accuracies) and min(accuracies) >= 1
         self.prompts_all_wrong += bool(accuracies) and max(accuracies) <= 0
+        agreed = agreements(group)
+        self.agreed += sum(agreed)
+        self.compared += len(agreed)
 
     def __str__(self) -> str:
         right = f", {self.right / self.known:.1%} of them right" if self.known else ""
+        judged = ""
+        if self.compared:
+            judged = (
+                f"the reward model prefers the right one of a right and a wrong answer in "
+                f"{self.agreed / self.compared:.1%} of {self.compared:,} cases; "
+            )
         made = ", ".join(f"{count:,} in {name}" for name, count in self.rows.items())
         return (
             f"{self.answers:,} answers to {self.prompts:,} prompts{right}; {self.prompts_all_right:,} prompts all "
             f"right, {self.prompts_all_wrong:,} all wrong; {self.unusable:,} answers not used "
-            f"(cut off, empty, not judged or repeated); rows: {made}"
+            f"(cut off, empty, not judged or repeated); {judged}rows: {made}"
         )
 
 
 def make_preferences(
-    config: TrainingRecipe,
+    config: SamplingRecipe,
     folder: Path,
     choice: PairChoice,
     margin: float,
@@ -79,18 +93,30 @@ def make_preferences(
 ) -> AnswersReport:
     """Sample answers, and write ``pairs.jsonl``, ``labels.jsonl`` and ``scores.jsonl`` into ``folder``.
 
-    rows, key: see `sampled_groups`. Tells if no two answers to a prompt differ enough for a pair. Raises
-    NothingMadeError if no answer is of use for any file.
+    rows, key: see `sampled_groups`. Pairs and scores are by the whole score, the reward model's share included. Labels
+    are by the verifier's accuracy (`labels_of_group`), and by the score where the reward model is all that counts in
+    it (`labels_by_score`). Tells of a file without rows why it has none. Raises NothingMadeError if no answer is of use
+    for any file.
     """
+    labels, no_labels = labels_of_group, "the verifier says of no usable answer whether it is right"
+    if config.model_judges_alone:
+        labels, no_labels = labels_by_score, "no prompt has two usable answers whose scores differ"
+        say(
+            "labels.jsonl: all weights of reward.functions are 0, so an answer is good by its score, if that is above"
+        )
+        say("  the mean of its prompt's usable answers, and not by the verifier")
     return _make(
         sampled_groups(config, folder, rows, key),
         folder / "preferences_report.json",
         {
             "pairs.jsonl": lambda group, problem: pairs_of_group(group, problem, choice, margin),
-            "labels.jsonl": labels_of_group,
+            "labels.jsonl": labels,
             "scores.jsonl": scores_of_group,
         },
-        {"pairs.jsonl": f"no prompt has two answers whose scores differ by more than {margin:g}"},
+        {
+            "pairs.jsonl": f"no prompt has two answers whose scores differ by more than {margin:g}",
+            "labels.jsonl": no_labels,
+        },
         key,
     )
 
@@ -100,8 +126,13 @@ def make_sft(
 ) -> AnswersReport:
     """Sample answers, and write those that are right, or that agree, as worked examples into ``folder``/sft.jsonl.
 
-    Raises DataError if there are none.
+    Raises DataError if there are none, and ConfigError if the recipe has a reward model, which would change nothing.
     """
+    if config.reward_model is not None:
+        raise ConfigError(
+            "reward_model is set, and data make-sft takes answers that are right, or that agree, whatever their "
+            "scores: leave the section out, or set reward_model=null"
+        )
     seed = config.run.seed
 
     def examples(group: ScoredGroup, problem: Problem) -> list[Row]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from reasoner_rl.commands.answer_parts import AnswersPart
+from reasoner_rl.commands.judge_answers import answer_judge
+from reasoner_rl.commands.memory import give_back_memory
 from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.settings import settle
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, TrainingRecipe
+from reasoner_rl.config.recipes import EvalConfig, SamplingRecipe
 from reasoner_rl.distributed.launch import launch_pool
-from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
-from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
+from reasoner_rl.observability.rollout_table import write_rollouts
 from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.prompts.read import Problem, read_problems
 from reasoner_rl.prompts.render import render_prompts
@@ -27,19 +29,16 @@ PROMPTS_PER_PART = 128
 
 
 def sampled_groups(
-    recipe: TrainingRecipe, folder: Path, rows: Sequence[int] | None = None, key: str = OUT
+    recipe: SamplingRecipe, folder: Path, rows: Sequence[int] | None = None, key: str = OUT
 ) -> Iterator[tuple[Problem, ScoredGroup]]:
     """The recipe's training problems with rollout.responses_per_prompt scored answers each, in their order.
 
     rows: which of the rendered problems, and in which order; all of them if None. key: what the user names ``folder``
-    by. What was sampled is in ``folder``/answers; a second call with the same recipe samples what is missing. Raises
-    ConfigError if the folder holds answers by another recipe, DataError or ConfigError for mistakes in the recipe.
+    by. What was sampled is in ``folder``/answers, with the scores of reward.functions; a second call with the same
+    recipe samples what is missing. If the recipe has a reward model, it judges them afterwards, with the workers to
+    itself, and ``folder``/judged holds its scores. Raises ConfigError if the folder holds answers by another recipe or
+    scores of another reward model, DataError or ConfigError for mistakes in the recipe.
     """
-    if isinstance(recipe, OnlineConfig) and recipe.reward_model is not None:
-        raise ConfigError(
-            "reward_model is set, and answers that are sampled to make data are scored by reward.functions alone: "
-            "leave reward_model out"
-        )
     config = EvalConfig.of_answers(recipe, folder)
     with output_folder(config.run, key), naming_out(folder, key):
         begin_run(config)
@@ -52,28 +51,22 @@ def sampled_groups(
         check_generation(config, prompts, tokenizer)
         check_rewards(config.reward, prompts[0])
         _settle(config, prompts, folder)
+        judge = answer_judge(recipe, folder, tokenizer, prompts)
         starts = range(0, len(prompts), PROMPTS_PER_PART)
-        parts = [prompts[start : start + PROMPTS_PER_PART] for start in starts]
-        files = [folder / "answers" / f"part_{number:05d}.parquet" for number in range(len(parts))]
-        _sample(config, list(zip(parts, files, strict=True)))
+        parts = [
+            AnswersPart(
+                prompts[start : start + PROMPTS_PER_PART], folder / "answers" / f"part_{n:05d}.parquet"
+            )
+            for n, start in enumerate(starts)
+        ]
+        _sample(config, parts)
+        if judge is not None:
+            give_back_memory()
+            judge.judge(parts)
     by_uid = {problem.uid: problem for problem in problems}
-    for part, file in zip(parts, files, strict=True):
-        for group in _groups(file, part):
+    for part in parts:
+        for group in part.groups() if judge is None else judge.with_scores(part):
             yield by_uid[group.prompt.uid], group
-
-
-def _groups(file: Path, prompts: Sequence[Prompt]) -> list[ScoredGroup]:
-    """The answers in a part's file. Raises DataError if it cannot be read, or has not all of the part's prompts."""
-    remedy = f"Delete {file}, and the same command samples its answers again"
-    try:
-        groups = groups_of(read_rollouts(file))
-    except DataError as error:
-        raise DataError(f"{error} {remedy}") from error
-    if [group.prompt.uid for group in groups] != [prompt.uid for prompt in prompts]:
-        raise DataError(
-            f"{file}: does not hold the answers to the {len(prompts)} prompts of its part. {remedy}"
-        )
-    return groups
 
 
 def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None:
@@ -88,17 +81,17 @@ def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None
     settle(folder, settings, "answers that were sampled")
 
 
-def _sample(config: EvalConfig, parts: list[tuple[list[Prompt], Path]]) -> None:
+def _sample(config: EvalConfig, parts: Sequence[AnswersPart]) -> None:
     """Sample the parts whose file does not exist."""
-    missing = [(prompts, file) for prompts, file in parts if not file.exists()]
+    missing = [part for part in parts if not part.file.exists()]
     say(f"answers: {len(parts) - len(missing)} of {len(parts)} parts exist")
     if not missing:
         return
     limit, samples = config.rollout.sampling.max_response_tokens, config.evaluation.samples_per_prompt
     with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:
-        for number, (prompts, file) in enumerate(missing, start=1):
+        for number, part in enumerate(missing, start=1):
             groups = generate_groups(
-                prompts,
+                part.prompts,
                 pool,
                 rewards,
                 config.rollout.sampling,
@@ -107,8 +100,8 @@ def _sample(config: EvalConfig, parts: list[tuple[list[Prompt], Path]]) -> None:
                 timer=PhaseTimer(),
                 progress=config.logging.progress,
             )
-            file.parent.mkdir(exist_ok=True)
-            write_rollouts(file, 0, groups)
+            part.file.parent.mkdir(exist_ok=True)
+            write_rollouts(part.file, 0, groups)
             right = [r.accuracy for group in groups for r in group.rewards if r.accuracy is not None]
             share = f", {sum(right) / len(right):.1%} right" if right else ""
             say(f"  part {number} of {len(missing)}: {len(groups) * samples:,} answers{share}")

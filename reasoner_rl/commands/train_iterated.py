@@ -9,7 +9,6 @@ In run.output_dir, round n has a folder with
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import time
@@ -18,9 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reasoner_rl.commands.make_data import AnswersReport, NothingMadeError, make_preferences
+from reasoner_rl.commands.memory import give_back_memory
 from reasoner_rl.commands.settings import settle
 from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.errors import ConfigError, DataError
@@ -44,6 +42,7 @@ from reasoner_rl.trainer.loading import (
     tell_switched_off,
 )
 from reasoner_rl.trainer.resume import flat_keys
+from reasoner_rl.trainer.reward_models import choose_judge
 from reasoner_rl.trainer.train import train
 
 Row = dict[str, Any]  # of round.json
@@ -154,6 +153,7 @@ def _check_data(config: IteratedConfig, output: Path) -> int:
         reference = config.model.frozen_beside(config.reference.path)
         check_other_model("reference", reference, config.model, tokenizer)
         check_same_tokenizer("reference", reference, tokenizer)
+    choose_judge(config, tokenizer, prompts)
     keys = flat_keys(config.model_dump(mode="json"))
     settings = {key: value for key, value in keys.items() if not key.startswith(_FREE)}
     if not _round(output, 1).exists():
@@ -177,7 +177,7 @@ def _train_round(config: IteratedConfig, output: Path, rounds: list[Row], proble
         report = make_preferences(
             sampling, data, config.pairs.choice, config.pairs.margin, rows, "run.output_dir"
         )
-    _give_back_memory()
+    give_back_memory()
     _require_examples(config, report, data)
     before = rounds[-1]["held_out_after"] if rounds else None
     evaluate_at_start = (
@@ -186,7 +186,7 @@ def _train_round(config: IteratedConfig, output: Path, rounds: list[Row], proble
     summary = train(
         config.training_of_round(weights, data, folder / "train", evaluate_at_start=evaluate_at_start)
     )
-    _give_back_memory()
+    give_back_memory()
     if summary is None:
         return None
     evaluations = summary["evaluations"]
@@ -196,6 +196,7 @@ def _train_round(config: IteratedConfig, output: Path, rounds: list[Row], proble
         "answers": report.answers,
         "generated_tokens": report.tokens,
         "answers_right": report.right / report.known if report.known else None,
+        "reward_model_accuracy": report.agreed / report.compared if report.compared else None,
         config.algorithm.data: report.rows[f"{config.algorithm.data}.jsonl"],
         "steps": summary["steps"],
         "sampling_seconds": round(_seconds(folder / "sampling.json"), 1),
@@ -265,6 +266,8 @@ def _log(config: IteratedConfig, output: Path, rounds: list[Row]) -> None:
         seconds += row["sampling_seconds"] + row["training_seconds"]
         made = {name: row[name] for name in ("answers", "answers_right", config.algorithm.data)}
         line = {"step": row["round"] * row["steps"], "round": row["round"], "generated_tokens": tokens}
+        if (agreement := row.get("reward_model_accuracy")) is not None:
+            made["reward_model/accuracy"] = agreement
         lines.append(line | {"seconds": round(seconds, 1)} | made | _metrics(row["held_out_after"]))
     write_jsonl(output / "metrics.jsonl", lines)
 
@@ -316,13 +319,6 @@ def _accuracy(held_out: dict[str, Any] | None) -> float | None:
     """Of the first held-out set; None if nothing was evaluated or it is not known."""
     report: dict[str, Any] = next(iter((held_out or {}).values()), {})
     return report.get("accuracy")
-
-
-def _give_back_memory() -> None:
-    """Drop the models of a phase that has ended before the next one loads its own."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _round(output: Path, number: int) -> Path:

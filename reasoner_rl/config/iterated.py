@@ -15,7 +15,7 @@ from reasoner_rl.config.preference import (
     PreferenceBatchConfig,
     ReferenceConfig,
 )
-from reasoner_rl.config.recipes import PreferenceConfig, TrainingRecipe
+from reasoner_rl.config.recipes import PreferenceConfig, SamplingRecipe
 from reasoner_rl.config.rollout import RolloutConfig
 from reasoner_rl.config.rules import check_preference_step, check_reference
 from reasoner_rl.config.run import RunConfig
@@ -64,7 +64,7 @@ class PairsConfig(Section):
     margin: float = Field(0.0, ge=0, description="Scores of a pair differ by more than this.")
 
 
-class IteratedConfig(TrainingRecipe):
+class IteratedConfig(SamplingRecipe):
     """Rounds of sampling answers, scoring them and learning from them: `reasoner-rl train`.
 
     Iterative DPO is arXiv 2312.16682 and, with a likelihood term, 2404.19733.
@@ -83,11 +83,6 @@ class IteratedConfig(TrainingRecipe):
         description="The reference of algorithms dpo and kto, in all rounds; the model at each round's start if unset.",
     )
     batch: PreferenceBatchConfig = Field(PreferenceBatchConfig(), description="Sizes of a step.")
-
-    @property
-    def generates(self) -> bool:
-        """See `TrainingRecipe.generates`."""
-        return True
 
     def sampling_of_round(self, number: int, weights: str) -> IteratedConfig:
         """The same with a round's weights, and a seed that draws other answers than earlier rounds, from 1 on.
@@ -148,6 +143,13 @@ class IteratedConfig(TrainingRecipe):
         if self.algorithm.data != "pairs":
             reason = f"with algorithm.kind {self.algorithm.kind}, which learns from single answers"
             refuse_without_effect(self.pairs, PairsConfig.model_fields, reason, "pairs.")
+        return self
+
+    @model_validator(mode="after")
+    def _judging_has_the_device(self) -> Self:
+        if self.reward_model is not None:
+            reason = "in an iterated recipe: the reward model is alone on the device while it judges"
+            refuse_without_effect(self.reward_model, ["offload"], reason, "reward_model.")
         return self
 
     @model_validator(mode="after")

@@ -147,7 +147,53 @@ class TrainingRecipe(Section):
         return self
 
 
-class OnlineConfig(TrainingRecipe):
+class SamplingRecipe(TrainingRecipe):
+    """What recipes have in common that sample answers to training problems, and score them."""
+
+    reward_model: PointwiseJudgeConfig | PairwiseJudgeConfig | None = Field(
+        None,
+        discriminator="kind",
+        description="A model whose score is added to that of reward.functions: pointwise or pairwise.",
+    )
+
+    @property
+    def generates(self) -> bool:
+        """See `TrainingRecipe.generates`."""
+        return True
+
+    @property
+    def reward_model_checkpoint(self) -> ModelConfig | None:
+        """The reward model's checkpoint, with its own tokenizer; None without a reward model."""
+        if self.reward_model is None:
+            return None
+        beside = self.model.frozen_beside(self.reward_model.path)
+        return beside.model_copy(update={"tokenizer": None, "chat_template": None})
+
+    @property
+    def model_judges_alone(self) -> bool:
+        """Whether the reward model's score is all that counts: reward.functions measure accuracy, with weight 0."""
+        return self.reward_model is not None and not any(f.weight for f in self.reward.functions)
+
+    @model_validator(mode="after")
+    def _answers_can_be_compared(self) -> Self:
+        responses = self.rollout.responses_per_prompt
+        if not isinstance(self.reward_model, PairwiseJudgeConfig):
+            return self
+        if responses < 2:
+            raise ValueError(
+                "rollout.responses_per_prompt must be at least 2 with a pairwise reward_model, which compares the "
+                f"responses to a prompt; it is {responses}"
+            )
+        opponents = self.reward_model.opponents
+        if opponents is not None and opponents >= responses:
+            raise ValueError(
+                f"reward_model.opponents must be below rollout.responses_per_prompt: {opponents} is not below "
+                f"{responses}"
+            )
+        return self
+
+
+class OnlineConfig(SamplingRecipe):
     """Reinforcement learning with fresh responses: `reasoner-rl train`."""
 
     recipe: Literal["online"] = Field("online", description="Kind of recipe.")
@@ -161,30 +207,12 @@ class OnlineConfig(TrainingRecipe):
         None, description="The critic of algorithm ppo; by default as the policy."
     )
     teacher: TeacherConfig | None = Field(None, description="The teacher of algorithm distillation.")
-    reward_model: PointwiseJudgeConfig | PairwiseJudgeConfig | None = Field(
-        None,
-        discriminator="kind",
-        description="A model whose score is added to that of reward.functions: pointwise or pairwise.",
-    )
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
-
-    @property
-    def generates(self) -> bool:
-        """See `TrainingRecipe.generates`."""
-        return True
 
     @property
     def teacher_model(self) -> ModelConfig | None:
         """The teacher's checkpoint, with the policy's tokenizer; None without a teacher."""
         return None if self.teacher is None else self.model.frozen_beside(self.teacher.path)
-
-    @property
-    def reward_model_checkpoint(self) -> ModelConfig | None:
-        """The reward model's checkpoint, with its own tokenizer; None without a reward model."""
-        if self.reward_model is None:
-            return None
-        beside = self.model.frozen_beside(self.reward_model.path)
-        return beside.model_copy(update={"tokenizer": None, "chat_template": None})
 
     @property
     def critic_model(self) -> ModelConfig | None:
@@ -211,24 +239,6 @@ class OnlineConfig(TrainingRecipe):
             raise ValueError("algorithm.kind distillation needs a teacher: set teacher.path")
         if self.teacher is not None and kind not in ("distillation", "custom"):
             raise ValueError(f"teacher is for algorithm.kind distillation or custom; it is {kind}")
-        return self
-
-    @model_validator(mode="after")
-    def _answers_can_be_compared(self) -> Self:
-        responses = self.rollout.responses_per_prompt
-        if not isinstance(self.reward_model, PairwiseJudgeConfig):
-            return self
-        if responses < 2:
-            raise ValueError(
-                "rollout.responses_per_prompt must be at least 2 with a pairwise reward_model, which compares the "
-                f"responses to a prompt; it is {responses}"
-            )
-        opponents = self.reward_model.opponents
-        if opponents is not None and opponents >= responses:
-            raise ValueError(
-                f"reward_model.opponents must be below rollout.responses_per_prompt: {opponents} is not below "
-                f"{responses}"
-            )
         return self
 
     @model_validator(mode="after")
@@ -441,7 +451,7 @@ class EvalConfig(Section):
         )
 
     @classmethod
-    def of_answers(cls, config: TrainingRecipe, folder: Path) -> EvalConfig:
+    def of_answers(cls, config: SamplingRecipe, folder: Path) -> EvalConfig:
         """The sampling of answers to a recipe's training problems into ``folder``, as in its first step."""
         return cls(
             run=config.run.model_copy(update={"output_dir": folder}),

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.algorithms.build import build_algorithm
 from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.judging import JudgingConfig, Launched
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import (
     AnsweringConfig,
     EvalConfig,
     OnlineConfig,
     PreferenceConfig,
-    Recipe,
     TrainConfig,
 )
 from reasoner_rl.config.reward_recipe import RewardModelConfig
@@ -40,8 +40,11 @@ from reasoner_rl.training.megatron.layer_choice import settle_layers
 from reasoner_rl.types import Role
 
 
-def build_worker(config: Recipe) -> Worker:
-    """The worker of a recipe. In a process group of several ranks, all of them must call it together."""
+def build_worker(config: Launched) -> Worker:
+    """The worker of a recipe, or of a reward model alone.
+
+    In a process group of several ranks, all of them must call it together.
+    """
     tokenizer = load_tokenizer(config.model)
     if isinstance(config, EvalConfig):
         rollout = build_engine(
@@ -53,6 +56,10 @@ def build_worker(config: Recipe) -> Worker:
             unused_ids=unused_ids(config.model, tokenizer),
         )
         return Worker(HybridEngine({}, rollout, None, {}), tokenizer, {})
+    if isinstance(config, JudgingConfig):
+        judge = _build_judge(config.model, config.kind, config.training)
+        engine = HybridEngine({"reward_model": judge}, None, None, {"reward_model": "none"})
+        return Worker(engine, tokenizer, {}, product="reward_model")
     torch.manual_seed(derive_seed(config.run.seed, "torch"))  # new adapters are the same on all ranks
     algorithm = build_algorithm(config)
     models = build_models(config, algorithm, unused_ids(config.model, tokenizer))
@@ -113,14 +120,15 @@ def build_models(
     if isinstance(config, OnlineConfig) and config.reward_model is not None:
         checkpoint = config.reward_model_checkpoint
         assert checkpoint is not None
-        models["reward_model"] = build_backend(
-            checkpoint,
-            config.training,
-            total_updates=total_updates,
-            frozen=True,
-            head=_reward_head(config.reward_model.kind),
-        )
+        models["reward_model"] = _build_judge(checkpoint, config.reward_model.kind, config.training)
     return models
+
+
+def _build_judge(
+    checkpoint: ModelConfig, kind: Literal["pointwise", "pairwise"], training: TrainingConfig
+) -> TrainBackend:
+    """A reward model that is not trained."""
+    return build_backend(checkpoint, training, total_updates=1, frozen=True, head=_reward_head(kind))
 
 
 def _reward_head(kind: Literal["pointwise", "pairwise"]) -> Head:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from reasoner_rl.config.judging import JudgingConfig, Launched
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, Recipe
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig
 from reasoner_rl.errors import ConfigError
 
 # What tokenizers and configurations are read from, and weights. Other formats are copies of them (.pth, GGUF),
@@ -35,8 +37,10 @@ def hub_names(model: ModelConfig) -> list[str]:
     return [path for path in dict.fromkeys((model.path, model.tokenizer)) if path and is_hub_name(path)]
 
 
-def models_of(config: Recipe) -> dict[str, ModelConfig]:
+def models_of(config: Launched) -> dict[str, ModelConfig]:
     """The checkpoints that a recipe names, by section: the policy's, and those of other models of their own."""
+    if isinstance(config, JudgingConfig):
+        return {"reward_model": config.model}
     others: dict[str, ModelConfig | None] = {}
     if isinstance(config, OnlineConfig):
         others = {
@@ -49,9 +53,11 @@ def models_of(config: Recipe) -> dict[str, ModelConfig]:
     return {"model": config.model} | {name: model for name, model in others.items() if model is not None}
 
 
-def with_cached_models(config: Recipe) -> Recipe:
+def with_cached_models(config: Launched) -> Launched:
     """The same recipe with folders of this machine's cache in place of names on the hub: see `from_cache`."""
     cached = {section: from_cache(model, section) for section, model in models_of(config).items()}
+    if isinstance(config, JudgingConfig):
+        return replace(config, model=cached["reward_model"])
     changes: dict[str, Any] = {"model": cached["model"]}
     if isinstance(config, OnlineConfig) and config.critic is not None and "critic" in cached:
         changes["critic"] = config.critic.model_copy(update={"path": cached["critic"].path})

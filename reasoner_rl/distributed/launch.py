@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from reasoner_rl.algorithms.base import Algorithm
+from reasoner_rl.batching.plan import BatchLimits
 from reasoner_rl.config.cluster import RayClusterConfig
-from reasoner_rl.config.recipes import EvalConfig, Recipe, TrainConfig
+from reasoner_rl.config.judging import JudgingConfig, Launched
+from reasoner_rl.config.recipes import EvalConfig, TrainConfig
 from reasoner_rl.distributed.building import build_worker
 from reasoner_rl.distributed.local import LocalTransport
+from reasoner_rl.distributed.models import RewardModelGroup, UpdatePlan
 from reasoner_rl.distributed.pool import GenerationPool
 from reasoner_rl.distributed.transport import Transport
 from reasoner_rl.distributed.workers import Workers
@@ -34,7 +37,16 @@ def launch_pool(config: EvalConfig, tell: Callable[[str], None]) -> Iterator[Gen
 
 
 @contextmanager
-def _launch(config: Recipe, tell: Callable[[str], None]) -> Iterator[Transport]:
+def launch_judge(config: JudgingConfig, tell: Callable[[str], None]) -> Iterator[RewardModelGroup]:
+    """Start a reward model that judges by itself, and stop it after the block; see `_launch`."""
+    limits = BatchLimits(config.micro_batch_tokens, config.max_response_tokens)
+    never_updated = UpdatePlan(samples_per_update=1, epochs=1, limits=limits)
+    with _launch(config, tell) as transport:
+        yield RewardModelGroup(transport, config.training.backend, never_updated, lambda: None)
+
+
+@contextmanager
+def _launch(config: Launched, tell: Callable[[str], None]) -> Iterator[Transport]:
     """Start workers. ``tell`` is called with a message about what is awaited.
 
     Raises MissingExtraError if Ray or verl are not installed and needed, and UserError if the cluster is too small.

@@ -31,8 +31,8 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 
 from reasoner_rl.config.cluster import RayClusterConfig
+from reasoner_rl.config.judging import Launched
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.distributed.building import build_worker
 from reasoner_rl.distributed.fate import SharedFate
 from reasoner_rl.distributed.hub import (
@@ -154,7 +154,7 @@ class RayWorker(VerlWorker):
         """Fetch the model that a section names into this machine's cache; see `hub.download`."""
         download(model, section)
 
-    def build(self, config: Recipe) -> None:
+    def build(self, config: Launched) -> None:
         """Join the process group and make the worker. What the recipe names on the hub is in this machine's cache."""
         assert isinstance(config.cluster, RayClusterConfig)
         torch.set_num_threads(config.cluster.cpus_per_worker)
@@ -168,7 +168,7 @@ class RayWorker(VerlWorker):
 class RayTransport:
     """Implements `Transport` with one actor per rank."""
 
-    def __init__(self, config: Recipe, cluster: RayClusterConfig, tell: Callable[[str], None]) -> None:
+    def __init__(self, config: Launched, cluster: RayClusterConfig, tell: Callable[[str], None]) -> None:
         self.ranks = cluster.ranks
         self._config, self._cluster, self._tell = config, cluster, tell
         self._stacks = config.run.output_dir.absolute() / "stacks"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 from reasoner_rl.prompts.read import Problem
@@ -63,6 +64,23 @@ def labels_of_group(group: ScoredGroup, problem: Problem) -> list[Row]:
         _row(problem, rollout) | {"label": reward.accuracy >= 1}
         for rollout, reward in complete_answers(group)
         if reward.accuracy is not None
+    ]
+
+
+def labels_by_score(group: ScoredGroup, problem: Problem) -> list[Row]:
+    """Every answer with a label, true where its score is above the mean of the prompt's answers.
+
+    No row has the mean itself, so none is made where all scores are the same.
+    """
+    answers = complete_answers(group)
+    scores = {reward.score for _, reward in answers}
+    if len(scores) < 2:
+        return []
+    mean = fmean(reward.score for _, reward in answers)
+    return [
+        _row(problem, rollout) | {"label": reward.score > mean}
+        for rollout, reward in answers
+        if reward.score != mean
     ]
 
 

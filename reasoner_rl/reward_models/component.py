@@ -37,7 +37,7 @@ def judged(groups: Sequence[ScoredGroup], judge: Judge, weight: float) -> tuple[
         # Of the responses that are trained on, with the model's share: reward/score is without it.
         "reward_model/reward": mean_of(reward.score for group in with_scores for reward in group.rewards),
     }
-    right = [share for group in with_scores for share in _agreements(group)]
+    right = [share for group in with_scores for share in agreements(group)]
     if right:
         metrics |= {"reward_model/accuracy": mean(sum(right), len(right))}
     return with_scores, metrics | counted
@@ -55,12 +55,15 @@ def _added(group: ScoredGroup, scores: Sequence[float], weight: float) -> Scored
     return replace(group, rewards=rewards)
 
 
-def _agreements(group: ScoredGroup) -> list[float]:
-    """For each two responses of which the verifier finds one better: whether the model does too; a tie counts half."""
+def agreements(group: ScoredGroup) -> list[float]:
+    """For each two responses of which the verifier finds one better: whether the model does too; a tie counts half.
+
+    Empty for a group that no reward model has judged.
+    """
     known = [
         (reward.accuracy, reward.components[REWARD_MODEL])
         for reward in group.rewards
-        if reward.accuracy is not None
+        if reward.accuracy is not None and REWARD_MODEL in reward.components
     ]
     leads = [score - other for accuracy, score in known for lesser, other in known if accuracy > lesser]
     return [0.5 if lead == 0 else float(lead > 0) for lead in leads]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.batching.reading import EXTRA_TOKENS
 from reasoner_rl.config.data import JudgedDatasetConfig
-from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.recipes import SamplingRecipe
 from reasoner_rl.config.reward_model import (
     ComparisonConfig,
     PairwiseConfig,
@@ -129,7 +129,7 @@ def write_description(config: RewardModelConfig, folder: Path) -> None:
 
 
 def choose_judge(
-    config: OnlineConfig, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
+    config: SamplingRecipe, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 ) -> Callable[[ScoringModel], Judge] | None:
     """What the recipe's reward model becomes once its weights are there; None without one.
 

@@ -156,8 +156,8 @@ def test_answers_of_no_use_make_no_files(recipe: OnlineConfig, tmp_path: Path) -
     judged = OnlineConfig.model_validate(
         recipe.model_dump() | {"reward_model": {"kind": "pointwise", "path": "rm"}}
     )
-    with pytest.raises(ConfigError, match=r"scored by reward\.functions alone: leave reward_model out"):
-        make_preferences(judged, tmp_path / "made", "best_worst", 0.0)
+    with pytest.raises(ConfigError, match=r"whatever their scores: leave the section out"):
+        make_sft(judged, tmp_path / "made", 1, "first", None)
 
 
 def changed(recipe: OnlineConfig, **rollout: Any) -> dict[str, Any]:

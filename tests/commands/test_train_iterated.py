@@ -306,6 +306,45 @@ def test_labels_of_one_kind_are_nothing_to_learn_from(tree: dict[str, Any], tmp_
             train_iterated._require_examples(config, report, tmp_path)
 
 
+def test_a_reward_model_judges_the_answers_of_a_round(
+    tree: dict[str, Any], tmp_path: Path, tiny_reward_model: Path
+) -> None:
+    model = {"kind": "pointwise", "path": str(tiny_reward_model)}
+    [function] = tree["reward"]["functions"]
+    sections: dict[str, Any] = {
+        "rounds": {"count": 1},
+        "algorithm": {"kind": "kto"},
+        "reward": {"functions": [function | {"weight": 0.0}], "overlong": {}},
+        "evaluation": {"datasets": []},
+    }
+    nowhere = config_of(tree, tmp_path / "run", **sections, reward_model=model | {"path": "runs/no/where"})
+    with pytest.raises(ConfigError, match=r"^reward_model\.path='runs/no/where': there is no such folder"):
+        train_iterated.train_iterated(nowhere)
+    assert not (tmp_path / "run" / "round_1").exists(), "nothing is sampled before that"
+    config = config_of(tree, tmp_path / "run", **sections, reward_model=model)
+    assert train_iterated.train_iterated(config) is not None
+    data = tmp_path / "run" / "round_1" / "data"
+    report, [row] = (
+        json_of(data / "preferences_report.json"),
+        json_of(tmp_path / "run" / "summary.json")["rounds"],
+    )
+    assert row["reward_model_accuracy"] == report["agreed"] / report["compared"]
+    [line] = lines_of(tmp_path / "run" / "metrics.jsonl")
+    assert line["reward_model/accuracy"] == row["reward_model_accuracy"]
+    kept = [
+        score for file in (data / "judged").glob("part_*") for s in json_of(file)["scores"] for score in s
+    ]
+    assert len(kept) == 32
+    assert {line["reward"] for line in lines_of(data / "scores.jsonl")} <= set(kept), (
+        "the verifier has no say"
+    )
+    assert row["labels"] == len(lines_of(data / "labels.jsonl")) > 0
+    with pytest.raises(ConfigError, match=r"other settings \(reward_model\.weight; see"):
+        train_iterated.train_iterated(
+            config_of(tree, tmp_path / "run", **sections, reward_model=model | {"weight": 2.0})
+        )
+
+
 def test_the_problems_of_a_round(tree: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(tree, tmp_path)
     rounds = [rows_of_round(config, number, 12) or [] for number in (1, 2, 3)]
@@ -376,6 +415,14 @@ def test_the_commands_take_iterated_recipes(
         (
             {"evaluation": {"datasets": []}, "rollout": {"sync_check": "none"}},
             r"rollout\.sync_check 'none' has no",
+        ),
+        (
+            {"reward_model": {"kind": "pointwise", "path": "m", "offload": "all"}},
+            r"reward_model\.offload 'all' has no effect in an iterated recipe",
+        ),
+        (
+            {"reward_model": {"kind": "pairwise", "path": "m", "opponents": 4}},
+            r"reward_model\.opponents must be below rollout\.responses_per_prompt: 4 is not below 4",
         ),
         ({"checkpoint": {"export_at_end": False}}, r"checkpoint\.export_at_end must be true in an iterated"),
         ({"run": {"steps": 0}}, r"greater than or equal to 1"),

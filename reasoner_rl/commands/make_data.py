@@ -102,9 +102,9 @@ def make_preferences(
     if config.model_judges_alone:
         labels, no_labels = labels_by_score, "no prompt has two usable answers whose scores differ"
         say(
-            "labels.jsonl: all weights of reward.functions are 0, so an answer is good by its score, if that is above"
+            "labels.jsonl: all weights of reward.functions are 0, so an answer is good if its score is above the mean "
+            "of its prompt's usable answers"
         )
-        say("  the mean of its prompt's usable answers, and not by the verifier")
     return _make(
         sampled_groups(config, folder, rows, key),
         folder / "preferences_report.json",

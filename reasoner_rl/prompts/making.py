@@ -70,18 +70,13 @@ def labels_of_group(group: ScoredGroup, problem: Problem) -> list[Row]:
 def labels_by_score(group: ScoredGroup, problem: Problem) -> list[Row]:
     """Every answer with a label, true where its score is above the mean of the prompt's answers.
 
-    No row has the mean itself, so none is made where all scores are the same.
+    Where all scores are the same none is better than others, and no row is made.
     """
     answers = complete_answers(group)
-    scores = {reward.score for _, reward in answers}
-    if len(scores) < 2:
+    if len({reward.score for _, reward in answers}) < 2:
         return []
     mean = fmean(reward.score for _, reward in answers)
-    return [
-        _row(problem, rollout) | {"label": reward.score > mean}
-        for rollout, reward in answers
-        if reward.score != mean
-    ]
+    return [_row(problem, rollout) | {"label": reward.score > mean} for rollout, reward in answers]
 
 
 def scores_of_group(group: ScoredGroup, problem: Problem) -> list[Row]:

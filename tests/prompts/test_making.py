@@ -10,6 +10,7 @@ import pytest
 from reasoner_rl.prompts.making import (
     complete_answers,
     examples_of_group,
+    labels_by_score,
     labels_of_group,
     pairs_of_group,
     scores_of_group,
@@ -73,6 +74,14 @@ def test_labels_and_scores() -> None:
     unknown = group(("a", 0.5, None, None), ("b", 1.0, 1.0, None), ("c", 0.7, 0.5, None))
     labels = [(row["completion"], row["label"]) for row in labels_of_group(unknown, PROBLEM)]
     assert labels == [("b", True), ("c", False)], "what is not known has no label"
+    scored = group(
+        ("a", 3.0, None, None), ("b", 1.0, 1.0, None), ("c", 2.0, None, None), ("d", 2.5, None, None), cut="d"
+    )
+    labels = [(row["completion"], row["label"]) for row in labels_by_score(scored, PROBLEM)]
+    assert labels == [("a", True), ("b", False), ("c", False)], (
+        "above the mean of 2, whatever the verifier found"
+    )
+    assert labels_by_score(group(("a", 2.0, 1.0, None), ("b", 2.0, 0.0, None)), PROBLEM) == []
     scores = [(row["completion"], row["reward"]) for row in scores_of_group(unknown, PROBLEM)]
     assert scores == [("a", 0.5), ("b", 1.0), ("c", 0.7)]
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fourteen ways to train, from SFT to DAPO, from the same start and with as many generated tokens each: held-out accuracy
-# with paired intervals against tokens and seconds. Under two hours on two cores; the same command resumes.
+# Fourteen ways to train, from SFT to DAPO, from the same start and with about as many generated tokens each: held-out
+# accuracy with paired intervals against tokens and seconds. Under two hours on two cores; the same command resumes.
 #
 #   bash scripts/compare_baselines.sh [--seeds 0 1 2] [--jobs 2] [--out FOLDER]     results in runs/baselines
 #   bash scripts/compare_baselines.sh --help

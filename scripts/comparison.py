@@ -37,6 +37,7 @@ from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_json
 
 INTERRUPTED = 130
+_STEP, _EVALUATE = "time/step", "time/evaluate"  # in metrics.jsonl
 TAIL = 15  # lines of a failed command's output that are shown
 
 
@@ -276,9 +277,7 @@ class Point:
     step: int  # of all training commands together
     accuracy: float  # in [0, 1]
     tokens: int  # generated: training's own responses, dropped ones included, and sampled preference data
-    seconds: (
-        float  # training steps, and commands that sample data; without evaluations and a training's start
-    )
+    seconds: float  # of all commands; without evaluations, and with a training's start and end before its first step
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +316,8 @@ def read_outcome(method: Method, seed: int, out: Path) -> Outcome:
                 tokens += _sampled_tokens(command.folder)
             continue
         rows, per_prompt, first_step = _by_step(command.folder), _responses_per_prompt(command.folder), step
+        in_steps, evaluating = (sum(r.get(name, 0.0) for r in rows.values()) for name in (_STEP, _EVALUATE))
+        seconds += max(0.0, spent - in_steps - evaluating)
         key = ""
         if _reports(command.folder):
             evaluated.append(command.folder)
@@ -324,7 +325,7 @@ def read_outcome(method: Method, seed: int, out: Path) -> Outcome:
         for number in sorted(rows):
             row = rows[number]
             step = first_step + number
-            seconds += row.get("time/step", 0.0)
+            seconds += row.get(_STEP, 0.0)
             if "groups/generated" in row:
                 tokens += round(row["groups/generated"] * per_prompt * row["response/length_mean"])
                 generated, kept = generated + row["groups/generated"], kept + row["groups/kept"]

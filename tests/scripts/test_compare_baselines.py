@@ -13,6 +13,7 @@ import pytest
 
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.errors import ConfigError, UserError
+from reasoner_rl.observability.summary import write_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 OUT = Path("out")
@@ -45,8 +46,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def methods(script: Any) -> dict[str, Any]:
-    """The methods by name, from a start of their own for every seed."""
-    _, methods = script.plan(script.Start("start_{seed}"), OUT)
+    """The methods that are reported, by name, from a start of their own for every seed."""
+    *_, methods = script.plan(script.Start("start_{seed}"), OUT)
     return {method.name: method for method in methods}
 
 
@@ -106,7 +107,8 @@ def test_all_begin_alike_and_are_measured_alike(methods: dict[str, Any]) -> None
         last = configs[-1]
         assert [str(dataset.path) for dataset in last.evaluation.datasets] == ["start_1/data/heldout.jsonl"]
         assert last.evaluation.samples_per_prompt == 1
-        assert last.rollout.sampling.max_response_tokens == 96
+        assert last.evaluation_sampling == trained(methods["GRPO"])[0].evaluation_sampling
+        assert last.evaluation_sampling.max_response_tokens == 96
         assert [function.fn for function in last.reward.functions] == ["reward_fns.math_answer:compute_score"]
         assert {(config.run.seed, config.run.threads) for config in configs} == {(1, 1)}
     sampled = [recipe(c) for m in methods.values() for c in commands(m) if c.words[1] == "data"]
@@ -115,6 +117,22 @@ def test_all_begin_alike_and_are_measured_alike(methods: dict[str, Any]) -> None
         "start_1/warm_start/final",
         *(f"out/iterated_dpo/seed_1/round_{number}/train/final" for number in (1, 2)),
     }
+
+
+def test_the_recipes_name_what_the_script_leaves(script: Any) -> None:
+    """With the script's own folders and seed 0 the recipes can be run by themselves, and do the same."""
+    out = Path("runs/baselines")
+    *_, methods = script.plan(script.Start(str(out / "ladder")), out)
+    alone = set()
+    for method in methods:
+        if method.name == "iterated DPO":  # a round has steps and data of its own
+            continue
+        for command in method.commands(0, method.folder(0, out)):
+            if command.words[1] != "data":
+                file = Path(command.words[2])
+                assert load_recipe(file, ["run.threads=1"]) == recipe(command), file
+                alone.add(file)
+    assert alone == set((SCRIPTS / "baselines").glob("*.yaml"))
 
 
 def test_methods_share_the_answers_of_the_start(methods: dict[str, Any]) -> None:
@@ -126,9 +144,11 @@ def test_methods_share_the_answers_of_the_start(methods: dict[str, Any]) -> None
         "KTO": folder / "labels.jsonl",
         **dict.fromkeys(("DPO", "IPO", "ORPO", "SimPO"), folder / "pairs.jsonl"),
     }
-    [pairs, examples] = commands(methods["SFT"])[:2]
+    [pairs, examples, _] = commands(methods["SFT"])
     assert recipe(pairs) == recipe(examples)
+    assert pairs.folder == examples.folder == folder
     assert (pairs.words[2], examples.words[2]) == ("make-preferences", "make-sft")
+    assert [command.words[2] for command in commands(methods["DPO"])[:-1]] == ["make-preferences"]
 
 
 def test_a_round_goes_on_from_the_last_one_with_other_problems(methods: dict[str, Any]) -> None:
@@ -220,13 +240,38 @@ def test_the_whole_command(
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[3:17]] == list(KINDS)
     assert "| KTO | start | -25.0 | unknown | -25.0 to -25.0 | +0 | unknown |" in lines
     assert "| KTO | GRPO | -50.0 | unknown | -50.0 to -50.0 | +0 | unknown |" in lines
-    assert lines[-1] == "Not better than its start beyond noise (an interval of the gain reaches 0): KTO."
+    assert lines[-1].startswith("Not shown to be better than the start (")
+    assert lines[-1].endswith("): KTO.")
     assert text in capsys.readouterr().out
     assert (out / "baselines.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_its_start_is_made_once_for_all_seeds(script: Any) -> None:
-    method = script.ladder(OUT / "ladder")
-    [command] = method.commands(0, Path("unused"))
-    assert Path(command.words[1]) == SCRIPTS / "ladder.py"
-    assert command.words[2:] == ("--seed", "0", "--out", "out/ladder", "run.threads=1")
+def test_its_start_is_made_once_for_all_seeds(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then seeds whose data fail are left out, and the others go on."""
+    out, called = tmp_path / "out", list[tuple[list[str], list[int]]]()
+
+    def run_all(methods: Any, seeds: list[int], folder: Path, jobs: int) -> list[str]:
+        called.append(([method.name for method in methods], list(seeds)))
+        if len(called) == 1:
+            [command] = methods[0].commands(0, Path("unused"))
+            assert Path(command.words[1]) == SCRIPTS / "ladder.py"
+            assert command.words[2:] == ("--seed", "0", "--out", str(out / "ladder"), "run.threads=1")
+            write_json(out / "ladder" / "warm_start" / "summary.json", {"accuracy_after": 0.11})
+        return ["answers, seed 5: failed"] if methods[0].name == "answers" else []
+
+    def complete_seeds(methods: Any, seeds: list[int], folder: Path) -> list[int]:
+        return [] if len(methods) > 1 else [seed for seed in seeds if seed != 5]
+
+    monkeypatch.setattr(script, "run_all", run_all)
+    monkeypatch.setattr(script, "complete_seeds", complete_seeds)
+    with pytest.raises(UserError, match=r"^1 runs failed; .*:\nanswers, seed 5: failed$"):
+        script.run(script.parse(["--seeds", "4", "5", "6", "--out", str(out)]))
+    assert called == [
+        (["warm start"], [0]),
+        (["answers"], [4, 5, 6]),
+        (["right answers"], [4, 6]),
+        (list(KINDS), [4, 6]),
+    ]
+    assert "the warm start answers 11.0% of the held-out problems, little more" in capsys.readouterr().out

@@ -168,6 +168,13 @@ def write_training(
     (folder / "summary.json").write_text(json.dumps({"evaluations": reports}))
 
 
+def set_seconds(folder: Path, seconds: list[float]) -> None:
+    """Set how long the commands of a finished run took."""
+    record = json.loads((folder / "commands.json").read_text())
+    assert len(record["seconds"]) == len(seconds)
+    (folder / "commands.json").write_text(json.dumps({**record, "seconds": seconds}))
+
+
 ROWS: list[dict[str, Any]] = [
     {"step": 0, "eval/heldout/accuracy": 0.25},
     {
@@ -193,14 +200,15 @@ def test_an_online_run_counts_all_that_it_generated(
 ) -> None:
     grpo = method("GRPO", "grpo")
     comparison.run_all([grpo], [5], tmp_path, jobs=1)
+    set_seconds(tmp_path / "grpo" / "seed_5", [20.0])
     write_training(
         tmp_path / "grpo/seed_5/0", "ladder_dapo", ROWS, {0: {"p": 0.0, "q": 0.5}, 2: {"p": 1.0, "q": 0.5}}
     )
     [outcome] = comparison.collect([grpo], [5], tmp_path)["GRPO"]
     assert outcome.curve == (
-        comparison.Point(0, 0.25, 0, 0.0),
-        comparison.Point(2, 0.75, 40 * 8 * 20 + 60 * 8 * 30.5, 5.0),
-    )
+        comparison.Point(0, 0.25, 0, 6.0),
+        comparison.Point(2, 0.75, 40 * 8 * 20 + 60 * 8 * 30.5, 11.0),
+    ), "20 s, of which 5 in steps and 9 in the evaluation; the others are before the first step"
     assert outcome.end == outcome.curve[1]
     assert (outcome.seed, outcome.before, outcome.after) == (5, {"p": 0.0, "q": 0.5}, {"p": 1.0, "q": 0.5})
     assert (outcome.response_tokens, outcome.truncated_share, outcome.used_share) == (32.0, 0.02, 0.5)
@@ -212,8 +220,7 @@ def test_sampled_answers_count_and_rounds_go_on_where_the_last_one_ended(
     dpo = method("DPO", "sample", "dpo", "sample", "dpo")
     comparison.run_all([dpo], [0], tmp_path, jobs=1)
     folder = tmp_path / "dpo" / "seed_0"
-    record = json.loads((folder / "commands.json").read_text())
-    (folder / "commands.json").write_text(json.dumps({**record, "seconds": [10.0, 99.0, 20.0, 99.0]}))
+    set_seconds(folder, [10.0, 9.0, 20.0, 4.0])
     tokens = {"part_00000.parquet": [10, 20], "part_00001.parquet": [30]}
     for number in (0, 2):
         (folder / str(number) / "answers").mkdir(parents=True)
@@ -232,12 +239,44 @@ def test_sampled_answers_count_and_rounds_go_on_where_the_last_one_ended(
         )
     outcome = comparison.read_outcome(dpo, 0, tmp_path)
     assert outcome.curve == (
-        comparison.Point(0, 0.0, 60, 10.0),
-        comparison.Point(1, 0.5, 60, 12.0),
-        comparison.Point(1, 0.5, 120, 32.0),
-        comparison.Point(2, 1.0, 120, 34.0),
+        comparison.Point(0, 0.0, 60, 17.0),
+        comparison.Point(1, 0.5, 60, 19.0),
+        comparison.Point(1, 0.5, 120, 41.0),
+        comparison.Point(2, 1.0, 120, 43.0),
     )
     assert (outcome.before, outcome.after, outcome.used_share) == ({"p": 0.0}, {"p": 1.0}, None)
+
+
+def test_what_a_method_needs_costs_it_once(
+    comparison: Any, program: Program, method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands of the needed data use one folder of answers; training without an evaluation comes before."""
+    data = tmp_path / "data"
+    shared = comparison.Method(
+        "data", lambda *_: [comparison.Command(("fake", word), data) for word in ("sample", "choose")]
+    )
+    base = method("PPO", "judge", "ppo")
+    ppo = comparison.Method("PPO", base.commands, needs=shared)
+    for each in (shared, ppo):
+        comparison.run_all([each], [0], tmp_path, jobs=1)
+    set_seconds(tmp_path / "data" / "seed_0", [10.0, 5.0])
+    set_seconds(tmp_path / "ppo" / "seed_0", [30.0, 20.0])
+    (data / "answers").mkdir()
+    (data / "answers" / "part_00000.parquet").touch()
+
+    class Column(list[int]):
+        to_pylist = list[int].copy
+
+    monkeypatch.setattr(comparison, "read_rollouts", lambda file: {"tokens": Column([100, 11])})
+    judge, trained = tmp_path / "ppo" / "seed_0" / "0", tmp_path / "ppo" / "seed_0" / "1"
+    write_training(judge, "rm_pointwise_quickstart", [{"step": 3, "time/step": 4.0}], {})
+    write_training(trained, "ladder_dapo", ROWS, {0: {"p": 0.0}, 2: {"p": 1.0}})
+    outcome = comparison.read_outcome(ppo, 0, tmp_path)
+    assert outcome.curve == (
+        comparison.Point(3, 0.25, 111, 10.0 + 5.0 + 30.0 + 6.0),
+        comparison.Point(5, 0.75, 111 + 40 * 8 * 20 + 60 * 8 * 30.5, 56.0),
+    )
+    assert (outcome.before, outcome.after) == ({"p": 0.0}, {"p": 1.0})
 
 
 def test_a_run_that_was_not_evaluated_at_its_end_is_refused(

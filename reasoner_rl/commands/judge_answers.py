@@ -30,7 +30,14 @@ from reasoner_rl.reward_models.judges import Judge, ScoringModel
 from reasoner_rl.trainer.reward_models import choose_judge
 from reasoner_rl.types import REWARD_MODEL, Prompt, ScoredGroup
 
-_MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.bin")  # what its scores depend on
+_MODEL_FILES = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.safetensors",
+    "*.bin",
+)  # what its scores depend on
 
 Scores = list[list[float]]  # [groups][responses]
 
@@ -62,9 +69,7 @@ class AnswerJudge:
             (self._folder / SETTINGS).unlink(missing_ok=True)  # of a call that failed before its first score
         section = recipe.reward_model.model_dump(mode="json", exclude={"weight", "offload"})
         settings: dict[str, Any] = {f"reward_model.{key}": value for key, value in section.items()}
-        settle(
-            self._folder, settings | {"checkpoint": _checksum(section["path"])}, "scores of a reward model"
-        )
+        settle(self._folder, settings | {"checkpoint": checksum(section["path"])}, "scores of a reward model")
 
     def judge(self, parts: Sequence[AnswersPart]) -> None:
         """Ask the model about the parts that have no scores.
@@ -133,7 +138,7 @@ def answer_judge(
     return None if make is None else AnswerJudge(recipe, folder, make)
 
 
-def _checksum(path: str) -> str | None:
+def checksum(path: str) -> str | None:
     """A digest of a checkpoint's files, which other weights at the same place change; None of a name on the hub."""
     folder = Path(path)
     if not folder.is_dir():

@@ -171,7 +171,7 @@ class SamplingRecipe(TrainingRecipe):
 
     @property
     def model_judges_alone(self) -> bool:
-        """Whether the reward model's score is all that counts: reward.functions measure accuracy, with weight 0."""
+        """Whether the verifier has no say: reward.functions have weight 0 and measure accuracy, and a model scores."""
         return self.reward_model is not None and not any(f.weight for f in self.reward.functions)
 
     @model_validator(mode="after")

@@ -209,7 +209,7 @@ def test_a_pairwise_model_that_alone_decides(
     recipe = recipe_of(tiny_run, reward=reward, reward_model=section)
     made = tmp_path / "made"
     make_preferences(recipe, made, "all", 0.01)
-    assert "so an answer is good by its score" in capsys.readouterr().out
+    assert "an answer is good if its score is above the mean" in capsys.readouterr().out
     groups, kept = groups_in(made), kept_in(made)
     assert all(r.score == 0 and r.accuracy is not None for group in groups for r in group.rewards)
 
@@ -227,10 +227,11 @@ def test_a_pairwise_model_that_alone_decides(
     # The verifier has no say, so what is good is said by the scores.
     scores = rows_of(made / "scores.jsonl")
     means = {row["uid"]: fmean(r["reward"] for r in scores if r["uid"] == row["uid"]) for row in scores}
+    alike = {uid for uid in means if len({r["reward"] for r in scores if r["uid"] == uid}) == 1}
     labels = [
         (row["uid"], row["completion"], row["reward"] > means[row["uid"]])
         for row in scores
-        if row["reward"] != means[row["uid"]]
+        if row["uid"] not in alike
     ]
     found = [(row["uid"], row["completion"], row["label"]) for row in rows_of(made / "labels.jsonl")]
     assert found == labels

@@ -309,7 +309,9 @@ def test_labels_of_one_kind_are_nothing_to_learn_from(tree: dict[str, Any], tmp_
 def test_a_reward_model_judges_the_answers_of_a_round(
     tree: dict[str, Any], tmp_path: Path, tiny_reward_model: Path
 ) -> None:
-    model = {"kind": "pointwise", "path": str(tiny_reward_model)}
+    mine = tmp_path / "reward_model"
+    shutil.copytree(tiny_reward_model, mine)
+    model = {"kind": "pointwise", "path": str(mine)}
     [function] = tree["reward"]["functions"]
     sections: dict[str, Any] = {
         "rounds": {"count": 1},
@@ -343,6 +345,9 @@ def test_a_reward_model_judges_the_answers_of_a_round(
         train_iterated.train_iterated(
             config_of(tree, tmp_path / "run", **sections, reward_model=model | {"weight": 2.0})
         )
+    (mine / "merges.txt").write_text("another tokenizer at the same place")
+    with pytest.raises(ConfigError, match=r"other settings \(reward_model\.checkpoint; see"):
+        train_iterated.train_iterated(config)
 
 
 def test_the_problems_of_a_round(tree: dict[str, Any], tmp_path: Path) -> None:

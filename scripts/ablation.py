@@ -37,7 +37,7 @@ from comparison import (
     seed_folder,
     stop_at,
 )
-from comparison_report import contrast, gain, write_report
+from comparison_report import contrast, gain, report
 
 from reasoner_rl.cli import exit_statuses
 from reasoner_rl.config.load import load_recipe
@@ -177,10 +177,7 @@ def run(options: argparse.Namespace) -> None:
             contrasts = [contrast(results, above, row) for above, row in pairwise(rows)]
             contrasts += [contrast(results, rows[0], rows[-1]), gain(results, rows[-1])]
             about = {"task": options.task, "overrides": {row: row_overrides(plan.task, row) for row in rows}}
-            print(f"\n{write_report(results, contrasts, options.out, 'ablation', about)}")
-            print(
-                f"seeds {', '.join(map(str, seeds))}: {options.out}/ablation.json, ablation.md, ablation.png"
-            )
+            report(results, contrasts, options.out, "ablation", about)
     stop_at(failures)
 
 

@@ -35,7 +35,7 @@ from comparison import (
     seed_folder,
     stop_at,
 )
-from comparison_report import Contrast, contrast, gain, write_report
+from comparison_report import Contrast, contrast, gain, report
 from ladder import describe_start
 
 from reasoner_rl.cli import exit_statuses
@@ -216,14 +216,12 @@ def remark(gains: Sequence[Contrast]) -> str:
     return f"Not shown to be better than the start (the lower end of an interval of the gain is not above 0): {named}."
 
 
-def report(methods: Sequence[Method], seeds: Sequence[int], out: Path) -> None:
-    """Write and print what came of the finished seeds."""
+def report_methods(methods: Sequence[Method], seeds: Sequence[int], out: Path) -> None:
+    """Write and print the report of finished seeds: every method against its start, and against GRPO."""
     results = collect(methods, seeds, out)
     gains = [gain(results, name) for name in results]
     against = [contrast(results, AGAINST, name) for name in results if name != AGAINST]
-    about = {"seeds": list(seeds)}
-    print(f"\n{write_report(results, [*gains, *against], out, 'baselines', about, remark(gains))}")
-    print(f"seeds {', '.join(map(str, seeds))}: {out}/baselines.json, baselines.md, baselines.png")
+    report(results, [*gains, *against], out, "baselines", {"seeds": list(seeds)}, remark(gains))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -247,7 +245,7 @@ def run(options: argparse.Namespace) -> None:
             seeds = complete_seeds(stage, seeds, out)
     finally:
         if finished := complete_seeds(methods, options.seeds, out):
-            report(methods, finished, out)
+            report_methods(methods, finished, out)
     stop_at(failures)
 
 

@@ -1,4 +1,4 @@
-"""Comparisons of training methods: run each once per seed by its commands, and collect what came of it.
+"""Comparisons of training methods: run each once per seed by its commands, and collect the results.
 
 A method is a name and the commands that make one run of it, such as `reasoner-rl data make-preferences ...` and then
 `reasoner-rl train dpo_...`. The run of a seed has the folder OUT/<method>/seed_<n>, where this module keeps

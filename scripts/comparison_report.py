@@ -174,6 +174,20 @@ def _panel(axes: Axes, results: Results, label: str, cost: Any) -> None:
     axes.grid(True, color=GRID, linewidth=0.8)
 
 
+def report(
+    results: Results,
+    contrasts: Sequence[Contrast],
+    out: Path,
+    name: str,
+    about: Mapping[str, Any],
+    remark: str = "",
+) -> None:
+    """Write the report, and print its text and where it is; see `write_report`."""
+    print(f"\n{write_report(results, contrasts, out, name, about, remark)}")
+    seeds = ", ".join(str(outcome.seed) for outcome in next(iter(results.values())))
+    print(f"seeds {seeds}: {out}/{name}.json, {name}.md, {name}.png")
+
+
 def write_report(
     results: Results,
     contrasts: Sequence[Contrast],

@@ -20,6 +20,7 @@ from reasoner_rl.commands.answer_parts import AnswersPart
 from reasoner_rl.commands.settings import SETTINGS, settle
 from reasoner_rl.config.judging import JudgingConfig
 from reasoner_rl.config.recipes import SamplingRecipe
+from reasoner_rl.distributed.hub import checkpoint_files, is_hub_name
 from reasoner_rl.distributed.launch import launch_judge
 from reasoner_rl.errors import DataError
 from reasoner_rl.metrics import Metrics, values
@@ -29,15 +30,6 @@ from reasoner_rl.reward_models.component import judged
 from reasoner_rl.reward_models.judges import Judge, ScoringModel
 from reasoner_rl.trainer.reward_models import choose_judge
 from reasoner_rl.types import REWARD_MODEL, Prompt, ScoredGroup
-
-_MODEL_FILES = (
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "*.safetensors",
-    "*.bin",
-)  # what its scores depend on
 
 Scores = list[list[float]]  # [groups][responses]
 
@@ -140,11 +132,10 @@ def answer_judge(
 
 def checksum(path: str) -> str | None:
     """A digest of a checkpoint's files, which other weights at the same place change; None of a name on the hub."""
-    folder = Path(path)
-    if not folder.is_dir():
+    if is_hub_name(path):
         return None
-    files = sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)})
-    return hashlib.sha256("".join(f"{file.name} {_digest(file)}\n" for file in files).encode()).hexdigest()
+    listed = "".join(f"{file.name} {_digest(file)}\n" for file in checkpoint_files(Path(path)))
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

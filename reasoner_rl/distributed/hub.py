@@ -37,6 +37,12 @@ def hub_names(model: ModelConfig) -> list[str]:
     return [path for path in dict.fromkeys((model.path, model.tokenizer)) if path and is_hub_name(path)]
 
 
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that a model and its tokenizer are read from, in order."""
+    patterns = _SMALL_FILES + _WEIGHTS + _OLD_WEIGHTS
+    return sorted({file for pattern in patterns for file in folder.glob(pattern)})
+
+
 def models_of(config: Launched) -> dict[str, ModelConfig]:
     """The checkpoints that a recipe names, by section: the policy's, and those of other models of their own."""
     if isinstance(config, JudgingConfig):

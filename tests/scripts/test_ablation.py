@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import put_on_path, write_training
 
-from reasoner_rl.config.load import dump_recipe, load_recipe
+from reasoner_rl.config.load import load_recipe
 from reasoner_rl.errors import ConfigError, UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ablation.py"
@@ -134,22 +134,11 @@ cp -r "$FINISHED/$row"/. "$out"
 
 def write_finished(folder: Path, accuracy: float, tokens: float) -> None:
     """What a run of two steps leaves: two problems, one of them right at the start, ``accuracy`` of both at the end."""
-    (folder / "evaluations").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe("ladder_dapo")))
     row = {"time/step": 3.0, "groups/generated": 32.0, "groups/kept": 32.0, "response/length_mean": tokens}
     rows = [{"step": 0, "eval/heldout/accuracy": 0.5}, {"step": 1, **row}]
     rows.append({"step": 2, **row, "eval/heldout/accuracy": accuracy})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = {"mean_response_tokens": 30.0, "truncated_share": 0.25}
-    summary = {"evaluations": {step: {"heldout": report} for step in ("0", "2")}}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    for step, accuracies in ((0, (0.0, 1.0)), (2, (accuracy, accuracy))):
-        lines = [
-            {"step": step, "uid": p, "prompt": p, "accuracy": a}
-            for p, a in zip("pq", accuracies, strict=True)
-        ]
-        file = folder / "evaluations" / f"step_{step:06d}_heldout.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluations = {0: {"p": 0.0, "q": 1.0}, 2: {"p": accuracy, "q": accuracy}}
+    write_training(folder, "ladder_dapo", rows, evaluations)
 
 
 def test_the_whole_command(
@@ -161,10 +150,7 @@ def test_the_whole_command(
     """A missing warm start is told; a failure leaves a report of the other seeds; then all is there, and run once."""
     write_finished(tmp_path / "finished" / "grpo", 0.5, 20.0)
     write_finished(tmp_path / "finished" / "dapo", 0.75, 30.0)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "reasoner-rl").write_text(PROGRAM)
-    (tmp_path / "bin" / "reasoner-rl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    put_on_path(monkeypatch, tmp_path, "reasoner-rl", PROGRAM)
     monkeypatch.setenv("FINISHED", str(tmp_path / "finished"))
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     monkeypatch.setenv("FAILING", "1")

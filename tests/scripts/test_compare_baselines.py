@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from itertools import pairwise
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import put_on_path, write_training
 
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.errors import ConfigError, UserError
@@ -180,21 +180,12 @@ cp -r "$FINISHED/$kind"/. "$out"
 
 def write_finished(folder: Path, accuracy: float | None) -> None:
     """What a run of one step leaves: two problems, ``accuracy`` of them right at the end; None: not evaluated."""
-    (folder / "evaluations").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text("extends: dpo_quickstart\n")
     rows: list[dict[str, float]] = [{"step": 0}, {"step": 1, "time/step": 3.0}]
-    summary: dict[str, Any] = {"evaluations": {}}
-    for row, right in zip(rows, (0.5, accuracy), strict=True):
-        if accuracy is None or right is None:
-            continue
-        row["eval/heldout/accuracy"] = right
-        report = {"mean_response_tokens": 30.0, "truncated_share": 0.25}
-        summary["evaluations"][str(row["step"])] = {"heldout": report}
-        file = folder / "evaluations" / f"step_{row['step']:06d}_heldout.jsonl"
-        lines = [{"step": row["step"], "uid": p, "prompt": p, "accuracy": right} for p in "pq"]
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "summary.json").write_text(json.dumps(summary))
+    right = {} if accuracy is None else {0: 0.5, 1: accuracy}
+    for step, share in right.items():
+        rows[step]["eval/heldout/accuracy"] = share
+    evaluations = {step: dict.fromkeys("pq", share) for step, share in right.items()}
+    write_training(folder, "dpo_quickstart", rows, evaluations)
 
 
 def test_the_whole_command(
@@ -203,10 +194,7 @@ def test_the_whole_command(
     """A missing start is told, a failure keeps the seed out of the report, then all is there and run once."""
     for name, accuracy in (("other", 0.75), ("kto", 0.25), ("reward_model", None)):
         write_finished(tmp_path / "finished" / name, accuracy)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "reasoner-rl").write_text(PROGRAM)
-    (tmp_path / "bin" / "reasoner-rl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    put_on_path(monkeypatch, tmp_path, "reasoner-rl", PROGRAM)
     monkeypatch.setenv("FINISHED", str(tmp_path / "finished"))
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     monkeypatch.setenv("FAILING", "simpo")
@@ -229,9 +217,8 @@ def test_the_whole_command(
     for _ in range(2):
         script.run(options)
     calls = (tmp_path / "log").read_text().splitlines()
-    assert len(calls) == 2 + 2 * (
-        2 + 7 + 6 + 3 + 5
-    )  # SimPO twice; answers, offline, rounds, reward model, online
+    of_a_seed = 2 + 7 + 6 + 3 + 5  # answers, offline, rounds, reward model, online
+    assert len(calls) == 2 + 2 * of_a_seed, "SimPO was called twice, all others once"
     assert [call.split()[1] for call in calls[:4]].count("make-preferences") == 2, (
         "answers come before methods"
     )

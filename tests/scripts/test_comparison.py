@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import put_on_path, write_training
 
-from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.errors import ConfigError, DataError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -42,10 +42,7 @@ class Program:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log, self.failing, self.go = folder / "log", folder / "failing", folder / "go"
-        (folder / "bin").mkdir()
-        (folder / "bin" / "fake").write_text(PROGRAM)
-        (folder / "bin" / "fake").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+        put_on_path(monkeypatch, folder, "fake", PROGRAM)
         for name, path in (("LOG", self.log), ("FAILING", self.failing), ("GO", self.go)):
             monkeypatch.setenv(name, str(path))
 
@@ -147,25 +144,8 @@ def test_ctrl_c_reaches_all_and_the_next_call_resumes(
     assert sorted(program.calls()[3:]) == ["long a", "long b", "short"]
 
 
-def write_training(
-    folder: Path, recipe: str, rows: list[dict[str, Any]], evaluations: dict[int, dict[str, float]]
-) -> None:
-    """Lay out what a training run leaves: metrics, and evaluations as step -> problem -> accuracy."""
-    (folder / "evaluations").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe(recipe)))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    reports = {}
-    for step, accuracies in evaluations.items():
-        report = {"mean_response_tokens": 30.0 + step, "truncated_share": 0.01 * step}
-        reports[str(step)] = {"heldout": report}
-        lines = [
-            {"step": step, "uid": p, "prompt": p, "accuracy": a}
-            for p, a in accuracies.items()
-            for _ in range(2)
-        ]
-        file = folder / "evaluations" / f"step_{step:06d}_heldout.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "summary.json").write_text(json.dumps({"evaluations": reports}))
+def by_step(step: int) -> tuple[float, float]:
+    return 30.0 + step, 0.01 * step
 
 
 def set_seconds(folder: Path, seconds: list[float]) -> None:
@@ -173,6 +153,20 @@ def set_seconds(folder: Path, seconds: list[float]) -> None:
     record = json.loads((folder / "commands.json").read_text())
     assert len(record["seconds"]) == len(seconds)
     (folder / "commands.json").write_text(json.dumps({**record, "seconds": seconds}))
+
+
+def sampled(
+    monkeypatch: pytest.MonkeyPatch, comparison: Any, folder: Path, tokens: dict[str, list[int]]
+) -> None:
+    """Files of answers in ``folder``, of so many tokens each."""
+
+    class Column(list[int]):
+        to_pylist = list[int].copy
+
+    (folder / "answers").mkdir(parents=True)
+    for name in tokens:
+        (folder / "answers" / name).touch()
+    monkeypatch.setattr(comparison, "read_rollouts", lambda file: {"tokens": Column(tokens[file.name])})
 
 
 ROWS: list[dict[str, Any]] = [
@@ -202,7 +196,11 @@ def test_an_online_run_counts_all_that_it_generated(
     comparison.run_all([grpo], [5], tmp_path, jobs=1)
     set_seconds(tmp_path / "grpo" / "seed_5", [20.0])
     write_training(
-        tmp_path / "grpo/seed_5/0", "ladder_dapo", ROWS, {0: {"p": 0.0, "q": 0.5}, 2: {"p": 1.0, "q": 0.5}}
+        tmp_path / "grpo/seed_5/0",
+        "ladder_dapo",
+        ROWS,
+        {0: {"p": 0.0, "q": 0.5}, 2: {"p": 1.0, "q": 0.5}},
+        by_step,
     )
     [outcome] = comparison.collect([grpo], [5], tmp_path)["GRPO"]
     assert outcome.curve == (
@@ -223,14 +221,7 @@ def test_sampled_answers_count_and_rounds_go_on_where_the_last_one_ended(
     set_seconds(folder, [10.0, 9.0, 20.0, 4.0])
     tokens = {"part_00000.parquet": [10, 20], "part_00001.parquet": [30]}
     for number in (0, 2):
-        (folder / str(number) / "answers").mkdir(parents=True)
-        for name in tokens:
-            (folder / str(number) / "answers" / name).touch()
-
-    class Column(list[int]):
-        to_pylist = list[int].copy
-
-    monkeypatch.setattr(comparison, "read_rollouts", lambda file: {"tokens": Column(tokens[file.name])})
+        sampled(monkeypatch, comparison, folder / str(number), tokens)
     for number, accuracy in ((1, 0.5), (3, 1.0)):
         rows = [{"step": 0, "eval/heldout/accuracy": accuracy - 0.5}, {"step": 1, "time/step": 2.0}]
         rows.append({"step": 1, "eval/heldout/accuracy": accuracy})
@@ -261,13 +252,7 @@ def test_what_a_method_needs_costs_it_once(
         comparison.run_all([each], [0], tmp_path, jobs=1)
     set_seconds(tmp_path / "data" / "seed_0", [10.0, 5.0])
     set_seconds(tmp_path / "ppo" / "seed_0", [30.0, 20.0])
-    (data / "answers").mkdir()
-    (data / "answers" / "part_00000.parquet").touch()
-
-    class Column(list[int]):
-        to_pylist = list[int].copy
-
-    monkeypatch.setattr(comparison, "read_rollouts", lambda file: {"tokens": Column([100, 11])})
+    sampled(monkeypatch, comparison, data, {"part_00000.parquet": [100, 11]})
     judge, trained = tmp_path / "ppo" / "seed_0" / "0", tmp_path / "ppo" / "seed_0" / "1"
     write_training(judge, "rm_pointwise_quickstart", [{"step": 3, "time/step": 4.0}], {})
     write_training(trained, "ladder_dapo", ROWS, {0: {"p": 0.0}, 2: {"p": 1.0}})

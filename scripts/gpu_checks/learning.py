@@ -12,6 +12,7 @@ from typing import Any
 import quickstart as script
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gpu_checks import coin_reward
 from gpu_checks.common import Context, Figures, checkpoint, require, stopwatch
@@ -47,13 +48,23 @@ def dapo_megatron(context: Context) -> Figures:
 
 
 def ppo(context: Context) -> Figures:
-    """Three steps of PPO: policy, critic and reference take turns on the device with vLLM, each moved to the host."""
+    """Three steps of PPO: policy, critic, reference and reward model take turns on the device with vLLM."""
     overrides = [
         "algorithm.kl_in_reward.coefficient=0.001",
         "algorithm.critic_warmup_steps=0",
         "critic.optimizer.lr=1e-5",
+        f"reward_model={{kind: pointwise, path: {scoring_checkpoint(context)}}}",
     ]
     return run_steps(context, "ppo_quickstart", "all", *overrides)
+
+
+def scoring_checkpoint(context: Context) -> Path:
+    """A reward model as the hub has them: the policy's shape with a head of one label, with random weights."""
+    base, folder = checkpoint(context, context.pick("0.5b", "tiny")), context.folder / "reward_model"
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
 
 
 def dapo(context: Context, offload: str, *overrides: str) -> Figures:
@@ -135,20 +146,15 @@ def quickstart_vllm(context: Context) -> Figures:
 
 def learn(context: Context, steps: int, *overrides: str) -> Figures:
     """A warm start, unless a check before made it, and DAPO. At full size held-out accuracy must grow."""
-    folder, output = context.work / "quickstart_run", context.folder / "rl"
+    output = context.folder / "rl"
     print(f"{context.name} on {context.device}: {steps} steps", flush=True)
-    run = script.Quickstart(folder, {"seed": context.seed})
     given = [f"run.steps={steps}", f"run.output_dir={output}", "evaluation.every_steps=null", *overrides]
     given += ["checkpoint.every_steps=1000", "logging.progress=false"]
     if not context.full:  # a model that hardly learnt to answer has groups with equal rewards alone
         given += ["evaluation.datasets=[]", "algorithm.dynamic_sampling.enabled=false"]
         given += ["batch.prompts_per_step=4", "batch.prompts_per_update=2"]
-    warm_start, dapo = script.load_recipes(folder, context.seed, given)
-    run.phase("problems and model", run.prepare)
-    if not context.full:
-        warm_start = shorten(warm_start)
-    run.phase("warm start", lambda: run.train(warm_start))
-    losses = [row["sft/loss"] for row in read_rows(folder / "warm_start" / "metrics.jsonl")]
+    run, dapo = warm_started(context, given)
+    losses = [row["sft/loss"] for row in read_rows(run.folder / "warm_start" / "metrics.jsonl")]
     context.report(
         warm_start_s=run.seconds["warm start"],
         warm_start_steps_per_s=len(losses) / run.seconds["warm start"],
@@ -159,7 +165,7 @@ def learn(context: Context, steps: int, *overrides: str) -> Figures:
         f"the warm start's loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
     )
     with stopwatch() as seconds:
-        run.train(dapo)
+        train(dapo)
         context.report(dapo_s=seconds())
     rows = [row for row in read_rows(output / "metrics.jsonl") if "time/step" in row]
     summary = script.read_json(output / "summary.json")
@@ -179,6 +185,18 @@ def learn(context: Context, steps: int, *overrides: str) -> Figures:
         assert after is not None
         assert after >= before + LEARNT, f"held-out accuracy went from {before:.1%} to {after:.1%}"
     return {}
+
+
+def warm_started(context: Context, overrides: Sequence[str]) -> tuple[script.Quickstart, OnlineConfig]:
+    """The quickstart's folder with problems and a warm start, made unless a check before did, and its DAPO recipe."""
+    folder = context.work / "quickstart_run"
+    run = script.Quickstart(folder, {"seed": context.seed})
+    warm_start, dapo = script.load_recipes(folder, context.seed, list(overrides))
+    run.phase("problems and model", run.prepare)
+    if not context.full:
+        warm_start = shorten(warm_start)
+    run.phase("warm start", lambda: run.train(warm_start))
+    return run, dapo
 
 
 def shorten(warm_start: SftConfig) -> SftConfig:

@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
 
 import torch
+
+from reasoner_rl.commands.own_process import in_own_process
+from reasoner_rl.config.cluster import RayClusterConfig
+from reasoner_rl.config.recipes import AnsweringConfig, EvalConfig
+from reasoner_rl.config.rollout import VllmEngineConfig
+
+R = TypeVar("R")
+Arguments = TypeVarTuple("Arguments")
+
+
+def run_phase(
+    config: AnsweringConfig | EvalConfig, function: Callable[[*Arguments], R], *arguments: *Arguments
+) -> R:
+    """Return ``function(*arguments)``, which loads models as ``config`` says, and have their memory given back.
+
+    vLLM keeps memory of the device until its process ends, and with sleep mode it cannot be started twice in one. So a
+    phase with vLLM has a process of its own; Ray's workers have theirs anyway.
+    """
+    generates = isinstance(config, EvalConfig) or config.generates
+    here = isinstance(config.rollout.engine, VllmEngineConfig) and not isinstance(
+        config.cluster, RayClusterConfig
+    )
+    if generates and here:
+        return in_own_process(function, *arguments)
+    value = function(*arguments)
+    give_back_memory()
+    return value
 
 
 def give_back_memory() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reasoner_rl.commands.answer_parts import AnswersPart
 from reasoner_rl.commands.judge_answers import answer_judge
-from reasoner_rl.commands.memory import give_back_memory
+from reasoner_rl.commands.memory import run_phase
 from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.settings import settle
 from reasoner_rl.config.recipes import EvalConfig, SamplingRecipe
@@ -59,9 +59,11 @@ def sampled_groups(
             )
             for n, start in enumerate(starts)
         ]
-        _sample(config, parts)
+        missing = [part for part in parts if not part.file.exists()]
+        say(f"answers: {len(parts) - len(missing)} of {len(parts)} parts exist")
+        if missing:
+            run_phase(config, _sample, config, missing)
         if judge is not None:
-            give_back_memory()
             judge.judge(parts)
     by_uid = {problem.uid: problem for problem in problems}
     for part in parts:
@@ -82,14 +84,10 @@ def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None
 
 
 def _sample(config: EvalConfig, parts: Sequence[AnswersPart]) -> None:
-    """Sample the parts whose file does not exist."""
-    missing = [part for part in parts if not part.file.exists()]
-    say(f"answers: {len(parts) - len(missing)} of {len(parts)} parts exist")
-    if not missing:
-        return
+    """Sample and score the answers of these parts, and write their files."""
     limit, samples = config.rollout.sampling.max_response_tokens, config.evaluation.samples_per_prompt
     with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:
-        for number, part in enumerate(missing, start=1):
+        for number, part in enumerate(parts, start=1):
             groups = generate_groups(
                 part.prompts,
                 pool,
@@ -104,4 +102,4 @@ def _sample(config: EvalConfig, parts: Sequence[AnswersPart]) -> None:
             write_rollouts(part.file, 0, groups)
             right = [r.accuracy for group in groups for r in group.rewards if r.accuracy is not None]
             share = f", {sum(right) / len(right):.1%} right" if right else ""
-            say(f"  part {number} of {len(missing)}: {len(groups) * samples:,} answers{share}")
+            say(f"  part {number} of {len(parts)}: {len(groups) * samples:,} answers{share}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from reasoner_rl.commands.judge_answers import checksum
 from reasoner_rl.commands.make_data import AnswersReport, NothingMadeError, make_preferences
-from reasoner_rl.commands.memory import give_back_memory
+from reasoner_rl.commands.memory import give_back_memory, run_phase
 from reasoner_rl.commands.settings import settle
 from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.errors import ConfigError, DataError
@@ -186,10 +186,8 @@ def _train_round(config: IteratedConfig, output: Path, rounds: list[Row], proble
     evaluate_at_start = (
         config.evaluation.at_start and not before
     )  # the same weights, and the same random numbers
-    summary = train(
-        config.training_of_round(weights, data, folder / "train", evaluate_at_start=evaluate_at_start)
-    )
-    give_back_memory()
+    training = config.training_of_round(weights, data, folder / "train", evaluate_at_start=evaluate_at_start)
+    summary = run_phase(training, train, training)
     if summary is None:
         return None
     evaluations = summary["evaluations"]

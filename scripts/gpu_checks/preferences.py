@@ -19,6 +19,7 @@ from reasoner_rl.trainer.train import train
 PREFERRED = 0.15  # by which held-out accuracy must grow with DPO; `LEARNT` is for distillation
 TOLD_APART = 0.6  # share of held-out pairs that a reward model must order as the verifier does
 AGREED = 0.55  # the same of all right and wrong answers to a prompt, those that were cut off included
+LEFT_GIB = 2.0  # what models that were trained here may leave; vLLM's 20 % of the device are far more
 SHOWN = ("rewards/", "teacher/", "speed/", "memory/device", "memory/host_gib")  # figures of the last step
 
 
@@ -26,8 +27,9 @@ def fsdp(context: Context) -> Figures:
     """Answers sampled by vLLM, a reward model and DPO on pairs of them, and answers that the reward model judges."""
     if context.full:
         require("vllm")
+    before = used_gib()
     pairs = sample(context, "answers", 0, context.pick(2000, 16))
-    context.report(used_after_vllm_gib=used_gib())
+    context.report(used_before_gib=before, used_after_sampling_gib=used_gib())
     heldout = sample(context, "heldout", 2000, context.pick(200, 8))
     learn_from_pairs(context, pairs, heldout)
     scorer = context.folder / "reward_model" / "final"
@@ -36,6 +38,9 @@ def fsdp(context: Context) -> Figures:
         report = json.loads((context.folder / "judged" / "preferences_report.json").read_text())
         agreed = report["agreed"] / report["compared"]
         context.report(judged_cases=report["compared"], judged_agreement_share=agreed)
+        assert used_gib() < before + LEFT_GIB, (
+            f"{before:.2f} GiB were in use before, {used_gib():.2f} are now"
+        )
         assert agreed > AGREED, f"the reward model prefers the right answer in {agreed:.1%} of cases"
     return {}
 

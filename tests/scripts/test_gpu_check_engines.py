@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.py"
-HERE = ["hybrid", "vllm", "dapo", "quickstart"]
+HERE = ["hybrid", "vllm", "dapo", "quickstart", "ppo", "preferences", "dpo-megatron", "distillation"]
 ROUNDS = {
     "hybrid": ["none", "optimizer", "all"],
     "vllm": ["sleep2_none", "sleep2_optimizer", "sleep2_all", "sleep1_all"],
@@ -86,6 +86,32 @@ def test_training_runs_change_the_weights_and_the_warm_start_learns(checks: dict
     assert figures["loss_last_nats"] < 1.5
     assert figures["steps"] == 2
     assert figures["accuracy_before_share"] is None, "nothing is evaluated at tiny size"
+
+
+def test_four_models_take_turns(checks: dict[str, Any]) -> None:
+    assert checks["ppo"]["verdict"] == "ok"
+    figures = checks["ppo"]["figures"]
+    assert figures["changed_tensors_share"] > 0.5
+    assert figures["time_reward_model"] > 0
+    assert figures["time_sync_offload"] > 0
+
+
+def test_pairs_and_a_teacher_are_learnt_from(checks: dict[str, Any]) -> None:
+    assert checks["preferences"]["verdict"] == checks["distillation"]["verdict"] == "ok"
+    figures = checks["preferences"]["figures"]
+    assert figures["answers answers"] == 128
+    assert figures["answers pairs"] > figures["heldout pairs"] > 0
+    assert figures["judged pairs"] > figures["heldout pairs"], (
+        "with a reward model hardly any scores are equal"
+    )
+    assert figures["reward_model accuracy_before"] == 0.5, "the head begins as zeros"
+    assert checks["distillation"]["figures"]["run teacher_kl"] > 0
+    if importlib.util.find_spec("megatron") is None:
+        assert checks["dpo-megatron"]["verdict"] == "skipped"
+        return
+    other = checks["dpo-megatron"]["figures"]
+    for name in ("reward_model rewards_margins", "dpo rewards_margins"):
+        assert other[name] == pytest.approx(figures[name], rel=1e-3), f"{name} by Megatron"
 
 
 def test_a_check_measures_everything_before_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.py"
-HERE = ["hybrid", "vllm", "dapo", "quickstart", "ppo", "preferences", "dpo-megatron", "distillation"]
+HERE = ["hybrid", "vllm", "quickstart", "ppo", "preferences", "distillation"]
 ROUNDS = {
     "hybrid": ["none", "optimizer", "all"],
     "vllm": ["sleep2_none", "sleep2_optimizer", "sleep2_all", "sleep1_all"],
@@ -77,10 +77,8 @@ def test_the_engines_agree_and_faults_are_seen(name: str, checks: dict[str, Any]
         assert figures["same_again_share"] == figures["same_after_abort_share"] == 1
 
 
-def test_training_runs_change_the_weights_and_the_warm_start_learns(checks: dict[str, Any]) -> None:
-    assert checks["dapo"]["verdict"] == checks["quickstart"]["verdict"] == "ok"
-    assert checks["dapo"]["figures"]["changed_tensors_share"] > 0.5
-    assert 1e-4 < checks["dapo"]["figures"]["policy_rollout_gap_mean"] < 0.1
+def test_the_warm_start_learns(checks: dict[str, Any]) -> None:
+    assert checks["quickstart"]["verdict"] == "ok"
     figures = checks["quickstart"]["figures"]
     assert figures["loss_first_nats"] > 4.5, "about log 100 at random"
     assert figures["loss_last_nats"] < 1.5
@@ -92,6 +90,7 @@ def test_four_models_take_turns(checks: dict[str, Any]) -> None:
     assert checks["ppo"]["verdict"] == "ok"
     figures = checks["ppo"]["figures"]
     assert figures["changed_tensors_share"] > 0.5
+    assert 1e-4 < figures["policy_rollout_gap_mean"] < 0.1
     assert figures["time_reward_model"] > 0
     assert figures["time_sync_offload"] > 0
 
@@ -106,12 +105,6 @@ def test_pairs_and_a_teacher_are_learnt_from(checks: dict[str, Any]) -> None:
     )
     assert figures["reward_model accuracy_before"] == 0.5, "the head begins as zeros"
     assert checks["distillation"]["figures"]["run teacher_kl"] > 0
-    if importlib.util.find_spec("megatron") is None:
-        assert checks["dpo-megatron"]["verdict"] == "skipped"
-        return
-    other = checks["dpo-megatron"]["figures"]
-    for name in ("reward_model rewards_margins", "dpo rewards_margins"):
-        assert other[name] == pytest.approx(figures[name], rel=1e-3), f"{name} by Megatron"
 
 
 def test_a_check_measures_everything_before_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:

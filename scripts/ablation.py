@@ -42,6 +42,7 @@ from comparison_report import contrast, gain, report
 from reasoner_rl.cli import exit_statuses
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.trainer.folder import exclusive_folder
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 
@@ -127,7 +128,7 @@ def row_method(plan: Plan, row: str) -> Method:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
         "--task", choices=sorted(TASKS), default="ladder", help="what is trained on (default ladder)"
@@ -149,8 +150,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="other changes to the recipe, for all rows",
     )
     options = parse_runs(parser, arguments, count=2)
-    options.start = options.start or str(RUNS / options.task)
-    options.out = options.out or RUNS / f"ablation_{options.task}"
+    # However the folders are written, the commands of a run are the same.
+    options.start = str(Path(options.start or RUNS / options.task).resolve())
+    options.out = (options.out or RUNS / f"ablation_{options.task}").resolve()
     return options
 
 
@@ -168,23 +170,31 @@ def run(options: argparse.Namespace) -> None:
     rows = list(techniques(plan.task))
     methods = [row_method(plan, row) for row in rows]
     check_starts(plan.start, options.seeds, plan.task.script)
-    try:
-        failures = run_all(methods, options.seeds, options.out, options.jobs)
-    finally:
-        seeds = complete_seeds(methods, options.seeds, options.out)
-        if seeds:
-            results = collect(methods, seeds, options.out)
-            contrasts = [contrast(results, above, row) for above, row in pairwise(rows)]
-            contrasts += [contrast(results, rows[0], rows[-1]), gain(results, rows[-1])]
-            about = {"task": options.task, "overrides": {row: row_overrides(plan.task, row) for row in rows}}
-            report(results, contrasts, options.out, "ablation", about)
-    stop_at(failures)
+    about = {"task": options.task, "overrides": {row: row_overrides(plan.task, row) for row in rows}}
+    with exclusive_folder(options.out, "--out"):
+        try:
+            failures = run_all(methods, options.seeds, options.out, options.jobs)
+        finally:
+            if seeds := complete_seeds(methods, options.seeds, options.out):
+                report_rows(methods, seeds, options.out, about)
+        stop_at(failures)
+
+
+def report_rows(
+    methods: Sequence[Method], seeds: Sequence[int], out: Path, about: Mapping[str, object]
+) -> None:
+    """Write and print the report of finished seeds: every row against the one above it, the last against the first."""
+    rows = [method.name for method in methods]
+    results = collect(methods, seeds, out)
+    contrasts = [contrast(results, above, row) for above, row in pairwise(rows)]
+    contrasts += [contrast(results, rows[0], rows[-1]), gain(results, rows[-1])]
+    report(results, contrasts, out, "ablation", about)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = parse(arguments)
-    with exit_statuses():
+    with exit_statuses(lambda: "where it stopped; finished runs are kept"):
         run(options)
 
 

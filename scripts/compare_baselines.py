@@ -27,6 +27,7 @@ from pathlib import Path
 from comparison import (
     Command,
     Method,
+    check_runs,
     check_starts,
     collect,
     complete_seeds,
@@ -39,6 +40,7 @@ from comparison_report import Contrast, contrast, gain, report
 from ladder import describe_start
 
 from reasoner_rl.cli import exit_statuses
+from reasoner_rl.trainer.folder import exclusive_folder
 
 SCRIPTS = Path(__file__).resolve().parent
 RUNS = SCRIPTS.parent / "runs"
@@ -229,30 +231,36 @@ def run(options: argparse.Namespace) -> None:
 
     Raises ConfigError for mistakes, and UserError if a run failed.
     """
-    out: Path = options.out
-    start = Start(options.start or str(out / "ladder"))
+    start = Start(options.start or str(options.out / "ladder"))
+    stages = plan(start, options.out)
+    check_runs([method for stage in stages for method in stage], options.seeds, options.out)
     if options.start:
         check_starts(options.start, options.seeds, "scripts/ladder.sh")
-    else:
-        stop_at(run_all([ladder(out / "ladder")], [0], out, 1))
-    for folder in dict.fromkeys(seed_folder(start.pattern, seed) for seed in options.seeds):
-        print(f"{folder}: {describe_start(folder / 'warm_start')}")
-    *data, methods = plan(start, out)
-    failures, seeds = list[str](), list(options.seeds)
+    with exclusive_folder(options.out, "--out"):
+        if not options.start:
+            stop_at(run_all([ladder(options.out / "ladder")], [0], options.out, 1))
+        for folder in dict.fromkeys(seed_folder(start.pattern, seed) for seed in options.seeds):
+            print(f"{folder}: {describe_start(folder / 'warm_start')}")
+        run_stages(stages, options.seeds, options.out, options.jobs)
+
+
+def run_stages(stages: Sequence[Sequence[Method]], seeds: Sequence[int], out: Path, jobs: int) -> None:
+    """Run the stages with the seeds that each of them finished, and report on the last one's. Raises UserError."""
+    failures, going_on = list[str](), list(seeds)
     try:
-        for stage in (*data, methods):
-            failures += run_all(stage, seeds, out, options.jobs)
-            seeds = complete_seeds(stage, seeds, out)
+        for stage in stages:
+            failures += run_all(stage, going_on, out, jobs)
+            going_on = complete_seeds(stage, going_on, out)
     finally:
-        if finished := complete_seeds(methods, options.seeds, out):
-            report_methods(methods, finished, out)
+        if finished := complete_seeds(stages[-1], seeds, out):
+            report_methods(stages[-1], finished, out)
     stop_at(failures)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--out", type=Path, default=RUNS / "baselines", help="default runs/baselines")
     parser.add_argument(
@@ -261,13 +269,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="finished ladder; {seed} stands for the seed (default: one with seed 0 is made in OUT/ladder)",
     )
-    return parse_runs(parser, arguments, count=3)
+    options = parse_runs(parser, arguments, count=3)
+    options.out = options.out.resolve()  # however the folders are written, the commands of a run are the same
+    options.start = options.start and str(Path(options.start).resolve())
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = parse(arguments)
-    with exit_statuses():
+    with exit_statuses(lambda: "where it stopped; finished runs are kept"):
         run(options)
 
 

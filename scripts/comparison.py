@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,8 @@ def parse_runs(
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: must be at least 1")
+    if min(options.seeds) < 0:
+        parser.error(f"--seeds {min(options.seeds)}: must be at least 0")
     if len(set(options.seeds)) < len(options.seeds):
         parser.error(f"--seeds {' '.join(map(str, options.seeds))}: each seed once")
     return options
@@ -144,7 +146,7 @@ class Stopped(Exception):
 
 
 class Processes:
-    """Programs that run at the same time. Ctrl-C or SIGTERM is passed on to all, and none is started after it."""
+    """Programs that run at the same time. A signal to stop is passed on to all, and none is started after it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # between starting a program and noting it
@@ -154,7 +156,9 @@ class Processes:
     @contextmanager
     def passing_signals_on(self) -> Iterator[None]:
         """Handle signals while the block runs."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            numbers.append(signal.SIGHUP)  # the terminal is closed, which the programs would not notice
         previous = {number: signal.signal(number, self._stop) for number in numbers}
         try:
             yield
@@ -163,6 +167,8 @@ class Processes:
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        if not self.stopping and number != signal.SIGHUP:  # then there is nobody to tell
+            print("stopping the runs after their current step; once more to stop at once", flush=True)
         self.stopping = True
         for process in list(self._running):
             process.send_signal(signal.SIGINT)
@@ -197,16 +203,20 @@ class Processes:
             raise UserError(f"exit status {status} of: {' '.join(words)}\nThe end of {log}:\n{end}")
 
 
-def run_once(method: Method, seed: int, out: Path, processes: Processes) -> float:
-    """Run the commands of one run that are not finished; return the seconds of all.
+def run_once(method: Method, seed: int, out: Path, processes: Processes) -> float | None:
+    """Run the commands of one run that are not finished; return the seconds of all, or None if nothing was left to do.
 
     Raises ConfigError if the folder holds a run by other commands, and what `Processes.run` raises.
     """
     folder = method.folder(seed, out)
     progress = Progress.read(folder, method.commands(seed, folder))
+    if progress.complete:
+        return None
     if processes.stopping:  # leave no trace of a run that never began
         raise Stopped
     folder.mkdir(parents=True, exist_ok=True)
+    begun = "goes on" if progress.seconds else "begins"
+    print(f"{method.name}, seed {seed} {begun}; log in {folder / 'log.txt'}", flush=True)
     while not progress.complete:
         if len(progress.seconds) == progress.finished:
             progress.seconds.append(0.0)
@@ -221,42 +231,50 @@ def run_once(method: Method, seed: int, out: Path, processes: Processes) -> floa
     return sum(progress.seconds)
 
 
+def check_runs(methods: Sequence[Method], seeds: Sequence[int], out: Path) -> None:
+    """Raise ConfigError if a folder holds a run by other commands."""
+    for method in methods:
+        for seed in seeds:
+            folder = method.folder(seed, out)
+            Progress.read(folder, method.commands(seed, folder))
+
+
 def run_all(methods: Sequence[Method], seeds: Sequence[int], out: Path, jobs: int) -> list[str]:
-    """Run every method once per seed, ``jobs`` of them at a time; return which runs failed, in their order, and how.
+    """Run every method once per seed, ``jobs`` of them at a time; return which runs failed, in their order.
 
     All methods of a seed come before the next seed, so that an early end leaves comparable runs. A failure does not
     stop the others. Raises ConfigError, before anything is run, if a folder holds a run by other commands, and
     KeyboardInterrupt after Ctrl-C, when the programs have stopped.
     """
+    check_runs(methods, seeds, out)
     order = [(method, seed) for seed in seeds for method in methods]
-    for method, seed in order:
-        folder = method.folder(seed, out)
-        Progress.read(folder, method.commands(seed, folder))
-    processes, failures, stopped = Processes(), dict[tuple[str, int], str](), False
+    processes, failures, stopped = Processes(), dict[Future[float | None], str](), False
     with processes.passing_signals_on(), ThreadPoolExecutor(jobs) as pool:
         waiting = {
-            pool.submit(run_once, method, seed, out, processes): (method.name, seed) for method, seed in order
+            pool.submit(run_once, method, seed, out, processes): (method, seed) for method, seed in order
         }
         for number, done in enumerate(as_completed(waiting), start=1):
-            name, seed = waiting[done]
-            start = f"[{number}/{len(order)}] {name}, seed {seed}"
+            method, seed = waiting[done]
+            start = f"[{number}/{len(order)}] {method.name}, seed {seed}"
             try:
-                print(f"{start}: {done.result():.0f} s", flush=True)
+                seconds = done.result()
+                print(f"{start}: {'finished before' if seconds is None else f'{seconds:.0f} s'}", flush=True)
             except Stopped:
                 stopped = True
             except UserError as error:
-                failures[name, seed] = f"{name}, seed {seed}: {error}"
+                failures[done] = f"{method.name}, seed {seed}; log in {method.folder(seed, out) / 'log.txt'}"
                 print(f"{start}: {error}", file=sys.stderr, flush=True)
     if stopped:
         raise KeyboardInterrupt
-    return [failures[run] for run in waiting.values() if run in failures]
+    return [failures[run] for run in waiting if run in failures]
 
 
 def stop_at(failures: Sequence[str]) -> None:
     """Raise UserError if runs failed."""
     if failures:
         raise UserError(
-            f"{len(failures)} runs failed; the same command tries them again:\n" + "\n".join(failures)
+            f"{len(failures)} {'run' if len(failures) == 1 else 'runs'} failed; the same command tries again:\n"
+            + "\n".join(failures)
         )
 
 

@@ -49,7 +49,7 @@ def describe_start(folder: Path) -> str:
     if accuracy < LEARNT:
         told += (
             ", little more than guesses would (10 %): with this seed it has not learnt to work. Methods have little "
-            "to build on; take another --seed"
+            "to build on; for another start: bash scripts/ladder.sh --seed N --out FOLDER"
         )
     return told
 

@@ -14,12 +14,10 @@
 
 set -euo pipefail
 
-if [[ ${1-} == -h || ${1-} == --help ]]; then
-    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
-    exit 0
-fi
-
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=scripts/options.sh
+source "$root/scripts/options.sh"
+check_options "--seed --out" "$@"
 # shellcheck source=scripts/env.sh
 source "$root/scripts/env.sh"
 exec python "$root/scripts/ladder.py" "$@"

@@ -74,13 +74,13 @@ class AnswerJudge:
             return
         with launch_judge(self._config, say) as model:
             judge = self._make(model)
-            for number, part in enumerate(missing, start=1):
+            for number, part in enumerate(missing, start=len(parts) - len(missing) + 1):
                 with_scores, metrics = judged(part.groups(), judge, self._weight)
                 scores = [[reward.components[REWARD_MODEL] for reward in g.rewards] for g in with_scores]
                 write_json(self._file(part), {"answers": _digest(part.file), "scores": scores})
                 agrees = values(metrics).get("reward_model/accuracy")
                 share = "" if agrees is None else f", {agrees:.1%} agreement with the verifier"
-                say(f"  part {number} of {len(missing)}: {sum(map(len, scores)):,} answers judged{share}")
+                say(f"  part {number} of {len(parts)}: {sum(map(len, scores)):,} answers judged{share}")
 
     def with_scores(self, part: AnswersPart) -> list[ScoredGroup]:
         """The answers of a part that was judged, with the model's score, times its weight, in the rewards.

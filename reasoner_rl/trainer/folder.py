@@ -23,26 +23,35 @@ from reasoner_rl.training.disk_space import partial_of
 
 
 @contextmanager
-def output_folder(run: RunConfig, key: str = "run.output_dir") -> Iterator[Path]:
-    """Make ``run.output_dir`` and keep other runs out of it while the block runs.
+def exclusive_folder(folder: Path, key: str) -> Iterator[None]:
+    """Make a folder and keep other processes that ask for it out while the block runs.
 
-    key: what the user names the folder by. Raises ConfigError if it cannot be written to, or if another run has it.
+    key: what the user names the folder by. Raises ConfigError if it cannot be written to, or if another process has it.
     """
-    output = run.output_dir
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise ConfigError(f"{key}={output}: {error.strerror}") from error
+        raise ConfigError(
+            f"{key}={folder}: must be a folder that can be written to: {error.strerror}"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"{key}={output}: another run is writing there; wait for it, or choose another folder"
+                f"{key}={folder}: another run is writing there; wait for it, or choose another folder"
             ) from error
         except OSError:
             pass  # a file system without locks
+        yield
+
+
+@contextmanager
+def output_folder(run: RunConfig, key: str = "run.output_dir") -> Iterator[Path]:
+    """Make ``run.output_dir`` and keep other runs out of it while the block runs; see `exclusive_folder`."""
+    output = run.output_dir
+    with exclusive_folder(output, key):
         shutil.rmtree(partial_of(output / "final"), ignore_errors=True)  # of an export that was killed
         yield output
 

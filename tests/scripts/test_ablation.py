@@ -168,7 +168,7 @@ def test_the_whole_command(
         (tmp_path / f"ladder_{seed}" / "warm_start" / "final").mkdir(parents=True)
 
     with pytest.raises(
-        UserError, match=r"^6 runs failed; the same command tries them again:\nGRPO, seed 1: exit"
+        UserError, match=r"^6 runs failed; the same command tries again:\nGRPO, seed 1; log in "
     ):
         ablation["run"](options)
     assert sorted(json.loads((out / "ablation.json").read_text())["runs"]) == sorted(ROWS)
@@ -190,7 +190,12 @@ def test_the_whole_command(
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("--jobs 0", "--jobs 0: must be at least 1"), ("--seeds 1 2 1", "--seeds 1 2 1: each seed once")],
+    [
+        ("--jobs 0", "--jobs 0: must be at least 1"),
+        ("--seeds 1 2 1", "--seeds 1 2 1: each seed once"),
+        ("--seeds 1 -2", "--seeds -2: must be at least 0"),
+        ("--seed 1", "unrecognized arguments: --seed 1"),
+    ],
 )
 def test_impossible_wishes_are_refused(
     ablation: dict[str, Any], words: str, message: str, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,7 @@ from finished_run import put_on_path, write_training
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.observability.summary import write_json
+from reasoner_rl.trainer.folder import exclusive_folder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 OUT = Path("out")
@@ -207,9 +208,14 @@ def test_the_whole_command(
         script.run(options)
     assert not out.exists()
     (start / "warm_start" / "final").mkdir(parents=True)
+    with (
+        exclusive_folder(out, "--out"),
+        pytest.raises(ConfigError, match="^--out=.*: another run is writing"),
+    ):
+        script.run(options)
 
     with pytest.raises(
-        UserError, match=r"^2 runs failed; the same command tries them again:\nSimPO, seed 0: "
+        UserError, match=r"^2 runs failed; the same command tries again:\nSimPO, seed 0; log in "
     ):
         script.run(options)
     assert not (out / "baselines.md").exists()
@@ -233,6 +239,19 @@ def test_the_whole_command(
     assert (out / "baselines.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_folders_are_the_same_however_they_are_written(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = script.parse(["--from", "a/../ladder_{seed}", "--out", "out"])
+    assert (options.start, options.out) == (str(tmp_path / "ladder_{seed}"), tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigError, match=r"^--out=.*/file: must be a folder that can be written to: File exists"
+    ):
+        script.run(script.parse(["--out", "file"]))
+
+
 def test_its_start_is_made_once_for_all_seeds(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,7 +272,7 @@ def test_its_start_is_made_once_for_all_seeds(
 
     monkeypatch.setattr(script, "run_all", run_all)
     monkeypatch.setattr(script, "complete_seeds", complete_seeds)
-    with pytest.raises(UserError, match=r"^1 runs failed; .*:\nanswers, seed 5: failed$"):
+    with pytest.raises(UserError, match=r"^1 run failed; .*:\nanswers, seed 5: failed$"):
         script.run(script.parse(["--seeds", "4", "5", "6", "--out", str(out)]))
     assert called == [
         (["warm start"], [0]),

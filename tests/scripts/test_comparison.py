@@ -103,38 +103,53 @@ def test_another_run_in_the_folder_is_refused_before_anything_runs(
 
 
 def test_a_failure_is_told_and_does_not_stop_the_others(
-    comparison: Any, program: Program, method: Any, tmp_path: Path
+    comparison: Any, program: Program, method: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program.failing.touch()
     methods, out = [method("A", "first", "bad", "last"), method("B", "other")], tmp_path / "out"
     [failure] = comparison.run_all(methods, [0], out, jobs=2)
-    assert failure.startswith("A, seed 0: exit status 3 of: fake bad\n")
-    assert failure.endswith("\nwhat went wrong")
+    log = out / "a" / "seed_0" / "log.txt"
+    assert failure == f"A, seed 0; log in {log}"
+    said = capsys.readouterr()
+    assert f"A, seed 0: exit status 3 of: fake bad\nThe end of {log}:\nwhat went wrong\n" in said.err
+    assert f"A, seed 0 begins; log in {log}\n" in said.out
     assert sorted(program.calls()) == ["bad", "first", "other"]
     assert comparison.complete_seeds(methods, [0], out) == []
     program.failing.unlink()
     assert comparison.run_all(methods, [0], out, jobs=2) == []
     assert program.calls()[3:] == ["bad", "last"]
-    [missing] = comparison.run_all(
+    said = capsys.readouterr()
+    assert f"A, seed 0 goes on; log in {log}\n" in said.out
+    assert "] B, seed 0: finished before\n" in said.out
+    [_] = comparison.run_all(
         [comparison.Method("C", lambda *_: [comparison.Command(("no-such-program",), out)])], [0], out, 1
     )
-    assert missing == "C, seed 0: no-such-program cannot be started: No such file or directory"
+    assert "C, seed 0: no-such-program cannot be started: No such file" in capsys.readouterr().err
 
 
-def test_ctrl_c_reaches_all_and_the_next_call_resumes(
-    comparison: Any, program: Program, method: Any, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_all_and_the_next_call_resumes(
+    number: int,
+    comparison: Any,
+    program: Program,
+    method: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a test run may ignore it, as nohup does
     methods = [method("A", "first", "long a"), method("B", "long b"), method("C", "short")]
 
     def interrupt() -> None:
         deadline = time.monotonic() + 60
         while not {"long a", "long b"} <= set(program.calls()) and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         comparison.run_all(methods, [0], tmp_path / "out", jobs=2)
+    signal.signal(signal.SIGHUP, before)
+    assert ("after their current step" in capsys.readouterr().out) == (number == signal.SIGINT)
     assert sorted(program.calls()) == ["first", "long a", "long b"]
     record = json.loads((tmp_path / "out" / "a" / "seed_0" / "commands.json").read_text())
     assert (record["finished"], len(record["seconds"])) == (1, 2)

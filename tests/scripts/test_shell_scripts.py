@@ -25,6 +25,9 @@ def test_script_parses(script: Path) -> None:
         ("env.sh", "REASONER_RL_TORCH_SPEC"),
         ("test.sh", "scripts/test.sh [PYTEST ARGUMENTS]"),
         ("test_versions.sh", "scripts/test_versions.sh [oldest|newest|transformers]"),
+        ("quickstart.sh", "scripts/quickstart.sh [--seed N]"),
+        ("ladder.sh", "scripts/ladder.sh [--seed N]"),
+        ("compare_baselines.sh", "--from FOLDER    a finished ladder"),
     ],
 )
 def test_help_prints_the_header_and_does_nothing_else(script: str, text: str, tmp_path: Path) -> None:
@@ -39,6 +42,16 @@ def test_help_prints_the_header_and_does_nothing_else(script: str, text: str, tm
     assert text in result.stdout
     assert "#" not in result.stdout
     assert "set -" not in result.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "ladder.sh", "compare_baselines.sh"])
+def test_an_unknown_option_is_refused_before_anything_is_installed(script: str, tmp_path: Path) -> None:
+    environment = os.environ | {"REASONER_RL_VENV": str(tmp_path / "venv")}
+    command = ["bash", ROOT / "scripts" / script, "--out", "x", "--sead=1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    told = f"{script}: unknown option --sead=1; --help lists the options\n"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", told)
     assert not (tmp_path / "venv").exists()
 
 

@@ -210,7 +210,7 @@ def test_the_whole_command(
     (start / "warm_start" / "final").mkdir(parents=True)
     with (
         exclusive_folder(out, "--out"),
-        pytest.raises(ConfigError, match="^--out=.*: another run is writing"),
+        pytest.raises(ConfigError, match=r"^--out=.*: another run is writing"),
     ):
         script.run(options)
 

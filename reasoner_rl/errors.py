@@ -43,7 +43,7 @@ def require_package(module: str, package: str, extra: str, purpose: str) -> None
 
 
 class WorkerError(RuntimeError):
-    """A worker process failed, died or hung; the text names its rank and machine. Checkpoints are whole."""
+    """A process failed, died or hung; the text names a worker's rank and machine. Checkpoints are whole."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

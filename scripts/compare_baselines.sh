@@ -10,7 +10,8 @@
 #   --out FOLDER     where results go, runs/baselines unless given; METHOD/seed_N/log.txt there has what a run prints
 #   --from FOLDER    a finished ladder to start from, made by scripts/ladder.sh; one is made in OUT/ladder unless given
 #
-# Makes its own virtual environment. Downloads only packages.
+# Ctrl-C, or closing the terminal, stops the runs after their current step (nohup keeps them); a second start in the
+# same folder is refused meanwhile. Makes its own virtual environment. Downloads only packages.
 
 set -euo pipefail
 

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -167,11 +167,14 @@ class Processes:
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if not self.stopping and number != signal.SIGHUP:  # then there is nobody to tell
-            print("stopping the runs after their current step; once more to stop at once", flush=True)
-        self.stopping = True
+        first, self.stopping = not self.stopping, True
         for process in list(self._running):
             process.send_signal(signal.SIGINT)
+        if first and number != signal.SIGHUP:  # then there is nobody to tell
+            with suppress(
+                OSError, RuntimeError
+            ):  # whatever reads the output may have been stopped; or in mid-print
+                print("stopping the runs after their current step; once more to stop at once", flush=True)
 
     def run(self, words: Sequence[str], log: Path) -> None:
         """Run a program to its end. Raises Stopped if it was interrupted, UserError if it failed or is not there."""
@@ -244,7 +247,7 @@ def run_all(methods: Sequence[Method], seeds: Sequence[int], out: Path, jobs: in
 
     All methods of a seed come before the next seed, so that an early end leaves comparable runs. A failure does not
     stop the others. Raises ConfigError, before anything is run, if a folder holds a run by other commands, and
-    KeyboardInterrupt after Ctrl-C, when the programs have stopped.
+    KeyboardInterrupt after a signal to stop, when the programs have stopped.
     """
     check_runs(methods, seeds, out)
     order = [(method, seed) for seed in seeds for method in methods]

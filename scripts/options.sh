@@ -16,10 +16,10 @@ check_options() {
                 sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
                 exit 0
                 ;;
-            -[0-9]*) ;; # a value
+            -- | -[0-9]*) ;; # the end of options; a value
             -*)
                 if [[ $names != *" ${word%%=*} "* ]]; then
-                    printf '%s: unknown option %s; --help lists the options\n' "$(basename "$0")" "$word" >&2
+                    printf 'error: unknown option %s; --help lists the options\n' "$word" >&2
                     exit 2
                 fi
                 ;;

@@ -80,7 +80,7 @@ class AnswerJudge:
                 write_json(self._file(part), {"answers": _digest(part.file), "scores": scores})
                 agrees = values(metrics).get("reward_model/accuracy")
                 share = "" if agrees is None else f", {agrees:.1%} agreement with the verifier"
-                say(f"  part {number} of {len(parts)}: {sum(map(len, scores)):,} answers judged{share}")
+                say(f"  {number} of {len(parts)} parts: {sum(map(len, scores)):,} answers judged{share}")
 
     def with_scores(self, part: AnswersPart) -> list[ScoredGroup]:
         """The answers of a part that was judged, with the model's score, times its weight, in the rewards.

@@ -18,19 +18,21 @@ Arguments = TypeVarTuple("Arguments")
 
 
 def run_phase(
-    config: AnsweringConfig | EvalConfig, function: Callable[[*Arguments], R], *arguments: *Arguments
+    what: str,
+    config: AnsweringConfig | EvalConfig,
+    function: Callable[[*Arguments], R],
+    *arguments: *Arguments,
 ) -> R:
     """Return ``function(*arguments)``, which loads models as ``config`` says, and have their memory given back.
 
     vLLM keeps memory of the device until its process ends, and with sleep mode it cannot be started twice in one. So a
-    phase with vLLM has a process of its own; Ray's workers have theirs anyway.
+    phase with vLLM has a process of its own (`in_own_process`, which says what that asks of a function; a program that
+    calls this needs ``if __name__ == "__main__"``). Ray's workers have theirs anyway. what: the phase, for messages.
     """
     generates = isinstance(config, EvalConfig) or config.generates
-    here = isinstance(config.rollout.engine, VllmEngineConfig) and not isinstance(
-        config.cluster, RayClusterConfig
-    )
-    if generates and here:
-        return in_own_process(function, *arguments)
+    with_ray = isinstance(config.cluster, RayClusterConfig)
+    if generates and not with_ray and isinstance(config.rollout.engine, VllmEngineConfig):
+        return in_own_process(what, function, *arguments)
     value = function(*arguments)
     give_back_memory()
     return value

@@ -9,42 +9,51 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, cast
 
-from reasoner_rl.errors import UserError, WorkerError
+from reasoner_rl.errors import UserError, WorkerError, is_interruption
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def in_own_process(function: Callable[[*Arguments], R], *arguments: *Arguments) -> R:
+def in_own_process(what: str, function: Callable[[*Arguments], R], *arguments: *Arguments) -> R:
     """Return ``function(*arguments)``, or raise what it raises, after the process that ran it has ended.
 
-    function: of a module, since the process imports it. Ctrl-C and SIGTERM are passed on to it, which decides what they
-    mean. To be called in the main thread. Raises WorkerError if the process dies, such as for want of memory.
+    what: the work, for messages. function: of a module, since the process imports it; it, its arguments and its value
+    are pickled. Ctrl-C and SIGTERM are passed on to it, which decides what they mean. To be called in the main thread.
+    Raises WorkerError if the process dies before it answers, such as for want of memory.
     """
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_answer, args=(theirs, function, arguments))
+    answer: tuple[R | None, BaseException | None] | None = None
     with _passing_signals_on(process) as received:
         theirs.close()
-        try:
-            value, error = ours.recv()
-        except EOFError:
-            value, error = None, None
+        with suppress(EOFError, OSError):  # it died, or died while it answered
+            answer = ours.recv()
         process.join()
+    if answer is None:
+        if received:  # it died of the signal, and so does this process
+            signal.raise_signal(received[0])
+        raise WorkerError(f"the process for {what} {_how_it_ended(process)}")
+    value, error = answer
     if error is not None:
         raise error
-    if process.exitcode != 0 and received:  # it died of the signal, and so does this process
-        signal.raise_signal(received[0])
-    if process.exitcode != 0:
-        raise WorkerError(f"the process that ran {function.__name__} died with status {process.exitcode}")
-    return value
+    return cast(R, value)  # whatever libraries did to the process after the answer
+
+
+def _how_it_ended(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"ended with exit status {code} and without an answer"
+    told = f"was killed by {signal.Signals(-code).name}"
+    return f"{told}, perhaps for want of host memory" if -code == signal.SIGKILL else told
 
 
 @contextmanager
@@ -55,26 +64,28 @@ def _passing_signals_on(process: BaseProcess) -> Iterator[list[int]]:
     def pass_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
         with suppress(ProcessLookupError):
-            os.kill(process.pid, number)  # type: ignore[arg-type]
+            os.kill(cast(int, process.pid), number)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # the process begins with them blocked
+    resource_tracker.ensure_running()  # which unblocks these signals when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # the process begins with them blocked
     try:
-        process.start()
         previous = {number: signal.signal(number, pass_on) for number in STOPPING}
+        try:
+            process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield received
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _answer(
     connection: Connection, function: Callable[[*Arguments], R], arguments: tuple[*Arguments]
 ) -> None:
     """In the new process: call the function and send back its value or its error."""
-    os.setsid()  # a terminal's Ctrl-C goes to the parent alone, which passes it on
+    os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the parent's group alone, and the parent passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     value, error = None, None
     try:
@@ -94,11 +105,17 @@ def _end_with_parent() -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error with its traceback as a note, or one with the same text if it cannot be sent to another process."""
+    """The error with its traceback as a note, or one with the same text if it cannot be sent to another process.
+
+    Errors lose their causes on the way, so one that comes of an interruption is sent as an interruption.
+    """
     text = "".join(traceback.format_exception(error))
+    if is_interruption(error):
+        error = KeyboardInterrupt()
     try:
         error = pickle.loads(pickle.dumps(error))
     except Exception:
-        error = (UserError if isinstance(error, UserError) else RuntimeError)(str(error))
+        kinds = (UserError, WorkerError, FloatingPointError, OSError)
+        error = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)(str(error))
     error.add_note(f"In a process of its own:\n{text}")
     return error

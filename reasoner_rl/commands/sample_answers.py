@@ -62,7 +62,7 @@ def sampled_groups(
         missing = [part for part in parts if not part.file.exists()]
         say(f"answers: {len(parts) - len(missing)} of {len(parts)} parts exist")
         if missing:
-            run_phase(config, _sample, config, missing, len(parts))
+            run_phase("sampling answers", config, _sample, config, missing, len(parts))
         if judge is not None:
             judge.judge(parts)
     by_uid = {problem.uid: problem for problem in problems}
@@ -83,11 +83,15 @@ def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None
     settle(folder, settings, "answers that were sampled")
 
 
-def _sample(config: EvalConfig, parts: Sequence[AnswersPart], of: int) -> None:
-    """Sample and score the answers of these parts, the last ones ``of`` so many, and write their files."""
+def _sample(config: EvalConfig, parts: Sequence[AnswersPart], total: int) -> None:
+    """Sample and score the answers of ``parts``, and write their files.
+
+    total: how many parts there are, for the messages, which count those that were finished before.
+    """
+    begin_run(config)  # again, where this is a process of its own
     limit, samples = config.rollout.sampling.max_response_tokens, config.evaluation.samples_per_prompt
     with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:
-        for number, part in enumerate(parts, start=of - len(parts) + 1):
+        for number, part in enumerate(parts, start=total - len(parts) + 1):
             groups = generate_groups(
                 part.prompts,
                 pool,
@@ -102,4 +106,4 @@ def _sample(config: EvalConfig, parts: Sequence[AnswersPart], of: int) -> None:
             write_rollouts(part.file, 0, groups)
             right = [r.accuracy for group in groups for r in group.rewards if r.accuracy is not None]
             share = f", {sum(right) / len(right):.1%} right" if right else ""
-            say(f"  part {number} of {of}: {len(groups) * samples:,} answers{share}")
+            say(f"  {number} of {total} parts: {len(groups) * samples:,} answers{share}")

@@ -187,7 +187,7 @@ def _train_round(config: IteratedConfig, output: Path, rounds: list[Row], proble
         config.evaluation.at_start and not before
     )  # the same weights, and the same random numbers
     training = config.training_of_round(weights, data, folder / "train", evaluate_at_start=evaluate_at_start)
-    summary = run_phase(training, train, training)
+    summary = run_phase("training", training, train, training)
     if summary is None:
         return None
     evaluations = summary["evaluations"]

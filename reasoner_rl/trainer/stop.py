@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from reasoner_rl.observability.messages import say
@@ -35,7 +35,8 @@ def graceful_stop() -> Iterator[StopRequest]:
             stop.interrupted = True
             raise KeyboardInterrupt
         stop.requested = True
-        say("stopping after this step, with a checkpoint; once more to stop at once")
+        with suppress(OSError):  # whatever reads the output may have been stopped too
+            say("stopping after this step, with a checkpoint; once more to stop at once")
 
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

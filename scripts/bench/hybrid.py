@@ -25,7 +25,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import step_time
-from step_time import Work, add_work_arguments, in_own_process, machine, make_checkpoint, our_recipe
+from step_time import Work, add_work_arguments, in_fresh_interpreter, machine, make_checkpoint, our_recipe
 
 if TYPE_CHECKING:
     from reasoner_rl.config.recipes import OnlineConfig
@@ -133,17 +133,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        parameters = in_own_process(make_checkpoint, work, folder)
+        parameters = in_fresh_interpreter(make_checkpoint, work, folder)
         report = {"work": vars(work) | {"dtype": dtype, "parameters": parameters}, "machine": machine()}
         for part, content in report.items():
             print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in content.items()))
         results: dict[str, list[Measured]] = {}
         for engine in engines:  # what was measured is kept should a later engine fail or be stopped
-            results[engine] = in_own_process(measure, work, folder, engine, dtype, parameters)
+            results[engine] = in_fresh_interpreter(measure, work, folder, engine, dtype, parameters)
             print(f"\n{table({engine: results[engine]})}", flush=True)
             if json_file:
                 write_json(json_file, {**report, "steps": results})
-    copy = in_own_process(copy_gib_per_second)
+    copy = in_fresh_interpreter(copy_gib_per_second)
     print(f"\n{table(results)}\n\ncopy on the device: {copy:.1f} GiB/s")
     if json_file:
         write_json(json_file, {**report, "copy_gib_per_second": copy, "steps": results})

@@ -312,7 +312,7 @@ def check_lengths(responses: Sequence[Sequence[int]], work: Work) -> None:
         raise RuntimeError(f"not the same work: {len(responses)} responses of {lengths} tokens")
 
 
-def in_own_process(measure: Callable[..., Any], *arguments: Any) -> Any:
+def in_fresh_interpreter(measure: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of this file in a fresh interpreter, so that neither side inherits anything of the other."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=be_quiet) as pool:
         return pool.submit(measure, *arguments).result()
@@ -402,12 +402,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        parameters = in_own_process(make_checkpoint, work, folder)
-        sides: dict[str, list[Times]] = {"reasoner_rl": in_own_process(time_ours, work, folder)}
+        parameters = in_fresh_interpreter(make_checkpoint, work, folder)
+        sides: dict[str, list[Times]] = {"reasoner_rl": in_fresh_interpreter(time_ours, work, folder)}
         if not ours_only and importlib.util.find_spec("trl"):
             whole = work.prompts * work.responses
             for batch in (whole, whole // 4):
-                sides[f"TRL, batch {batch}"] = in_own_process(time_trl, work, folder, batch)
+                sides[f"TRL, batch {batch}"] = in_fresh_interpreter(time_trl, work, folder, batch)
     medians = {
         side: {phase: median(step[phase] for step in steps) for phase in PHASES}
         for side, steps in sides.items()

@@ -19,7 +19,9 @@ from reasoner_rl.trainer.train import train
 PREFERRED = 0.15  # by which held-out accuracy must grow with DPO; `LEARNT` is for distillation
 TOLD_APART = 0.6  # share of held-out pairs that a reward model must order as the verifier does
 AGREED = 0.55  # the same of all right and wrong answers to a prompt, those that were cut off included
-LEFT_GIB = 2.0  # what models that were trained here may leave; vLLM's 20 % of the device are far more
+LEFT_GIB = (
+    2.0  # what models that were trained here may leave; vLLM, with 20 % of the device, would leave far more
+)
 SHOWN = ("rewards/", "teacher/", "speed/", "memory/device", "memory/host_gib")  # figures of the last step
 
 
@@ -81,7 +83,7 @@ def sample(context: Context, name: str, start: int, problems: int, *overrides: s
     folder = context.folder / name
     with stopwatch() as seconds:
         report = make_preferences(recipe, folder, "all", 0.0)
-        context.report(**{f"{name} s": seconds(), f"{name} answers": report.answers})
+        context.report(**{f"{name} s": seconds(), f"{name} sampled": report.answers})
     context.report(**{f"{name} pairs": report.rows["pairs.jsonl"]})
     return folder / "pairs.jsonl"
 

@@ -121,7 +121,7 @@ def test_a_pointwise_model_scores_answers_that_were_sampled_before(
     report = make()
     said = capsys.readouterr().out
     assert "reward model: 1 of 3 parts are judged" in said
-    assert "  part 2 of 3: 20 answers judged, " in said
+    assert "  2 of 3 parts: 20 answers judged, " in said
     assert [file.stat().st_mtime_ns for file in answers] == written, "nothing is sampled for a reward model"
 
     model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_model, dtype=torch.float32).eval()

@@ -16,14 +16,16 @@ import yaml
 from safetensors.torch import load_file
 
 from reasoner_rl.cli import main
-from reasoner_rl.commands import sample_answers, train_iterated
+from reasoner_rl.commands import memory, sample_answers, train_iterated
 from reasoner_rl.commands.evaluate import evaluate_checkpoint
 from reasoner_rl.commands.inspect_data import inspect_data
 from reasoner_rl.commands.make_data import AnswersReport, NothingMadeError, make_preferences
+from reasoner_rl.commands.own_process import in_own_process
 from reasoner_rl.commands.train_iterated import rows_of_round
 from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.config.preference import ReferenceConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig
+from reasoner_rl.config.rollout import HfEngineConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
@@ -162,6 +164,28 @@ def test_a_round_is_make_preferences_and_a_preference_run(
     sections["data"] = {"train": {"path": pairs}, "prompts": tree["data"]["prompts"]}
     assert train(PreferenceConfig.model_validate(sections)) is not None
     assert same_weights(tmp_path / "dpo" / "final", finished / "round_1" / "train" / "final")
+
+
+def test_phases_in_processes_of_their_own_do_the_same(
+    tree: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with vLLM, here with the embedded engine."""
+    asked = []
+
+    def recorded(what: str, function: Any, *arguments: Any) -> Any:
+        asked.append(what)
+        return in_own_process(what, function, *arguments)
+
+    monkeypatch.setattr(memory, "VllmEngineConfig", HfEngineConfig)
+    monkeypatch.setattr(memory, "in_own_process", recorded)
+    summary = train_iterated.train_iterated(
+        config_of(tree, tmp_path, rounds={"count": 1}, evaluation={"at_start": False})
+    )
+    assert summary is not None
+    assert asked == ["sampling answers", "training"]
+    pairs = [folder / "round_1" / "data" / "pairs.jsonl" for folder in (tmp_path, finished)]
+    assert pairs[0].read_bytes() == pairs[1].read_bytes()
+    assert same_weights(tmp_path / "final", finished / "round_1" / "train" / "final")
 
 
 def test_what_is_finished_is_not_done_again(

@@ -146,9 +146,11 @@ def test_a_signal_reaches_all_and_the_next_call_resumes(
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        comparison.run_all(methods, [0], tmp_path / "out", jobs=2)
-    signal.signal(signal.SIGHUP, before)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            comparison.run_all(methods, [0], tmp_path / "out", jobs=2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert ("after their current step" in capsys.readouterr().out) == (number == signal.SIGINT)
     assert sorted(program.calls()) == ["first", "long a", "long b"]
     record = json.loads((tmp_path / "out" / "a" / "seed_0" / "commands.json").read_text())
@@ -157,6 +159,23 @@ def test_a_signal_reaches_all_and_the_next_call_resumes(
     program.go.touch()
     assert comparison.run_all(methods, [0], tmp_path / "out", jobs=2) == []
     assert sorted(program.calls()[3:]) == ["long a", "long b", "short"]
+
+
+def test_a_signal_stops_all_where_nobody_reads_the_output(
+    comparison: Any, program: Program, method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `| tee log`, where Ctrl-C ends tee too."""
+    processes = comparison.Processes()
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", broken)
+    processes._stop(signal.SIGINT, None)
+    assert processes.stopping
+    with pytest.raises(comparison.Stopped):
+        processes.run(("fake", "first"), tmp_path / "log.txt")
+    assert program.calls() == []
 
 
 def by_step(step: int) -> tuple[float, float]:

@@ -98,13 +98,13 @@ def test_four_models_take_turns(checks: dict[str, Any]) -> None:
 def test_pairs_and_a_teacher_are_learnt_from(checks: dict[str, Any]) -> None:
     assert checks["preferences"]["verdict"] == checks["distillation"]["verdict"] == "ok"
     figures = checks["preferences"]["figures"]
-    assert figures["answers answers"] == 128
+    assert figures["answers sampled"] == 128
     assert figures["answers pairs"] > figures["heldout pairs"] > 0
     assert figures["judged pairs"] > figures["heldout pairs"], (
         "with a reward model hardly any scores are equal"
     )
     assert figures["reward_model accuracy_before"] == 0.5, "the head begins as zeros"
-    assert checks["distillation"]["figures"]["run teacher_kl"] > 0
+    assert checks["distillation"]["figures"]["student teacher_kl"] > 0
 
 
 def test_a_check_measures_everything_before_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:

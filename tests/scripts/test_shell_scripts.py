@@ -50,7 +50,7 @@ def test_an_unknown_option_is_refused_before_anything_is_installed(script: str, 
     environment = os.environ | {"REASONER_RL_VENV": str(tmp_path / "venv")}
     command = ["bash", ROOT / "scripts" / script, "--out", "x", "--sead=1"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    told = f"{script}: unknown option --sead=1; --help lists the options\n"
+    told = "error: unknown option --sead=1; --help lists the options\n"
     assert (result.returncode, result.stdout, result.stderr) == (2, "", told)
     assert not (tmp_path / "venv").exists()
 

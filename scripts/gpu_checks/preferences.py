@@ -66,7 +66,7 @@ def distillation(context: Context) -> Figures:
     given = [f"teacher.path={teacher}", f"data.train.path={data / 'train.jsonl'}"]
     given += context.pick([], ["batch.prompts_per_step=4", "batch.prompts_per_update=2"])
     found = fit(
-        context, "distillation_quickstart", "run", 11, context.pick(data / "heldout.jsonl", None), given
+        context, "distillation_quickstart", "student", 11, context.pick(data / "heldout.jsonl", None), given
     )
     check_growth(context, found, LEARNT)
     return {}

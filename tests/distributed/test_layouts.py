@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-STEPS = 7  # accuracy is then at about 0.8 from 0.16; the rest of the quickstart's curve is not asserted here
+STEPS = 6  # accuracy is then above 0.6 from 0.16; the rest of the quickstart's curve is not asserted here
+HELD_OUT = 120  # problems that are evaluated, of 300
 LAYOUTS = {
     "vllm in process": ["rollout.engine.kind=vllm"],
     "vllm, two replicas": ["rollout.engine.kind=vllm", "cluster.kind=ray", "cluster.workers_per_node=2"],
@@ -37,7 +38,8 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pa
     """A quickstart of a few steps: data, warm start, and DAPO with the embedded engine in this process."""
     folder = tmp_path_factory.mktemp("quickstart") / "run"
     script = [sys.executable, str(repository / "scripts" / "quickstart.py"), "--out", str(folder)]
-    subprocess.run([*script, f"run.steps={STEPS}", "evaluation.every_steps=null"], check=True, timeout=600)
+    short = [f"run.steps={STEPS}", "evaluation.every_steps=null", f"evaluation.datasets.0.limit={HELD_OUT}"]
+    subprocess.run([*script, *short], check=True, timeout=600)
     return folder
 
 
@@ -63,6 +65,7 @@ def test_vllm_learns(layout: str, quickstart: Path, tmp_path: Path) -> None:
         "model.path": quickstart / "warm_start" / "final",
         "data.train.path": quickstart / "data" / "train.jsonl",
         "evaluation.datasets.0.path": quickstart / "data" / "heldout.jsonl",
+        "evaluation.datasets.0.limit": HELD_OUT,
         "evaluation.every_steps": "null",
         "rollout.sync_check": "tensors",
     }

@@ -85,10 +85,9 @@ def _system_error(error: OSError) -> str:
     """What the system refused, of which file, and which line of this package asked for it."""
     named = [str(name) for name in (error.filename, error.filename2) if name is not None]
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in frame.filename]
-    named_place = (
-        places and Path(places[-1].filename).stem != "own_process"
-    )  # which passed it on from another process
-    place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if named_place else ""
+    place = ""
+    if places and Path(places[-1].filename).stem != "own_process":  # that passes on errors of another process
+        place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})"
     said = error.strerror or str(error) or type(error).__name__
     return f"the system says: {': '.join([said, *named])}{place}"
 

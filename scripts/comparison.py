@@ -35,6 +35,7 @@ from reasoner_rl.errors import ConfigError, DataError, UserError
 from reasoner_rl.observability.rollout_table import read_rollouts
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_json
+from reasoner_rl.trainer.stop import handling_signals
 
 INTERRUPTED = 130
 _STEP, _EVALUATE = "time/step", "time/evaluate"  # in metrics.jsonl
@@ -159,21 +160,16 @@ class Processes:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
             numbers.append(signal.SIGHUP)  # the terminal is closed, which the programs would not notice
-        previous = {number: signal.signal(number, self._stop) for number in numbers}
-        try:
+        with handling_signals(self._stop, numbers):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         first, self.stopping = not self.stopping, True
         for process in list(self._running):
             process.send_signal(signal.SIGINT)
         if first and number != signal.SIGHUP:  # then there is nobody to tell
-            with suppress(
-                OSError, RuntimeError
-            ):  # whatever reads the output may have been stopped; or in mid-print
+            # Whatever reads the output may have been stopped too, or the signal came in the middle of a print.
+            with suppress(OSError, RuntimeError):
                 print("stopping the runs after their current step; once more to stop at once", flush=True)
 
     def run(self, words: Sequence[str], log: Path) -> None:

@@ -16,10 +16,10 @@ from types import FrameType
 from typing import TypeVar, TypeVarTuple, cast
 
 from reasoner_rl.errors import UserError, WorkerError, is_interruption
+from reasoner_rl.trainer.stop import STOPPING, handling_signals
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def in_own_process(what: str, function: Callable[[*Arguments], R], *arguments: *Arguments) -> R:
@@ -69,14 +69,10 @@ def _passing_signals_on(process: BaseProcess) -> Iterator[list[int]]:
     resource_tracker.ensure_running()  # which unblocks these signals when it starts
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # the process begins with them blocked
     try:
-        previous = {number: signal.signal(number, pass_on) for number in STOPPING}
-        try:
+        with handling_signals(pass_on):
             process.start()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             yield received
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from reasoner_rl.observability.messages import say
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def handling_signals(
+    handler: Callable[[int, FrameType | None], None], numbers: Sequence[int] = STOPPING
+) -> Iterator[None]:
+    """Call ``handler`` for these signals while the block runs. To be used in the main thread."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 class StopRequest:
@@ -38,13 +53,10 @@ def graceful_stop() -> Iterator[StopRequest]:
         with suppress(OSError):  # whatever reads the output may have been stopped too
             say("stopping after this step, with a checkpoint; once more to stop at once")
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    except BaseException as error:
-        if stop.interrupted and not isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with handling_signals(request):
+        try:
+            yield stop
+        except BaseException as error:
+            if stop.interrupted and not isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise

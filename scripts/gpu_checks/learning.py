@@ -187,9 +187,14 @@ def learn(context: Context, steps: int, *overrides: str) -> Figures:
     return {}
 
 
+def quickstart_folder(context: Context) -> Path:
+    """Where `warm_started` puts problems and warm start, for all checks of a run."""
+    return context.work / "quickstart_run"
+
+
 def warm_started(context: Context, overrides: Sequence[str]) -> tuple[script.Quickstart, OnlineConfig]:
     """The quickstart's folder with problems and a warm start, made unless a check before did, and its DAPO recipe."""
-    folder = context.work / "quickstart_run"
+    folder = quickstart_folder(context)
     run = script.Quickstart(folder, {"seed": context.seed})
     warm_start, dapo = script.load_recipes(folder, context.seed, list(overrides))
     run.phase("problems and model", run.prepare)

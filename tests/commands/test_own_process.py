@@ -124,6 +124,7 @@ def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     parent, child = start(tmp_path / "orphan")
     parent.kill()
     child.wait(timeout=30)
+    assert not child.is_running()
     parent.communicate()
 
 

@@ -61,7 +61,7 @@ settings=(
     cluster.kind=ray "cluster.nodes=${#machines[@]}" "cluster.workers_per_node=${workers:-$(count_gpus)}"
     "cluster.address=$first:$port" ${overrides[@]+"${overrides[@]}"}
 )
-check=(reasoner-rl config "$recipe" "${settings[@]}")
+check=(reasoner-rl config show "$recipe" "${settings[@]}")
 driver=(reasoner-rl train "$recipe" "${settings[@]}")
 remote=(ssh -o BatchMode=yes -o ConnectTimeout=20)
 there="cd $(quote "$root") && . $(quote "$venv/bin/activate")"

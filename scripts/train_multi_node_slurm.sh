@@ -66,7 +66,7 @@ set_commands() {
         cluster.kind=ray "cluster.nodes=${#machines[@]}" "cluster.workers_per_node=$workers"
         "cluster.address=$ip:$port" ${overrides[@]+"${overrides[@]}"}
     )
-    check=(reasoner-rl config "$recipe" "${settings[@]}")
+    check=(reasoner-rl config show "$recipe" "${settings[@]}")
     driver=(reasoner-rl train "$recipe" "${settings[@]}")
     # --block: Slurm ends what a step has left running.
     start_head=(

@@ -72,7 +72,8 @@ def recipe(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sft", "eval", "data inspect", "data make-preferences", "data make-sft", "config"]
+    "command",
+    ["train", "sft", "eval", "data inspect", "data make-preferences", "data make-sft", "config show"],
 )
 def test_every_command_explains_itself(command: str, reasoner_rl: Callable[..., Outcome]) -> None:
     outcome = reasoner_rl(*command.split(), "--help")
@@ -91,7 +92,7 @@ def test_help_of_the_whole(reasoner_rl: Callable[..., Outcome]) -> None:
 
 
 def test_a_missing_argument_and_an_unknown_command(reasoner_rl: Callable[..., Outcome]) -> None:
-    for arguments in (("train",), ("trian", "quickstart"), ("config", "--kyes", "online")):
+    for arguments in (("train",), ("trian", "quickstart"), ("config", "keys", "--kyes")):
         outcome = reasoner_rl(*arguments)
         assert outcome.status == 2
         assert "Traceback" not in outcome.err
@@ -122,7 +123,7 @@ def test_config_lists_recipes(reasoner_rl: Callable[..., Outcome]) -> None:
 def test_config_resolves_a_recipe_to_one_that_means_the_same(
     reasoner_rl: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    outcome = reasoner_rl("config", "quickstart", "run.seed=7", "algorithm.loss.clip_high=0.3")
+    outcome = reasoner_rl("config", "show", "quickstart", "run.seed=7", "algorithm.loss.clip_high=0.3")
     assert outcome.status == 0
     (tmp_path / "resolved.yaml").write_text(outcome.out)
     resolved = load_recipe(tmp_path / "resolved.yaml")
@@ -132,7 +133,7 @@ def test_config_resolves_a_recipe_to_one_that_means_the_same(
 
 @pytest.mark.parametrize("kind", ["online", "sft", "eval"])
 def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., Outcome]) -> None:
-    outcome = reasoner_rl("config", "--keys", kind)
+    outcome = reasoner_rl("config", "keys", kind)
     assert outcome.status == 0
     assert "run.output_dir" in outcome.out
     assert ("algorithm[dapo].loss.clip_high" in outcome.out) == (kind == "online")
@@ -143,12 +144,18 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
     [
         (("train", "quickstrat"), ("unknown recipe 'quickstrat'", "Did you mean 'quickstart'?")),
         (("train", "./none.yaml"), ("recipe file none.yaml does not exist",)),
-        (("config", "quickstart", "run.sed=3"), ("run.sed", "Did you mean 'run.seed'?")),
-        (("config", "quickstart", "run.seed=-3"), ("run.seed", "-3", "greater than or equal to 0")),
-        (("config", "quickstart", "run.seed=many"), ("run.seed", "many", "integer")),
-        (("config", "quickstart", "run.seed"), ("override 'run.seed': must read key.path=value",)),
-        (("config", "quickstart", "algorithm.kind=dapoo"), ("algorithm.kind", "Did you mean 'dapo'?")),
-        (("config", "--keys", "onlin"), ("--keys 'onlin'", "reward_model, iterated, eval")),
+        (("config", "show", "quickstart", "run.sed=3"), ("run.sed", "Did you mean 'run.seed'?")),
+        (("config", "show", "quickstart", "run.seed=-3"), ("run.seed", "-3", "greater than or equal to 0")),
+        (("config", "show", "quickstart", "run.seed=many"), ("run.seed", "many", "integer")),
+        (("config", "show", "quickstart", "run.seed"), ("override 'run.seed': must read key.path=value",)),
+        (
+            ("config", "show", "quickstart", "algorithm.kind=dapoo"),
+            ("algorithm.kind", "Did you mean 'dapo'?"),
+        ),
+        (("config", "keys", "onlin"), ("KIND 'onlin'", "reward_model, iterated, eval")),
+        (("config", "quickstart"), ("`reasoner-rl config quickstart`", "`reasoner-rl config show RECIPE`")),
+        (("config", "--keys", "online"), ("`reasoner-rl config keys online` now",)),
+        (("config", "lst"), ("must be one of list, show, keys", "Did you mean 'list'?")),
         (
             ("train", "quickstart_sft"),
             ("`reasoner-rl train`", "online, preference, reward_model or iterated", "of kind 'sft'"),

@@ -1,4 +1,4 @@
-"""Every key of a recipe, from its models: for `reasoner-rl config --keys`, and for suggestions."""
+"""Every key of a recipe, from its models: for `reasoner-rl config keys`, and for suggestions."""
 
 from __future__ import annotations
 

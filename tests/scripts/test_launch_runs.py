@@ -32,7 +32,7 @@ def hosts_calls(port: int, *driver: str, first: str = "h1") -> list[str]:
     """What is recorded of a run on three hosts, in the order of `ordered`."""
     chosen = settings(f"{first}:{port}", 2)
     return [
-        f"here: reasoner-rl config {chosen}",
+        f"here: reasoner-rl config show {chosen}",
         f"here: ray start --head --port={port} --include-dashboard=false --disable-usage-stats",
         *(f"{host}: ray start --address={first}:{port} --disable-usage-stats" for host in ("h2", "h3")),
         f"here: reasoner-rl train {chosen}",
@@ -71,11 +71,11 @@ def test_nothing_is_started_for_a_recipe_with_a_mistake(cluster: Cluster) -> Non
         script = RAY if arguments else SLURM
         cluster.log.unlink(missing_ok=True)
         result = cluster.run(
-            script, *arguments, "r", **variables, FAILING="here: reasoner-rl config", STATUS="2"
+            script, *arguments, "r", **variables, FAILING="here: reasoner-rl config show", STATUS="2"
         )
         assert result.returncode == 2
         (call,) = cluster.calls()
-        assert call.startswith("here: reasoner-rl config r ")
+        assert call.startswith("here: reasoner-rl config show r ")
 
 
 @pytest.mark.parametrize(("failing", "name"), [("here: ray start", "this machine"), ("h3: ray start", "h3")])
@@ -141,7 +141,7 @@ def test_a_second_signal_is_passed_on_too(cluster: Cluster) -> None:
 def slurm_calls(port: int, *driver: str) -> list[str]:
     chosen = settings(f"0.0.0.0:{port}", 8)
     return [
-        f"here: reasoner-rl config {chosen}",
+        f"here: reasoner-rl config show {chosen}",
         f"n1: ray start --head --node-ip-address=0.0.0.0 --port={port} --include-dashboard=false "
         "--disable-usage-stats --block",
         # They start side by side. The driver waits for the machines.

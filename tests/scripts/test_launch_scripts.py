@@ -101,7 +101,7 @@ def test_hosts_are_started_and_stopped_over_ssh(cluster: Cluster) -> None:
         f"{there} && ray start --address=h1:7000 --disable-usage-stats"
     )
     assert dry(cluster, RAY, "--hosts", "h1 h2 h3", "--port", "7000", "r.yaml", "run.seed=1") == [
-        f"reasoner-rl config {settings}",
+        f"reasoner-rl config show {settings}",
         "ray start --head --port=7000 --include-dashboard=false --disable-usage-stats",
         f"{ssh} h2 '{start}'",
         f"{ssh} h3 '{start}'",
@@ -115,7 +115,7 @@ def test_hosts_are_started_and_stopped_over_ssh(cluster: Cluster) -> None:
         "r.yaml cluster.kind=ray cluster.nodes=1 cluster.workers_per_node=4 cluster.address=10.0.0.1:6379"
     )
     assert alone == [
-        f"reasoner-rl config {settings}",
+        f"reasoner-rl config show {settings}",
         "ray start --head --port=6379 --include-dashboard=false --disable-usage-stats --node-ip-address=10.0.0.1",
         f"reasoner-rl train {settings}",
         "ray stop",
@@ -136,7 +136,7 @@ def slurm_commands(
     )
     return [
         f"{first} bash -c 'hostname --ip-address; hostname --all-ip-addresses'",
-        f"reasoner-rl config r.yaml {settings}",
+        f"reasoner-rl config show r.yaml {settings}",
         f"{first} ray start --head --node-ip-address=HEAD_ADDRESS --port={port} --include-dashboard=false "
         "--disable-usage-stats --block",
         f"{step} --nodes={count - 1} --ntasks={count - 1} --nodelist={others} ray start --address={address} "

@@ -1,0 +1,68 @@
+"""The commands of `reasoner-rl`, and how each of them ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from reasoner_rl.cli import config, data, evaluate
+from reasoner_rl.cli.common import print_table
+from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
+from reasoner_rl.cli.train import sft, train
+
+# What the same command resumes from when it has ended early; commands that are not here start anew.
+_RESUMES_FROM = {
+    "train": CHECKPOINT,
+    "sft": CHECKPOINT,
+    "data": "the parts of answers that are finished, if there are any",
+}
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        # Around the commands and not around typer, which makes a silent exit of Ctrl-C.
+        with exit_statuses(lambda: _RESUMES_FROM.get(ctx.invoked_subcommand)):
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="reasoner-rl",
+    cls=_Commands,
+    help="Reinforcement learning for reasoning models.\n\n"
+    "Most commands take a RECIPE, the name of a shipped one or a YAML file, and any number of key.path=value "
+    "overrides. `reasoner-rl config` lists recipes and keys.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def doctor() -> None:
+    """Show versions, devices, memory and ports, what was tested together, and what to install for which feature.
+
+    The exit status is 1 if something is wrong; a package that is merely missing is not.
+    """
+    from reasoner_rl.doctor import examine
+
+    findings = examine()
+    print_table(
+        ["", "found", "verdict", "advice"], [[f.name, f.value, f.verdict, f.advice] for f in findings]
+    )
+    if any(finding.verdict == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+app.command()(train)
+app.command()(sft)
+app.add_typer(evaluate.group, name="eval")
+app.command()(evaluate.verify)
+app.add_typer(data.group, name="data")
+app.add_typer(config.group, name="config")
+app.command()(doctor)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

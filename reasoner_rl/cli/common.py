@@ -39,9 +39,9 @@ class CommandGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first argument names. Raises ConfigError if it names none."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            near = did_you_mean(args[0], self.commands)
+            names, near = ", ".join(self.commands), did_you_mean(args[0], self.commands)
             raise ConfigError(
-                f"`reasoner-rl {ctx.info_name} {args[0]}`: must be one of {', '.join(self.commands)}.{near}{self.remedy}"
+                f"`reasoner-rl {ctx.info_name} {args[0]}`: must be one of {names}.{near}{self.remedy}"
             )
         return super().resolve_command(ctx, args)
 

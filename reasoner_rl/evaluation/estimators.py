@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean
 from typing import Any
 
+from reasoner_rl.evaluation.intervals import Z95, confidence_interval
 from reasoner_rl.metrics import Metrics, mean
 from reasoner_rl.types import ScoredGroup
-
-Z95 = NormalDist().inv_cdf(0.975)  # 1.96: half-width of a 95 % interval in standard errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +22,19 @@ class ProblemResult:
     """What came of the k samples of one problem; every field is [k], in the order of sampling."""
 
     accuracies: tuple[float | None, ...]  # in [0, 1]; 1 is right; None: the verifier does not say
-    answers: tuple[str | None, ...]  # as the verifier extracted them; None: no answer found
+    # As the verifier extracted them; None: no answer found. Equal ones have equal texts: `sources.equal_answers`.
+    answers: tuple[str | None, ...]
     response_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]  # cut off at the token limit
     scores: tuple[float, ...] = ()  # as in training, before the penalty for length; may be left out
 
     @classmethod
-    def from_group(cls, group: ScoredGroup) -> ProblemResult:
-        """Read a result off a scored group."""
+    def from_group(cls, group: ScoredGroup, answers: Sequence[str | None] | None = None) -> ProblemResult:
+        """Read a result off a scored group. ``answers``: in place of those that the verifier extracted."""
+        extracted = (reward.extracted for reward in group.rewards)
         return cls(
             accuracies=tuple(reward.accuracy for reward in group.rewards),
-            answers=tuple(reward.extracted for reward in group.rewards),
+            answers=tuple(extracted if answers is None else answers),
             response_tokens=tuple(len(rollout.token_ids) for rollout in group.rollouts),
             truncated=tuple(rollout.finish_reason == "length" for rollout in group.rollouts),
             scores=tuple(reward.unshaped_score for reward in group.rewards),
@@ -54,6 +55,7 @@ class EvaluationReport:
     ci_low: float | None  # 95 % interval of the accuracy
     ci_high: float | None
     pass_at_k: float | None
+    pass_at: dict[int, float] | None  # pass@j from the same samples, for j of 1, 2, 4, ... and k
     majority_at_k: float | None
     mean_response_tokens: float
     truncated_share: float
@@ -133,18 +135,21 @@ def summarise(dataset: str, results: Sequence[ProblemResult]) -> EvaluationRepor
     )
 
 
-def _of_accuracies(results: Sequence[ProblemResult], k: int) -> dict[str, float | None]:
+def _of_accuracies(results: Sequence[ProblemResult], k: int) -> dict[str, Any]:
     """The fields of a report that are made of accuracies; None if one of those is not known."""
     accuracies = [[a for a in result.accuracies if a is not None] for result in results]
     if any(len(samples) < k for samples in accuracies):
-        return dict.fromkeys(("accuracy", "ci_low", "ci_high", "pass_at_k", "majority_at_k"))
+        return dict.fromkeys(("accuracy", "ci_low", "ci_high", "pass_at_k", "pass_at", "majority_at_k"))
     low, high = confidence_interval(accuracies)
     votes = zip(results, accuracies, strict=True)
+    right = [sum(a >= 1 for a in samples) for samples in accuracies]
+    pass_at = {j: fmean(pass_at_k(k, c, j) for c in right) for j in [*powers_of_two(k - 1), k]}
     return {
         "accuracy": mean_at_k(accuracies),
         "ci_low": low,
         "ci_high": high,
-        "pass_at_k": fmean(pass_at_k(k, sum(a >= 1 for a in samples), k) for samples in accuracies),
+        "pass_at_k": pass_at[k],
+        "pass_at": pass_at,
         "majority_at_k": fmean(majority_at_k(result.answers, samples) for result, samples in votes),
     }
 
@@ -165,13 +170,18 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
+def powers_of_two(most: int) -> list[int]:
+    """1, 2, 4, ... up to ``most``."""
+    return [2**power for power in range(max(0, most).bit_length())]
+
+
 def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) -> float:
     """Accuracy of the answer that most of a problem's k samples give.
 
-    Self-consistency: Wang et al., arXiv 2203.11171. It is one plain vote of all k samples. Answers count as
-    the same if their text is; samples without an answer do not vote; of answers with equally many votes the
-    first seen wins. Without any answer the accuracy is 0. The winner's accuracy is that of the first sample
-    that gave it.
+    Self-consistency: Wang et al., arXiv 2203.11171. It is one plain vote of all k samples. Answers count as the same if
+    their text is, so equal ones are given the same text before. Samples without an answer do not vote. Of answers with
+    equally many votes the first seen wins; without any answer the accuracy is 0. The winner's accuracy is that of the
+    first sample that gave it.
     """
     votes: dict[str, int] = {}
     for answer in answers:
@@ -182,35 +192,6 @@ def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) ->
     # max returns the first of equals, and a dict keeps the order in which answers were first seen.
     winner = max(votes, key=votes.__getitem__)
     return float(accuracies[list(answers).index(winner)])
-
-
-def confidence_interval(accuracies: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """95 % interval of the mean over problems; ``accuracies`` is [problems][k].
-
-    One sample per problem, each 0 or 1: Wilson's score interval, which holds for few problems and near 0 and 1.
-    Otherwise the interval clustered by problem, avg@k +- 1.96 standard errors of the problem means (Miller,
-    "Adding Error Bars to Evals", arXiv 2411.00640), cut to [0, 1]: samples of one problem are not
-    independent, so it is the number of problems that counts. Where it would collapse, because there is one
-    problem or all problems have the same mean, Wilson's interval with one observation a problem stands in;
-    that is too wide rather than too narrow.
-    """
-    means = [fmean(samples) for samples in accuracies]
-    binary = all(len(samples) == 1 and samples[0] in (0, 1) for samples in accuracies)
-    centre = fmean(means)
-    error = clustered_standard_error(accuracies) if len(means) > 1 else 0.0
-    if binary or error == 0.0:
-        return wilson_interval(centre, len(means))
-    return max(0.0, centre - Z95 * error), min(1.0, centre + Z95 * error)
-
-
-def clustered_standard_error(accuracies: Sequence[Sequence[float]]) -> float:
-    """Standard error of avg@k with problems as clusters of equal size; ``accuracies`` is [problems][k].
-
-    The sample standard deviation of the problem means over the root of the number of problems (arXiv
-    2411.00640).
-    """
-    means = [fmean(samples) for samples in accuracies]
-    return stdev(means) / math.sqrt(len(means))
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:

@@ -10,16 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import correlation, fmean, stdev
 
-from reasoner_rl.evaluation.estimators import Z95
-
-# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
-_T95 = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-)
+from reasoner_rl.evaluation.intervals import Z95, confidence_interval, t95
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +22,6 @@ class Difference:
     mean: float
     low: float | None
     high: float | None
-
-
-def t95(degrees: int) -> float:
-    """Half-width of a 95 % interval in standard errors: the 97.5 % quantile of Student's t.
-
-    Above 30 ``degrees`` by the expansion in 1/degrees of Fisher and Cornish (Technometrics 2, 1960), to 1e-4.
-    """
-    if degrees <= len(_T95):
-        return _T95[degrees - 1]
-    first = (Z95**3 + Z95) / 4
-    second = (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / 96
-    return Z95 + first / degrees + second / degrees**2
 
 
 def over_seeds(differences: Sequence[float]) -> Difference:
@@ -57,12 +38,17 @@ def over_seeds(differences: Sequence[float]) -> Difference:
 
 def paired(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Per problem, how much higher ``after`` is. Raises ValueError if they are not of the same problems."""
+    return {problem: after[problem] - before[problem] for problem in paired_keys(before, after)}
+
+
+def paired_keys(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """The problems of both. Raises ValueError if they are not the same."""
     if before.keys() != after.keys():
         raise ValueError(
             f"not the same problems: {len(before.keys() - after.keys())} and {len(after.keys() - before.keys())} of "
             f"{len(before)} and {len(after)} are in one of the two alone"
         )
-    return {problem: after[problem] - before[problem] for problem in before}
+    return list(before)
 
 
 def over_problems(differences: Sequence[Mapping[str, float]]) -> Difference:
@@ -82,3 +68,29 @@ def over_problems(differences: Sequence[Mapping[str, float]]) -> Difference:
     squares = sum(total**2 for total in sums.values())
     half = Z95 * math.sqrt(clusters / (clusters - 1) * squares) / len(pooled)
     return Difference(centre, centre - half, centre + half)
+
+
+def paired_difference(
+    before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]
+) -> Difference:
+    """avg@k ``after`` minus avg@k ``before`` on the same problems, problem -> [samples], with its interval.
+
+    It holds near 0 and 1, and has a width where all differences are 0. Each end is as far from the difference as the ends
+    of the two means' own intervals are from the means, less what the correlation of the problems' means makes go
+    together (Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702; for paired proportions it is Newcombe's
+    method 10). Raises ValueError if they are not of the same problems.
+    """
+    rows = [(before[problem], after[problem]) for problem in paired_keys(before, after)]
+    left, right = [row[0] for row in rows], [row[1] for row in rows]
+    left_means, right_means = list(map(fmean, left)), list(map(fmean, right))
+    varied = len(set(left_means)) > 1 and len(set(right_means)) > 1
+    together = correlation(left_means, right_means) if varied else 0.0
+    centre = fmean(right_means) - fmean(left_means)
+    (left_low, left_high), (right_low, right_high) = confidence_interval(left), confidence_interval(right)
+    below = _combined(fmean(right_means) - right_low, left_high - fmean(left_means), together)
+    above = _combined(right_high - fmean(right_means), fmean(left_means) - left_low, together)
+    return Difference(centre, centre - below, centre + above)
+
+
+def _combined(one: float, other: float, together: float) -> float:
+    return math.sqrt(max(0.0, one**2 + other**2 - 2 * together * one * other))

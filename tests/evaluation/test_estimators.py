@@ -1,20 +1,18 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import pytest
 
 from reasoner_rl.evaluation.estimators import (
     ProblemResult,
-    clustered_standard_error,
-    confidence_interval,
     majority_at_k,
     mean_at_k,
     pass_at_k,
     summarise,
     wilson_interval,
 )
+from reasoner_rl.evaluation.intervals import confidence_interval
 from reasoner_rl.metrics import values
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
@@ -69,38 +67,6 @@ def test_wilson_interval_worked_examples() -> None:
     assert wilson_interval(1 / 29, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
 
 
-def test_clustered_standard_error_by_hand() -> None:
-    # Problem means 0, 1/2, 1: variance ((1/2)^2 + 0 + (1/2)^2) / 2 = 1/4, over 3 problems.
-    assert clustered_standard_error([[0, 0], [1, 0], [1, 1]]) == pytest.approx(math.sqrt(0.25 / 3))
-
-
-def test_interval_is_clustered_with_several_samples() -> None:
-    half = 1.959964 * math.sqrt(((0.1**2) * 2 + 0.0) / 2 / 3)
-    low, high = confidence_interval([[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]])
-    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
-
-
-def test_repeating_samples_does_not_narrow_the_interval() -> None:
-    means = [[0.0], [0.5], [1.0], [0.25]]
-    assert confidence_interval([row * 8 for row in means]) == pytest.approx(confidence_interval(means))
-
-
-def test_interval_is_wilson_for_single_binary_samples() -> None:
-    assert confidence_interval([[1.0]] * 15 + [[0.0]] * 133) == wilson_interval(15 / 148, 148)
-
-
-@pytest.mark.parametrize("samples", [[[1.0, 1.0]] * 5, [[0.5, 0.5]], [[0.0, 0.0]] * 5])
-def test_interval_never_collapses(samples: list[list[float]]) -> None:
-    low, high = confidence_interval(samples)
-    assert (low, high) == wilson_interval(samples[0][0], len(samples))
-    assert high - low > 0.3
-
-
-def test_interval_stays_between_0_and_1() -> None:
-    assert confidence_interval([[1, 1], [1, 1], [0, 0]])[1] == 1.0
-    assert confidence_interval([[0, 0], [1, 1], [0, 0]])[0] == 0.0
-
-
 RESULTS = [
     ProblemResult((1.0, 0.0, 1.0, 0.0), ("4", "5", "4", None), (10, 20, 30, 40), (False, False, False, True)),
     ProblemResult((0.0, 0.0, 0.0, 0.0), ("7", "7", "8", None), (20, 20, 20, 40), (False, False, False, True)),
@@ -109,9 +75,13 @@ RESULTS = [
 
 def test_summarise_reports_every_number() -> None:
     report = summarise("aime", RESULTS)
-    half = 1.959964 * math.sqrt(0.125 / 2)  # problem means 1/2 and 0: variance 1/8
     assert report.accuracy == 0.25
-    assert (report.ci_low, report.ci_high) == pytest.approx((0.0, 0.25 + half), abs=1e-6)
+    assert (report.ci_low, report.ci_high) == confidence_interval([r.accuracies for r in RESULTS])
+    assert report.pass_at == {
+        1: 0.25,
+        2: (1 - 1 / 6) / 2,
+        4: 0.5,
+    }  # of 4 samples 2 are right: 1 - C(2,2) / C(4,2)
     assert (report.problems, report.samples_per_problem) == (2, 4)
     assert (report.pass_at_k, report.majority_at_k) == (0.5, 0.5)
     assert (report.mean_response_tokens, report.truncated_share, report.unanswered_share) == (
@@ -135,7 +105,7 @@ def test_without_accuracy_a_report_says_so_and_gives_the_score() -> None:
     known = ProblemResult((1.0, 0.0), ("4", "5"), (10, 20), (False, False), (1.0, 0.5))
     unknown = ProblemResult((1.0, None), ("4", "5"), (30, 40), (False, False), (1.0, 0.1))
     report = summarise("aime", [known, unknown])
-    made_of_accuracies = ("accuracy", "ci_low", "ci_high", "pass_at_k", "majority_at_k")
+    made_of_accuracies = ("accuracy", "ci_low", "ci_high", "pass_at_k", "pass_at", "majority_at_k")
     assert {name: report.to_json()[name] for name in made_of_accuracies} == dict.fromkeys(made_of_accuracies)
     assert report.mean_score == pytest.approx(2.6 / 4)
     numbers = values(report.metrics())

@@ -75,8 +75,8 @@ def paired_difference(
 ) -> Difference:
     """avg@k ``after`` minus avg@k ``before`` on the same problems, problem -> [samples], with its interval.
 
-    It holds near 0 and 1, and has a width where all differences are 0. Each end is as far from the difference as the ends
-    of the two means' own intervals are from the means, less what the correlation of the problems' means makes go
+    It holds near 0 and 1, and has a width where all differences are 0. Each end is as far from the difference as the
+    ends of the two means' own intervals are from the means, less what the correlation of the problems' means makes go
     together (Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702; for paired proportions it is Newcombe's
     method 10). Raises ValueError if they are not of the same problems.
     """

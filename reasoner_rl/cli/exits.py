@@ -14,6 +14,7 @@ DIVERGED = 1
 USER_ERROR = 2
 WORKERS_FAILED = 3
 SYSTEM_ERROR = 4
+OFF_REFERENCE = 5  # a run that was compared with a reference left a band
 INTERRUPTED = 130
 CHECKPOINT = "the newest checkpoint, if there is one"
 _PACKAGE = f"{Path(__file__).parent.parent.name}/"

@@ -58,7 +58,7 @@ class Tally:
         right = [fsum(samples) for samples in accuracies]
         wrong = [len(samples) - count for samples, count in zip(accuracies, right, strict=True)]
         (rights, wrongs), problems = numpy.unique([right, wrong], axis=1, return_counts=True)
-        return cls(rights, wrongs, problems)
+        return cls(rights, wrongs, problems.astype(numpy.float64))
 
     @property
     def mean(self) -> float:

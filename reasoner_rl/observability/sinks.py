@@ -197,11 +197,16 @@ class MetricLogger:
 
 
 def open_logger(
-    config: LoggingConfig, folder: Path, *, total_steps: int, resume_step: int | None = None
+    config: LoggingConfig,
+    folder: Path,
+    *,
+    total_steps: int,
+    resume_step: int | None = None,
+    more: Iterable[Sink] = (),
 ) -> MetricLogger:
     """Open what ``config`` asks for in the run's output_dir ``folder``; always JSONL and the console.
 
-    ``resume_step`` is the step of the checkpoint that the run resumes from, None in a new run.
+    ``resume_step`` is the step of the checkpoint that the run resumes from, None in a new run. ``more``: further sinks.
     """
     sinks: list[Sink] = []
     if config.wandb is not None:  # first: it is the one that can be missing, before anything is replaced
@@ -209,5 +214,5 @@ def open_logger(
     sinks.append(JsonlSink(folder / "metrics.jsonl", resume_step))
     if config.tensorboard:
         sinks.append(TensorBoardSink(folder / "tensorboard", resume_step))
-    sinks.append(ConsoleSink(total_steps))
+    sinks += [ConsoleSink(total_steps), *more]
     return MetricLogger(sinks)

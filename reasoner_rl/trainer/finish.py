@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.training.disk_space import filled_folder, partial_of, size_of
 
 
-def finish_run(config: TrainConfig, state: DriverState, workers: Workers) -> dict[str, Any]:
-    """Export the weights, plot the curves, write and return the summary."""
+def finish_run(
+    config: TrainConfig, state: DriverState, workers: Workers, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Export the weights, plot the curves, write and return the summary. ``more``: what stands in it besides."""
     output = config.run.output_dir
     if config.checkpoint.export_at_end:
         export_folder(output / "final", partial(_export, config, workers))
         say(f"weights: {output / 'final'}")
-    summary = summarise_run(config, state)
+    summary = {**summarise_run(config, state), **more}
     write_json(output / "summary.json", summary)
     say(f"summary: {output / 'summary.json'}")
     draw_curves(output)

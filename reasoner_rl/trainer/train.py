@@ -30,6 +30,7 @@ from reasoner_rl.trainer.finish import finish_run
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import tell_switched_off
 from reasoner_rl.trainer.loop import Report, Trainer
+from reasoner_rl.trainer.reference import Reference, ReferenceSink
 from reasoner_rl.trainer.reference_cache import with_precomputed_reference
 from reasoner_rl.trainer.resume import (
     TRAINING_DATA,
@@ -46,9 +47,10 @@ from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import Prompt
 
 
-def train(config: TrainConfig) -> dict[str, Any] | None:
+def train(config: TrainConfig, compare_to: Reference | None = None) -> dict[str, Any] | None:
     """Run the recipe to its end, resuming from its newest checkpoint.
 
+    ``compare_to``: runs of before, along which this one is followed; what came of it is in the summary.
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
     with output_folder(config.run) as output:
@@ -60,11 +62,15 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         if isinstance(config, OnlineConfig):
             for name, number in step_arithmetic(config).rows():
                 say(f"  {name:<32} {number}")
-        return _train(config, output, store, newest)
+        return _train(config, output, store, newest, compare_to)
 
 
 def _train(
-    config: TrainConfig, output: Path, store: CheckpointStore, newest: tuple[int, Path] | None
+    config: TrainConfig,
+    output: Path,
+    store: CheckpointStore,
+    newest: tuple[int, Path] | None,
+    compare_to: Reference | None,
 ) -> dict[str, Any] | None:
     data = load_data(config, load_tokenizer(config.model))
     state = DriverState()
@@ -79,6 +85,7 @@ def _train(
     check_custom_parts(config)
     record_run(config)
     recorder = RolloutRecorder(output, config.logging.rollouts, config.logging.rollout_format)
+    followed = [ReferenceSink(compare_to, output, state.step)] if compare_to else []
     with ExitStack() as stack:
         rewards = None
         if not isinstance(config, RewardModelConfig) and config.generates:
@@ -90,6 +97,7 @@ def _train(
                 output,
                 total_steps=config.run.steps,
                 resume_step=newest[0] if newest else None,
+                more=followed,
             )
         )
         stop = stack.enter_context(graceful_stop())
@@ -113,7 +121,7 @@ def _train(
         if not trainer.run(stop):
             say(f"stopped after step {state.step}; the same command resumes from there")
             return None
-        return finish_run(config, state, workers)
+        return finish_run(config, state, workers, {sink.name: sink.summary() for sink in followed})
 
 
 def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:

@@ -1,0 +1,80 @@
+"""`reasoner-rl reference`: make a reference of runs, and compare a finished run with one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reasoner_rl.config.yaml_text import parse_yaml
+from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.observability.messages import say
+from reasoner_rl.trainer.reference import (
+    check_run,
+    load_reference,
+    make_reference,
+    verdict,
+    write_reference,
+)
+
+_MAY_DIFFER = (("run", "seed"), ("run", "output_dir"), ("run", "threads"))
+
+
+def make(runs: Sequence[Path], out: Path) -> None:
+    """Make a reference of finished runs and write it to ``out``.
+
+    Raises ConfigError where the runs' recipes differ in more than seeds and places, or have the same seed twice.
+    """
+    recipes = [_recipe_of(run) for run in runs]
+    seeds = [int(recipe["run"]["seed"]) for recipe in recipes]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"the runs must have different seeds; they are {', '.join(map(str, seeds))}")
+    first, *others = [_without_places(recipe) for recipe in recipes]
+    for run, other in zip(runs[1:], others, strict=True):
+        if other != first:
+            different = [key for key in first.keys() | other.keys() if first.get(key) != other.get(key)]
+            raise ConfigError(
+                f"{run}: differs from {runs[0]} in {', '.join(sorted(different))}, and not by its seed alone"
+            )
+    name = out.stem
+    write_reference(out, make_reference(runs, name, seeds))
+    say(f"reference of {len(runs)} runs: {out} ({out.stat().st_size:,} bytes)")
+
+
+def check(run: Path, against: str) -> bool:
+    """Tell where a run left the bands of a reference; returns whether it did."""
+    reference = load_reference(against)
+    watch = check_run(run, reference)
+    for departure in watch.departed.values():
+        say(str(departure))
+    say(verdict(watch, reference))
+    return bool(watch.departed)
+
+
+def _recipe_of(run: Path) -> dict[str, Any]:
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise DataError(f"{run}: is no folder of a run: it has no recipe.yaml")
+    return dict(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+
+
+def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Every key by its path, but for those that runs of the same recipe may differ in."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: tuple[str, ...]) -> None:
+        items = (
+            enumerate(value)
+            if isinstance(value, list)
+            else value.items()
+            if isinstance(value, dict)
+            else None
+        )
+        if items is not None and value:
+            for key, below in items:
+                walk(below, (*path, str(key)))
+        elif path not in _MAY_DIFFER and path[-1:] != ("path",):
+            flat[".".join(path)] = value
+
+    walk(recipe, ())
+    return flat

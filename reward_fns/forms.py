@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from reward_fns.registry import COUNTDOWN, GENERAL, MATH_VERIFY, STRICT, Rule, compute_score, own_rule, rule_for
+from reward_fns.registry import (
+    COUNTDOWN,
+    GENERAL,
+    MATH_VERIFY,
+    STRICT,
+    Rule,
+    compute_score,
+    own_rule,
+    rule_for,
+)
 
 _BEFORE = "Both numbers were added.\n"
 # What people call a form -> a response that states the answer 5 in it. The first are named when a run starts.
@@ -44,7 +53,10 @@ def rules_in_force(fn: str, parameters: Mapping[str, Any], data_sources: Iterabl
     """
     if fn in _ALONE:
         rule = _ALONE[fn]
-        return [f"verifier: {fn}", f"  every data source -> {_described(rule, partial(rule.judge, '', **parameters))}"]
+        return [
+            f"verifier: {fn}",
+            f"  every data source -> {_described(rule, partial(rule.judge, '', **parameters))}",
+        ]
     if fn not in _BY_SOURCE:
         return [f"verifier: {fn}, which decides by itself what counts"]
     given = parameters if fn in _THE_RULE else {}

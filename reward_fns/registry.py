@@ -23,7 +23,9 @@ class Rule:
 
 _BY_VALUE = "mathematical answers, compared by value"
 _PERCENT_SIGN = "50 is right for 50%"
-_LAST_LINE = f"DAPO's published rule: the last line `Answer: ...` of the last {ANSWER_WINDOW} characters is the same text"
+_LAST_LINE = (
+    f"DAPO's rule: the last `Answer: ...` line in the last {ANSWER_WINDOW} characters is the same text"
+)
 
 GENERAL = Rule(_BY_VALUE, math_answer.compute_score)
 # Published truths of MATH have a percent sign where the question asks for "what percent", and are graded without it.

@@ -116,11 +116,8 @@ class Report:
         cells = []
         for number in self.disagreements()[:SHOWN]:
             row, sample = self.responses[number]
-            place = (
-                (f"{row.path}:" if several else "")
-                + str(row.row)
-                + (f", sample {sample + 1}" if row.listed else "")
-            )
+            place = f"{row.path}:{row.row}" if several else str(row.row)
+            place += f", sample {sample + 1}" if row.listed else ""
             said = [
                 text
                 for scored in self.scored

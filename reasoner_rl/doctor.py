@@ -63,7 +63,7 @@ OPTIONAL = {
     "ray": ("more than one process", "cluster"),
     "verl": ("more than one process", "cluster"),
     "wandb": ("logging.wandb", "wandb"),
-    "math-verify": ("reasoner-rl verify --against math-verify", "verifiers"),
+    "math-verify": ("reasoner-rl verify --fn math-verify, or --against", "verifiers"),
     "choix": ("reasoner-rl data rank --method bradley-terry", "preferences"),
     "scikit-learn": ("the calibration of a reward model", "preferences"),
 }

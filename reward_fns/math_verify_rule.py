@@ -1,4 +1,4 @@
-r"""Hugging Face's math-verify as a verifier, to compare with: ``reasoner-rl verify FILE --against math-verify``.
+r"""Hugging Face's math-verify as a verifier: ``reasoner-rl verify FILE --fn math-verify``, or ``--against``.
 
 Reads the response as math-verify's documentation shows (LaTeX and plain expressions, the last ``\boxed{}`` first) and
 compares with the ground truth as LaTeX. Needs the extra ``verifiers``. Its own deadlines, which need signals, are

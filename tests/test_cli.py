@@ -243,6 +243,9 @@ def test_data_tells_what_is_in_the_files(recipe: Path, reasoner_rl: Callable[...
     assert (outcome.status, outcome.err) == (0, "")
     assert "problems: 1 rows read, 0 duplicates dropped, 1 problems kept" in outcome.out
     assert "1+1?" in outcome.out
+    assert (
+        "verifier: reward_fns:compute_score\n  data source 'problems' (no rule of its own) -> " in outcome.out
+    )
 
 
 @pytest.mark.parametrize("kind", ["sft", "preference"])

@@ -51,34 +51,50 @@ def weights_of(config: TrainingRecipe, overrides: list[str]) -> str:
 
 
 def verify(
-    file: Annotated[
-        Path,
+    paths: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="FILE",
-            help="JSONL with `response` or `solution`, `ground_truth` or `answer`, and if wanted `data_source` and "
-            "`extra_info`; or a file of a run's rollouts/ or evaluations/, JSONL or parquet.",
+            metavar="FILE|RUN...",
+            help="Run folders, for all of their rollouts/ and evaluations/, or JSONL and parquet files of such rows: "
+            "`response`, `responses` (a list: samples of one problem) or `solution`; `ground_truth`, `gold`, `answer` "
+            "or `reward_model.ground_truth`; if wanted `data_source` and `extra_info`; and what names the problem: "
+            "`uid`, `id`, `question`, `problem` or `prompt`.",
         ),
     ],
     fn: Annotated[
-        str, typer.Option(help="package.module:function or path/to/file.py:function.")
+        str, typer.Option(help="package.module:function or path/to/file.py:function, or math-verify.")
     ] = "reward_fns:compute_score",
     against: Annotated[
         str | None, typer.Option(help="Another function to compare with, or math-verify.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Verifier processes.")] = 2,
     timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read so many rows only.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=KEY,...",
+            help="Keys of the rows that are called otherwise, such as response=output,ground_truth=meta.gold; names: "
+            "response, ground_truth, problem, data_source, extra_info.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read so many rows of each file only.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSONL file for the rows with their verdicts.")] = None,
 ) -> None:
-    """Score the responses in a file with a verifier: accuracy, failures, speed, and where another one disagrees."""
-    from reasoner_rl.commands.verify import SHOWN
+    """Score responses that exist with a verifier: accuracy, failures, speed, and where another one disagrees."""
     from reasoner_rl.commands.verify import verify as score
+    from reasoner_rl.commands.verify_report import SHOWN
 
-    report = score(file, fn, against, workers=workers, timeout=timeout, limit=limit, out=out)
+    report = score(
+        paths, fn, against, workers=workers, timeout=timeout, columns=columns, limit=limit, out=out
+    )
     print_table(*report.table())
+    if len({row.path for row in report.generations}) > 1:
+        print_table(*report.file_table())
+    for note in report.notes():
+        sys.stdout.write(f"{note}\n")
     if against is not None:
         count = len(report.disagreements())
         more = f", the first {SHOWN} of them" if count > SHOWN else ""
-        sys.stdout.write(f"{count:,} of {len(report.rows):,} answers are judged differently{more}\n")
+        sys.stdout.write(f"{count:,} of {len(report.responses):,} answers are judged differently{more}\n")
         if count:
             print_table(*report.disagreement_table())

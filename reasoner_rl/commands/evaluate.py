@@ -19,6 +19,7 @@ from reasoner_rl.trainer.loading import (
     check_rewards,
     load_held_out,
     tell_evaluation_parameters,
+    tell_rules,
 )
 
 
@@ -34,8 +35,9 @@ def _evaluate(config: EvalConfig, output: Path) -> list[EvaluationReport]:
     tokenizer = load_tokenizer(config.model)
     held_out = load_held_out(config.evaluation.datasets, config.data.prompts, tokenizer)
     check_generation(config, [prompt for dataset in held_out for prompt in dataset.prompts], tokenizer)
-    tell_evaluation_parameters(config.reward)
     check_rewards(config.reward, held_out[0].prompts[0])
+    tell_rules(config.reward.for_evaluation(), (prompt for dataset in held_out for prompt in dataset.prompts))
+    tell_evaluation_parameters(config.reward)
     say(f"weights: {config.model.path}")
     limit = config.rollout.sampling.max_response_tokens
     with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:

@@ -7,14 +7,15 @@ from reasoner_rl.config.kinds import AnyRecipe
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.trainer.loading import load_examples, load_judged, load_mixed_in, load_prompts
+from reasoner_rl.trainer.loading import load_examples, load_judged, load_mixed_in, load_prompts, tell_rules
 from reasoner_rl.trainer.reward_models import load_pairs
+from reasoner_rl.types import Prompt
 
 
 def inspect_data(config: AnyRecipe) -> None:
     """Read every file the recipe names, and print counts, lengths and what was dropped."""
     tokenizer = load_tokenizer(config.model)
-    rendering = config.data.prompts
+    rendering, judged = config.data.prompts, list[Prompt]()
     if isinstance(config, SftConfig):
         load_examples(config.data, tokenizer)
     elif isinstance(config, RewardModelConfig):
@@ -24,8 +25,10 @@ def inspect_data(config: AnyRecipe) -> None:
     elif isinstance(config, PreferenceConfig):
         load_judged(config, tokenizer)
     elif isinstance(config, OnlineConfig | IteratedConfig):
-        load_prompts(config.data.train, rendering, tokenizer, show_first=True)
+        judged += load_prompts(config.data.train, rendering, tokenizer, show_first=True)
     if isinstance(config, OnlineConfig) and config.algorithm.ptx is not None:
         load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
     for dataset in config.evaluation.datasets:
-        load_prompts(dataset, rendering, tokenizer, show_first=isinstance(config, EvalConfig))
+        judged += load_prompts(dataset, rendering, tokenizer, show_first=isinstance(config, EvalConfig))
+    if judged:
+        tell_rules(config.reward, judged)

@@ -22,7 +22,7 @@ from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.generate import generate_groups
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.folder import begin_run, output_folder
-from reasoner_rl.trainer.loading import check_generation, check_rewards
+from reasoner_rl.trainer.loading import check_generation, check_rewards, tell_rules
 from reasoner_rl.types import Prompt, ScoredGroup
 
 PROMPTS_PER_PART = 128
@@ -50,6 +50,7 @@ def sampled_groups(
             prompts = [prompts[row] for row in rows]
         check_generation(config, prompts, tokenizer)
         check_rewards(config.reward, prompts[0])
+        tell_rules(config.reward, prompts)
         _settle(config, prompts, folder)
         judge = answer_judge(recipe, folder, tokenizer, prompts)
         starts = range(0, len(prompts), PROMPTS_PER_PART)

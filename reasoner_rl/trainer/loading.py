@@ -43,6 +43,7 @@ from reasoner_rl.tokenizer import (
     vocabulary_size,
 )
 from reasoner_rl.types import Example, Prompt, TrainSample
+from reward_fns.forms import rules_in_force
 
 
 def load_prompts(
@@ -253,6 +254,13 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
             "dynamic sampling keeps the groups whose scores differ. To have accuracy measured, and groups that are all "
             "right told from those that are all wrong, let it return {'score': ..., 'acc': True or False}."
         )
+
+
+def tell_rules(rewards: RewardConfig, prompts: Iterable[Prompt]) -> None:
+    """Say by which rule the first function, which decides accuracy, judges each data source, and what it counts."""
+    first = rewards.functions[0]
+    for line in rules_in_force(first.fn, first.parameters, (prompt.data_source for prompt in prompts)):
+        say(line)
 
 
 def tell_unused_sections(config: SftConfig | PreferenceConfig) -> None:

@@ -33,6 +33,7 @@ from reasoner_rl.trainer.loading import (
     show_example,
     tell_evaluation_parameters,
     tell_passes,
+    tell_rules,
     tell_unused_sections,
 )
 from reasoner_rl.trainer.resume import MIXED_IN_DATA, TRAINING_DATA
@@ -115,11 +116,11 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunDat
     )
     samplings = (config.rollout.sampling, config.evaluation_sampling) if config.generates else ()
     check_vocabulary(config.model, tokenizer, set(tokens), samplings)
-    judged = [row for row in rows if isinstance(row, Prompt)] or [
-        p for each in held_out for p in each.prompts
-    ]
+    judged = [row for row in rows if isinstance(row, Prompt)]
+    judged += [prompt for each in held_out for prompt in each.prompts]
     if judged:
         check_rewards(config.reward, judged[0])
+        tell_rules(config.reward, judged)
     if held_out:
         tell_evaluation_parameters(config.reward)
     return RunData(rows, held_out, mixed_in, judge=judge)

@@ -52,8 +52,12 @@ def recorded(output: Path, name: str) -> list[list[dict[str, Any]]]:
     return [lines[start : start + 4] for start in range(0, len(lines), 4)]
 
 
-def test_the_report_is_what_the_recorded_responses_say(config: EvalConfig, tmp_path: Path) -> None:
+def test_the_report_is_what_the_recorded_responses_say(
+    config: EvalConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     reports = evaluate_checkpoint(config)
+    fn = config.reward.functions[0].fn
+    assert f"verifier: {fn}, which decides by itself what counts\n" in capsys.readouterr().out
     assert [report.dataset for report in reports] == ["heldout", "two of them"]
     for report, name, problems in zip(reports, ("heldout", "two of them"), (5, 2), strict=True):
         groups = recorded(tmp_path / "run", name)

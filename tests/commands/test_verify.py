@@ -1,4 +1,4 @@
-"""`reasoner-rl verify`: reading the rows, the figures, the disagreements, the file it writes."""
+"""`reasoner-rl verify`: the figures, the disagreements, the file it writes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import types
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from reasoner_rl import cli
-from reasoner_rl.commands.verify import Report, read_rows, verify
+from reasoner_rl.commands.verify import verify
+from reasoner_rl.commands.verify_report import Report
 from reasoner_rl.errors import ConfigError, DataError, MissingExtraError
 from reasoner_rl.observability.recorder import RolloutRecorder
-from reasoner_rl.observability.rollout_table import write_rollouts
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 from reward_fns import math_verify_rule
 
@@ -48,29 +46,7 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def run(path: Path, fn: str, against: str | None = None, **options: Any) -> Report:
-    return verify(path, fn, against, **{"workers": 1, "timeout": 20.0, **options})
-
-
-def test_rows_of_both_kinds(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "rows.jsonl",
-        {"response": "a", "ground_truth": "1", "data_source": "x", "extra_info": {"n": 1}, "answer": "no"},
-        "",
-        {"solution": "", "answer": 2.5, "data_source": None},
-        {"response": "b", "solution": "worked out", "answer": 3},
-        {"response": "c", "answer": {"target": 3, "numbers": [1, 2]}},
-    )
-    rows = list(read_rows(path))
-    assert [row.line for row in rows] == [1, 3, 4, 5]
-    read = [
-        (row.task.response, row.task.ground_truth, row.task.data_source, row.task.extra_info) for row in rows
-    ]
-    assert read == [
-        ("a", "1", "x", {"n": 1}),
-        ("", "2.5", "", {}),
-        ("b", "3", "", {}),
-        ("c", '{"numbers": [1, 2], "target": 3}', "", {}),
-    ]
+    return verify([path], fn, against, **{"workers": 1, "timeout": 20.0, **options})
 
 
 def test_the_record_of_a_run_can_be_scored_again(tmp_path: Path) -> None:
@@ -81,7 +57,7 @@ def test_the_record_of_a_run_can_be_scored_again(tmp_path: Path) -> None:
     assert path is not None
     report = run(path, "reward_fns:compute_score")
     assert [reward.accuracy for reward in report.scored[0].rewards] == [1.0, 0.0]
-    assert [row.task.data_source for row in report.rows] == ["math500", "math500"]
+    assert [row.data_source for row in report.generations] == ["math500", "math500"]
 
 
 def test_a_record_in_parquet_is_scored_and_exported_as_jsonl(tmp_path: Path, plugin: str) -> None:
@@ -93,15 +69,15 @@ def test_a_record_in_parquet_is_scored_and_exported_as_jsonl(tmp_path: Path, plu
     outs = [tmp_path / "parquet.jsonl", tmp_path / "jsonl.jsonl"]
     for path, out in zip(files, outs, strict=True):
         report = run(path, f"{plugin}:same", f"{plugin}:generous", out=out)
-        assert [row.line for row in report.rows] == [1, 2]
-        assert [row.task.response_tokens for row in report.rows] == [2, 2]
+        assert [row.row for row in report.generations] == [1, 2]
+        assert [row.response_tokens for row in report.generations] == [2, 2]
         assert [reward.accuracy for reward in report.scored[0].rewards] == [1.0, 0.0]
         assert [reward.extracted for reward in report.scored[1].rewards] == ["sums7", "sums7"]
         assert report.disagreements() == [1]
     ours, theirs = ([json.loads(line) for line in out.read_text().splitlines()] for out in outs)
     for line in (*ours, *theirs):
         for key in ("verified", "against"):
-            line[key].pop("seconds")
+            line[key] = {name: line[key][name] for name in line[key] if name not in ("seconds", "file")}
     assert ours == theirs
     assert (ours[0]["response"], ours[0]["mean_logprob"], ours[1]["verified"]["verdict"]) == (
         "2",
@@ -110,61 +86,15 @@ def test_a_record_in_parquet_is_scored_and_exported_as_jsonl(tmp_path: Path, plu
     )
 
 
-def test_what_is_wrong_with_a_parquet_is_said(tmp_path: Path, plugin: str) -> None:
-    path = tmp_path / "rows.parquet"
-    path.write_bytes(b"no parquet at all")
-    with pytest.raises(DataError, match=r"rows\.parquet: cannot be read as parquet: "):
-        run(path, f"{plugin}:same")
-    pyarrow.parquet.write_table(pyarrow.table({"response": ["a"], "answer": ["a"]}), path)
-    with pytest.raises(DataError, match=r"rows\.parquet: no column 'step'; found response, answer"):
-        run(path, f"{plugin}:same")
-    write_rollouts(path, 1, [])
-    with pytest.raises(DataError, match="the file holds no rows"):
-        run(path, f"{plugin}:same")
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ("{", "line 2: not valid JSON"),
-        ("[1]", "line 2: must be an object with keys; it is [1]"),
-        ({"ground_truth": "1"}, "line 2: no key 'response' or 'solution'; found ground_truth."),
-        ({"respons": "a", "answer": 1}, "found respons, answer. Did you mean 'response'?"),
-        ({"response": "a"}, "line 2: no key 'ground_truth' or 'answer'; found response."),
-        ({"response": 3, "answer": 1}, "line 2: response must be text; it is 3"),
-        (
-            {"response": "a", "answer": True},
-            "line 2: answer must be text, a number, a list or a mapping; neither empty, nor with NaN or infinities; "
-            "it is True",
-        ),
-        ({"response": "a", "answer": " "}, "nor with NaN or infinities; it is ' '"),
-        ({"response": "a", "answer": []}, "nor with NaN or infinities; it is []"),
-        ({"response": "a", "answer": "1", "data_source": 4}, "line 2: data_source must be text; it is 4"),
-        (
-            {"response": "a", "answer": "1", "extra_info": []},
-            "line 2: extra_info must be an object; it is []",
-        ),
-    ],
-)
-def test_what_is_wrong_with_a_row_is_said(row: Any, said: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", {"response": "a", "answer": "1"}, row)
-    with pytest.raises(DataError) as error:
-        list(read_rows(path))
-    assert str(error.value).startswith(f"{path}, line 2: ")
-    assert said in str(error.value)
-
-
 def test_what_is_wrong_with_the_rest_is_said(tmp_path: Path, plugin: str) -> None:
     path = write(tmp_path / "rows.jsonl", {"response": "a", "answer": "1"})
     fn = f"{plugin}:same"
-    with pytest.raises(
-        DataError, match=r"cannot be read: No such file or directory. Did you mean 'rows.jsonl'"
-    ):
+    with pytest.raises(DataError, match=r"row.jsonl does not exist. Did you mean 'rows.jsonl'"):
         run(tmp_path / "row.jsonl", fn)
     with pytest.raises(DataError, match="the file holds no rows"):
         run(write(tmp_path / "empty.jsonl", ""), fn)
     (tmp_path / "latin.jsonl").write_bytes(b'{"response": "\xe9"}')
-    with pytest.raises(DataError, match=r"latin.jsonl: is not UTF-8"):
+    with pytest.raises(DataError, match=r"latin.jsonl: cannot be read: 'utf-8' codec can't decode"):
         run(tmp_path / "latin.jsonl", fn)
     with pytest.raises(
         ConfigError, match=r"^--fn 'nothing': reward function must read package.module:function"
@@ -178,6 +108,10 @@ def test_what_is_wrong_with_the_rest_is_said(tmp_path: Path, plugin: str) -> Non
         run(path, fn, timeout=-1)
     with pytest.raises(ConfigError, match="is a folder; name a file"):
         run(path, fn, out=tmp_path)
+    with pytest.raises(ConfigError, match=r"--out .*rows\.jsonl is one of the files that are read"):
+        run(path, fn, out=path)
+    with pytest.raises(ConfigError, match="--columns 'respons=a': 'respons' must be one of"):
+        run(path, fn, columns="respons=a")
     with pytest.raises(ConfigError, match=r"--out .*: File exists|Not a directory"):
         run(path, fn, out=path / "out.jsonl")
     with pytest.raises(ConfigError, match=f"reward function '{plugin}:sam'.*Did you mean 'same'"):
@@ -190,8 +124,10 @@ def test_scores_without_accuracy_are_no_verdicts(tmp_path: Path, plugin: str) ->
     )
     path = write(tmp_path / "rows.jsonl", *({"response": text, "answer": "1"} for text in ("1", "22")))
     report = run(path, f"{tmp_path}/bare.py:bare", f"{plugin}:same")
-    column = report.scored[0].column()
-    assert column[:8] == ["unknown", "0", "0", "0", "0", "0", "0", "2"]
+    found = report.figures(report.scored[0])
+    assert (found.accuracy, found.average, found.interval) == (None, None, None)
+    assert found.verdicts["unknown"] == 2
+    assert found.mean_score == pytest.approx(0.15)
     assert report.disagreements() == []
 
 
@@ -203,12 +139,19 @@ def test_figures_and_disagreements(tmp_path: Path, plugin: str) -> None:
     report = run(path, f"{plugin}:same", f"{plugin}:generous", timeout=1.0, limit=6, out=out)
     columns, figures = report.table()
     assert columns == ["", f"{plugin}:same", f"{plugin}:generous"]
-    names = ["accuracy", "correct", "wrong", "unparsed", "undecided", "timeout", "crash", "unknown"]
-    assert [row[0] for row in figures[:8]] == names
-    assert [row[1] for row in figures[:8]] == ["33.33%", "2", "1", "1", "0", "1", "1", "0"]
-    assert [row[2] for row in figures[:8]] == ["50.00%", "6", "0", "0", "0", "0", "0", "0"]
-    assert 0.9 < float(figures[10][1]) < 2  # 99th percentile, of six answers: nearly that of the slowest
-    assert float(figures[9][1]) < 0.5
+    names = ["responses", "problems", "accuracy", "avg@k over problems, k = 1", "95 % interval of avg@k"]
+    verdicts = ["correct", "wrong", "unparsed", "undecided", "timeout", "crash", "unknown"]
+    assert [row[0] for row in figures[:13]] == [*names, "mean score", *verdicts]
+    assert [row[1] for row in figures[:4]] == ["6", "6", "33.33%", "33.33%"]
+    assert [row[1] for row in figures[5:13]] == ["0.333", "2", "1", "1", "0", "1", "1", "0"]
+    assert [row[2] for row in figures[2:4]] == ["50.00%", "50.00%"]
+    assert [row[2] for row in figures[5:13]] == ["1.000", "6", "0", "0", "0", "0", "0", "0"]
+    assert 0.9 < float(figures[15][1]) < 2  # 99th percentile, of six answers: nearly that of the slowest
+    assert float(figures[14][1]) < 0.5
+    assert report.notes() == [
+        "6 of 6 rows do not name their problem (by uid, id, question, problem, prompt): each counts as a problem of "
+        "its own"
+    ]
     assert report.disagreements() == [1, 2, 3, 4]
     columns, cells = report.disagreement_table()
     assert len(columns) == 7
@@ -229,6 +172,83 @@ def test_figures_and_disagreements(tmp_path: Path, plugin: str) -> None:
     assert run(out, f"{plugin}:same", timeout=1.0).disagreements() == []
 
 
+def test_several_files_and_samples_of_a_problem(
+    tmp_path: Path, plugin: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write(
+        tmp_path / "first.jsonl",
+        {"id": 1, "responses": ["1", "1", "2", "3"], "gold": 1},
+        {"id": 2, "responses": ["1", "4", "5", "1"], "gold": 1},
+    )
+    second = write(
+        tmp_path / "second.jsonl", *({"id": 3, "meta": {"said": text}, "gold": 1} for text in ("1", "7"))
+    )
+    out = tmp_path / "out.jsonl"
+    arguments = [str(first), "--fn", f"{plugin}:same", "--workers", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["reasoner-rl", "verify", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    assert f"verifier: {plugin}:same, which decides by itself what counts" in said
+    assert "avg@k over problems, k = 4 │ 50.00%" in said
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [each["verdict"] for each in written[0]["verified"]] == ["correct", "correct", "wrong", "wrong"]
+    assert [(each["file"], each["row"]) for each in written[1]["verified"]] == [(str(first), 2)] * 4
+    with pytest.raises(
+        DataError, match=r"second\.jsonl, row 1: no key 'response', 'responses' or 'solution'"
+    ):
+        verify([first, second], f"{plugin}:same", workers=1, timeout=20.0)
+    third = write(
+        tmp_path / "third.jsonl", {"id": 3, "said": "1", "gold": 1}, {"id": 3, "said": "7", "gold": 1}
+    )
+    fourth = write(tmp_path / "fourth.jsonl", {"id": 4, "said": ["1", "7", "1"], "gold": 1})
+    report = verify(
+        [third, fourth],
+        f"{plugin}:same",
+        f"{plugin}:generous",
+        workers=1,
+        timeout=20.0,
+        columns="response=said",
+    )
+    columns, cells = report.file_table()
+    assert columns[:5] == ["file", "verifier", "responses", "problems", "avg@k"]
+    assert [row[:5] for row in cells[::2]] == [
+        [str(third), f"{plugin}:same", "2", "1", "50.00%"],
+        [str(fourth), f"{plugin}:same", "3", "1", "66.67%"],
+    ]
+    whole = report.figures(report.scored[0])
+    assert (whole.responses, whole.problems, whole.samples) == (5, 2, "2 to 3")
+    assert whole.accuracy == pytest.approx(3 / 5)
+    assert whole.average == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert [row[0] for row in report.disagreement_table()[1]] == [f"{third}:2", f"{fourth}:1, sample 2"]
+
+
+def test_a_run_folder_stands_for_its_records(tmp_path: Path, plugin: str) -> None:
+    prompts = [Prompt(f"p{n}", (1,), "1+1?", "2", "sums", {"n": n}) for n in range(2)]
+    recorder = RolloutRecorder(tmp_path, "all")
+    for step in (1, 2):
+        groups = [
+            ScoredGroup(
+                prompt,
+                tuple(Rollout((1,), (-0.5,), "stop", 0, text) for text in ("2", "3")),
+                (Reward(1.0, 1.0, {}), Reward(-1.0, 0.0, {})),
+            )
+            for prompt in prompts
+        ]
+        recorder.rollouts(step, groups[:1], dropped=groups[1:])
+    recorder.evaluation(2, "held.out", groups)
+    report = run(tmp_path, f"{plugin}:same")
+    found = report.figures(report.scored[0])
+    assert (found.responses, found.problems, found.samples) == (12, 2, "6")
+    assert found.average == 0.5
+    names = [Path(row[0]).name for row in report.file_table()[1]]
+    assert names == [
+        *("step_000001.parquet", "step_000001_dropped.parquet"),
+        *("step_000002.parquet", "step_000002_dropped.parquet", "step_000002_held.out.parquet"),
+    ]
+
+
 def test_the_command(
     tmp_path: Path, plugin: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,7 +266,7 @@ def test_the_command(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/row.jsonl: cannot be read")
+    assert capsys.readouterr().err.startswith(f"error: dataset {tmp_path}/row.jsonl does not exist")
 
 
 def test_math_verify_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +274,8 @@ def test_math_verify_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"--against math-verify needs .*reasoner_rl\[verifiers\]"):
         run(path, "reward_fns:compute_score", "math-verify")
+    with pytest.raises(MissingExtraError, match=r"--fn math-verify needs .*reasoner_rl\[verifiers\]"):
+        run(path, "math-verify")
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(ImportError, match=r"pip install 'reasoner_rl\[verifiers\]'"):
         math_verify_rule.compute_score("x", "a", "1")

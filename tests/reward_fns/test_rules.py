@@ -149,7 +149,7 @@ def test_a_countdown_without_numbers_is_refused() -> None:
 
 
 def test_unknown_sources_have_a_rule() -> None:
-    assert rule_for("something/else") is rule_for("") is math_answer.compute_score
+    assert rule_for("something/else").judge is rule_for("").judge is math_answer.compute_score
 
 
 def test_custom_template_runs_as_it_is() -> None:

@@ -277,6 +277,7 @@ def test_steps_without_a_usable_group_are_skipped_said_and_counted(
         in said
     )
     assert "nothing is left to learn" not in said
+    assert said.count(":judge, which decides by itself what counts\n") == 1
     state = json.loads((tmp_path / "run" / "checkpoints" / "step_000005" / "driver.json").read_text())
     assert (state["step"], state["version"], len(state["source"]["all_right"])) == (5, 1, 4)
 

@@ -6,7 +6,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from reasoner_rl.evaluation.estimators import confidence_interval, mean_at_k
+from reasoner_rl.evaluation.estimators import mean_at_k
+from reasoner_rl.evaluation.intervals import confidence_interval
 from reasoner_rl.types import Reward
 
 VERDICTS = ("correct", "wrong", "unparsed", "undecided", "timeout", "crash", "unknown")

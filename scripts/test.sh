@@ -2,7 +2,7 @@
 # Checks the whole repository: ruff, ruff format, mypy, then pytest. Stops at the first of them that fails, with its exit
 # status.
 #
-#   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15
+#   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15 -n 2 --dist loadgroup
 #   scripts/test.sh --help
 #
 # Makes the environment first (scripts/env.sh --help lists its variables), with vLLM, Megatron, Ray and verl,
@@ -41,7 +41,8 @@ export HF_HUB_OFFLINE=1 # every model in the tests is made or found on this mach
 whole=no
 if [[ $# -eq 0 ]]; then
     whole=yes
-    set -- -q --durations=15
+    # Two tests at a time, by pytest-xdist; tests/conftest.py says which follow one another.
+    set -- -q --durations=15 -n 2 --dist loadgroup
 fi
 
 nothing_collected=5 interrupted=2 # exit statuses of pytest

@@ -45,6 +45,13 @@ LLAMA_3_ROPE = {
     "original_max_position_embeddings": 16,
 }
 
+# Where pytest runs tests side by side, those that start several processes which compute follow one another, beside all
+# others; and the tests of any other file stay together, with what they share.
+OF_MANY_PROCESSES = {
+    *("distributed", "test_golden", "test_backend_parity", "test_value_parity", "test_fsdp_backend"),
+    *("test_vocab_parallel", "test_two_hosts", "test_launch_on_ray", "test_gpu_check_engines"),
+}
+
 transformers.utils.logging.disable_progress_bar()
 
 
@@ -58,7 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Skip tests marked gpu where torch sees none."""
+    """Skip tests marked gpu where torch sees none, and say which tests must follow one another."""
+    for item in items:
+        many = OF_MANY_PROCESSES & {item.path.stem, item.path.parent.name}
+        item.add_marker(pytest.mark.xdist_group("many_processes" if many else item.path.stem))
     needing_one = [item for item in items if item.get_closest_marker("gpu")]
     if needing_one and not torch.cuda.is_available():
         for item in needing_one:

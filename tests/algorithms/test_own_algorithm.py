@@ -57,7 +57,7 @@ def test_the_template_trains_from_the_command_line(
     command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe), "run.steps=2"]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     finished = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
     )
     assert finished.returncode == 0, finished.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

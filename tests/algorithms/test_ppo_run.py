@@ -161,7 +161,7 @@ def test_a_run_that_was_killed_between_its_models_ends_with_the_same_bits(
     recipe = recipe_in(tmp_path, tiny_run)
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     command = [sys.executable, "-c", KILLED, str(recipe)]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     output = tmp_path / "run"
     assert (output / "checkpoints" / "latest").read_text() == "step_000002\n"

@@ -39,7 +39,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pa
     folder = tmp_path_factory.mktemp("quickstart") / "run"
     script = [sys.executable, str(repository / "scripts" / "quickstart.py"), "--out", str(folder)]
     short = [f"run.steps={STEPS}", "evaluation.every_steps=null", f"evaluation.datasets.0.limit={HELD_OUT}"]
-    subprocess.run([*script, *short], check=True, timeout=600)
+    subprocess.run([*script, *short], check=True, timeout=1200)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_vllm_learns(layout: str, quickstart: Path, tmp_path: Path) -> None:
     }
     command = [sys.executable, "-m", "reasoner_rl.cli", "train", "quickstart"]
     command += [f"{key}={value}" for key, value in overrides.items()]
-    subprocess.run([*command, *LAYOUTS[layout]], check=True, timeout=600)
+    subprocess.run([*command, *LAYOUTS[layout]], check=True, timeout=1200)
     summary, steps = read(tmp_path / "rl")
     assert len(steps) == STEPS
     assert summary["accuracy_after"] > summary["accuracy_before"] + 0.3

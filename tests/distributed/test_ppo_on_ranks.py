@@ -46,7 +46,7 @@ def finished(folder: Path, tiny_run: dict[str, Any], **sections: Any) -> list[di
     recipe.write_text(yaml.safe_dump({**tiny_run, **sections, "run": run}))
     if "cluster" in sections:
         command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
     else:
         assert train(load_recipe(recipe)) is not None  # type: ignore[arg-type]

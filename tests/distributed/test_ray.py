@@ -39,7 +39,7 @@ def command(recipe: Path, *overrides: str) -> list[str]:
 
 
 def run(recipe: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(recipe, *overrides), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(recipe, *overrides), capture_output=True, text=True, timeout=900)
 
 
 def rows(output: Path) -> list[dict[str, Any]]:

@@ -58,18 +58,25 @@ class DifficultyReport:
         order = ", the easiest first" if self.choice.order == "easy-first" else ""
         return (
             f"{self.problems:,} problems with {self.samples} answers each: mean pass rate {self.pass_rate:.1%}, "
-            f"{self.none_right:,} with none right, {self.all_right:,} with all right; {self.kept:,} kept{dropped}{order}"
+            f"{self.none_right:,} with none right, {self.all_right:,} with all right; "
+            f"{self.kept:,} kept{dropped}{order}"
         )
 
 
 def measure_difficulty(config: OnlineConfig, folder: Path, choice: Choice) -> DifficultyReport:
     """Sample and verify rollout.responses_per_prompt answers to each training problem, and write the chosen problems.
 
-    ``folder``/problems has the ending and the columns of data.train.path, and `PassRate.columns`; the report is beside
-    it. Another choice with the same recipe and folder samples nothing again. Raises ConfigError for a recipe with a
-    reward model, DataError if the verifier does not say what is right, or if no problem is kept; then nothing is
-    written.
+    The file has the name and the columns of data.train.path, since the name may be the data source that a verifier goes
+    by, and `PassRate.columns`; the report is beside it. Another choice with the same recipe and folder samples nothing
+    again. Raises ConfigError for a recipe with a reward model, and if the file would replace data.train.path; DataError
+    if the verifier does not say what is right, or if no problem is kept. Then neither file is written.
     """
+    source = config.data.train.path
+    file = folder / source.name
+    if file.resolve() == source.resolve():
+        raise ConfigError(
+            f"--out={folder}: {file} is data.train.path and would be replaced; choose another folder"
+        )
     if config.reward_model is not None:
         raise ConfigError(
             "reward_model is set, and data difficulty counts answers that are right, whatever their scores: leave the "
@@ -82,8 +89,6 @@ def measure_difficulty(config: OnlineConfig, folder: Path, choice: Choice) -> Di
     say(_bars(report.histogram))
     if not places:
         raise DataError(f"no problem has a pass rate of {choice.min_pass:g} to {choice.max_pass:g}: {report}")
-    source = config.data.train.path
-    file = folder / f"problems{source.suffix}"
     with naming_out(folder):
         _write(source, file, [measured[place] for place in places])
         write_json(folder / REPORT, asdict(report))

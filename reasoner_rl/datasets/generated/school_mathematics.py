@@ -4,11 +4,11 @@
     answer    "16"
     module    "numbers__gcd", the package's name for the kind of problem
 
-The extra `school-math` installs the package, whose last release, 1.0.1, is of 2018. With sympy 1.14 it cannot be imported until one name is put back where sympy had
-it, which is done here. With numpy 2 its modules about polynomials and calculus fail, and so do some draws of its
-composed modules, since `numpy.object` and `ndarray.itemset` are gone. Others draw letters from sets, so that their
-problems differ between processes. `MODULES` are those that ran without an error and gave the same problems in processes
-with different hash seeds, take less than 50 ms per problem, and are not answered by yes or no.
+The extra `school-math` installs the package; its last release is 1.0.1. With sympy 1.14 it cannot be imported until one
+name is put back where sympy had it, which is done here. With numpy 2 its modules about polynomials and calculus fail,
+and so do some draws of its composed modules, since `numpy.object` and `ndarray.itemset` are gone. Others draw letters
+from sets, so that their problems differ between processes. `MODULES` are those that ran without an error, gave the same
+problems in processes with different hash seeds, took less than 50 ms per problem, and are not answered by yes or no.
 
 The difficulty, 1 to 3, is the third of the package's range of entropy that a problem is drawn from: its train-easy,
 train-medium and train-hard. Two problems are the same if their text is.

@@ -14,13 +14,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reasoner_rl.datasets.generated import (
     countdown,
-    ladder,
     linear_equations,
     modular_arithmetic,
     school_mathematics,
@@ -242,7 +242,8 @@ def test_the_problems_of_recorded_results_stay_what_they_are(name: str) -> None:
         (
             "word-problems",
             {"largest": 3, "most": 1, "train": 90, "heldout": 10},
-            "--heldout 10, --train 90, --sft 0: 10 distinct problems were found",
+            # 4 of gets_more, 4 of boxes, 1 of gives_away (3 - 2), 2 of shares (2 / 2, 3 / 3)
+            "--heldout 10, --train 90, --sft 0: 11 distinct problems were found",
         ),
         (
             "modular-arithmetic",
@@ -260,36 +261,28 @@ def test_impossible_wishes_name_the_flag(name: str, options: dict[str, Any], mes
     assert message in str(refusal.value)
 
 
-def test_ladder_rows_name_their_rung() -> None:
-    assert ladder.row("3+5*7-9", "worked")["terms"] == 4
-
-
 SCHOOL = """
-import hashlib, json, random
+import json
 from reasoner_rl.datasets.generated.school_mathematics import SchoolMathematicsOptions, generate
-before = random.getstate()
-rows = generate(SchoolMathematicsOptions(train=120, heldout=30), 1)
-assert random.getstate() == before
-print(json.dumps(rows))
+print(json.dumps(generate(SchoolMathematicsOptions(train=110, heldout=22), 1)))
 """
 
 
-def test_school_mathematics_of_two_processes(repository: Any) -> None:
-    """The verifier accepts each answer as its own, and hash seeds change nothing."""
+def test_school_mathematics_of_two_processes(repository: Path) -> None:
+    """The verifier accepts each answer as its own, and neither hash seeds nor the global random state matter."""
     pytest.importorskip("mathematics_dataset", reason="the extra school-math is not installed")
-
-    def made_with(hash_seed: str) -> Splits:
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(repository)}
-        done = subprocess.run(
-            [sys.executable, "-c", SCHOOL], env=environment, capture_output=True, text=True, check=True
-        )
-        found: Splits = json.loads(done.stdout)
-        return found
-
-    splits = made_with("1")
-    assert splits == made_with("2")
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(repository)}
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", SCHOOL], env=environment, capture_output=True, text=True, check=True
+    )
+    random.seed(7)
+    before = random.getstate()
+    options = school_mathematics.SchoolMathematicsOptions(train=110, heldout=22)
+    splits = school_mathematics.generate(options, 1)
+    assert random.getstate() == before
+    assert json.loads(elsewhere.stdout) == splits
     rows = all_rows(splits)
-    assert len({row["problem"] for row in rows}) == 150
+    assert len({row["problem"] for row in rows}) == 132
     assert {row["difficulty"] for row in rows} == {1, 2, 3}
     assert {row["module"] for row in rows} == set(school_mathematics.MODULES)
     for row in rows:

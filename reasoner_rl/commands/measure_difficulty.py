@@ -54,12 +54,12 @@ class DifficultyReport:
     def __str__(self) -> str:
         outside = self.problems - self.kept
         between = f"{self.choice.min_pass:g} to {self.choice.max_pass:g}"
-        dropped = f", {outside:,} outside of {between} left out" if outside else ""
+        dropped = f"; {outside:,} with a rate outside of {between} left out" if outside else ""
         order = ", the easiest first" if self.choice.order == "easy-first" else ""
         return (
             f"{self.problems:,} problems with {self.samples} answers each: mean pass rate {self.pass_rate:.1%}, "
             f"{self.none_right:,} with none right, {self.all_right:,} with all right; "
-            f"{self.kept:,} kept{dropped}{order}"
+            f"{self.kept:,} kept{order}{dropped}"
         )
 
 

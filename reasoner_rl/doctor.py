@@ -66,6 +66,7 @@ OPTIONAL = {
     "math-verify": ("reasoner-rl verify --fn math-verify, or --against", "verifiers"),
     "choix": ("reasoner-rl data rank --method bradley-terry", "preferences"),
     "scikit-learn": ("the calibration of a reward model", "preferences"),
+    "mathematics-dataset": ("reasoner-rl data generate school-mathematics", "school-math"),
 }
 REQUIRED = ("torch", "transformers", "peft")
 # Packages that `import transformers` tries, and that fail beside a torch they were not built for.

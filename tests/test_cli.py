@@ -73,7 +73,10 @@ def recipe(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "sft", "eval", "data inspect", "data make-preferences", "data make-sft", "config show"],
+    [
+        *("train", "sft", "eval", "config show"),
+        *("data inspect", "data make-preferences", "data make-sft", "data difficulty"),
+    ],
 )
 def test_every_command_explains_itself(command: str, reasoner_rl: Callable[..., Outcome]) -> None:
     outcome = reasoner_rl(*command.split(), "--help")

@@ -44,15 +44,19 @@ COMPOSING = {
             "training",
         ),
     },
+    "datasets": set(),
     "commands": {
-        *("distributed", "trainer", "sources"),
+        *("datasets", "distributed", "trainer", "sources"),
         *("evaluation", "observability", "prompts", "reward_models", "rewards"),
     },
     "doctor": {"distributed", "observability"},
-    "cli": {"trainer", "commands", "doctor"},
+    "cli": {"datasets", "trainer", "commands", "doctor"},
 }
 SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "plugins", "config"}
-ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb", "choix", "sklearn")
+ADAPTED = (
+    *("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb", "choix", "sklearn"),
+    "mathematics_dataset",
+)
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 

@@ -39,11 +39,15 @@ class CommandGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first argument names. Raises ConfigError if it names none."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            names, near = ", ".join(self.commands), did_you_mean(args[0], self.commands)
-            raise ConfigError(
-                f"`reasoner-rl {ctx.info_name} {args[0]}`: must be one of {names}.{near}{self.remedy}"
-            )
+            near = did_you_mean(args[0], self.commands)
+            known = ", ".join(self.commands)
+            raise ConfigError(f"`{_typed(ctx)} {args[0]}`: must be one of {known}.{near}{self.remedy}")
         return super().resolve_command(ctx, args)
+
+
+def _typed(ctx: Any) -> str:
+    """What leads to a group of commands, such as `reasoner-rl data`."""
+    return "reasoner-rl" if ctx.parent is None else f"{_typed(ctx.parent)} {ctx.info_name}"
 
 
 class DefaultGroup(TyperGroup):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from reasoner_rl.cli import generate
 from reasoner_rl.cli.common import CommandGroup, Overrides, RecipeArgument, wrong_kind
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
@@ -20,6 +21,8 @@ class _DataCommands(CommandGroup):
 group = typer.Typer(
     cls=_DataCommands, help="Look at data, and make data to learn from.", no_args_is_help=True
 )
+
+group.add_typer(generate.group, name="generate")
 
 OutFolder = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="For answers and files; resumes what is begun there.")
@@ -78,6 +81,30 @@ def make_sft(
     from reasoner_rl.commands.make_data import make_sft as make
 
     make(_online("data make-sft", recipe, overrides), out, count, choose, agreement)
+
+
+@group.command("difficulty")
+def difficulty(
+    recipe: RecipeArgument,
+    out: OutFolder,
+    overrides: Overrides = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=2, help="Answers per problem; rollout.responses_per_prompt if unset."),
+    ] = None,
+    min_pass: Annotated[float, typer.Option(min=0, max=1, help="Smallest pass rate that is kept.")] = 0.0,
+    max_pass: Annotated[float, typer.Option(min=0, max=1, help="Largest pass rate that is kept.")] = 1.0,
+    order: Annotated[
+        Literal["none", "easy-first"],
+        typer.Option(help="As in the file, or a curriculum: the highest pass rate first."),
+    ] = "none",
+) -> None:
+    """Measure how often a recipe's model answers its training problems rightly, then choose and order them by that."""
+    from reasoner_rl.commands.measure_difficulty import Choice, measure_difficulty
+
+    more = [] if samples is None else [f"rollout.responses_per_prompt={samples}"]
+    config = _online("data difficulty", recipe, [*(overrides or []), *more])
+    measure_difficulty(config, out, Choice(min_pass, max_pass, order))
 
 
 @group.command("rank")

@@ -296,7 +296,7 @@ def test_data_reads_the_examples_of_ptx_too(recipe: Path, reasoner_rl: Callable[
 def test_an_interruption_says_how_to_resume(
     recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(config: Any) -> None:
+    def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("reasoner_rl.trainer.train.train", interrupted)
@@ -305,7 +305,7 @@ def test_an_interruption_says_how_to_resume(
     assert (
         outcome.err == "interrupted; the same command resumes from the newest checkpoint, if there is one\n"
     )
-    monkeypatch.setattr("reasoner_rl.commands.make_data.sampled_groups", lambda *_: interrupted(None))
+    monkeypatch.setattr("reasoner_rl.commands.make_data.sampled_groups", lambda *_: interrupted())
     for command in ("make-preferences", "make-sft"):
         outcome = reasoner_rl("data", command, str(recipe), "--out", "made")
         assert outcome.status == 130
@@ -391,9 +391,9 @@ def test_a_trained_recipe_is_evaluated_with_the_weights_it_made(
 def test_a_stopped_run_is_no_success(
     recipe: Path, reasoner_rl: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reasoner_rl.trainer.train.train", lambda config: None)
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", lambda *_: None)
     assert reasoner_rl("train", str(recipe)).status == 130
-    monkeypatch.setattr("reasoner_rl.trainer.train.train", lambda config: None)
+    monkeypatch.setattr("reasoner_rl.trainer.train.train", lambda *_: None)
     assert reasoner_rl("sft", "quickstart_sft").status == 130
 
 
@@ -413,7 +413,7 @@ def test_an_interruption_that_a_library_has_wrapped_is_one(
 ) -> None:
     from torch.distributed.checkpoint.api import CheckpointException
 
-    def interrupted(config: Any) -> None:
+    def interrupted(*_: Any) -> None:
         raise CheckpointException("rank 0", {0: (KeyboardInterrupt(), None)})  # type: ignore[dict-item]
 
     monkeypatch.setattr("reasoner_rl.trainer.train.train", interrupted)

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -164,6 +164,22 @@ class ConsoleSink:
         if line is not None:
             # soft_wrap: a log file gets the whole line, however narrow rich takes it to be.
             self._console.print(line, soft_wrap=True, highlight=False)
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+
+OnMetrics = Callable[[int, Mapping[str, float]], None]
+
+
+class CallbackSink:
+    """Calls a user's function with the step and its metrics."""
+
+    def __init__(self, on_metrics: OnMetrics) -> None:
+        self._on_metrics = on_metrics
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._on_metrics(step, values)
 
     def close(self) -> None:
         """Nothing to finish."""

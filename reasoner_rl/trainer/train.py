@@ -18,7 +18,7 @@ from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
-from reasoner_rl.observability.sinks import open_logger
+from reasoner_rl.observability.sinks import CallbackSink, OnMetrics, open_logger
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.base import Source
@@ -47,10 +47,13 @@ from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import Prompt
 
 
-def train(config: TrainConfig, compare_to: Reference | None = None) -> dict[str, Any] | None:
+def train(
+    config: TrainConfig, compare_to: Reference | None = None, on_metrics: OnMetrics | None = None
+) -> dict[str, Any] | None:
     """Run the recipe to its end, resuming from its newest checkpoint.
 
-    ``compare_to``: runs of before, along which this one is followed; what came of it is in the summary.
+    ``compare_to``: runs of before, along which this one is followed; what came of it is in the summary. ``on_metrics``:
+    called with the step and the metrics of each step, and of each evaluation.
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
     with output_folder(config.run) as output:
@@ -62,7 +65,7 @@ def train(config: TrainConfig, compare_to: Reference | None = None) -> dict[str,
         if isinstance(config, OnlineConfig):
             for name, number in step_arithmetic(config).rows():
                 say(f"  {name:<32} {number}")
-        return _train(config, output, store, newest, compare_to)
+        return _train(config, output, store, newest, compare_to, on_metrics)
 
 
 def _train(
@@ -71,6 +74,7 @@ def _train(
     store: CheckpointStore,
     newest: tuple[int, Path] | None,
     compare_to: Reference | None,
+    on_metrics: OnMetrics | None,
 ) -> dict[str, Any] | None:
     data = load_data(config, load_tokenizer(config.model))
     state = DriverState()
@@ -97,7 +101,7 @@ def _train(
                 output,
                 total_steps=config.run.steps,
                 resume_step=newest[0] if newest else None,
-                more=followed,
+                more=[*followed, *([CallbackSink(on_metrics)] if on_metrics else [])],
             )
         )
         stop = stack.enter_context(graceful_stop())

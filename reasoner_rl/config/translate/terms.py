@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, did_you_mean
+
+_KEYS_BY_NAME = 4  # of a section without a counterpart, at most; of more the number is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,12 @@ class Translation:
     without: Mapping[str, str]  # their key, or `section.* (3 keys)` -> why it has no counterpart
     neutral: tuple[str, ...]  # keys without counterpart that are at their defaults
     unknown: Mapping[str, Any]  # keys that were not understood -> their values
+    known: Collection[str]  # keys of the framework
     to_do: tuple[str, ...]
+
+    def nearest(self, key: str) -> str:
+        """Return `` Did you mean 'x'?`` for a key that was not understood, or an empty string."""
+        return did_you_mean(key, self.known)
 
 
 def account(draft: Draft, settings: Settings) -> Translation:
@@ -128,7 +135,7 @@ def account(draft: Draft, settings: Settings) -> Translation:
     without = dict(draft.without)
     neutral: list[str] = []
     unknown: dict[str, Any] = {}
-    whole: dict[str, int] = {}  # sections without counterpart -> how many keys of them are given
+    below: dict[str, list[str]] = {}  # sections without counterpart -> those of their keys that are given
     said = {key for keys in draft.origins.values() for key in keys} | without.keys()
     for key, value in settings.given.items():
         term = vocabulary.terms.get(key)
@@ -144,16 +151,12 @@ def account(draft: Draft, settings: Settings) -> Translation:
             continue
         section = vocabulary.section_of(key)
         if section is not None:
-            whole[section] = whole.get(section, 0) + 1
+            below.setdefault(section, []).append(key)
         else:
             unknown[key] = value
-    for section, count in whole.items():
-        name = (
-            section
-            if section in settings.given
-            else f"{section}.* ({count} {'key' if count == 1 else 'keys'})"
-        )
-        without[name] = vocabulary.sections[section]
+    for section, keys in below.items():
+        names = keys if len(keys) <= _KEYS_BY_NAME else [f"{section}.* ({len(keys)} keys)"]
+        without.update(dict.fromkeys(names, vocabulary.sections[section]))
     origins = {ours: _origin(theirs, settings) for ours, theirs in draft.origins.items() if theirs}
     return Translation(
         framework=vocabulary.framework,
@@ -163,6 +166,7 @@ def account(draft: Draft, settings: Settings) -> Translation:
         without=without,
         neutral=tuple(neutral),
         unknown=unknown,
+        known=vocabulary.terms.keys(),
         to_do=tuple(draft.to_do),
     )
 

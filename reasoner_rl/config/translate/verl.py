@@ -9,7 +9,7 @@ from typing import Any
 from reasoner_rl.config.translate.read import is_filled_in
 from reasoner_rl.config.translate.terms import Draft, Settings, Translation, account
 from reasoner_rl.config.translate.verl_algorithm import draft_algorithm
-from reasoner_rl.config.translate.verl_keys import ACTOR, MEGATRON, MODEL, OLDER, ROLLOUT, VERL
+from reasoner_rl.config.translate.verl_keys import ACTOR, MEGATRON, MODEL, OVERLONG, ROLLOUT, VERL
 from reasoner_rl.errors import ConfigError
 
 _DTYPES = {"bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "fp32": "float32"}
@@ -93,6 +93,8 @@ def _model(settings: Settings, draft: Draft) -> None:
 
 def _data(settings: Settings, draft: Draft) -> None:
     files = _files(settings, "data.train_files")
+    if not files:
+        raise ConfigError("verl's data.train_files: must name a file")
     draft.put("data.train.path", files[0], "data.train_files")
     if len(files) > 1:
         draft.to_do.append(
@@ -164,7 +166,7 @@ def _reward(settings: Settings, draft: Draft) -> None:
     )
     if workers:
         draft.copy("reward.workers", settings.size, workers)
-    for section in {key.rpartition(".")[0] for key in OLDER if key.endswith(".penalty_factor")}:
+    for section in OVERLONG:
         keys = (f"{section}.enable", f"{section}.len")
         if settings.switch(keys[0]):
             limit, buffer = draft.values["rollout.sampling.max_response_tokens"], settings.size(keys[1])
@@ -203,7 +205,7 @@ def _micro_batch(settings: Settings, draft: Draft) -> None:
     if settings.switch(f"{ACTOR}use_dynamic_bsz"):
         key = f"{ACTOR}ppo_max_token_len_per_gpu"
         words = f"Tokens per worker; the longest sequence has {longest}."
-        draft.copy("batch.micro_batch_tokens", settings.size, key, words=words)
+        draft.put("batch.micro_batch_tokens", settings.size(key), key, f"{ACTOR}use_dynamic_bsz", words=words)
         return
     for key, count in (
         (f"{ACTOR}ppo_micro_batch_size_per_gpu", 1),
@@ -299,6 +301,7 @@ def _evaluation(settings: Settings, draft: Draft) -> None:
     draft.put("evaluation.samples_per_prompt", samples, f"{ROLLOUT}val_kwargs.n", words=words)
     if settings.switch(f"{ROLLOUT}val_kwargs.do_sample"):
         _sampling(settings, draft, "evaluation.sampling", f"{ROLLOUT}val_kwargs.")
+        draft.leave_out(f"{ROLLOUT}val_kwargs.do_sample", "evaluation samples unless its temperature is 0")
     else:
         words = "Without do_sample verl evaluates greedily."
         draft.put("evaluation.sampling.temperature", 0.0, f"{ROLLOUT}val_kwargs.do_sample", words=words)

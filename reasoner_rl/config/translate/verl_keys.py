@@ -6,6 +6,7 @@ A test compares keys and defaults with verl's own files.
 from __future__ import annotations
 
 from reasoner_rl.config.translate.terms import Term, Vocabulary
+from reasoner_rl.config.translate.verl_sections import SECTIONS
 
 ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout.", "actor_rollout_ref.model."
 MEGATRON = f"{ACTOR}megatron."
@@ -265,80 +266,26 @@ _TRAINER = {
     "trainer.del_local_ckpt_after_load": Term("", False, "checkpoint.keep_last says which are deleted"),
     "trainer.max_critic_ckpt_to_keep": Term("", None, "the critic is part of the checkpoint"),
 }
-# Names that verl 0.9.1 itself no longer has: of recipe/dapo, of older versions, and of keyword arguments.
+OVERLONG = (  # where the punishment of overlong responses has stood
+    "reward.reward_kwargs.overlong_buffer_cfg",
+    "reward_model.reward_kwargs.overlong_buffer_cfg",
+    "reward_model.overlong_buffer",
+    "custom_reward_function.overlong_buffer",
+)
+_MAX_LENGTH = "it is rollout.sampling.max_response_tokens"
+# Names that are not in verl 0.9.1's own files: of recipe/dapo, of older versions, and of keyword arguments.
 OLDER = {
-    f"{side}overlong_buffer{suffix}.{name}": Term(f"reward.overlong.{ours}", default)
-    for side, suffix in (
-        ("reward_model.", ""),
-        ("custom_reward_function.", ""),
-        ("reward.reward_kwargs.", "_cfg"),
-        ("reward_model.reward_kwargs.", "_cfg"),
-    )
-    for name, ours, default in (
-        ("enable", "buffer_tokens", False),
-        ("len", "buffer_tokens", 0),
-        ("penalty_factor", "penalty", 0.0),
-        ("log", "", False),
-    )
-    if ours
-} | {
+    **{f"{section}.enable": Term("reward.overlong.buffer_tokens", False, "0 is off") for section in OVERLONG},
+    **{f"{section}.len": Term("reward.overlong.buffer_tokens", 0) for section in OVERLONG},
+    **{f"{section}.penalty_factor": Term("reward.overlong.penalty", 0.0) for section in OVERLONG},
+    **{
+        f"{section}.log": Term("", False, "it is always logged, as reward/overlong_share")
+        for section in OVERLONG
+    },
     f"{ACTOR}use_token_level_loss": Term("algorithm.loss.aggregation", False),
     f"{ACTOR}loss_mode": Term("algorithm.loss.objective", None),
-    "reward.reward_kwargs.max_resp_len": Term("", None, "it is rollout.sampling.max_response_tokens"),
-    "reward_model.reward_kwargs.max_resp_len": Term("", None, "it is rollout.sampling.max_response_tokens"),
-}
-
-_PROFILER = "profiling is not a setting here"
-_REFERENCE = "the reference policy is held and computed as the policy is"
-SECTIONS = {
-    "global_profiler": _PROFILER,
-    "actor_rollout_ref.ref": _REFERENCE,
-    "actor_rollout_ref.ref.profiler": _PROFILER,
-    "actor_rollout_ref.hybrid_engine": "generation and training always share the GPUs",
-    "actor_rollout_ref.nccl_timeout": "cluster.deadlines say how long calls may take",
-    **{f"{ACTOR}{name}": _PROFILER for name in ("profiler",)},
-    f"{ACTOR}qat": "quantisation is not built",
-    f"{ACTOR}checkpoint": "a checkpoint always holds all that resuming needs",
-    f"{ACTOR}fsdp_config": "FSDP2 needs no such choice here",
-    f"{ACTOR}megatron": "megatron-core is set up by training.backend alone",
-    f"{ACTOR}optim": "the optimizer is AdamW with training.optimizer and training.schedule",
-    f"{ACTOR}policy_loss": "the objectives are those of algorithm.loss.objective",
-    f"{ACTOR}router_replay": "routers' choices are not replayed",
-    **dict.fromkeys(
-        (
-            f"{ACTOR}rollout_n",
-            f"{ACTOR}freeze_vision_tower",
-            f"{ACTOR}calculate_entropy",
-            f"{ACTOR}calculate_sum_pi_squared",
-            f"{ACTOR}use_prefix_grouper",
-            f"{ACTOR}use_fused_kernels",
-            f"{ACTOR}entropy_from_logits_with_chunking",
-            f"{ACTOR}entropy_from_logits_chunk_size",
-            f"{ACTOR}entropy_checkpointing",
-            f"{ACTOR}pad_to_length",
-            f"{ACTOR}load_weight",
-        ),
-        "there is no such choice in the trainer here",
-    ),
-    "actor_rollout_ref.rollout": "vLLM is set up by rollout.engine alone",
-    "actor_rollout_ref.rollout.multi_turn": "one response per prompt: tools and further turns are not built",
-    "actor_rollout_ref.rollout.agent": "one response per prompt: agents are not built",
-    "actor_rollout_ref.rollout.profiler": _PROFILER,
-    "actor_rollout_ref.model": "the model is set up by model alone",
-    "data": "rows are text in verl's schema, and read by the driver",
-    "critic": "the critic is held and computed as the policy is",
-    "reward_model": "set reward_model.kind and reward_model.path",
-    "reward.reward_model": "set reward_model.kind and reward_model.path",
-    "reward.reward_manager": "reward.functions score, and reward.overlong shapes by length",
-    "reward.sandbox_fusion": "verifiers run in processes of their own: reward.timeout_seconds, reward.memory_gib",
-    "sandbox_fusion": "verifiers run in processes of their own: reward.timeout_seconds, reward.memory_gib",
-    "algorithm.pf_ppo": "PF-PPO is not built",
-    "distillation": "set algorithm.kind=distillation and teacher.path",
-    "transfer_queue": "data goes through the driver",
-    "trainer": "there is no such choice in the trainer here",
-    "skip": "no phase of a step is skipped",
-    "ray_kwargs": "Ray is started by the launch scripts, or found by cluster.address",
-    "model_engine": "set training.backend.kind",
+    "reward.reward_kwargs.max_resp_len": Term("", None, _MAX_LENGTH),
+    "reward_model.reward_kwargs.max_resp_len": Term("", None, _MAX_LENGTH),
 }
 
 VERL = Vocabulary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import shutil
@@ -117,7 +118,20 @@ def test_a_verifier_that_hangs_or_ends_its_process_does_not_hang_the_start(
 def test_config_lists_recipes(reasoner_rl: Callable[..., Outcome]) -> None:
     outcome = reasoner_rl("config")
     assert (outcome.status, outcome.err) == (0, "")
-    assert outcome.out.splitlines() == list(shipped_recipes())
+    lines = outcome.out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_recipes())
+    kinds = {line.split()[0]: line.split()[1] for line in lines}
+    assert (kinds["aime"], kinds["gspo_qwen2.5_1.5b"], kinds["kto_quickstart"]) == (
+        "eval",
+        "online",
+        "preference",
+    )
+    assert any(
+        line.endswith("DAPO on chains of additions modulo 10, with all four techniques on") for line in lines
+    )
+    assert max(map(len, lines)) <= 100
+    assert outcome.out == reasoner_rl("config", "list").out
+    assert reasoner_rl("--version").out == f"reasoner-rl {importlib.metadata.version('reasoner_rl')}\n"
 
 
 def test_config_resolves_a_recipe_to_one_that_means_the_same(
@@ -136,7 +150,8 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
     outcome = reasoner_rl("config", "keys", kind)
     assert outcome.status == 0
     assert "run.output_dir" in outcome.out
-    assert ("algorithm[dapo].loss.clip_high" in outcome.out) == (kind == "online")
+    assert ("algorithm.loss.clip_high" in outcome.out) == (kind == "online")
+    assert "[dapo]" not in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -155,7 +170,8 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
         (("config", "keys", "onlin"), ("KIND 'onlin'", "reward_model, iterated, eval")),
         (("config", "quickstart"), ("`reasoner-rl config quickstart`", "`reasoner-rl config show RECIPE`")),
         (("config", "--keys", "online"), ("`reasoner-rl config keys online` now",)),
-        (("config", "lst"), ("must be one of list, show, keys", "Did you mean 'list'?")),
+        (("config", "keys", "sft", "dapo"), ("no key of kind sft has 'dapo'",)),
+        (("config", "lst"), ("must be one of list, show, keys, from-verl, from-trl", "Did you mean 'list'?")),
         (
             ("train", "quickstart_sft"),
             ("`reasoner-rl train`", "online, preference, reward_model or iterated", "of kind 'sft'"),

@@ -45,8 +45,10 @@ def explain(
         path = _plain_path(detail["loc"], tree, missing)
         if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
             path = (*path, "kind")
-        for place in _places(detail["type"], path, kind, tree):
-            rule = _rule(detail, kind, place, tree)
+        foreign = _foreign_places(detail["type"], path, kind, tree)
+        for place in foreign or [path]:
+            missing = missing and not foreign
+            rule = _rule("extra_forbidden" if foreign else detail["type"], detail, kind, place, tree)
             origin = _origin(place[:-1] if missing else place, layers, recipe)
             subject = _subject(
                 ".".join(place), "" if missing else _value(detail["type"], _child_at(tree, place)), rule
@@ -63,13 +65,16 @@ def show(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
-def _places(error: str, path: KeyPath, kind: str, tree: Mapping[str, Any]) -> list[KeyPath]:
-    """What an error is about: of an unknown section those keys that another framework knows, else the path itself."""
-    if error == "extra_forbidden":
-        known = [place for place in _leaves(_child_at(tree, path), path) if _foreign(kind, place)]
-        if known:
-            return known
-    return [path]
+def _foreign_places(error: str, path: KeyPath, kind: str, tree: Mapping[str, Any]) -> list[KeyPath]:
+    """The keys of other frameworks in a section that is unknown, or that lacks the key `kind`."""
+    match error:
+        case "extra_forbidden":
+            section = path
+        case "union_tag_not_found":
+            section = path[:-1]
+        case _:
+            return []
+    return [place for place in _leaves(_child_at(tree, section), section) if _foreign(kind, place)]
 
 
 def _leaves(tree: Any, path: KeyPath) -> Iterator[KeyPath]:
@@ -141,9 +146,9 @@ def _subject(path: str, value: str, rule: str) -> str:
     return "" if not path or rule.startswith(f"{path}.") else f"{path}{value}: "
 
 
-def _rule(detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
+def _rule(error: str, detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
     context = detail.get("ctx", {})
-    match detail["type"]:
+    match error:
         case "extra_forbidden":
             return f"unknown key.{_suggest(kind, path, tree)}"
         case "missing":
@@ -157,7 +162,7 @@ def _rule(detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str
             return f"must be {_one_of(allowed)}{'.' if near else ''}{near}"
         case "string_type" if isinstance(detail["input"], Mapping | list):
             return "must be text; text that begins with a bracket needs quotes, such as '\"{problem}\"' in a shell"
-        case error if error in _NOT_A_SECTION:
+        case _ if error in _NOT_A_SECTION:
             return _must_be_a_section(kind, ".".join(path), detail["input"])
         case _:
             return str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")

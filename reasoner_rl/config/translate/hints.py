@@ -18,7 +18,7 @@ _MARKS = {
 
 
 def foreign_hint(path: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'? ...`` for a key of verl or TRL; empty for others.
+    """Return `` Did you mean 'x'? That is verl's y here`` for a key of verl or TRL; empty for others.
 
     path: as it was given, the whole path of verl's key or its last name. known: our keys in recipes of the kind.
     """
@@ -33,8 +33,8 @@ def foreign_hint(path: str, known: Iterable[str]) -> str:
             found.setdefault(term.ours, []).append(f"{name}{note}")
     if found:
         ours = " or ".join(repr(key) for key in found)
-        theirs = "; ".join(dict.fromkeys(name for names in found.values() for name in names))
-        return f" Did you mean {ours}? It is what {theirs} is here"
+        theirs = " and ".join(dict.fromkeys(name for names in found.values() for name in names))
+        return f" Did you mean {ours}? That is {theirs} here"
     reasons = dict.fromkeys(
         f"{name} has no counterpart: {term.note}" for name, term in candidates if not term.ours
     )

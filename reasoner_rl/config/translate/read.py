@@ -21,6 +21,7 @@ _ARITHMETIC = re.compile(r"\$\(\(((?:[^()]|\([^()]*\))*)\)\)")
 _BRACED = re.compile(r"\$\{(\w+)(?::?[-=]([^${}]*))?\}")
 _BARE = re.compile(r"\$(\w+)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_NUMBER = re.compile(r"-[\d.]")
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_]\w*(?:\.[\w-]+)+=")
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -99,7 +100,10 @@ def overrides_of(words: Sequence[str]) -> list[str]:
 
 
 def read_flags(words: Sequence[str]) -> dict[str, Any]:
-    """Return `--flag value`, `--flag=value`, `--flag value value` (a list) and `--flag` (true) among the words."""
+    """Return `--flag value`, `--flag=value`, `--flag value value` (a list) and `--flag` (true) among the words.
+
+    A word that begins with a single dash ends the values of the flag before it.
+    """
     given: dict[str, list[str]] = {}
     flag: str | None = None
     for word in words:
@@ -107,7 +111,9 @@ def read_flags(words: Sequence[str]) -> dict[str, Any]:
             flag, separator, text = word[2:].partition("=")
             flag = flag.replace("-", "_")
             given[flag] = [text] if separator else []
-        elif flag is not None and not _ASSIGNMENT.match(word):
+        elif word.startswith("-") and not _NUMBER.match(word):  # a short flag, which is no value
+            flag = None
+        elif flag is not None:
             given[flag].append(word)
     return {flag: _flag_value(values, f"--{flag}") for flag, values in given.items()}
 

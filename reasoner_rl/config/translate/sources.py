@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from reasoner_rl.config.translate.read import (
     read_flags,
     read_overrides,
     read_script,
-    read_text,
 )
 from reasoner_rl.config.translate.trl_keys import METHODS
 from reasoner_rl.errors import ConfigError
+
+_SCRIPT = re.compile(r"(?:^|/)(?P<name>[^/]+)\.py$|^trl\.scripts\.(?P<module>\w+)$")
 
 
 def verl_settings(arguments: Sequence[str]) -> dict[str, Any]:
@@ -55,22 +57,29 @@ def trl_settings(path: Path) -> tuple[dict[str, Any], str | None, int | None]:
             raise ConfigError(f"{path}: must hold arguments by name; it holds {show(tree)}")
         return dict(tree), None, None
     words = read_script(path)
-    given = read_flags(words)
+    place, named = _command(words)
+    given = read_flags(words[place:])
     if not given:
         raise ConfigError(f"{path}: holds no arguments of TRL, such as --num_generations 8")
-    devices = given.pop("num_processes", None)  # accelerate launch's
+    devices = given.pop("num_processes", read_flags(words[:place]).get("num_processes"))  # accelerate's
     config = given.pop("config", None)
     if config is not None:  # what the file says counts less than the flags beside it
         other = Path(expand_home(config))
-        place = other if other.is_absolute() else path.parent / other
-        read_text(place)
-        given = {**trl_settings(place)[0], **given}
-    named = next((method for method in METHODS for word in words if _names(word, method)), None)
+        place_of = other if other.is_absolute() else path.parent / other
+        given = {**trl_settings(place_of)[0], **given}
     return given, named, devices if isinstance(devices, int) else None
 
 
-def _names(word: str, method: str) -> bool:
-    return word == method or Path(word).name == f"{method}.py"
+def _command(words: Sequence[str]) -> tuple[int, str | None]:
+    """Where the arguments of a trainer begin, behind those of a launcher, and the trainer if its name says it."""
+    for place, word in enumerate(words):
+        script = _SCRIPT.search(word)
+        if script is not None:
+            name = script["name"] or script["module"]
+            return place + 1, name if name in METHODS else None
+        if word == "trl" and place + 1 < len(words):
+            return place + 2, words[place + 1] if words[place + 1] in METHODS else None
+    return 0, None
 
 
 def _of_document(tree: Any, path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reasoner_rl.config.translate.read import is_filled_in
 from reasoner_rl.errors import ConfigError, did_you_mean
 
 _KEYS_BY_NAME = 4  # of a section without a counterpart, at most; of more the number is said
@@ -35,10 +36,14 @@ class Vocabulary:
 
 
 class Settings:
-    """The settings that are given, with the framework's defaults behind them."""
+    """The settings that are given, with the framework's defaults behind them.
+
+    given: without those whose values hold a variable that nothing fills in; they are in ``unread``.
+    """
 
     def __init__(self, given: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-        self.given = dict(given)
+        self.given = {key: value for key, value in given.items() if is_filled_in(value)}
+        self.unread = {key: value for key, value in given.items() if key not in self.given}
         self.vocabulary = vocabulary
 
     def value(self, key: str) -> Any:
@@ -132,12 +137,15 @@ class Translation:
 def account(draft: Draft, settings: Settings) -> Translation:
     """Put the draft together, and find for every setting that is given where it has gone."""
     vocabulary = settings.vocabulary
-    without = dict(draft.without)
+    without = {key: why for key, why in draft.without.items() if key in settings.given}
+    for key in settings.unread.keys() & vocabulary.terms.keys():
+        default = f"{vocabulary.framework}'s default is taken"
+        without[key] = f"its value {settings.unread[key]!r} holds a variable that nothing sets; {default}"
     neutral: list[str] = []
     unknown: dict[str, Any] = {}
     below: dict[str, list[str]] = {}  # sections without counterpart -> those of their keys that are given
     said = {key for keys in draft.origins.values() for key in keys} | without.keys()
-    for key, value in settings.given.items():
+    for key, value in {**settings.given, **settings.unread}.items():
         term = vocabulary.terms.get(key)
         if key in said:
             continue
@@ -147,7 +155,7 @@ def account(draft: Draft, settings: Settings) -> Translation:
             elif not term.ours:
                 without[key] = term.note
             else:
-                without[key] = "it has no effect with the other settings"
+                without[key] = "without effect beside the other settings"
             continue
         section = vocabulary.section_of(key)
         if section is not None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reasoner_rl.config.translate.read import is_filled_in
 from reasoner_rl.config.translate.terms import Draft, Settings, Translation, account
 from reasoner_rl.config.translate.trl_keys import METHODS, TRL
 from reasoner_rl.errors import ConfigError, did_you_mean
@@ -51,7 +50,7 @@ def translate_trl(given: Mapping[str, Any], method: str, devices: int, rows: int
     training data without repetitions, for what is counted in epochs. Raises ConfigError where an argument is no value
     of TRL's, or has no counterpart.
     """
-    settings = Settings({key: value for key, value in given.items() if is_filled_in(value)}, TRL[method])
+    settings = Settings(given, TRL[method])
     draft = Draft()
     draft.put("recipe", {"grpo": "online", "sft": "sft"}.get(method, "preference"))
     _run(settings, draft)
@@ -67,10 +66,6 @@ def translate_trl(given: Mapping[str, Any], method: str, devices: int, rows: int
     steps = _steps(settings, draft, updates, rows)
     _schedule(settings, draft, updates, steps)
     _intervals(settings, draft, updates)
-    for key in given.keys() - settings.given.keys():
-        draft.leave_out(
-            key, f"its value {given[key]!r} holds a variable that is not set there; TRL's default is taken"
-        )
     return account(draft, settings)
 
 
@@ -80,7 +75,7 @@ def _run(settings: Settings, draft: Draft) -> None:
     report = settings.value("report_to")
     sinks = report if isinstance(report, list) else [report]
     if "wandb" in sinks:
-        draft.copy("logging.wandb.name", settings.value, "run_name")
+        draft.put("logging.wandb.name", settings.value("run_name"), "run_name", "report_to")
     if others := [sink for sink in sinks if sink not in ("wandb", "tensorboard", "none", None)]:
         draft.leave_out("report_to", f"no logging to {', '.join(others)}; metrics.jsonl is always written")
     else:
@@ -103,8 +98,9 @@ def _model(settings: Settings, draft: Draft) -> None:
     elif attention is not None:
         draft.leave_out("attn_implementation", "model.attention auto takes the first that can run")
     if settings.switch("use_peft"):
-        for ours, theirs in (("rank", "lora_r"), ("alpha", "lora_alpha"), ("dropout", "lora_dropout")):
-            draft.copy(f"model.lora.{ours}", settings.value, theirs)
+        draft.put("model.lora.rank", settings.size("lora_r"), "lora_r", "use_peft")
+        draft.copy("model.lora.alpha", settings.value, "lora_alpha")
+        draft.copy("model.lora.dropout", settings.value, "lora_dropout")
         modules = settings.value("lora_target_modules")
         draft.put("model.lora.target_modules", modules or "all-linear", "lora_target_modules")
 
@@ -362,7 +358,7 @@ def _steps(settings: Settings, draft: Draft, updates: int, rows: int | None) -> 
     batch = draft.values[key]
     if rows is not None:
         steps = math.ceil(rows * epochs / batch)
-        words = f"{epochs:g} epochs x {rows} rows / {batch} per step."
+        words = f"{epochs:g} x {rows} rows / {batch} per step."
         draft.put("run.steps", steps, "num_train_epochs", words=words)
         return steps
     draft.leave_out(

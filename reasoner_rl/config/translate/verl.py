@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from reasoner_rl.config.translate.read import is_filled_in
 from reasoner_rl.config.translate.terms import Draft, Settings, Translation, account
 from reasoner_rl.config.translate.verl_algorithm import draft_algorithm
 from reasoner_rl.config.translate.verl_keys import ACTOR, MEGATRON, MODEL, OVERLONG, ROLLOUT, VERL
@@ -21,9 +20,9 @@ def translate_verl(given: Mapping[str, Any], rows: int | None) -> Translation:
     given: by dotted path; what is left out is at verl's default. rows: prompts of the training data without
     repetitions, for what verl counts in epochs. Raises ConfigError where a setting is no value of verl's.
     """
-    known = {key: value for key, value in given.items() if not key.rpartition(".")[2].startswith("_target_")}
-    unread = {key: value for key, value in known.items() if not is_filled_in(value)}
-    settings = Settings({key: value for key, value in known.items() if key not in unread}, VERL)
+    # Hydra's names of classes are no settings.
+    known = {key: value for key, value in given.items() if key.rpartition(".")[2] != "_target_"}
+    settings = Settings(known, VERL)
     draft = Draft()
     draft.put("recipe", "online")
     for part in (
@@ -40,11 +39,6 @@ def translate_verl(given: Mapping[str, Any], rows: int | None) -> Translation:
     ):
         part(settings, draft)
     _length(settings, draft, rows)
-    settings.given.update({key: value for key, value in unread.items() if key not in VERL.terms})
-    for key in unread.keys() & VERL.terms.keys():
-        draft.leave_out(
-            key, f"its value {unread[key]!r} holds a variable that is not set there; verl's default is taken"
-        )
     return account(draft, settings)
 
 

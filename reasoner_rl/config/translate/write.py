@@ -40,7 +40,7 @@ def leftovers(translation: Translation) -> Iterator[str]:
         yield "#"
         yield "# Not understood, and not in the recipe:"
         for key, value in translation.unknown.items():
-            yield from _comment(f"{key} = {show(value)}{translation.nearest(key)}", "- ")
+            yield from _comment(f"{key} = {show(value)}.{translation.nearest(key)}", "- ")
 
 
 def summary(translation: Translation) -> str:

@@ -129,7 +129,6 @@ def test_config_lists_recipes(reasoner_rl: Callable[..., Outcome]) -> None:
     assert any(
         line.endswith("DAPO on chains of additions modulo 10, with all four techniques on") for line in lines
     )
-    assert max(map(len, lines)) <= 100
     assert outcome.out == reasoner_rl("config", "list").out
     assert reasoner_rl("--version").out == f"reasoner-rl {importlib.metadata.version('reasoner_rl')}\n"
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from reasoner_rl.cli.common import CommandGroup, Overrides, RecipeArgument
-from reasoner_rl.config.key_list import key_lines, list_keys
+from reasoner_rl.config.key_list import cut, key_lines, list_keys
 from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.config.load import describe_recipes, dump_recipe, load_recipe
 from reasoner_rl.errors import ConfigError, did_you_mean
@@ -56,10 +56,10 @@ def list_recipes() -> None:
     """List the shipped recipes: name, kind, and what each is."""
     recipes = describe_recipes()
     name, kind = (max(len(getattr(recipe, column)) for recipe in recipes) for column in ("name", "kind"))
-    width = _width()
+    console = Console()
     for recipe in recipes:
         line = f"{recipe.name:<{name}}  {recipe.kind:<{kind}}  {recipe.description}"
-        sys.stdout.write(f"{line if len(line) <= width else line[: width - 1].rstrip() + '…'}\n")
+        sys.stdout.write(f"{cut(line, console.width) if console.is_terminal else line}\n")
 
 
 @group.command()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from reasoner_rl.config.keys import Key, walk_keys
-from reasoner_rl.config.translate.hints import foreign_hint
+from reasoner_rl.config.translate.hints import foreign_hint, is_foreign
 from reasoner_rl.errors import did_you_mean
 
 KeyPath = tuple[str, ...]
@@ -74,7 +74,7 @@ def _foreign_places(error: str, path: KeyPath, kind: str, tree: Mapping[str, Any
             section = path[:-1]
         case _:
             return []
-    return [place for place in _leaves(_child_at(tree, section), section) if _foreign(kind, place)]
+    return [place for place in _leaves(_child_at(tree, section), section) if is_foreign(".".join(place))]
 
 
 def _leaves(tree: Any, path: KeyPath) -> Iterator[KeyPath]:
@@ -207,7 +207,7 @@ def _turned_off(section: Key) -> str:
 
 
 def _suggest(kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
-    """The nearest key of the section; else the keys of that very name elsewhere."""
+    """What a key of another framework is here; the nearest key of the section; the keys of that very name elsewhere."""
     *parents, name = ["0" if part.isdigit() else part for part in path]
     section = "".join(f"{parent}." for parent in parents)
     keys = walk_keys(kind)
@@ -216,10 +216,11 @@ def _suggest(kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
     if other_kinds:
         chosen = _child_at(tree, (*path[:-1], "kind"))
         return f" It belongs to kind {' and '.join(other_kinds)}, and {section}kind is {chosen}"
-    if foreign := _foreign(kind, path):
+    elsewhere = dict.fromkeys(repr(key.path) for key in keys if key.path.rpartition(".")[2] == name)
+    is_whole_path = len(path) > 1 and is_foreign(".".join(path))
+    if (is_whole_path or not elsewhere) and (foreign := _foreign(kind, path)):
         return foreign
     near = did_you_mean(name, {key.path.removeprefix(section).split(".")[0] for key in here})
     if near:
         return near.replace("'", f"'{'.'.join(path[:-1])}{'.' if parents else ''}", 1)
-    elsewhere = dict.fromkeys(repr(key.path) for key in keys if key.path.rpartition(".")[2] == name)
     return f" Did you mean {' or '.join(elsewhere)}?" if elsewhere else ""

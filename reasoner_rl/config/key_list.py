@@ -45,7 +45,7 @@ def key_lines(docs: Iterable[KeyDoc], width: int, long: bool) -> Iterator[str]:
         default = (
             doc.default
             if long or len(doc.default) <= _LONGEST_DEFAULT
-            else _cut(doc.default, _LONGEST_DEFAULT)
+            else cut(doc.default, _LONGEST_DEFAULT)
         )
         head = (
             f"{doc.path}={default}"
@@ -63,9 +63,10 @@ def key_lines(docs: Iterable[KeyDoc], width: int, long: bool) -> Iterator[str]:
                     initial_indent=_INDENT,
                     subsequent_indent=_INDENT,
                     break_on_hyphens=False,
+                    break_long_words=False,
                 )
         else:
-            yield _cut(f"{head:<40}  {about}  {doc.description}", width)
+            yield cut(f"{head:<40}  {about}  {doc.description}", width)
 
 
 def _every_doc(kind: str) -> list[KeyDoc]:
@@ -147,5 +148,6 @@ def _text(doc: KeyDoc) -> str:
     return " ".join([doc.path, doc.type, doc.description, *doc.kinds, doc.hidden]).lower()
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """Return a text of at most ``width`` characters, the last one an ellipsis if something is left out."""
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"

@@ -20,7 +20,8 @@ _MARKS = {
 def foreign_hint(path: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'? That is verl's y here`` for a key of verl or TRL; empty for others.
 
-    path: as it was given, the whole path of verl's key or its last name. known: our keys in recipes of the kind.
+    path: as it was given; verl's keys are found by their whole path, and all by their last name. known: our keys in
+    recipes of the kind.
     """
     candidates = _terms().get(path) or _terms().get(path.rpartition(".")[2], ())
     if not candidates:
@@ -39,6 +40,11 @@ def foreign_hint(path: str, known: Iterable[str]) -> str:
         f"{name} has no counterpart: {term.note}" for name, term in candidates if not term.ours
     )
     return f" {'; '.join(reasons)}" if reasons else ""
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a whole path is that of a key of verl, or the name of one of TRL."""
+    return path in _terms()
 
 
 def foreign_config(tree: Mapping[str, Any]) -> str:

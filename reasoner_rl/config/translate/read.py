@@ -21,6 +21,7 @@ _ARITHMETIC = re.compile(r"\$\(\(((?:[^()]|\([^()]*\))*)\)\)")
 _BRACED = re.compile(r"\$\{(\w+)(?::?[-=]([^${}]*))?\}")
 _BARE = re.compile(r"\$(\w+)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_ARRAY = re.compile(r"((?:^|\s)\w+\+?=)\((?!\()")
 _NUMBER = re.compile(r"-[\d.]")
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_]\w*(?:\.[\w-]+)+=")
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
@@ -66,11 +67,11 @@ def read_overrides(overrides: Iterable[str], place: str) -> dict[str, Any]:
     for override in overrides:
         key, separator, text = override.partition("=")
         key = key.strip()
-        if not separator or not key.strip("+~"):
-            raise ConfigError(f"{place}: {override!r}: must read key=value")
         if key.startswith("~"):
-            settings.pop(key.strip("+~"), None)
+            settings.pop(key.strip("~"), None)
             continue
+        if not separator or not key.strip("+"):
+            raise ConfigError(f"{place}: {override!r}: must read key=value")
         value = _hydra_value(text, f"{place}: {override!r}")
         below = (
             flatten(value, key.strip("+"))
@@ -86,7 +87,8 @@ def read_script(path: Path) -> list[str]:
     variables = {"HOME": "~"}
     words: list[str] = []
     for word in _words(read_text(path), path):
-        expanded = _expand(word, variables)
+        closes_array = word.endswith(")") and word.count(")") > word.count("(")
+        expanded = _expand(word[:-1] if closes_array else word, variables)
         name = expanded.partition("=")[0]
         if _ASSIGNMENT.match(expanded) and not _OVERRIDE.match(expanded):
             variables[name] = expanded.partition("=")[2]
@@ -146,6 +148,7 @@ def _python_value(value: Any) -> Any:
 
 def _words(text: str, path: Path) -> Iterator[str]:
     joined = re.sub(r"\\\r?\n", " ", text)
+    joined = _ARRAY.sub(r"\1( ", joined)
     # In one word, as a shell reads them.
     joined = _ARITHMETIC.sub(lambda found: "$((" + re.sub(r"\s", "", found[1]) + "))", joined)
     try:

@@ -46,7 +46,6 @@ SECTIONS = {
     f"{_ACTOR}.profiler": _PROFILER,
     f"{_ACTOR}.qat": _QUANTISATION,
     f"{_ACTOR}.checkpoint": "a checkpoint always holds all that resuming needs",
-    f"{_ACTOR}.router_replay": "routers' choices are not replayed",
     **_under(
         f"{_ACTOR}.policy_loss",
         "clip_cov_ratio clip_cov_lb clip_cov_ub kl_cov_ratio ppo_kl_coef dro_beta",
@@ -128,6 +127,5 @@ SECTIONS = {
     "transfer_queue": "data goes through the driver",
     "skip": "no phase of a step is skipped",
     "ray_kwargs": "Ray is started by the launch scripts, or found by cluster.address",
-    "model_engine": "set training.backend.kind",
     "global_profiler": _PROFILER,
 }

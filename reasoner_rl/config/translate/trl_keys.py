@@ -58,7 +58,6 @@ _COMMON = {
     "logging_strategy": Term("", "steps", "every step is logged"),
     "logging_first_step": Term("", False, "every step is logged"),
     "remove_unused_columns": Term("", True, "columns are chosen by data.train.columns"),
-    "disable_dropout": Term("", True, "a model's own dropout is as its config.json says"),
     "per_device_eval_batch_size": Term(
         "", 8, "generation fills batches by itself: rollout.engine.max_batch_sequences"
     ),
@@ -104,6 +103,7 @@ _PREFERENCE = {
     **_OFFLINE,
     "learning_rate": Term("training.optimizer.lr", 1e-6),
     "beta": Term("algorithm.beta", 0.1),
+    "disable_dropout": Term("", True, "a model's own dropout is as its config.json says"),
     "precompute_ref_batch_size": Term("", None, "batch.micro_batch_tokens holds for the reference too"),
     "sync_ref_model": Term("", False, "the reference stays as it is"),
     "ref_model_mixup_alpha": Term("", 0.6, "the reference stays as it is"),
@@ -211,7 +211,65 @@ _SFT = {
     "eos_token": Term("", None, "the tokenizer's end-of-sequence token is added and trained"),
 }
 
+
+def _all(names: str, why: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), why)
+
+
+_WITHOUT = {
+    **_all(
+        "optim_args optim_target_modules average_tokens_across_devices label_smoothing_factor bf16_full_eval "
+        "fp16_full_eval tf32 gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode "
+        "liger_kernel_config use_cache neftune_noise_alpha torch_empty_cache_steps auto_find_batch_size "
+        "log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level_replica disable_tqdm project "
+        "trackio_space_id trackio_bucket_id trackio_static_space_id eval_delay prediction_loss_only "
+        "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics "
+        "save_only_model save_on_each_node enable_jit_checkpoint hub_token hub_private_repo hub_model_id hub_strategy "
+        "hub_always_push hub_revision load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip "
+        "restore_callback_states_from_checkpoint full_determinism data_seed use_cpu accelerator_config "
+        "parallelism_config dataloader_drop_last dataloader_pin_memory dataloader_persistent_workers "
+        "dataloader_prefetch_factor label_names train_sampling_strategy length_column_name ddp_find_unused_parameters "
+        "ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug skip_memory_metrics "
+        "do_train do_eval do_predict logging_dir local_rank",
+        "it is of transformers' Trainer, which is not used here",
+    ),
+    **_all("lora_target_parameters", "adapters are on linear layers alone"),
+    **_all(
+        "bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage",
+        "quantised weights cannot be trained",
+    ),
+    **_all("ignore_bias_buffers", "it is of TRL's scripts alone"),
+}
+_WITHOUT_OF = {
+    "grpo": {
+        **_all("sapo_temperature_neg sapo_temperature_pos", "SAPO is not built"),
+        **_all("vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg", "VESPO is not built"),
+        **_all(
+            "entropy_coef_min entropy_coef_max entropy_coef_delta entropy_target",
+            "the entropy coefficient is constant",
+        ),
+        **_all("max_tool_calling_iterations", "one response per prompt: tools are not built"),
+        **_all(
+            "vllm_model_impl vllm_structured_outputs_regex vllm_group_port",
+            "vLLM is set up by rollout.engine",
+        ),
+        **_all(
+            "cache_implementation use_transformers_continuous_batching transformers_continuous_batching_config "
+            "use_transformers_paged",
+            "rollout.engine.kind hf batches by itself",
+        ),
+        **_all("log_multimodal log_completions_hub_repo", "every response is recorded"),
+        **_all("vllm_importance_sampling_cap", "its name in TRL is vllm_importance_sampling_clip_max now"),
+    },
+    "dpo": {
+        **_all("f_alpha_divergence_coef", "the divergence is the reverse KL"),
+        **_all("pad_token", _PACKED),
+    },
+    "kto": {},
+    "sft": {**_all("dataset_kwargs", "files are read by data.train"), **_all("pad_token", _PACKED)},
+}
+
 TRL = {
-    method: Vocabulary("TRL", {**_COMMON, **terms})
+    method: Vocabulary("TRL", {**_COMMON, **terms}, {**_WITHOUT, **_WITHOUT_OF[method]})
     for method, terms in zip(METHODS, (_GRPO, _DPO, _KTO, _SFT), strict=True)
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from reasoner_rl.config.translate.trl_keys import METHODS, TRL
 from reasoner_rl.config.translate.write import write_recipe
 from reasoner_rl.errors import ConfigError
 
+_ARGUMENTS = re.compile(r"(Training|GRPOScript|Script)Arguments|(_Base|Model|GRPO|DPO|KTO|SFT)Config")
 _KINDS = {"grpo": "online", "dpo": "preference", "kto": "preference", "sft": "sft"}
 
 
@@ -30,9 +33,10 @@ def recipe_of(method: str, devices: int = 1, rows: int | None = None, **given: A
 
 
 def _fields(file: Path) -> dict[str, Any]:
-    """Names and defaults of the dataclasses in a file of TRL's, read and not imported, as imports take seconds."""
+    """Names and defaults of the dataclasses of arguments in a file, read and not imported, as imports take seconds."""
     found: dict[str, Any] = {}
-    for node in ast.walk(ast.parse(file.read_text())):
+    classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+    for node in itertools.chain.from_iterable(c.body for c in classes if _ARGUMENTS.fullmatch(c.name)):
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         value = node.value

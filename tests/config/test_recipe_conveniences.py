@@ -67,7 +67,7 @@ def test_a_kind_that_nothing_tells(tmp_path: Path, text: str, said: str) -> None
         ("", 32),
         ("prompts_per_step: 8", 8),
         ("prompts_per_step: 64", 32),
-        ("prompts_per_step: 8, prompts_per_update: 2", 2),,
+        ("prompts_per_step: 8, prompts_per_update: 2", 2),
     ],
 )
 def test_an_update_follows_a_smaller_step(tmp_path: Path, batch: str, update: int) -> None:

@@ -100,7 +100,7 @@ def from_verl(
         list[str],
         typer.Argument(
             metavar="FILE_OR_OVERRIDE...",
-            help="A resolved configuration (YAML), a launch script, or overrides such as data.train_batch_size=512; "
+            help="A configuration (YAML), a launch script, or overrides such as data.train_batch_size=512; "
             "the last counts.",
         ),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from reasoner_rl.config.keys import walk_keys
 from reasoner_rl.config.load import check_text, load_recipe
-from reasoner_rl.config.translate.read import flatten, read_script
+from reasoner_rl.config.translate.read import flatten, read_script, resolve
 from reasoner_rl.config.translate.sources import verl_settings
 from reasoner_rl.config.translate.terms import Translation
 from reasoner_rl.config.translate.verl import translate_verl
@@ -260,6 +260,23 @@ def test_files_are_read_as_yaml_as_lists_of_overrides_and_as_scripts(tmp_path: P
         verl_settings([str(tmp_path / "quotes.sh")])
     with pytest.raises(ConfigError, match="cannot be read"):
         verl_settings([str(tmp_path / "none.yaml")])
+
+
+def test_interpolations_of_a_configuration_are_followed() -> None:
+    given = {
+        "a.n": 8,
+        "b.n": "${a.n}",
+        "c.n": "${oc.select:b.n,1}",
+        "d.n": "${oc.select:none.n, False}",
+        "e.n": "${.n}",
+        "f.n": "${g.n}",
+        "g.n": "${f.n}",
+        "h.n": "???",
+    }
+    assert resolve(given) == {
+        **{"a.n": 8, "b.n": 8, "c.n": 8, "d.n": False},
+        **{"e.n": "${.n}", "f.n": "${g.n}", "g.n": "${f.n}"},  # relative, and in a circle: as they are
+    }
 
 
 def test_scripts_fill_in_variables_and_arithmetic(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ _ARITHMETIC = re.compile(r"\$\(\(((?:[^()]|\([^()]*\))*)\)\)")
 _BRACED = re.compile(r"\$\{(\w+)(?::?[-=]([^${}]*))?\}")
 _BARE = re.compile(r"\$(\w+)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_INTERPOLATION = re.compile(r"\$\{(?:oc\.select:)?(?P<key>[A-Za-z_][\w.]*)(?:,\s*(?P<default>[^${}]*))?\}")
 _ARRAY = re.compile(r"((?:^|\s)\w+\+?=)\((?!\()")
 _NUMBER = re.compile(r"-[\d.]")
 _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_]\w*(?:\.[\w-]+)+=")
@@ -59,6 +60,23 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}.{key}" if prefix else str(key)
         flat.update(flatten(value, path) if isinstance(value, Mapping) and value else {path: value})
     return flat
+
+
+def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in OmegaConf's interpolations of whole values, `${a.b}` and `${oc.select:a.b,default}`, as far as they lead.
+
+    Values that Hydra demands of the user, `???`, are left out.
+    """
+    resolved = {key: value for key, value in settings.items() if value != "???"}
+    for key, value in resolved.items():
+        seen: set[Any] = set()
+        while isinstance(value, str) and value not in seen and (found := _INTERPOLATION.fullmatch(value)):
+            seen.add(value)
+            default = found["default"]
+            fallback = value if default is None else _python_value(parse_value(default, key))
+            value = settings.get(found["key"], fallback)
+        resolved[key] = value
+    return resolved
 
 
 def read_overrides(overrides: Iterable[str], place: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from reasoner_rl.config.translate.read import (
     read_flags,
     read_overrides,
     read_script,
+    resolve,
 )
 from reasoner_rl.config.translate.trl_keys import METHODS
 from reasoner_rl.errors import ConfigError
@@ -27,7 +28,7 @@ _SCRIPT = re.compile(r"(?:^|/)(?P<name>[^/]+)\.py$|^trl\.scripts\.(?P<module>\w+
 def verl_settings(arguments: Sequence[str]) -> dict[str, Any]:
     """Return verl's settings by dotted path, of files and overrides; the last counts.
 
-    A file is YAML or JSON (a resolved configuration, or a list of overrides) or a shell script; anything else with an
+    A file is YAML or JSON (a configuration, or a list of overrides) or a shell script; anything else with an
     equals sign is an override. Raises ConfigError if a file cannot be read, or holds none.
     """
     settings: dict[str, Any] = {}
@@ -84,7 +85,7 @@ def _command(words: Sequence[str]) -> tuple[int, str | None]:
 
 def _of_document(tree: Any, path: Path) -> dict[str, Any]:
     if isinstance(tree, Mapping):
-        return flatten(tree)
+        return resolve(flatten(tree))
     if isinstance(tree, list) and all(isinstance(line, str) for line in tree):
         return read_overrides(tree, str(path))
     raise ConfigError(

@@ -150,7 +150,7 @@ def account(draft: Draft, settings: Settings) -> Translation:
         if key in said:
             continue
         if term is not None:
-            if not term.ours and value == term.default:
+            if value == term.default:
                 neutral.append(key)
             elif not term.ours:
                 without[key] = term.note

@@ -29,6 +29,9 @@ _NAMES: dict[Any, str] = {
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
+SectionClass = type[Section]  # a name for what Key, which has a field called type, cannot write
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key or section, for programs."""
@@ -39,7 +42,7 @@ class Key:
     default: Any  # PydanticUndefined if required
     description: str
     shape: Literal["value", "list", "section", "optional section", "variants"]
-    section: type[Section] | None = None  # of a section, of one that may be left out, or of a list's elements
+    section: SectionClass | None = None  # of a section, of one that may be left out, or of a list's elements
 
     @property
     def off(self) -> Off:

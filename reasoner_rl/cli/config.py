@@ -35,7 +35,11 @@ Out = Annotated[
 ]
 Rows = Annotated[
     int | None,
-    typer.Option("--rows", min=1, help="Prompts of the training data, for what is counted in epochs there."),
+    typer.Option(
+        "--rows",
+        min=1,
+        help="Rows of the training data, repetitions included, to turn epochs into steps.",
+    ),
 ]
 
 

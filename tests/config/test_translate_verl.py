@@ -105,7 +105,10 @@ def test_the_file_says_where_keys_come_from_and_what_is_left(dapo: Translation) 
     )
     assert "  dtype: bfloat16   # actor_rollout_ref.actor.fsdp_config.dtype, verl's default\n" in text
     assert "# The punishment begins at 20480 - 4096 = 16384 response tokens." in text
-    assert "# To do: set run.steps: verl's total_epochs is 1, of rows / 512 steps each.\n" in text
+    assert (
+        "# To do: set run.steps: verl's total_epochs are 1 x rows / 1536, at most: refilling a step takes batches too.\n"
+        in text
+    )
     assert dapo.without.keys() == {
         "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
         "actor_rollout_ref.actor.kl_loss_coef",
@@ -190,7 +193,7 @@ def test_numbers_that_follow() -> None:
     assert config.evaluation.sampling.temperature == 0  # verl's do_sample is false by default
     epochs = translated("data.train_batch_size=64", "trainer.total_epochs=3", rows=1000)
     assert epochs.tree["run"]["steps"] == 3 * (1000 // 64)
-    assert epochs.words["run.steps"] == "1000 rows / 64 prompts = 15 steps per epoch, x 3 epochs."
+    assert epochs.words["run.steps"] == "1000 rows / 64 prompts = 15 batches per epoch, x 3."
 
 
 def test_choices_that_have_other_words_here() -> None:

@@ -47,7 +47,7 @@ def translate_trl(given: Mapping[str, Any], method: str, devices: int, rows: int
     """Return the recipe that TRL's arguments describe.
 
     method: one of `METHODS`. devices: processes that train, which TRL is not told by its arguments. rows: of the
-    training data without repetitions, for what is counted in epochs. Raises ConfigError where an argument is no value
+    training data, repetitions included, for what is counted in epochs. Raises ConfigError where an argument is no value
     of TRL's, or has no counterpart.
     """
     settings = Settings(given, TRL[method])

@@ -17,8 +17,8 @@ _DTYPES = {"bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "fp
 def translate_verl(given: Mapping[str, Any], rows: int | None) -> Translation:
     """Return the recipe that verl's settings describe.
 
-    given: by dotted path; what is left out is at verl's default. rows: prompts of the training data without
-    repetitions, for what verl counts in epochs. Raises ConfigError where a setting is no value of verl's.
+    given: by dotted path; what is left out is at verl's default. rows: of the training file as verl reads it,
+    repetitions included, for what it counts in epochs. Raises ConfigError where a setting is no value of verl's.
     """
     # Hydra's names of classes are no settings.
     known = {key: value for key, value in given.items() if key.rpartition(".")[2] != "_target_"}
@@ -306,24 +306,25 @@ def _evaluation(settings: Settings, draft: Draft) -> None:
 
 
 def _length(settings: Settings, draft: Draft, rows: int | None) -> None:
-    """The steps of the run, and what verl derives from them."""
-    step = draft.values["batch.prompts_per_step"]
+    """The steps of the run, and what verl derives from them. An epoch is counted in batches that are generated."""
     steps: int | None = None
     if settings.value("trainer.total_training_steps") is not None:
         steps = settings.size("trainer.total_training_steps")
         draft.put("run.steps", steps, "trainer.total_training_steps")
+        _schedule(settings, draft, steps)
+        return
+    key = "data.train_batch_size" if settings.value("data.gen_batch_size") is None else "data.gen_batch_size"
+    batch, epochs = settings.size(key), settings.size("trainer.total_epochs")
+    filtered = draft.values["algorithm.dynamic_sampling.enabled"]
+    most = ", at most: refilling a step takes batches too" if filtered else ""
+    if rows is not None:
+        steps = rows // batch * epochs
+        words = f"{rows} rows / {batch} prompts = {rows // batch} batches per epoch, x {epochs}{most}."
+        draft.put("run.steps", steps, "trainer.total_epochs", words=words)
     else:
-        epochs = settings.size("trainer.total_epochs")
-        if rows is not None:
-            steps = rows // step * epochs
-            words = f"{rows} rows / {step} prompts = {rows // step} steps per epoch, x {epochs} epochs."
-            draft.put("run.steps", steps, "trainer.total_epochs", words=words)
-        else:
-            draft.leave_out(
-                "trainer.total_epochs",
-                f"{epochs} x rows / {step} steps: give --rows, or set run.steps by hand",
-            )
-            draft.to_do.append(f"set run.steps: verl's total_epochs is {epochs}, of rows / {step} steps each")
+        counted = f"{epochs} x rows / {batch}{most}"
+        draft.leave_out("trainer.total_epochs", f"steps are {counted}: give --rows, or set run.steps by hand")
+        draft.to_do.append(f"set run.steps: verl's total_epochs are {counted}")
     _schedule(settings, draft, steps)
 
 

@@ -105,10 +105,7 @@ def test_the_file_says_where_keys_come_from_and_what_is_left(dapo: Translation) 
     )
     assert "  dtype: bfloat16   # actor_rollout_ref.actor.fsdp_config.dtype, verl's default\n" in text
     assert "# The punishment begins at 20480 - 4096 = 16384 response tokens." in text
-    assert (
-        "# To do: set run.steps: verl's total_epochs are 1 x rows / 1536, at most: refilling a step takes batches too.\n"
-        in text
-    )
+    assert "# To do: set run.steps: verl's total_epochs are 1 x rows / 1536, at most: refilling" in text
     assert dapo.without.keys() == {
         "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
         "actor_rollout_ref.actor.kl_loss_coef",

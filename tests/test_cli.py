@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import shutil
@@ -120,7 +121,19 @@ def test_a_verifier_that_hangs_or_ends_its_process_does_not_hang_the_start(
 def test_config_lists_recipes(reasoner_rl: Callable[..., Outcome]) -> None:
     outcome = reasoner_rl("config")
     assert (outcome.status, outcome.err) == (0, "")
-    assert outcome.out.splitlines() == list(shipped_recipes())
+    lines = outcome.out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_recipes())
+    kinds = {line.split()[0]: line.split()[1] for line in lines}
+    assert (kinds["aime"], kinds["gspo_qwen2.5_1.5b"], kinds["kto_quickstart"]) == (
+        "eval",
+        "online",
+        "preference",
+    )
+    assert any(
+        line.endswith("DAPO on chains of additions modulo 10, with all four techniques on") for line in lines
+    )
+    assert outcome.out == reasoner_rl("config", "list").out
+    assert reasoner_rl("--version").out == f"reasoner-rl {importlib.metadata.version('reasoner_rl')}\n"
 
 
 def test_config_resolves_a_recipe_to_one_that_means_the_same(
@@ -139,7 +152,31 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
     outcome = reasoner_rl("config", "keys", kind)
     assert outcome.status == 0
     assert "run.output_dir" in outcome.out
-    assert ("algorithm[dapo].loss.clip_high" in outcome.out) == (kind == "online")
+    assert ("algorithm.loss.clip_high" in outcome.out) == (kind == "online")
+    assert "[dapo]" not in outcome.out
+
+
+def test_settings_of_verl_and_trl_become_a_recipe(
+    reasoner_rl: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    grouped = "algorithm.adv_estimator=grpo"
+    outcome = reasoner_rl("config", "from-verl", grouped, "actor_rollout_ref.rollout.n=8", "a.b=1")
+    assert outcome.status == 0
+    assert outcome.err.endswith(" 1 not understood, 1 to do by hand; the comments say which\n")
+    (tmp_path / "made.yaml").write_text(outcome.out)
+    assert load_recipe(tmp_path / "made.yaml").rollout.responses_per_prompt == 8  # type: ignore[union-attr]
+    (tmp_path / "grpo.yaml").write_text("num_generations: 4\nmax_steps: 10\n")
+    command = ("config", "from-trl", "grpo.yaml", "--devices", "2", "--out", "out.yaml")
+    outcome = reasoner_rl(*command)
+    assert (outcome.status, outcome.out) == (0, "")
+    assert outcome.err.startswith("out.yaml: ")
+    made: Any = load_recipe(tmp_path / "out.yaml")
+    assert (made.batch.prompts_per_step, made.cluster.kind) == (4, "ray")
+    assert "--out out.yaml: exists already" in message(reasoner_rl(*command))
+    uneven = reasoner_rl("config", "from-verl", grouped, "data.train_batch_size=10")
+    assert (uneven.status, uneven.out) == (2, "")
+    assert "make no recipe that can run" in uneven.err
+    assert "256 does not divide 10" in uneven.err
 
 
 @pytest.mark.parametrize(
@@ -158,7 +195,8 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
         (("config", "keys", "onlin"), ("KIND 'onlin'", "reward_model, iterated, eval")),
         (("config", "quickstart"), ("`reasoner-rl config quickstart`", "`reasoner-rl config show RECIPE`")),
         (("config", "--keys", "online"), ("`reasoner-rl config keys online` now",)),
-        (("config", "lst"), ("must be one of list, show, keys", "Did you mean 'list'?")),
+        (("config", "keys", "sft", "clip_high"), ("no key of kind sft has 'clip_high'",)),
+        (("config", "lst"), ("must be one of list, show, keys, from-verl, from-trl", "Did you mean 'list'?")),
         (
             ("train", "quickstart_sft"),
             ("`reasoner-rl train`", "online, preference, reward_model or iterated", "of kind 'sft'"),

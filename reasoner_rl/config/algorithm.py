@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from reasoner_rl.config.base import Section, UserFunction, UserPathOrName, overlay, refuse_without_effect
+from reasoner_rl.config.base import Off, Section, UserFunction, UserPathOrName, overlay, refuse_without_effect
 from reasoner_rl.config.ppo import GaeConfig, KlControlConfig, PtxConfig
 from reasoner_rl.errors import did_you_mean
 
@@ -25,11 +25,18 @@ def _is_known_or_a_function(advantage: str) -> str:
     return advantage
 
 
+_ADVANTAGE = (
+    "group_std: (reward - group mean) / group standard deviation. group_mean: without the division (Dr. GRPO, arXiv "
+    "2503.20783). leave_one_out: reward - mean of the others (RLOO, arXiv 2402.14740). Or a function of your own, "
+    "path/to/file.py:function, called as function(samples)."
+)
 GroupAdvantage = Annotated[UserPathOrName, AfterValidator(_is_known_or_a_function)]
 
 
 class KlConfig(Section):
     """Keeping the policy near the frozen reference policy."""
+
+    off: ClassVar[Off] = {"coefficient": 0.0}
 
     coefficient: float = Field(0.0, ge=0, description="Weight of the KL term; 0 keeps no reference model.")
     estimator: Literal["k1", "k2", "k3"] = Field(
@@ -50,6 +57,8 @@ class KlConfig(Section):
 
 class ImportanceSamplingConfig(Section):
     """Correction for the gap between the rollout engine's and the trainer's probabilities."""
+
+    off: ClassVar[Off] = {"kind": "none"}
 
     kind: Literal["none", "truncated", "masked", "rejected"] = Field(
         "none",
@@ -169,6 +178,8 @@ class LossConfig(Section):
 class TokenMaskConfig(Section):
     """Which of the tokens that may be trained are trained."""
 
+    off: ClassVar[Off] = {"kind": "none"}
+
     kind: Literal["none", "entropy", "custom"] = Field(
         "none",
         description="none: all. entropy: those whose distribution has the highest entropy, over the whole batch "
@@ -203,6 +214,8 @@ class ValueLossConfig(Section):
 
 class DynamicSamplingConfig(Section):
     """DAPO's filter: a group whose responses are all right or all wrong teaches nothing."""
+
+    off: ClassVar[Off] = {"enabled": False}
 
     enabled: bool = Field(
         True,
@@ -279,12 +292,7 @@ class PolicyGradientConfig(Section):
 class _GroupPolicyGradient(PolicyGradientConfig):
     """What all group-relative algorithms choose between."""
 
-    advantage: GroupAdvantage = Field(
-        "group_std",
-        description="group_std: (reward - group mean) / group standard deviation. group_mean: without the "
-        "division (Dr. GRPO, arXiv 2503.20783). leave_one_out: reward - mean of the others (RLOO, arXiv "
-        "2402.14740). Or a function of your own, path/to/file.py:function, called as function(samples).",
-    )
+    advantage: GroupAdvantage = Field("group_std", description=_ADVANTAGE)
 
     @property
     def compares_in_groups(self) -> bool:
@@ -316,7 +324,7 @@ class DrGrpoConfig(_GroupPolicyGradient):
     """Dr. GRPO (arXiv 2503.20783): no division by the standard deviation, constant length normalisation."""
 
     kind: Literal["dr_grpo"] = Field("dr_grpo", description="Chooses this algorithm.")
-    advantage: GroupAdvantage = Field("group_mean", description="See algorithm grpo.")
+    advantage: GroupAdvantage = Field("group_mean", description=_ADVANTAGE)
     loss: LossConfig = Field(
         LossConfig(aggregation="seq-mean-token-sum-norm", dual_clip=None), description="The objective."
     )
@@ -326,7 +334,7 @@ class RlooConfig(_GroupPolicyGradient):
     """RLOO (arXiv 2402.14740): leave-one-out baseline."""
 
     kind: Literal["rloo"] = Field("rloo", description="Chooses this algorithm.")
-    advantage: GroupAdvantage = Field("leave_one_out", description="See algorithm grpo.")
+    advantage: GroupAdvantage = Field("leave_one_out", description=_ADVANTAGE)
 
 
 class GspoConfig(_GroupPolicyGradient):
@@ -453,7 +461,10 @@ class BatchConfig(Section):
 
     prompts_per_step: int = Field(512, ge=1, description="Prompts (groups) trained on in one step.")
     prompts_per_update: int = Field(
-        32, ge=1, description="Prompts in a mini-batch, that is in one optimizer update."
+        32,
+        ge=1,
+        description="Prompts in a mini-batch, that is in one optimizer update; if unset, all of the step where "
+        "prompts_per_step is smaller.",
     )
     prompts_per_generation: int | None = Field(
         None,
@@ -467,6 +478,16 @@ class BatchConfig(Section):
         ge=1,
         description="Most tokens in one forward and backward pass; memory, not results, depends on it.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _update_follows_a_smaller_step(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "prompts_per_update" in given:
+            return given
+        step, default = given.get("prompts_per_step"), cls.model_fields["prompts_per_update"].default
+        return (
+            {**given, "prompts_per_update": step} if isinstance(step, int) and 0 < step < default else given
+        )
 
     @model_validator(mode="after")
     def _updates_are_whole(self) -> Self:

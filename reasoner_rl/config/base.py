@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+# The keys that turn a section off, which null then stands for; or, where there is no one way, a clause on the ways.
+Off = Mapping[str, Any] | str | None
 
 
 class Section(BaseModel):
@@ -22,6 +25,13 @@ class Section(BaseModel):
         allow_inf_nan=False,
         ser_json_inf_nan="constants",
     )
+
+    off: ClassVar[Off] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_off(cls, given: Any) -> Any:
+        return dict(cls.off) if given is None and isinstance(cls.off, Mapping) else given
 
     @model_validator(mode="before")
     @classmethod

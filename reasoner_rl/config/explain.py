@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 
-from reasoner_rl.config.keys import walk_keys
+from reasoner_rl.config.keys import Key, walk_keys
+from reasoner_rl.config.translate.hints import foreign_hint, is_foreign
 from reasoner_rl.errors import did_you_mean
 
 KeyPath = tuple[str, ...]
@@ -43,14 +45,17 @@ def explain(
         path = _plain_path(detail["loc"], tree, missing)
         if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
             path = (*path, "kind")
-        rule = _rule(detail, kind, path, tree)
-        origin = _origin(path[:-1] if missing else path, layers, recipe)
-        subject = _subject(
-            ".".join(path), "" if missing else _value(detail["type"], _child_at(tree, path)), rule
-        )
-        found = rules.setdefault(f"{origin}: {subject}", [])
-        if rule not in found:
-            found.append(rule)
+        foreign = _foreign_places(detail["type"], path, kind, tree)
+        for place in foreign or [path]:
+            missing = missing and not foreign
+            rule = _rule("extra_forbidden" if foreign else detail["type"], detail, kind, place, tree)
+            origin = _origin(place[:-1] if missing else place, layers, recipe)
+            subject = _subject(
+                ".".join(place), "" if missing else _value(detail["type"], _child_at(tree, place)), rule
+            )
+            found = rules.setdefault(f"{origin}: {subject}", [])
+            if rule not in found:
+                found.append(rule)
     return "\n".join(beginning + ", or ".join(found) for beginning, found in rules.items())
 
 
@@ -58,6 +63,30 @@ def show(value: Any) -> str:
     """Return a value on one line, shortened."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def _foreign_places(error: str, path: KeyPath, kind: str, tree: Mapping[str, Any]) -> list[KeyPath]:
+    """The keys of other frameworks in a section that is unknown, or that lacks the key `kind`."""
+    match error:
+        case "extra_forbidden":
+            section = path
+        case "union_tag_not_found":
+            section = path[:-1]
+        case _:
+            return []
+    return [place for place in _leaves(_child_at(tree, section), section) if is_foreign(".".join(place))]
+
+
+def _leaves(tree: Any, path: KeyPath) -> Iterator[KeyPath]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, (*path, key))
+    else:
+        yield path
+
+
+def _foreign(kind: str, path: KeyPath) -> str:
+    return foreign_hint(".".join(path), (key.path for key in walk_keys(kind)))
 
 
 def _plain_path(loc: Sequence[str | int], tree: Any, missing: bool) -> KeyPath:
@@ -117,9 +146,9 @@ def _subject(path: str, value: str, rule: str) -> str:
     return "" if not path or rule.startswith(f"{path}.") else f"{path}{value}: "
 
 
-def _rule(detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
+def _rule(error: str, detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
     context = detail.get("ctx", {})
-    match detail["type"]:
+    match error:
         case "extra_forbidden":
             return f"unknown key.{_suggest(kind, path, tree)}"
         case "missing":
@@ -133,8 +162,8 @@ def _rule(detail: Any, kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str
             return f"must be {_one_of(allowed)}{'.' if near else ''}{near}"
         case "string_type" if isinstance(detail["input"], Mapping | list):
             return "must be text; text that begins with a bracket needs quotes, such as '\"{problem}\"' in a shell"
-        case error if error in _NOT_A_SECTION:
-            return _must_be_a_section(kind, ".".join(path))
+        case _ if error in _NOT_A_SECTION:
+            return _must_be_a_section(kind, ".".join(path), detail["input"])
         case _:
             return str(detail["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
 
@@ -143,14 +172,42 @@ def _one_of(words: Sequence[str]) -> str:
     return repr(words[0]) if len(words) == 1 else "one of " + ", ".join(words)
 
 
-def _must_be_a_section(kind: str, path: str) -> str:
-    if any(key.path == path and key.shape == "variants" for key in walk_keys(kind)):
+def _must_be_a_section(kind: str, path: str, given: Any) -> str:
+    """How a section is given, for one that is no mapping; of true, false and null also what may have been meant."""
+    key = next((key for key in walk_keys(kind) if key.path == path), None)
+    if key is None:
+        return "must be a section, with keys of its own"
+    if key.shape == "variants" and given is not False:
         return f"must be a section; its kind is chosen by {path}.kind"
+    if given is True:
+        return f"must be a section, with keys of its own; {_turned_on(kind, key)}"
+    if given is False or given is None:
+        return f"must be a section, with keys of its own; {_turned_off(key)}"
     return "must be a section, with keys of its own"
 
 
+def _turned_on(kind: str, section: Key) -> str:
+    """How a section is asked for with no more than it needs."""
+    keys = [key for key in walk_keys(kind) if key.path.rpartition(".")[0] == section.path]
+    required = [key.path for key in keys if key.default is PydanticUndefined]
+    if required:
+        return f"to have it, set {' and '.join(required)}"
+    if section.shape == "section":
+        return f"it is always there; its keys are {', '.join(key.path.rpartition('.')[2] for key in keys)}"
+    return f"{section.path}='{{}}' takes its defaults"
+
+
+def _turned_off(section: Key) -> str:
+    """How a section is turned off, as far as it can be."""
+    if isinstance(section.off, str):
+        return section.off
+    if section.default is None or section.off is not None:
+        return f"{section.path}=null turns it off"
+    return "it cannot be turned off"
+
+
 def _suggest(kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
-    """The nearest key of the section; else the keys of that very name elsewhere."""
+    """What a key of another framework is here; the nearest key of the section; the keys of that very name elsewhere."""
     *parents, name = ["0" if part.isdigit() else part for part in path]
     section = "".join(f"{parent}." for parent in parents)
     keys = walk_keys(kind)
@@ -159,8 +216,11 @@ def _suggest(kind: str, path: KeyPath, tree: Mapping[str, Any]) -> str:
     if other_kinds:
         chosen = _child_at(tree, (*path[:-1], "kind"))
         return f" It belongs to kind {' and '.join(other_kinds)}, and {section}kind is {chosen}"
+    elsewhere = dict.fromkeys(repr(key.path) for key in keys if key.path.rpartition(".")[2] == name)
+    is_whole_path = len(path) > 1 and is_foreign(".".join(path))
+    if (is_whole_path or not elsewhere) and (foreign := _foreign(kind, path)):
+        return foreign
     near = did_you_mean(name, {key.path.removeprefix(section).split(".")[0] for key in here})
     if near:
         return near.replace("'", f"'{'.'.join(path[:-1])}{'.' if parents else ''}", 1)
-    elsewhere = dict.fromkeys(repr(key.path) for key in keys if key.path.rpartition(".")[2] == name)
     return f" Did you mean {' or '.join(elsewhere)}?" if elsewhere else ""

@@ -1,4 +1,4 @@
-"""Every key of a recipe, from its models: for `reasoner-rl config keys`, and for suggestions."""
+"""Every key of a recipe, from its models: for lists of keys, and for suggestions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Off, Section
 from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.errors import ConfigError, did_you_mean
 
@@ -29,14 +29,7 @@ _NAMES: dict[Any, str] = {
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
-@dataclass(frozen=True, slots=True)
-class KeyDoc:
-    """One key, for people."""
-
-    path: str  # `training.backend[fsdp].reshard_after_forward`: only where training.backend.kind is fsdp
-    type: str
-    default: str  # as YAML; "required" if there is none
-    description: str
+SectionClass = type[Section]  # a name for what Key, which has a field called type, cannot write
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +42,12 @@ class Key:
     default: Any  # PydanticUndefined if required
     description: str
     shape: Literal["value", "list", "section", "optional section", "variants"]
+    section: SectionClass | None = None  # of a section, of one that may be left out, or of a list's elements
 
     @property
-    def documented_path(self) -> str:
-        """The path with the variant in brackets."""
-        if self.variant is None:
-            return self.path
-        section, kind = self.variant
-        return f"{section}[{kind}]{self.path.removeprefix(section)}"
-
-
-def list_keys(kind: str) -> list[KeyDoc]:
-    """Return every key of the kind of recipe ``kind``, in the order of the models."""
-    return [
-        KeyDoc(key.documented_path, key.type, show_default(key.default), key.description)
-        for key in walk_keys(kind)
-        if key.shape not in ("section", "variants") or key.default is None  # which may be left out
-    ]
+    def off(self) -> Off:
+        """What turns the section off."""
+        return self.section.off if self.section is not None else None
 
 
 @functools.cache
@@ -98,7 +80,8 @@ def _walk(
             yield from _walk_variants(path, field, sections, default, variant)
             continue
         shape = _shape(field.annotation, sections)
-        yield Key(path, variant, _type_of(field), default, field.description or "", shape)
+        section = sections[0] if sections else None
+        yield Key(path, variant, _type_of(field), default, field.description or "", shape, section)
         for section in sections:
             below = f"{path}.0." if shape == "list" else f"{path}."
             yield from _walk(section, default if isinstance(default, section) else None, below, variant)

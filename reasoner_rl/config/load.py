@@ -6,8 +6,10 @@ files joined by `extends` -> overrides -> one tree -> pydantic models
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 
 from reasoner_rl.config.base import expand_home
 from reasoner_rl.config.explain import OVERRIDE, Layer, explain, show
+from reasoner_rl.config.infer import kind_of
 from reasoner_rl.config.keys import walk_keys
 from reasoner_rl.config.kinds import RECIPE_KINDS, AnyRecipe
 from reasoner_rl.config.yaml_text import dump_yaml, parse_value, parse_yaml
@@ -22,12 +25,42 @@ from reasoner_rl.errors import ConfigError, did_you_mean
 
 RECIPES = Path(str(importlib.resources.files("reasoner_rl"))) / "recipes"
 
+_END_OF_SENTENCE = re.compile(r"(?<!Dr)\.\s+|[.:]?$")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes of an argument become that are not UTF-8
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that come with the package, by name."""
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSummary:
+    """A shipped recipe in a list."""
+
+    name: str
+    kind: str
+    description: str  # the first sentence of its file's comment
+
+
+def describe_recipes() -> list[RecipeSummary]:
+    """Return what the shipped recipes are, in the order of their names."""
+    found = []
+    for name, path in shipped_recipes().items():
+        layers = _read_layers(path, ())
+        description = first_sentence(path.read_text(encoding="utf-8"))
+        found.append(RecipeSummary(name, kind_of(layers, str(path)), description))
+    return found
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of the comment that a YAML text begins with; empty if it begins with none.
+
+    Commands, which stand on indented lines of the comment, end it too.
+    """
+    lines = itertools.takewhile(lambda line: re.match(r"# \S", line), text.splitlines())
+    comment = " ".join(line.removeprefix("# ").strip() for line in lines)
+    return _END_OF_SENTENCE.split(comment, maxsplit=1)[0]
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -45,7 +78,16 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     recipe = layers[-1].name
     if overrides:
         layers.append(Layer(OVERRIDE, _override_tree(overrides)))
-    kind = _kind_of(layers, recipe)
+    return _resolve(layers, recipe)
+
+
+def check_text(text: str, name: str) -> AnyRecipe:
+    """Return the configuration that the YAML ``text`` makes by itself. Raises ConfigError as `load_recipe` does."""
+    return _resolve([Layer(name, parse_yaml(text, name))], name)
+
+
+def _resolve(layers: Sequence[Layer], recipe: str) -> AnyRecipe:
+    kind = kind_of(layers, recipe)
     kind_sections = frozenset(key.path for key in walk_keys(kind) if key.shape == "variants")
     tree: Any = _tree_to_merge_over(kind)
     for layer in layers:
@@ -119,23 +161,6 @@ def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:
             value = {name: value}
         tree = _merge(tree, value, "", frozenset(), OVERRIDE)
     return tree
-
-
-def _kind_of(layers: Sequence[Layer], recipe: str) -> str:
-    kinds = {layer.name: layer.tree["recipe"] for layer in layers if "recipe" in layer.tree}
-    known = ", ".join(RECIPE_KINDS)
-    if not kinds:
-        raise ConfigError(f"{recipe}: recipe: required, but not given: must be one of {known}")
-    for name, kind in kinds.items():
-        if not isinstance(kind, str) or kind not in RECIPE_KINDS:
-            hint = did_you_mean(str(kind), RECIPE_KINDS)
-            raise ConfigError(
-                f"{name}: recipe = {show(kind)}: must be one of {known}{'.' if hint else ''}{hint}"
-            )
-    if len(set(kinds.values())) > 1:
-        found = ", ".join(f"{kind!r} in {name}" for name, kind in kinds.items())
-        raise ConfigError(f"{recipe}: recipe: a recipe can only extend one of its own kind; found {found}")
-    return next(iter(kinds.values()))
 
 
 def _tree_to_merge_over(kind: str) -> dict[str, Any]:

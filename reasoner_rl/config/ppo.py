@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section, refuse_without_effect
+from reasoner_rl.config.base import Off, Section, refuse_without_effect
 from reasoner_rl.config.data import SftDataConfig
 
 
@@ -57,6 +57,8 @@ class GaeConfig(Section):
 
 class KlControlConfig(Section):
     """The price, in the reward of each token, of leaving the frozen reference policy."""
+
+    off: ClassVar[Off] = {"coefficient": 0.0}
 
     coefficient: float = Field(
         0.0, ge=0, description="Weight of the penalty, at first if adaptive; 0 keeps no reference model."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section, UserPathOrName
+from reasoner_rl.config.base import Off, Section, UserPathOrName
 
 _MATH_ANSWER = (
     "reward_fns:compute_score",
@@ -92,6 +92,8 @@ class RewardFunctionConfig(Section):
 
 class OverlongConfig(Section):
     """What happens to responses that are too long (DAPO, arXiv 2503.14476, section 3.4)."""
+
+    off: ClassVar[Off] = {"buffer_tokens": 0, "mask_truncated": False}
 
     buffer_tokens: int = Field(
         0,

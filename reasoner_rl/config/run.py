@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Section, UserPath
+from reasoner_rl.config.base import Off, Section, UserPath
 from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.rollout import SamplingConfig
 
@@ -46,6 +46,8 @@ class HeldOutConfig(Section):
 
 class EvaluationConfig(HeldOutConfig):
     """Accuracy on held-out problems while training."""
+
+    off: ClassVar[Off] = {"datasets": [], "every_steps": None}
 
     every_steps: int | None = Field(
         None, ge=1, description="Evaluate every this many steps; never in between if unset."
@@ -96,6 +98,10 @@ def check_samples_differ(samples: int, sampling: SamplingConfig, key: str) -> No
 class CheckpointConfig(Section):
     """Saving what is needed to resume after any interruption."""
 
+    off: ClassVar[Off] = (
+        "checkpoint.every_steps=null saves at the end alone, checkpoint.export_at_end=false exports no weights"
+    )
+
     every_steps: int | None = Field(
         50, ge=1, description="Save every this many steps; only at the end if unset."
     )
@@ -132,6 +138,8 @@ class RecordConfig(Section):
 
 class LoggingConfig(RecordConfig):
     """Records of a run that trains; metrics.jsonl is always written."""
+
+    off: ClassVar[Off] = "logging.rollouts=none and logging.tensorboard=false leave metrics.jsonl alone"
 
     tensorboard: bool = Field(True, description="Write TensorBoard events to output_dir/tensorboard.")
     wandb: WandbConfig | None = Field(None, description="Log to Weights & Biases.")

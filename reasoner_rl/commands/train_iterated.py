@@ -30,6 +30,7 @@ from reasoner_rl.observability.summary import write_json, write_jsonl
 from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer.export_checkpoint import with_exported_models
 from reasoner_rl.trainer.finish import draw_curves, export_folder
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
@@ -67,6 +68,7 @@ def train_iterated(config: IteratedConfig) -> dict[str, Any] | None:
 
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
+    config = with_exported_models(config)
     with output_folder(config.run) as output:
         rounds = _finished_rounds(config, output)
         begin_run(config)

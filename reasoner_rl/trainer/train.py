@@ -26,7 +26,8 @@ from reasoner_rl.sources.offline import ExampleSource, ExampleStream
 from reasoner_rl.sources.online import OnlineSource
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
-from reasoner_rl.trainer.finish import finish_run
+from reasoner_rl.trainer.export_checkpoint import with_exported_models
+from reasoner_rl.trainer.finish import LiveCurves, finish_run, tell_stopped
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import tell_switched_off
 from reasoner_rl.trainer.loop import Report, Trainer
@@ -51,6 +52,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
+    config = with_exported_models(config)
     with output_folder(config.run) as output:
         store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
         newest = checkpoint_to_resume(config, store)
@@ -106,12 +108,13 @@ def _train(
         source = build_source(config, data, workers, rewards, timer)
         evaluate_on = build_evaluation(config, data, workers, rewards, recorder)
         trainer = Trainer(
-            config, algorithm, source, workers, evaluate_on, logger, recorder, store, timer, state
+            *(config, algorithm, source, workers, evaluate_on, logger, recorder, store, timer, state),
+            refresh_curves=LiveCurves(output).refresh,
         )
         if newest:
             trainer.restore(newest[1])
         if not trainer.run(stop):
-            say(f"stopped after step {state.step}; the same command resumes from there")
+            tell_stopped(output, state.step, store)
             return None
         return finish_run(config, state, workers)
 

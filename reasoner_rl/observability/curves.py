@@ -91,7 +91,9 @@ def plot_curves(metrics_jsonl: Path | Mapping[str, Path], out: Path) -> None:
     else:
         panels = _panels_of_runs({name: read_history(path) for name, path in metrics_jsonl.items()})
     if not panels:
-        named = metrics_jsonl if isinstance(metrics_jsonl, Path) else ", ".join(map(str, metrics_jsonl.values()))
+        named = (
+            metrics_jsonl if isinstance(metrics_jsonl, Path) else ", ".join(map(str, metrics_jsonl.values()))
+        )
         raise DataError(f"{named}: none of the metrics that curves are drawn of; was any step logged?")
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
@@ -266,7 +268,9 @@ def _dataset(evaluation: str) -> str:
 def _components(history: History) -> list[str]:
     """Metrics of the parts that scores are made of."""
     others = {f"reward/{name}" for name in (*REWARD_METRICS, "kl", "kl_coefficient")}
-    return [name for name in history if name.startswith("reward/") and name not in others and _ever(history, name)]
+    return [
+        name for name in history if name.startswith("reward/") and name not in others and _ever(history, name)
+    ]
 
 
 PANELS: Sequence[tuple[Callable[[History], bool], Callable[[Axes, History], None]]] = (

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
-from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_workers
@@ -29,7 +28,6 @@ from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.export_checkpoint import with_exported_models
 from reasoner_rl.trainer.finish import LiveCurves, finish_run, tell_stopped
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
-from reasoner_rl.trainer.loading import tell_switched_off
 from reasoner_rl.trainer.loop import Report, Trainer
 from reasoner_rl.trainer.reference_cache import with_precomputed_reference
 from reasoner_rl.trainer.resume import (
@@ -40,7 +38,7 @@ from reasoner_rl.trainer.resume import (
     expect_checkpoints,
 )
 from reasoner_rl.trainer.reward_models import PairEvaluator
-from reasoner_rl.trainer.run_data import RunData, load_data
+from reasoner_rl.trainer.run_data import RunData, load_data, tell_recipe
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import graceful_stop
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
@@ -57,11 +55,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
         newest = checkpoint_to_resume(config, store)
         begin_run(config)
-        if not isinstance(config, RewardModelConfig):
-            tell_switched_off(config)
-        if isinstance(config, OnlineConfig):
-            for name, number in step_arithmetic(config).rows():
-                say(f"  {name:<32} {number}")
+        tell_recipe(config)
         return _train(config, output, store, newest)
 
 

@@ -92,12 +92,12 @@ def build_bridge(
     config: MegatronBackendConfig,
     layers: Layers,
     head: Head = "policy",
-    states: ParallelStates | None = None,
+    sizes: dict[str, int] | None = None,
 ) -> Any:
     """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity.
 
-    states: how the model is divided and which part is this process's, in mbridge's words; Megatron's groups unless
-    given.
+    sizes: tensor-parallel sizes in mbridge's words, for converting weights alone; unless given, those of Megatron's
+    groups, which must be there.
     """
     require_checkpoint(model.path, head)
     try:
@@ -120,7 +120,7 @@ def build_bridge(
     bridge = made(
         hf_config,
         dtype=getattr(torch, model.dtype),
-        parallel_states=states,
+        parallel_states=None if sizes is None else ParallelStates(vpp_size=None, **sizes),
         make_vocab_size_divisible_by=config.tensor_parallel * config.vocabulary_multiple,
     )
     bridge.set_extra_args(

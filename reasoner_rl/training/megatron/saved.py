@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from mbridge.core.parallel_states import ParallelStates
 from torch import Tensor
 
 from reasoner_rl.config.model import ModelConfig
@@ -103,10 +102,8 @@ def _layers_of(state: State) -> Layers:
 def _bridge(
     model: ModelConfig, config: MegatronBackendConfig, files: _Files, layers: Layers, head: Head
 ) -> Any:
-    states = ParallelStates(
-        tp_size=files.layout["tensor_parallel"], etp_size=files.expert_tensor_parallel, vpp_size=None
-    )
-    bridge = build_bridge(model, config, layers, head, states)
+    sizes = {"tp_size": files.layout["tensor_parallel"], "etp_size": files.expert_tensor_parallel}
+    bridge = build_bridge(model, config, layers, head, sizes)
     bridge.vocab_size = bridge.hf_config.vocab_size
     if head != "policy":
         bridge._DIRECT_MAPPING["output_layer.score"] = HEAD_WEIGHT

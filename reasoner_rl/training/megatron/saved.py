@@ -85,9 +85,7 @@ def megatron_weights(
     for stage in range(files.layout["pipeline_parallel"]):
         for chunk in range(files.layout["virtual_stages"]):
             offset = files.first_layer(stage, chunk, layers)
-            for name, shards in _shards(
-                files, stage, chunk, offset, bridge.config.num_moe_experts
-            ):
+            for name, shards in _shards(files, stage, chunk, offset, bridge.config.num_moe_experts):
                 for hf_name, tensor in _converted(bridge, name, shards):
                     if hf_name not in seen:  # tied embeddings are on the first and the last stage
                         seen.add(hf_name)

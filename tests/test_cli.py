@@ -129,6 +129,7 @@ def test_config_resolves_a_recipe_to_one_that_means_the_same(
     resolved = load_recipe(tmp_path / "resolved.yaml")
     assert resolved == load_recipe("quickstart", ["run.seed=7", "algorithm.loss.clip_high=0.3"])
     assert resolved.run.seed == 7
+    assert f"\n# {'responses per step':<32} " in outcome.out
 
 
 @pytest.mark.parametrize("kind", ["online", "sft", "eval"])
@@ -209,6 +210,11 @@ def test_mistakes_in_recipes(
         ("train", "reward.functions.0.parameters.wrong_score=bad", ("wrong_score must be a finite number",)),
         ("train", "reward.timeout_seconds=.inf", ("reward.timeout_seconds", "finite number")),
         (
+            *("data inspect", "rollout.sampling.max_response_tokens=1000"),
+            ("a response of up to 1000 do not fit into the 256 tokens",),
+        ),
+        ("data inspect", "reward.functions.0.parameters.nosuch=1", ("raised on a test call", "'nosuch'")),
+        (
             "data inspect",
             "data.train.path=huge.jsonl",
             ("huge.jsonl, row 1: cannot be read: Exceeds the limit",),
@@ -243,6 +249,7 @@ def test_data_tells_what_is_in_the_files(recipe: Path, reasoner_rl: Callable[...
     assert (outcome.status, outcome.err) == (0, "")
     assert "problems: 1 rows read, 0 duplicates dropped, 1 problems kept" in outcome.out
     assert "1+1?" in outcome.out
+    assert "  prompts per step  " in outcome.out
 
 
 @pytest.mark.parametrize("kind", ["sft", "preference"])

@@ -42,7 +42,7 @@ COMPARED = {
     "response/length_mean": "Response length (mean tokens)",
     "response/truncated_share": "Responses cut off at the limit",
     "policy/entropy": "Policy entropy (nats per token)",
-    "policy/kl": "KL divergence to the reference (nats per token)",
+    "policy/kl": "KL to the reference (nats per token)",
     "train/grad_norm": "Gradient norm (before clipping)",
     "groups/equal_share": "Groups with equal rewards",
 }

@@ -218,7 +218,7 @@ class TestConsole:
             assert len(line) <= int(columns) + 1 or not shown
 
     def test_all_of_a_line_on_a_wide_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", "300")
         assert console_line(12, STEP) == (
             "step  12/100  accuracy 0.453  reward -0.094  length 1234 (3% cut)  groups 32 kept 10 dropped  "
             "entropy 0.412  clip 0.05% low 0.21% high  grad norm 0.213  12.3 s (generate 7.1, update 4.2)  "

@@ -247,7 +247,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
 ) -> None:
     result = really_dry(cluster, script, *arguments, "batch.prompts_per_stepp=4")
     assert result.returncode == 2
-    assert "batch.prompts_per_stepp: unknown key. Did you mean 'batch.prompts_per_step'?" in result.stderr
+    assert "batch.prompts_per_stepp = 4: unknown key. Did you mean 'batch.prompts_per_step'?" in result.stderr
     assert "reasoner-rl train" not in result.stdout
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.summary import write_json
 from reasoner_rl.tokenizer import is_training_folder, load_tokenizer
 from reasoner_rl.trainer.finish import export_folder
+from reasoner_rl.trainer.folder import exclusive_folder
 from reasoner_rl.trainer.reward_models import write_description
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.training.backend import Head
@@ -70,10 +72,12 @@ def export(source: Path, out: Path | None = None, *, adapters: bool = False) -> 
     record = ExportRecord(str(checkpoint), step, _fingerprint(checkpoint), contents)
     name = f"{checkpoint.name}_adapters" if adapters else checkpoint.name
     folder = out or checkpoint.parent.parent / "exported" / name
-    if _holds(folder, record):
-        say(f"{folder} holds the {contents} of step {step} already")
-        return folder
-    export_folder(folder, partial(_write, config, checkpoint, record))
+    # Commands that run side by side may name the same checkpoint as their model.
+    with exclusive_folder(folder.parent, "the folder of exports") if out is None else nullcontext():
+        if _holds(folder, record):
+            say(f"{folder} holds the {contents} of step {step} already")
+            return folder
+        export_folder(folder, partial(_write, config, checkpoint, record))
     say(f"exported the {contents} of step {step} in {config.model.dtype}: {folder}")
     if adapters:
         say(f"  to be used with the weights of {config.model.path}")

@@ -262,6 +262,7 @@ def test_data_reads_the_problems_to_evaluate_too(
     tree = yaml.safe_load(recipe.read_text())
     train = {"path": "learn.jsonl"} | ({"columns": {"solution": "solution"}} if kind == "sft" else {})
     whole = {"recipe": kind, "run": tree["run"], "model": tree["model"], "data": {"train": train}}
+    whole |= {"rollout": {"sampling": {"max_response_tokens": 4}}}
     recipe.write_text(yaml.safe_dump(whole))
     outcome = reasoner_rl("data", "inspect", str(recipe), "evaluation.datasets=[{path: problems.jsonl}]")
     assert (outcome.status, outcome.err) == (0, "")

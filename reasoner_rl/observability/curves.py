@@ -61,6 +61,7 @@ class Series:
 
 
 History = dict[str, Series]
+Panel = Callable[[Axes], None]
 
 
 def read_history(metrics_jsonl: Path) -> History:
@@ -87,7 +88,7 @@ def plot_curves(metrics_jsonl: Path | Mapping[str, Path], out: Path) -> None:
     """
     if isinstance(metrics_jsonl, Path):
         history = read_history(metrics_jsonl)
-        panels = [partial(panel, history=history) for has_data, panel in PANELS if has_data(history)]
+        panels = [_of(panel, history) for has_data, panel in PANELS if has_data(history)]
     else:
         panels = _panels_of_runs({name: read_history(path) for name, path in metrics_jsonl.items()})
     if not panels:
@@ -112,7 +113,11 @@ def plot_curves(metrics_jsonl: Path | Mapping[str, Path], out: Path) -> None:
         figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png", facecolor="white")
 
 
-def _panels_of_runs(runs: Mapping[str, History]) -> list[Callable[[Axes], None]]:
+def _of(panel: Callable[[Axes, History], None], history: History) -> Panel:
+    return lambda axes: panel(axes, history)
+
+
+def _panels_of_runs(runs: Mapping[str, History]) -> list[Panel]:
     """One panel per metric that a run has."""
     evaluations = sorted({name for history in runs.values() for name in _evaluations(history)})
     compared = {name: f"Accuracy, held out: {_dataset(name)}" for name in evaluations} | COMPARED

@@ -141,9 +141,15 @@ class WandbSink:
         folder.mkdir(parents=True, exist_ok=True)
         id_file = folder / "wandb_id.txt"
         known = id_file.read_text() if resume_step is not None and id_file.exists() else None
-        options = {"project": config.project, "name": config.name or folder.name, "mode": config.mode}
         try:
-            self._run = wandb.init(**options, dir=str(folder), id=known, resume="allow")
+            self._run = wandb.init(
+                project=config.project,
+                name=config.name or folder.name,
+                mode=config.mode,
+                dir=str(folder),
+                id=known,
+                resume="allow",
+            )
         except wandb.Error as error:
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(

@@ -33,6 +33,7 @@ from reasoner_rl.training.export import save_adapters, save_weights
 from reasoner_rl.training.manifest import MANIFEST, has_manifest
 from reasoner_rl.training.saved import saved_adapters, saved_weights
 
+_REMEDY = "Another checkpoint of the run may be whole: name it"
 RECORD = "export.json"  # in an exported folder: what it was made of
 Contents = Literal["weights", "weights with adapters merged", "adapters"]
 Recipe = TypeVar("Recipe", bound=BaseModel)
@@ -55,9 +56,9 @@ def export(source: Path, out: Path | None = None, *, adapters: bool = False) -> 
     folder that holds the same export already is left as it is. Returns the folder. Raises ConfigError if there is no
     checkpoint, if ``out`` holds something else, or if there are no adapters; UserError if the checkpoint is damaged.
     """
-    checkpoint = checkpoint_in(source)
-    verify(checkpoint)
-    with reading(checkpoint):
+    checkpoint = checkpoint_in(source).absolute()
+    verify(checkpoint, _REMEDY)
+    with reading(checkpoint, _REMEDY):
         step = DriverState.load(checkpoint).step
     config = _recipe_of(checkpoint)
     lora = config.model.lora
@@ -169,7 +170,7 @@ def _write(config: TrainConfig, checkpoint: Path, record: ExportRecord, folder: 
     tokenizer = load_tokenizer(config.model)
     is_reward_model = isinstance(config, RewardModelConfig)
     saved = checkpoint / ("reward_model" if is_reward_model else "policy")
-    with reading(checkpoint):
+    with reading(checkpoint, _REMEDY):
         if record.contents == "adapters":
             save_adapters(folder, config.model, saved_adapters(saved, config.model))
         else:

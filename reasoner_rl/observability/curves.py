@@ -50,6 +50,7 @@ SHARES = ("accuracy", "_share")  # endings of metrics between 0 and 1
 LOSSES = ("sft/loss", "preference/loss", "reward_model/loss")  # of algorithms that learn from examples
 PANEL_INCHES = (4.0, 3.1)
 DOTS_PER_INCH = 160
+SEARCHED_POINTS = 2000  # most points of a panel among which matplotlib searches a free place for the legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,4 +338,6 @@ def _whole_numbers(axes: Axes) -> None:
 
 
 def _legend(axes: Axes, *, reverse: bool = False) -> None:
-    axes.legend(framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK, reverse=reverse)
+    points = sum(len(line.get_xdata()) for line in axes.lines)
+    place = "best" if points <= SEARCHED_POINTS else "upper right"
+    axes.legend(loc=place, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK, reverse=reverse)

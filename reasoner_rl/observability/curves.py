@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -338,6 +340,6 @@ def _whole_numbers(axes: Axes) -> None:
 
 
 def _legend(axes: Axes, *, reverse: bool = False) -> None:
-    points = sum(len(line.get_xdata()) for line in axes.lines)
-    place = "best" if points <= SEARCHED_POINTS else "upper right"
+    points = sum(np.size(line.get_xdata()) for line in axes.lines)
+    place: Literal["best", "upper right"] = "best" if points <= SEARCHED_POINTS else "upper right"
     axes.legend(loc=place, framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK, reverse=reverse)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel
+from transformers.utils import logging as transformers_logging
 
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig, TrainConfig
@@ -167,6 +168,7 @@ def _holds(folder: Path, record: ExportRecord) -> bool:
 
 
 def _write(config: TrainConfig, checkpoint: Path, record: ExportRecord, folder: Path) -> None:
+    transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
     tokenizer = load_tokenizer(config.model)
     is_reward_model = isinstance(config, RewardModelConfig)
     saved = checkpoint / ("reward_model" if is_reward_model else "policy")

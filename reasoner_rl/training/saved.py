@@ -6,6 +6,7 @@ the pages that hold weights are.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -83,7 +84,9 @@ class _SavedTensors:
         if not isinstance(described, TensorStorageMetadata):
             raise UserError(f"{self._folder} holds no tensor {name}")
         tensor = torch.empty(described.size, dtype=described.properties.dtype)
-        load_distributed(
-            {_PREFIX + name: tensor}, checkpoint_id=self._folder, no_dist=not dist.is_initialized()
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is intended
+            load_distributed(
+                {_PREFIX + name: tensor}, checkpoint_id=self._folder, no_dist=not dist.is_initialized()
+            )
         return tensor

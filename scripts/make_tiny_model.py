@@ -14,6 +14,8 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from reasoner_rl.training.disk_space import follow_umask
+
 SPECIAL = ["<|pad|>", "<|eos|>"]
 WORDS = ["Compute", " Answer", "Answer"]
 
@@ -80,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = build_model(tokenizer, options.layers, options.width)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+    follow_umask(options.out)
     print(f"{options.out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
 

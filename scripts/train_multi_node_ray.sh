@@ -15,7 +15,8 @@
 #   --workers N           workers per machine; unless given, with --hosts one per GPU of this machine, with --address the
 #                         recipe's cluster.workers_per_node
 #   --port P              of Ray's head, with --hosts; 6379 unless given
-#   --dry-run             print what would be started, and start nothing
+#   --dry-run             check the recipe, print what it comes to per step and what would be started, and start nothing;
+#                         with --hosts and without GPUs here, --workers is the recipe's cluster.workers_per_node unless given
 #
 # The repository, its environment, the folder this is called in and the output must be on a file system that all machines
 # share. The driver runs here. It waits at most cluster.deadlines.start seconds until all machines have registered, and
@@ -45,6 +46,8 @@ if [[ -n $address ]]; then
         ${workers:+"cluster.workers_per_node=$workers"} ${overrides[@]+"${overrides[@]}"}
     )
     if [[ -n $dry_run ]]; then
+        command -v reasoner-rl >/dev/null || activate
+        check_plan reasoner-rl config show "${driver[@]:2}"
         quote "${driver[@]}"
         exit 0
     fi
@@ -57,6 +60,7 @@ fi
 read -ra machines <<<"$hosts"
 [[ ${#machines[@]} -gt 0 ]] || fail "--hosts names no machine"
 first=${machines[0]} others=("${machines[@]:1}") port=${port:-6379}
+if [[ -n $dry_run ]]; then plan; fi
 settings=(
     cluster.kind=ray "cluster.nodes=${#machines[@]}" "cluster.workers_per_node=${workers:-$(count_gpus)}"
     "cluster.address=$first:$port" ${overrides[@]+"${overrides[@]}"}
@@ -72,6 +76,7 @@ start_other="read -r RAY_AUTH_TOKEN && export RAY_AUTH_TOKEN RAY_AUTH_MODE=${RAY
 ray start --address=$first:$port --disable-usage-stats"
 
 if [[ -n $dry_run ]]; then
+    check_plan "${check[@]}"
     quote "${check[@]}"
     quote "${start_head[@]}"
     for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$start_other"; done

@@ -2,13 +2,16 @@
 # Trains on all machines of a Slurm job. Submit it from the root of the repository:
 #
 #   sbatch --nodes=N [SBATCH OPTIONS] scripts/train_multi_node_slurm.sh [OPTIONS] RECIPE [key.path=value ...]
-#   scripts/train_multi_node_slurm.sh --dry-run RECIPE [key.path=value ...]    anywhere, with two machines made up
+#   scripts/train_multi_node_slurm.sh --dry-run [--nodes N] RECIPE [key.path=value ...]    anywhere, with machines made up
 #   scripts/train_multi_node_slurm.sh --help
 #
 #   RECIPE           name of a shipped recipe, or a YAML file
 #   key.path=value   changes to the recipe; they win over what this script sets
 #   --workers N      workers per machine; one per GPU of the first machine unless given
-#   --dry-run        print what would be started, and start nothing
+#   --dry-run        check the recipe, print what it comes to per step and what would be started, and start nothing; without
+#                    GPUs here, --workers is the recipe's cluster.workers_per_node unless given
+#   --nodes N        machines of a dry run outside of Slurm; unless given, the recipe's cluster.nodes, or 2 where that is 1.
+#                    A job has the machines that sbatch gave it
 #
 # Where GPUs have to be asked for, add --gpus-per-node=8 or what the cluster wants. The repository, its environment, the
 # folder this is submitted from and the output must be on a file system that all machines share.
@@ -38,15 +41,23 @@ if [[ ! -f $here/launch.sh ]]; then
 fi
 # shellcheck source=scripts/launch.sh
 source "$here/launch.sh"
-parse_options "workers" "$@"
+parse_options "nodes workers" "$@"
 take_recipe
 
-machines=(node1 node2) ip=HEAD_ADDRESS
+ip=HEAD_ADDRESS
 if [[ -n ${SLURM_JOB_ID-} ]]; then
+    [[ -z $nodes ]] || fail "--nodes is for --dry-run outside of Slurm; this job has the machines that sbatch gave it"
     mapfile -t machines < <(scontrol show hostnames "${SLURM_JOB_NODELIST-}")
     [[ ${#machines[@]} -gt 0 ]] || give_up "scontrol names no machines of job $SLURM_JOB_ID"
 elif [[ -z $dry_run ]]; then
     fail "this is no Slurm job: submit this script with sbatch, or see --dry-run"
+else
+    plan
+    if [[ -z $nodes ]]; then
+        nodes=$(of_recipe nodes)
+        if [[ ${nodes:-1} == 1 ]]; then nodes=2; fi
+    fi
+    mapfile -t machines < <(printf 'node%d\n' $(seq "$nodes"))
 fi
 first=${machines[0]} others=("${machines[@]:1}")
 port=$((20000 + ${SLURM_JOB_ID:-0} % 10000)) # differs between jobs; Ray's other ports lie below and above
@@ -77,7 +88,9 @@ set_commands() {
 }
 
 if [[ -n $dry_run ]]; then
+    command -v reasoner-rl >/dev/null || activate
     set_commands
+    check_plan "${check[@]}"
     quote "${ask_address[@]}"
     quote "${check[@]}"
     quote "${start_head[@]}"

@@ -7,7 +7,8 @@
 #   RECIPE           name of a shipped recipe, or a YAML file
 #   key.path=value   changes to the recipe; they win over what this script sets
 #   --workers N      number of workers, instead of one per GPU
-#   --dry-run        print what would be started, and start nothing
+#   --dry-run        check the recipe, print what it comes to per step and what would be started, and start nothing;
+#                    without GPUs here, --workers is the recipe's cluster.workers_per_node unless given
 #
 # Ray is started for the run and stopped with it. Ctrl-C or SIGTERM finishes the step and saves; the same command resumes
 # from the newest checkpoint. The exit status is that of reasoner-rl train.
@@ -19,11 +20,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 parse_options "workers" "$@"
 take_recipe
 
+if [[ -n $dry_run ]]; then plan; fi
 driver=(
     reasoner-rl train "$recipe" cluster.kind=ray cluster.nodes=1 "cluster.workers_per_node=${workers:-$(count_gpus)}"
     cluster.address=null ${overrides[@]+"${overrides[@]}"}
 )
 if [[ -n $dry_run ]]; then
+    check_plan reasoner-rl config show "${driver[@]:2}"
     quote "${driver[@]}"
     exit 0
 fi

@@ -145,6 +145,7 @@ def test_config_resolves_a_recipe_to_one_that_means_the_same(
     resolved = load_recipe(tmp_path / "resolved.yaml")
     assert resolved == load_recipe("quickstart", ["run.seed=7", "algorithm.loss.clip_high=0.3"])
     assert resolved.run.seed == 7
+    assert f"\n# {'responses per step':<32} " in outcome.out
 
 
 @pytest.mark.parametrize("kind", ["online", "sft", "eval"])
@@ -250,6 +251,11 @@ def test_mistakes_in_recipes(
         ("train", "reward.functions.0.parameters.wrong_score=bad", ("wrong_score must be a finite number",)),
         ("train", "reward.timeout_seconds=.inf", ("reward.timeout_seconds", "finite number")),
         (
+            *("data inspect", "rollout.sampling.max_response_tokens=1000"),
+            ("a response of up to 1000 do not fit into the 256 tokens",),
+        ),
+        ("data inspect", "reward.functions.0.parameters.nosuch=1", ("raised on a test call", "'nosuch'")),
+        (
             "data inspect",
             "data.train.path=huge.jsonl",
             ("huge.jsonl, row 1: cannot be read: Exceeds the limit",),
@@ -287,6 +293,7 @@ def test_data_tells_what_is_in_the_files(recipe: Path, reasoner_rl: Callable[...
     assert (
         "verifier: reward_fns:compute_score\n  data source 'problems' (no rule of its own) -> " in outcome.out
     )
+    assert "  prompts per step  " in outcome.out
 
 
 @pytest.mark.parametrize("kind", ["sft", "preference"])
@@ -299,6 +306,7 @@ def test_data_reads_the_problems_to_evaluate_too(
     tree = yaml.safe_load(recipe.read_text())
     train = {"path": "learn.jsonl"} | ({"columns": {"solution": "solution"}} if kind == "sft" else {})
     whole = {"recipe": kind, "run": tree["run"], "model": tree["model"], "data": {"train": train}}
+    whole |= {"rollout": {"sampling": {"max_response_tokens": 4}}}
     recipe.write_text(yaml.safe_dump(whole))
     outcome = reasoner_rl("data", "inspect", str(recipe), "evaluation.datasets=[{path: problems.jsonl}]")
     assert (outcome.status, outcome.err) == (0, "")

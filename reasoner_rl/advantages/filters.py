@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from reasoner_rl.types import ScoredGroup
 
-_SAME_SCORE = 1e-6  # scores that differ by no more are equal up to rounding
+SAME_SCORE = 1e-6  # scores that differ by no more are equal up to rounding
 
 
 class Filtered(NamedTuple):
@@ -31,7 +31,7 @@ def filter_groups(groups: Sequence[ScoredGroup]) -> Filtered:
         accuracies = [reward.accuracy for reward in group.rewards]
         if None in accuracies:
             scores = [reward.unshaped_score for reward in group.rewards]
-            differ = max(scores) - min(scores) > _SAME_SCORE
+            differ = max(scores) - min(scores) > SAME_SCORE
             (parts.kept if differ else parts.alike).append(group)
         elif all(accuracy == 1 for accuracy in accuracies):
             parts.all_right.append(group)

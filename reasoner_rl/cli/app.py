@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from reasoner_rl.cli import config, data, evaluate, reference
 from reasoner_rl.cli.common import print_table
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
+from reasoner_rl.cli.export import export
 from reasoner_rl.cli.train import sft, train
 
 # What the same command resumes from when it has ended early; commands that are not here start anew.
@@ -73,6 +74,7 @@ def doctor() -> None:
 
 app.command()(train)
 app.command()(sft)
+app.command()(export)
 app.add_typer(evaluate.group, name="eval")
 app.command()(evaluate.verify)
 app.add_typer(data.group, name="data")

@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from reasoner_rl.cli.common import CommandGroup, Overrides, RecipeArgument
+from reasoner_rl.config.arithmetic import arithmetic_lines
 from reasoner_rl.config.key_list import cut, key_lines, list_keys
 from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.config.load import describe_recipes, dump_recipe, load_recipe
+from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import ConfigError, did_you_mean
 
 WIDTH_OF_FILES = 100  # of lines that are not printed on a terminal, in characters
@@ -68,8 +70,11 @@ def list_recipes() -> None:
 
 @group.command()
 def show(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Print a recipe with every key resolved."""
-    sys.stdout.write(dump_recipe(load_recipe(recipe, overrides or [])))
+    """Print a recipe with every key resolved, and what it comes to per step as comments at its end."""
+    config = load_recipe(recipe, overrides or [])
+    sys.stdout.write(dump_recipe(config))
+    if isinstance(config, OnlineConfig):
+        sys.stdout.writelines(f"# {line.strip()}\n" for line in arithmetic_lines(config))
 
 
 @group.command()

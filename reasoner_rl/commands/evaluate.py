@@ -13,6 +13,7 @@ from reasoner_rl.observability.summary import write_json
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
+from reasoner_rl.trainer.export_checkpoint import with_exported_models
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
     check_generation,
@@ -25,6 +26,7 @@ from reasoner_rl.trainer.loading import (
 
 def evaluate_checkpoint(config: EvalConfig) -> list[EvaluationReport]:
     """`reasoner-rl eval`: load a checkpoint, evaluate it, write ``evaluation.json``."""
+    config = with_exported_models(config)
     with output_folder(config.run) as output:
         begin_run(config)
         record_run(config)

@@ -1,34 +1,46 @@
-"""`reasoner-rl data inspect`: what a recipe's files hold once they are read, rendered and filtered."""
+"""`reasoner-rl data inspect`: all that a run would check of its recipe and its data before it loads weights."""
 
 from __future__ import annotations
 
+from reasoner_rl.commands.train_iterated import load_iterated
 from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.config.kinds import AnyRecipe
-from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
-from reasoner_rl.config.reward_recipe import RewardModelConfig
+from reasoner_rl.config.recipes import EvalConfig
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.trainer.loading import load_examples, load_judged, load_mixed_in, load_prompts, tell_rules
-from reasoner_rl.trainer.reward_models import load_pairs
-from reasoner_rl.types import Prompt
+from reasoner_rl.trainer.export_checkpoint import with_exported_models
+from reasoner_rl.trainer.loading import (
+    check_generation,
+    check_rewards,
+    load_prompts,
+    tell_evaluation_parameters,
+    tell_rules,
+)
+from reasoner_rl.trainer.run_data import check_run, tell_recipe
 
 
 def inspect_data(config: AnyRecipe) -> None:
-    """Read every file the recipe names, and print counts, lengths and what was dropped."""
-    tokenizer = load_tokenizer(config.model)
-    rendering, judged = config.data.prompts, list[Prompt]()
-    if isinstance(config, SftConfig):
-        load_examples(config.data, tokenizer)
-    elif isinstance(config, RewardModelConfig):
-        for file in (config.data.train, *config.evaluation.datasets):
-            load_pairs(config, file, tokenizer)
-        return
-    elif isinstance(config, PreferenceConfig):
-        load_judged(config, tokenizer)
-    elif isinstance(config, OnlineConfig | IteratedConfig):
-        judged += load_prompts(config.data.train, rendering, tokenizer, show_first=True)
-    if isinstance(config, OnlineConfig) and config.algorithm.ptx is not None:
-        load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
+    """Read every file the recipe names, and print the step's arithmetic, counts, lengths and what was dropped.
+
+    Raises ConfigError or DataError where a run of the recipe would, as for prompts beyond the model's context.
+    """
+    config = with_exported_models(config)
+    if isinstance(config, EvalConfig):
+        _inspect_evaluation(config)
+    elif isinstance(config, IteratedConfig):
+        tell_recipe(config)
+        load_iterated(config)
+    else:
+        check_run(config)
+
+
+def _inspect_evaluation(config: EvalConfig) -> None:
+    tokenizer, prompts = load_tokenizer(config.model), []
     for dataset in config.evaluation.datasets:
-        judged += load_prompts(dataset, rendering, tokenizer, show_first=isinstance(config, EvalConfig))
-    if judged:
-        tell_rules(config.reward, judged)
+        prompts += load_prompts(dataset, config.data.prompts, tokenizer, show_first=True)
+    if not prompts:
+        raise ConfigError("evaluation.datasets is empty: nothing would be evaluated")
+    check_generation(config, prompts, tokenizer)
+    check_rewards(config.reward, prompts[0])
+    tell_rules(config.reward.for_evaluation(), prompts)
+    tell_evaluation_parameters(config.reward)

@@ -21,6 +21,7 @@ from reasoner_rl.prompts.render import render_prompts
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.generate import generate_groups
 from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer.export_checkpoint import with_exported_models
 from reasoner_rl.trainer.folder import begin_run, output_folder
 from reasoner_rl.trainer.loading import check_generation, check_rewards, tell_rules
 from reasoner_rl.types import Prompt, ScoredGroup
@@ -39,6 +40,7 @@ def sampled_groups(
     itself, and ``folder``/judged holds its scores. Raises ConfigError if the folder holds answers by another recipe or
     scores of another reward model, DataError or ConfigError for mistakes in the recipe.
     """
+    recipe = with_exported_models(recipe)
     config = EvalConfig.of_answers(recipe, folder)
     with output_folder(config.run, key), naming_out(folder, key):
         begin_run(config)

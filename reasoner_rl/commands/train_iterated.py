@@ -30,6 +30,7 @@ from reasoner_rl.observability.summary import write_json, write_jsonl
 from reasoner_rl.prompts.fingerprint import fingerprint
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.tokenizer import load_tokenizer
+from reasoner_rl.trainer.export_checkpoint import with_exported_models
 from reasoner_rl.trainer.finish import draw_curves, export_folder
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
@@ -40,11 +41,12 @@ from reasoner_rl.trainer.loading import (
     check_vocabulary,
     load_held_out,
     load_prompts,
-    tell_switched_off,
 )
 from reasoner_rl.trainer.resume import flat_keys
 from reasoner_rl.trainer.reward_models import choose_judge
+from reasoner_rl.trainer.run_data import tell_recipe
 from reasoner_rl.trainer.train import train
+from reasoner_rl.types import Prompt
 
 Row = dict[str, Any]  # of round.json
 # Keys that may change between two starts of a run: its weights do not depend on them.
@@ -67,10 +69,11 @@ def train_iterated(config: IteratedConfig) -> dict[str, Any] | None:
 
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
+    config = with_exported_models(config)
     with output_folder(config.run) as output:
         rounds = _finished_rounds(config, output)
         begin_run(config)
-        tell_switched_off(config)
+        tell_recipe(config)
         problems = _check_data(config, output)
         record_run(config)
         if len(rounds) == config.rounds.count:
@@ -134,10 +137,10 @@ def _finished_rounds(config: IteratedConfig, output: Path) -> list[Row]:
     return rounds
 
 
-def _check_data(config: IteratedConfig, output: Path) -> int:
-    """Check all that can be checked before anything is sampled, and that the folder's rounds are of this recipe.
+def load_iterated(config: IteratedConfig) -> list[Prompt]:
+    """Read and render the problems, and check all that can be checked before anything is sampled.
 
-    Returns the number of problems. Raises ConfigError and DataError.
+    Raises ConfigError and DataError.
     """
     tokenizer = load_tokenizer(config.model)
     prompts = load_prompts(config.data.train, config.data.prompts, tokenizer, show_first=True)
@@ -155,6 +158,15 @@ def _check_data(config: IteratedConfig, output: Path) -> int:
         check_other_model("reference", reference, config.model, tokenizer)
         check_same_tokenizer("reference", reference, tokenizer)
     choose_judge(config, tokenizer, prompts)
+    return prompts
+
+
+def _check_data(config: IteratedConfig, output: Path) -> int:
+    """Check the data, and that the folder's rounds are of this recipe. Returns the number of problems.
+
+    Raises ConfigError and DataError.
+    """
+    prompts = load_iterated(config)
     keys = flat_keys(config.model_dump(mode="json"))
     settings = {key: value for key, value in keys.items() if not key.startswith(_FREE)}
     if config.reward_model is not None:

@@ -289,7 +289,7 @@ class PolicyGradientConfig(Section):
         return merged
 
 
-class _GroupPolicyGradient(PolicyGradientConfig):
+class GroupPolicyGradientConfig(PolicyGradientConfig):
     """What all group-relative algorithms choose between."""
 
     advantage: GroupAdvantage = Field("group_std", description=_ADVANTAGE)
@@ -300,7 +300,7 @@ class _GroupPolicyGradient(PolicyGradientConfig):
         return self.advantage in GROUP_ADVANTAGES or self.dynamic_sampling.enabled
 
 
-class DapoConfig(_GroupPolicyGradient):
+class DapoConfig(GroupPolicyGradientConfig):
     """DAPO (arXiv 2503.14476): clip-higher, dynamic sampling, token-level loss, overlong shaping, no KL."""
 
     kind: Literal["dapo"] = Field("dapo", description="Chooses this algorithm.")
@@ -310,7 +310,7 @@ class DapoConfig(_GroupPolicyGradient):
     )
 
 
-class GrpoConfig(_GroupPolicyGradient):
+class GrpoConfig(GroupPolicyGradientConfig):
     """GRPO (arXiv 2402.03300): group-relative advantage, per-response mean, KL to the reference."""
 
     kind: Literal["grpo"] = Field("grpo", description="Chooses this algorithm.")
@@ -320,7 +320,7 @@ class GrpoConfig(_GroupPolicyGradient):
     )
 
 
-class DrGrpoConfig(_GroupPolicyGradient):
+class DrGrpoConfig(GroupPolicyGradientConfig):
     """Dr. GRPO (arXiv 2503.20783): no division by the standard deviation, constant length normalisation."""
 
     kind: Literal["dr_grpo"] = Field("dr_grpo", description="Chooses this algorithm.")
@@ -330,14 +330,14 @@ class DrGrpoConfig(_GroupPolicyGradient):
     )
 
 
-class RlooConfig(_GroupPolicyGradient):
+class RlooConfig(GroupPolicyGradientConfig):
     """RLOO (arXiv 2402.14740): leave-one-out baseline."""
 
     kind: Literal["rloo"] = Field("rloo", description="Chooses this algorithm.")
     advantage: GroupAdvantage = Field("leave_one_out", description=_ADVANTAGE)
 
 
-class GspoConfig(_GroupPolicyGradient):
+class GspoConfig(GroupPolicyGradientConfig):
     """GSPO (arXiv 2507.18071): one ratio per response, clipped very tightly."""
 
     kind: Literal["gspo"] = Field("gspo", description="Chooses this algorithm.")
@@ -349,7 +349,7 @@ class GspoConfig(_GroupPolicyGradient):
     )
 
 
-class CispoConfig(_GroupPolicyGradient):
+class CispoConfig(GroupPolicyGradientConfig):
     """CISPO (arXiv 2506.13585): the clipped ratio is a weight, so that no token loses its gradient."""
 
     kind: Literal["cispo"] = Field("cispo", description="Chooses this algorithm.")
@@ -400,7 +400,7 @@ class PpoConfig(PolicyGradientConfig):
     )
 
 
-class DistillationConfig(_GroupPolicyGradient):
+class DistillationConfig(GroupPolicyGradientConfig):
     """On-policy distillation (arXiv 2306.13649): the teacher's judgement of every token the policy sampled."""
 
     kind: Literal["distillation"] = Field("distillation", description="Chooses this algorithm.")

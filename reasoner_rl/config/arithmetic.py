@@ -94,6 +94,11 @@ def step_arithmetic(config: OnlineConfig) -> StepArithmetic:
     )
 
 
+def arithmetic_lines(config: OnlineConfig) -> list[str]:
+    """The table at start-up, a line per number."""
+    return [f"  {name:<32} {number}" for name, number in step_arithmetic(config).rows()]
+
+
 def _n(number: int) -> str:
     return f"{number:,}"
 

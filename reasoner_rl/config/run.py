@@ -116,6 +116,11 @@ class WandbConfig(Section):
 
     project: str = Field("reasoner_rl", description="Project name.")
     name: str | None = Field(None, description="Name of the run; the folder's if unset.")
+    mode: Literal["online", "offline", "disabled"] | None = Field(
+        None,
+        description="online: needs a key (`wandb login` or WANDB_API_KEY). offline: writes into output_dir, for "
+        "`wandb sync` later. disabled: logs nothing. If unset, as WANDB_MODE says, or online.",
+    )
 
 
 class RecordConfig(Section):

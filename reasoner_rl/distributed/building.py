@@ -104,7 +104,7 @@ def build_models(
         unused_ids=unused,
     )
     if isinstance(config, RewardModelConfig):
-        return {"reward_model": build(config.model, head=_reward_head(config.algorithm.kind))}
+        return {"reward_model": build(config.model, head=reward_head(config.algorithm.kind))}
     models: dict[Role, TrainBackend] = {
         "policy": build(config.model, entropy_gradient=algorithm.entropy_gradient)
     }
@@ -128,10 +128,10 @@ def _build_judge(
     checkpoint: ModelConfig, kind: Literal["pointwise", "pairwise"], training: TrainingConfig
 ) -> TrainBackend:
     """A reward model that is not trained."""
-    return build_backend(checkpoint, training, total_updates=1, frozen=True, head=_reward_head(kind))
+    return build_backend(checkpoint, training, total_updates=1, frozen=True, head=reward_head(kind))
 
 
-def _reward_head(kind: Literal["pointwise", "pairwise"]) -> Head:
+def reward_head(kind: Literal["pointwise", "pairwise"]) -> Head:
     """A comparison is made by a language model, which predicts the label of the better answer."""
     return "score" if kind == "pointwise" else "policy"
 

@@ -16,11 +16,14 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 
 from reasoner_rl.config.run import LoggingConfig, WandbConfig
-from reasoner_rl.errors import DataError, MissingExtraError
+from reasoner_rl.errors import ConfigError, DataError, MissingExtraError
 from reasoner_rl.observability.console import step_line
 from reasoner_rl.observability.summary import atomic_writer, json_ready, naming
 
 logger = logging.getLogger(__name__)
+
+
+WIDTH_OF_LOGS = 160  # of lines that are not printed on a terminal, in characters
 
 
 class Sink(Protocol):
@@ -127,6 +130,7 @@ class WandbSink:
 
     Raises:
         MissingExtraError: if wandb is not installed.
+        ConfigError: if it cannot log, as without a key or a way to its server.
     """
 
     def __init__(self, config: WandbConfig, folder: Path, resume_step: int | None = None) -> None:
@@ -137,9 +141,22 @@ class WandbSink:
         folder.mkdir(parents=True, exist_ok=True)
         id_file = folder / "wandb_id.txt"
         known = id_file.read_text() if resume_step is not None and id_file.exists() else None
-        self._run = wandb.init(
-            project=config.project, name=config.name or folder.name, dir=str(folder), id=known, resume="allow"
-        )
+        try:
+            self._run = wandb.init(
+                project=config.project,
+                name=config.name or folder.name,
+                mode=config.mode,
+                dir=str(folder),
+                id=known,
+                resume="allow",
+            )
+        except wandb.Error as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"logging.wandb: Weights & Biases cannot log: {reason}. Log in with `wandb login`, or set "
+                "WANDB_API_KEY; logging.wandb.mode=offline writes into output_dir for a later `wandb sync`, and "
+                "logging.wandb=null goes without"
+            ) from error
         id_file.write_text(self._run.id)
         # Plotted over our own step: wandb's counter refuses to go back when a resumed run repeats steps.
         self._run.define_metric("step")
@@ -160,10 +177,17 @@ class ConsoleSink:
         self._console = console or Console()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        line = step_line(step, self._total_steps, values)
+        line = step_line(step, self._total_steps, values, self._width())
         if line is not None:
-            # soft_wrap: a log file gets the whole line, however narrow rich takes it to be.
+            # soft_wrap: what must be shown stays on one line, however narrow rich takes it to be.
             self._console.print(line, soft_wrap=True, highlight=False)
+
+    def _width(self) -> int:
+        """The terminal's width, or COLUMNS; without either, that of lines in files."""
+        columns = os.environ.get("COLUMNS", "")
+        if self._console.is_terminal or columns.isdecimal():
+            return self._console.width
+        return WIDTH_OF_LOGS
 
     def close(self) -> None:
         """Nothing to finish."""

@@ -16,6 +16,8 @@ from reasoner_rl.types import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# For a tokenizer's calls: it would warn of texts beyond its model_max_length, which are cut, dropped or refused later.
+WITHOUT_LENGTH_WARNING: dict[str, Any] = {"verbose": False}
 MAX_TOKENS = "data.prompts.max_tokens (prompts.max_tokens in an eval recipe)"
 
 
@@ -136,6 +138,7 @@ class PromptRenderer:
                 add_generation_prompt=True,
                 tokenize=tokenize,
                 return_dict=False,
+                tokenizer_kwargs=WITHOUT_LENGTH_WARNING,
             )
         except Exception as error:  # a template is a program: it can raise anything
             reason = error if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
@@ -143,8 +146,8 @@ class PromptRenderer:
 
     def _encode_plain(self, messages: list[Message]) -> list[int]:
         text = "\n".join(message["content"] for message in messages)
-        ids = list(self._tokenizer(text)["input_ids"])
-        bare = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self._tokenizer(text, **WITHOUT_LENGTH_WARNING)["input_ids"])
+        bare = list(self._tokenizer(text, add_special_tokens=False, **WITHOUT_LENGTH_WARNING)["input_ids"])
         # Some tokenizers append EOS. A response that follows it would answer a finished text.
         if ids[-1:] == [self._tokenizer.eos_token_id] and ids[len(ids) - len(bare) :] != bare:
             ids.pop()

@@ -12,7 +12,7 @@ import torch
 from reasoner_rl.config.data import SftDataConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.prompts.read import Problem
-from reasoner_rl.prompts.render import PromptRenderer
+from reasoner_rl.prompts.render import WITHOUT_LENGTH_WARNING, PromptRenderer
 from reasoner_rl.types import TrainSample
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _response_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: 
 
 def answer_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens of an answer, with one end of sequence at its end."""
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(text, add_special_tokens=False, **WITHOUT_LENGTH_WARNING)["input_ids"])
     return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
 
 

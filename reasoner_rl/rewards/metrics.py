@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reasoner_rl.metrics import Metrics, mean_of, total
-from reasoner_rl.types import OVERLONG, REWARD_MODEL, ScoredGroup
+from reasoner_rl.types import OVERLONG, REWARD_METRICS, REWARD_MODEL, ScoredGroup
 
 # Functions may not be called these: they would share a metric with something else.
-RESERVED_NAMES = (
-    "score",
-    "accuracy",
-    "accuracy_unknown",
-    "unparsed",
-    "undecided",
-    "timeouts",
-    "crashes",
-    "truncated",
-    "overlong_share",
-    OVERLONG,
-    REWARD_MODEL,
-)
+RESERVED_NAMES = (*REWARD_METRICS, OVERLONG, REWARD_MODEL)
 
 
 def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:

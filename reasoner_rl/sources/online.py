@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reasoner_rl.advantages.filters import Filtered, filter_groups
+from reasoner_rl.advantages.spread import EqualScores, spread_metrics
+from reasoner_rl.config.algorithm import DistillationConfig, GroupPolicyGradientConfig
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import UserError
@@ -58,6 +60,7 @@ class OnlineSource:
         self._rewards = rewards
         self._timer = timer
         self._surplus: list[ScoredGroup] = []
+        self._equal_scores = EqualScores()
         self._all_right: set[str] = set()  # uids of prompts that the present policy has answered right
 
     def state(self) -> dict[str, Any]:
@@ -121,15 +124,34 @@ class OnlineSource:
         }
         self._surplus = rest
         kept, judging = self._with_model_scores(kept)
+        # With a reward model scores are whole only where it has judged, and that is what is trained on.
+        whole = kept if self._judge is not None else generated
         counted: Metrics = {f"groups/{name}": total(count) for name, count in counts.items()}
         return StepBatch(
             samples_of(kept, version),
-            merge([counted, judging, rollout_metrics(generated), reward_metrics(generated)]),
+            merge(
+                [
+                    *(counted, judging, rollout_metrics(generated), reward_metrics(generated)),
+                    spread_metrics(whole),
+                ]
+            ),
             generated_tokens=sum(len(r.token_ids) for group in generated for r in group.rollouts),
             groups=kept,
             dropped=[*filtered.all_right, *filtered.all_wrong, *filtered.alike],
             skipped_because="" if kept else _nothing_kept(counts),
+            warning=self._warning(kept),
         )
+
+    def _warning(self, kept: list[ScoredGroup]) -> str:
+        """That scores do not differ, of algorithms that compare responses to a prompt and train on every group."""
+        algorithm = self._config.algorithm
+        compares = isinstance(algorithm, GroupPolicyGradientConfig) and not isinstance(
+            algorithm, DistillationConfig
+        )
+        message = (
+            self._equal_scores.message(kept) if compares and not algorithm.dynamic_sampling.enabled else None
+        )
+        return f"{message}. {ADVICE_ON_EQUAL_SCORES}" if message else ""
 
     def _with_model_scores(self, kept: list[ScoredGroup]) -> tuple[list[ScoredGroup], Metrics]:
         """Add the reward model's scores, which it gives only of what is trained on."""
@@ -197,6 +219,13 @@ class OnlineSource:
 
 
 ADVICE = "Use easier or harder problems, more responses per prompt, or a higher cap."
+
+
+ADVICE_ON_EQUAL_SCORES = (
+    "Are problems too hard or too easy, are responses cut off, does the verifier read their answers? "
+    "algorithm.dynamic_sampling.enabled=true draws other problems in place of such groups. This is said once for as "
+    "long as it lasts; groups/equal_share is logged at every step"
+)
 
 
 def _nothing_kept(counts: Mapping[str, int]) -> str:

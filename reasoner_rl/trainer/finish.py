@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,18 @@ from typing import Any
 from reasoner_rl.config.recipes import TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.workers import Workers
+from reasoner_rl.errors import DataError
 from reasoner_rl.observability.curves import plot_curves
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_json
 from reasoner_rl.trainer.reward_models import write_description
 from reasoner_rl.trainer.state import DriverState
+from reasoner_rl.training.checkpoint import CheckpointStore
 from reasoner_rl.training.disk_space import filled_folder, partial_of, size_of
+
+_FIRST_CURVES_SECONDS = 20.0  # after the start
+_CURVES_RATIO = 20  # seconds without drawing, per second of drawing
 
 
 def finish_run(
@@ -42,10 +48,47 @@ def _export(config: TrainConfig, workers: Workers, folder: Path) -> None:
 
 
 def draw_curves(output: Path) -> None:
-    """Plot what was logged, if anything was."""
-    if read_jsonl(output / "metrics.jsonl"):
-        plot_curves(output / "metrics.jsonl", output / "curves.png")
+    """Plot what was logged, if anything was, and say where; or why not, for a picture is no reason to fail."""
+    if problem := _draw(output):
+        say(f"curves are not drawn: {problem}")
+    elif (output / "curves.png").is_file():
         say(f"curves: {output / 'curves.png'}")
+
+
+def _draw(output: Path) -> str:
+    """Plot what was logged, if anything was. Returns what went wrong."""
+    try:
+        if read_jsonl(output / "metrics.jsonl"):
+            plot_curves(output / "metrics.jsonl", output / "curves.png")
+    except (DataError, OSError) as error:
+        return str(error)
+    return ""
+
+
+class LiveCurves:
+    """Draws the curves anew while a run goes on, for at most a twentieth of its time."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._next = time.monotonic() + _FIRST_CURVES_SECONDS
+
+    def refresh(self) -> None:
+        """Draw, unless that was done a short while ago. What cannot be drawn is said at the run's end."""
+        started = time.monotonic()
+        if started >= self._next:
+            _draw(self._output)
+            ended = time.monotonic()
+            self._next = ended + _CURVES_RATIO * (ended - started)
+
+
+def tell_stopped(output: Path, step: int, store: CheckpointStore) -> None:
+    """Draw the curves of a run that stops before its end, and say how to go on and how to get at its weights."""
+    draw_curves(output)
+    say(f"stopped after step {step}; the same command resumes from there")
+    if newest := store.latest():
+        say(
+            f"to have the weights of step {newest[0]} as a Hugging Face checkpoint: reasoner-rl export {output}"
+        )
 
 
 def export_folder(final: Path, write: Callable[[Path], None]) -> None:

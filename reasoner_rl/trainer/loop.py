@@ -66,6 +66,7 @@ class Trainer:
     store: CheckpointStore
     timer: PhaseTimer
     state: DriverState
+    refresh_curves: Callable[[], None] = lambda: None  # called where there is something new to be seen
 
     def step(self) -> None:
         """Make one training step, from a batch to published weights, and log it.
@@ -125,6 +126,8 @@ class Trainer:
             self.recorder.rollouts(step, batch.groups, samples, batch.dropped)
         else:
             self.recorder.forget_later_evaluations(step)
+        if batch.warning:
+            say(f"warning: step {step}: {batch.warning}")
         if batch.skipped_because:
             say(f"step {step} is skipped, without an update: {batch.skipped_because}")
 
@@ -188,10 +191,14 @@ class Trainer:
         while not self.finished and not stop:
             self._count_seconds(self.step)
             at_end = self.finished and evaluation.at_end
-            if is_due(state.step, evaluation.every_steps) or at_end:
+            evaluates = is_due(state.step, evaluation.every_steps) or at_end
+            if evaluates:
                 self._count_seconds(self.evaluate)
-            if is_due(state.step, every_steps) or self.finished or stop:
+            saves = is_due(state.step, every_steps) or self.finished or bool(stop)
+            if saves:
                 self.save()
+            if evaluates or saves:
+                self.refresh_curves()
         if self.finished:
             self._end()
         return self.finished

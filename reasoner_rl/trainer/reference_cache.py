@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from reasoner_rl.algorithms.base import Policy
@@ -80,7 +80,8 @@ def _as_config_error(chosen: str, path: Path) -> Iterator[None]:
 
 def _write(file: Path, logprobs: Sequence[Tensor]) -> None:
     temporary = file.with_suffix(f".{os.getpid()}.tmp")  # another run may compute the same
-    save_file({"logprobs": torch.cat(list(logprobs)).float().contiguous()}, temporary)
+    # Not save_file, whose files only their owner can read.
+    temporary.write_bytes(save({"logprobs": torch.cat(list(logprobs)).float().contiguous()}))
     temporary.replace(file)
 
 

@@ -8,15 +8,20 @@ from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
+from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
+from reasoner_rl.config.arithmetic import arithmetic_lines
+from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import KtoConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.hub import models_of
 from reasoner_rl.errors import require_package
+from reasoner_rl.observability.messages import say
 from reasoner_rl.prompts.fingerprint import Fingerprint, fingerprint
 from reasoner_rl.reward_models.comparison import Comparer
 from reasoner_rl.reward_models.judges import Judge, ScoringModel
+from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.loading import (
     HeldOut,
     check_context,
@@ -34,6 +39,7 @@ from reasoner_rl.trainer.loading import (
     tell_evaluation_parameters,
     tell_passes,
     tell_rules,
+    tell_switched_off,
     tell_unused_sections,
 )
 from reasoner_rl.trainer.resume import MIXED_IN_DATA, TRAINING_DATA
@@ -74,6 +80,23 @@ class RunData:
         }
         held_out |= {each.name: [pair.example(None) for pair in each.pairs] for each in self.held_out_pairs}
         return found | {f"evaluation.datasets {name}": fingerprint(rows) for name, rows in held_out.items()}
+
+
+def tell_recipe(config: TrainConfig | IteratedConfig) -> None:
+    """Say which keys have no effect, and what the recipe comes to per step."""
+    if not isinstance(config, RewardModelConfig):
+        tell_switched_off(config)
+    if isinstance(config, OnlineConfig):
+        for line in arithmetic_lines(config):
+            say(line)
+
+
+def check_run(config: TrainConfig) -> None:
+    """Say and check what a run says and checks before it loads weights, without its output folder."""
+    tell_recipe(config)
+    load_data(config, load_tokenizer(config.model))
+    build_algorithm(config)
+    check_custom_parts(config)
 
 
 def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:

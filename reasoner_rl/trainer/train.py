@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
-from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_workers
@@ -26,9 +25,9 @@ from reasoner_rl.sources.offline import ExampleSource, ExampleStream
 from reasoner_rl.sources.online import OnlineSource
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
-from reasoner_rl.trainer.finish import finish_run
+from reasoner_rl.trainer.export_checkpoint import with_exported_models
+from reasoner_rl.trainer.finish import LiveCurves, finish_run, tell_stopped
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
-from reasoner_rl.trainer.loading import tell_switched_off
 from reasoner_rl.trainer.loop import Report, Trainer
 from reasoner_rl.trainer.reference import Reference, ReferenceSink
 from reasoner_rl.trainer.reference_cache import with_precomputed_reference
@@ -40,7 +39,7 @@ from reasoner_rl.trainer.resume import (
     expect_checkpoints,
 )
 from reasoner_rl.trainer.reward_models import PairEvaluator
-from reasoner_rl.trainer.run_data import RunData, load_data
+from reasoner_rl.trainer.run_data import RunData, load_data, tell_recipe
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import graceful_stop
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
@@ -56,15 +55,12 @@ def train(
     called with the step and the metrics of each step, and of each evaluation.
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
+    config = with_exported_models(config)
     with output_folder(config.run) as output:
         store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
         newest = checkpoint_to_resume(config, store)
         begin_run(config)
-        if not isinstance(config, RewardModelConfig):
-            tell_switched_off(config)
-        if isinstance(config, OnlineConfig):
-            for name, number in step_arithmetic(config).rows():
-                say(f"  {name:<32} {number}")
+        tell_recipe(config)
         return _train(config, output, store, newest, compare_to, on_metrics)
 
 
@@ -118,12 +114,13 @@ def _train(
         source = build_source(config, data, workers, rewards, timer)
         evaluate_on = build_evaluation(config, data, workers, rewards, recorder)
         trainer = Trainer(
-            config, algorithm, source, workers, evaluate_on, logger, recorder, store, timer, state
+            *(config, algorithm, source, workers, evaluate_on, logger, recorder, store, timer, state),
+            refresh_curves=LiveCurves(output).refresh,
         )
         if newest:
             trainer.restore(newest[1])
         if not trainer.run(stop):
-            say(f"stopped after step {state.step}; the same command resumes from there")
+            tell_stopped(output, state.step, store)
             return None
         return finish_run(config, state, workers, {sink.name: sink.summary() for sink in followed})
 

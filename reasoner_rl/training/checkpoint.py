@@ -117,10 +117,13 @@ class CheckpointStore:
         return sorted((int(match[1]), path) for match, path in matches if match and path.is_dir())
 
 
-def verify(folder: Path) -> None:
-    """Compare a checkpoint with its manifest, if it has one. Raises UserError naming the file that is damaged."""
+def verify(folder: Path, remedy: str = "") -> None:
+    """Compare a checkpoint with its manifest, if it has one. Raises UserError naming the file that is damaged.
+
+    remedy: what to do then; `way_out` unless given.
+    """
     if (problem := _damage(folder)) is not None:
-        raise UserError(f"checkpoint {folder} is damaged: {problem}. {way_out(folder)}")
+        raise UserError(f"checkpoint {folder} is damaged: {problem}. {remedy or way_out(folder)}")
 
 
 def way_out(folder: Path) -> str:
@@ -143,8 +146,11 @@ def _damage(folder: Path) -> str | None:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong in the block into a UserError that names the checkpoint; a DataError is about its files."""
+def reading(folder: Path, remedy: str = "") -> Iterator[None]:
+    """Turn what goes wrong in the block into a UserError that names the checkpoint; a DataError is about its files.
+
+    remedy: see `verify`.
+    """
     try:
         yield
     except (Exception, CheckpointException) as error:  # the latter is none of the former
@@ -153,7 +159,7 @@ def reading(folder: Path) -> Iterator[None]:
         if is_interruption(error):
             raise KeyboardInterrupt from error
         raise UserError(
-            f"checkpoint {folder} is damaged, or of another model: {_reason(error)}. {way_out(folder)}"
+            f"checkpoint {folder} is damaged, or of another model: {_reason(error)}. {remedy or way_out(folder)}"
         ) from error
 
 

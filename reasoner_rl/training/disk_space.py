@@ -104,6 +104,20 @@ def amount(count: int) -> str:
     return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the permissions that any new file gets there.
+
+    safetensors writes files that only their owner can read, whatever the umask, and weights are shared.
+    """
+    probe = folder / ".permissions"  # asks the system, which knows of umask and default ACLs
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def flush(path: Path) -> None:
     """Have the system write a file or folder to its disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -38,7 +38,14 @@ from reasoner_rl.training.backend import Head, LossFunction, require_head, requi
 from reasoner_rl.training.device import default_device
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
-from reasoner_rl.training.policy import Policy, adapters_off, build_policy, decoder_layers, merged_weights
+from reasoner_rl.training.policy import (
+    Policy,
+    adapters_off,
+    build_policy,
+    decoder_layers,
+    merged_weights,
+    tensor_names,
+)
 from reasoner_rl.training.value import Critic, build_critic
 from reasoner_rl.types import MicroBatch, MiniBatch, TokenOutputs
 
@@ -213,10 +220,8 @@ class FsdpBackend:
         """See TrainBackend. Adapters are merged; tied tensors appear once, under their first name."""
         model = self._policy.model
         state = model.state_dict()
-        names = [name for name, _ in model.named_parameters()]
-        # Persistent buffers too, such as a router's.
-        names += [name for name, _ in model.named_buffers() if name in state]
-        whole = merged_weights({name: state[name] for name in names}, _whole, self._model_config.lora)
+        held = {name: state[name] for name in tensor_names(model)}
+        whole = merged_weights(held, _whole, self._model_config.lora)
         yield from as_in_checkpoints(model.config, whole)
 
     def parameter_shapes(self) -> dict[str, torch.Size]:

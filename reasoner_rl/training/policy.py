@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -20,6 +20,9 @@ from reasoner_rl.training.backend import Head, path_key
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
+
+TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]  # peft's names
+Held = TypeVar("Held")
 
 
 class Policy(nn.Module):
@@ -171,19 +174,12 @@ def freeze_first_layers(model: PreTrainedModel, fraction: float) -> None:
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
     """Put trainable low-rank adapters (arXiv 2106.09685) beside the chosen linear layers, in place."""
-    from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
-    peft_config = PeftConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=config.target_modules,
-        # Tells peft which layer is the head, for all-linear leaves it out.
-        task_type="SEQ_CLS" if model.get_output_embeddings() is None else "CAUSAL_LM",
-    )
+    # Tells peft which layer is the head, for all-linear leaves it out.
+    task_type: TaskType = "SEQ_CLS" if model.get_output_embeddings() is None else "CAUSAL_LM"
     try:
-        inject_adapter_in_model(peft_config, model)
+        inject_adapter_in_model(peft_config(config, task_type), model)
     except ValueError as error:
         raise ConfigError(f"model.lora.target_modules={config.target_modules!r}: {error}") from error
     inside = {id(parameter) for parameter in decoder_layers(model).parameters()}
@@ -194,6 +190,19 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
                 f"model.lora.target_modules={config.target_modules!r} puts an adapter on "
                 f"{name.partition('.lora_')[0]}; only linear layers inside the decoder layers can have one"
             )
+
+
+def peft_config(config: LoraConfig, task_type: TaskType) -> Any:
+    """The adapters as peft describes them."""
+    from peft import LoraConfig as PeftConfig
+
+    return PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        task_type=task_type,
+    )
 
 
 @contextmanager
@@ -211,12 +220,20 @@ def adapters_off(policy: nn.Module) -> Iterator[None]:
             layer.scaling.update(scaling)
 
 
+def tensor_names(model: PreTrainedModel) -> list[str]:
+    """Names of a model's tensors that a checkpoint holds; tied ones appear once, under their first name."""
+    saved = model.state_dict().keys()
+    names = [name for name, _ in model.named_parameters()]
+    # Persistent buffers too, such as a router's.
+    return names + [name for name, _ in model.named_buffers() if name in saved]
+
+
 def merged_weights(
-    sharded: Mapping[str, Tensor], gather: Callable[[Tensor], Tensor], lora: LoraConfig | None
+    sharded: Mapping[str, Held], gather: Callable[[Held], Tensor], lora: LoraConfig | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Stream whole tensors under plain Hugging Face names, each adapter folded into the layer it sits beside.
 
-    ``gather`` makes a whole tensor of a sharded one.
+    ``gather`` makes a whole tensor of what is held of it, such as a shard.
     """
     for name, tensor in sharded.items():
         if ".lora_" in name:

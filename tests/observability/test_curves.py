@@ -11,7 +11,16 @@ import pytest
 from matplotlib.image import imread
 
 from reasoner_rl.errors import DataError
-from reasoner_rl.observability.curves import VERMILION, Series, plot_curves, read_history, smooth
+from reasoner_rl.observability.curves import (
+    BLUE,
+    SKY,
+    VERMILION,
+    Series,
+    _components,
+    plot_curves,
+    read_history,
+    smooth,
+)
 
 ONLINE: dict[str, Callable[[int], float]] = {
     "reward/accuracy": lambda step: 1 - math.exp(-step / 10),
@@ -67,6 +76,44 @@ def test_six_panels_in_two_rows_each_with_its_curve(tmp_path: Path) -> None:
     assert has_ink(image[496:, 1280:], "#E69F00")
     assert has_ink(image[496:, 640:1280], "#D55E00")
     assert [file.name for file in out.parent.iterdir()] == ["curves.png"]
+
+
+def test_kl_gradient_norm_components_and_equal_rewards_have_curves(tmp_path: Path) -> None:
+    names = ("policy/kl", "policy/approx_kl", "train/grad_norm", "groups/equal_share")
+    row = dict.fromkeys((*names, "reward/score", "reward/accuracy"), 0.5)
+    parts = {"reward/math": 0.5, "reward/overlong": -0.1, "reward/score_std": 0.4, "reward/format": 0.0}
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step, **row, **parts}) + "\n" for step in (1, 2)))
+    assert _components(read_history(path)) == ["reward/math", "reward/overlong"]
+    plot_curves(path, tmp_path / "curves.png")
+    assert png_size(tmp_path / "curves.png") == (
+        3 * 640,
+        2 * 496,
+    )  # accuracy, reward, kl, gradient norm, equal
+    image = imread(tmp_path / "curves.png")
+    assert has_ink(image[:496, 640:1280], VERMILION), "a component beside the score"
+    assert has_ink(image[:496, 1280:], SKY), "two divergences"
+
+
+def test_several_runs_are_drawn_over_each_other(tmp_path: Path) -> None:
+    names = ["reward/accuracy", "reward/score", "response/length_mean"]
+    runs = {
+        "one": write_metrics(tmp_path / "one.jsonl", names),
+        "two": write_metrics(tmp_path / "two.jsonl", ["reward/score", "policy/entropy"], steps=5),
+    }
+    plot_curves(runs, tmp_path / "curves.png")
+    assert png_size(tmp_path / "curves.png") == (
+        3 * 640,
+        2 * 496,
+    )  # held out, training, reward, length, entropy
+    image = imread(tmp_path / "curves.png")
+    reward, entropy = image[:496, 1280:], image[496:, 640:1280]
+    assert has_ink(reward, BLUE)
+    assert has_ink(reward, VERMILION)
+    assert has_ink(entropy, VERMILION)
+    assert not has_ink(entropy, BLUE)
+    with pytest.raises(DataError, match=r"none\.jsonl: none of the metrics"):
+        plot_curves({"none": tmp_path / "none.jsonl"}, tmp_path / "no.png")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from reasoner_rl.config.run import LoggingConfig, WandbConfig
-from reasoner_rl.errors import DataError, MissingExtraError
+from reasoner_rl.errors import ConfigError, DataError, MissingExtraError
 from reasoner_rl.observability.sinks import (
     ConsoleSink,
     JsonlSink,
@@ -169,11 +169,57 @@ class TestWandb:
         assert (runs[0].options["project"], runs[0].options["name"]) == ("maths", "my_run")
         assert runs[0].logged == [{"step": 4, "reward/score": 1.0}]
         assert runs[0].finished
+        assert runs[0].options["mode"] is None
+
+    def test_without_a_key_the_way_out_is_told_and_offline_needs_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("wandb")
+        for name in ("WANDB_API_KEY", "WANDB_MODE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+        with pytest.raises(ConfigError, match=r"No API key.*`wandb login`.*logging\.wandb\.mode=offline"):
+            WandbSink(WandbConfig(), tmp_path / "run")
+        sink = WandbSink(WandbConfig(mode="disabled"), tmp_path / "run")
+        sink.write(1, {"reward/score": 1.0})
+        sink.close()
 
 
 class TestConsole:
-    def test_one_plain_whole_line_without_a_terminal(self) -> None:
+    def test_one_plain_line_without_a_terminal_fits_files(self) -> None:
         assert console_line(12, STEP, width=40) == (
+            "step  12/100  accuracy 0.453  reward -0.094  length 1234 (3% cut)  groups 32 kept 10 dropped  "
+            "entropy 0.412  clip 0.05% low 0.21% high  grad norm 0.213  12.3 s\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("columns", "shown"),
+        [
+            (
+                "155",
+                "length 1234 (3% cut)  groups 32 kept 10 dropped  entropy 0.412  clip 0.05% low 0.21% high  "
+                "grad norm 0.213",
+            ),
+            ("130", "length 1234 (3% cut)  groups 32 kept 10 dropped  entropy 0.412"),
+            ("100", "length 1234 (3% cut)  groups 32 kept 10 dropped"),
+            ("70", "length 1234 (3% cut)"),
+            ("20", ""),
+        ],
+    )
+    def test_the_least_important_parts_go_first_on_a_narrow_terminal(
+        self, columns: str, shown: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", columns)
+        always = "step  12/100  accuracy 0.453  reward -0.094"
+        for options in ({"force_terminal": True, "color_system": None}, {}):
+            line = console_line(12, STEP, **options)
+            assert line == "  ".join(filter(None, (always, shown))) + "\n"
+            assert len(line) <= int(columns) + 1 or not shown
+
+    def test_all_of_a_line_on_a_wide_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "300")
+        assert console_line(12, STEP) == (
             "step  12/100  accuracy 0.453  reward -0.094  length 1234 (3% cut)  groups 32 kept 10 dropped  "
             "entropy 0.412  clip 0.05% low 0.21% high  grad norm 0.213  12.3 s (generate 7.1, update 4.2)  "
             "tokens/s generate 5,210, update 8,000\n"

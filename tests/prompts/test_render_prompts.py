@@ -11,6 +11,7 @@ from reasoner_rl.config.data import PromptConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.prompts.render import PromptRenderer, RenderReport, render_prompts
+from reasoner_rl.prompts.supervised import answer_ids
 from reasoner_rl.types import Prompt
 
 MakeTokenizer = Callable[..., Any]
@@ -187,3 +188,15 @@ def test_a_template_may_raise_anything(template: str, reason: str, make_tokenize
 def test_a_prompt_without_tokens_is_refused(make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(DataError, match="problem set/0: "):
         PromptRenderer(make_tokenizer(None), PromptConfig()).encode(problem(" "))
+
+
+def test_the_tokenizer_does_not_warn_of_texts_that_are_longer_than_it_thinks_the_model_reads(
+    make_tokenizer: MakeTokenizer, chat_template: str
+) -> None:
+    for tokenizer in (make_tokenizer(), make_tokenizer(chat_template=chat_template)):
+        tokenizer.model_max_length = 2
+        render(PromptRenderer(tokenizer, PromptConfig()), problem("w1 w2 w3"))
+        assert answer_ids("w1 w2 w3", tokenizer) == [*w(1, 2, 3), EOS]
+        assert not tokenizer.deprecation_warnings
+        tokenizer("w1 w2 w3")
+        assert tokenizer.deprecation_warnings, "by itself it warns, which it notes"

@@ -43,7 +43,7 @@ def test_help_prints_the_header(cluster: Cluster, script: str, option: str) -> N
 def dry(cluster: Cluster, script: str, *arguments: str, **variables: str) -> list[str]:
     result = cluster.run(script, "--dry-run", *arguments, **variables)
     assert (result.returncode, result.stderr) == (0, "")
-    assert cluster.calls() == []
+    assert all(call.startswith("here: reasoner-rl config show ") for call in cluster.calls())
     return result.stdout.splitlines()
 
 
@@ -181,7 +181,8 @@ def test_dapo_goes_to_slurm_in_a_job_and_else_to_ray(cluster: Cluster) -> None:
     data = cluster.folder / "my data"
     data.mkdir()
     for name in ("dapo-math-17k.parquet", "aime-2024.parquet"):
-        missing = cluster.run(DAPO, "--dry-run", "--data", str(data))
+        assert f"# {data}/{name} does not exist yet" in dry(cluster, DAPO, "--data", str(data))
+        missing = cluster.run(DAPO, "--data", str(data))
         assert missing.returncode == 2
         assert f"error: {data}/{name} does not exist: data/README.md says" in missing.stderr
         (data / name).touch()
@@ -202,6 +203,52 @@ def test_dapo_goes_to_slurm_in_a_job_and_else_to_ray(cluster: Cluster) -> None:
         f"reasoner-rl train {recipe} cluster.kind=ray cluster.nodes=3 cluster.workers_per_node=8 "
         f"cluster.address=HEAD_ADDRESS:20005 {files}"
     )
+
+
+def really_dry(cluster: Cluster, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A dry run with the real reasoner-rl, on a machine without GPUs."""
+    (cluster.folder / "bin" / "nvidia-smi").unlink(missing_ok=True)
+    path = f"{Path(sys.executable).parent}:{cluster.environment['PATH']}"
+    return cluster.run(script, "--dry-run", *arguments, PATH=path, PYTHONPATH=str(ROOT))
+
+
+def test_a_dry_run_has_the_machines_of_the_recipe_and_says_what_a_step_is(cluster: Cluster) -> None:
+    recipe = cluster.folder / "four.yaml"
+    recipe.write_text(
+        "extends: quickstart\ncluster: {kind: ray, nodes: 4, workers_per_node: 8, address: auto}\n"
+    )
+    result = really_dry(cluster, SLURM, str(recipe), "batch.prompts_per_step=48")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "# prompts per step                 48\n" in result.stdout
+    assert " --nodes=3 --ntasks=3 --nodelist=node2,node3,node4 ray start " in result.stdout
+    assert " cluster.nodes=4 cluster.workers_per_node=8 cluster.address=HEAD_ADDRESS:20000 " in result.stdout
+    fewer = really_dry(cluster, SLURM, "--nodes", "1", "--workers=2", str(recipe)).stdout
+    assert " cluster.nodes=1 cluster.workers_per_node=2 " in fewer
+    assert "node2" not in fewer
+    assert " cluster.nodes=2 cluster.workers_per_node=1 " in really_dry(cluster, SLURM, "quickstart").stdout
+    without_data = really_dry(cluster, DAPO, "--data", "nowhere")
+    assert (without_data.returncode, without_data.stderr) == (0, "")
+    assert "# nowhere/aime-2024.parquet does not exist yet\n" in without_data.stdout
+    assert "# responses per step               8,192 (512 x 16)\n" in without_data.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (SINGLE, ["quickstart"]),
+        (RAY, ["--address", "a:1", "quickstart"]),
+        (RAY, ["--hosts", "h1", "quickstart"]),
+        (SLURM, ["quickstart"]),
+        (DAPO, []),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    cluster: Cluster, script: str, arguments: list[str]
+) -> None:
+    result = really_dry(cluster, script, *arguments, "batch.prompts_per_stepp=4")
+    assert result.returncode == 2
+    assert "batch.prompts_per_stepp = 4: unknown key. Did you mean 'batch.prompts_per_step'?" in result.stderr
+    assert "reasoner-rl train" not in result.stdout
 
 
 # --- mistakes
@@ -231,6 +278,7 @@ def test_dapo_goes_to_slurm_in_a_job_and_else_to_ray(cluster: Cluster) -> None:
         (SLURM, [], "RECIPE is missing"),
         (SLURM, ["--hosts", "h1", "r"], "unknown option --hosts"),
         (SLURM, ["r"], "this is no Slurm job"),
+        (SLURM, ["--nodes", "2", "r"], "this is no Slurm job"),
         (DAPO, ["--workers", "x"], "--workers must be a whole number"),
         (DAPO, ["quickstart"], "'quickstart' must read key.path=value"),
         (DAPO, [], f"error: {ROOT}/data/dapo-math-17k.parquet does not exist"),

@@ -121,18 +121,22 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
     assert kept == [0, 4, 5, 7], "prompt order"
     assert setting.generator.launched == list(range(8)), "one prompt for each that was dropped, and no more"
     assert setting.generator.most_in_flight == 4
-    assert counts == {
-        "generated": 8,
-        "dropped_right": 2,
-        "dropped_wrong": 2,
-        "dropped_alike": 0,
-        "skipped_steps": 0,
-        "kept": 4,
-        "surplus": 0,
-        "aborted": 0,
-        "stale": 0,
-        "reused": 0,
-    }
+    assert counts == pytest.approx(
+        {
+            "generated": 8,
+            "dropped_right": 2,
+            "dropped_wrong": 2,
+            "dropped_alike": 0,
+            "skipped_steps": 0,
+            "kept": 4,
+            "surplus": 0,
+            "aborted": 0,
+            "stale": 0,
+            "reused": 0,
+            "equal_share": 4 / 8,
+            "reward_std": 4 * 2**0.5 / 8,  # of 1 and -1 in the groups that differ
+        }
+    )
 
 
 def test_a_dropped_group_is_replaced_while_the_others_continue() -> None:
@@ -355,3 +359,15 @@ def test_the_pass_begins_anew_after_a_group_that_was_not_all_right(other: str) -
         assert setting.source.end() is None, "prompts 2 and 3 have not been answered since"
     setting.step(5)
     assert setting.source.end() is not None
+
+
+def test_equal_rewards_are_warned_of_once_where_every_group_is_trained_on() -> None:
+    fates = [WRONG, WRONG, WRONG, WRONG, MIXED, WRONG, RIGHT, WRONG]
+    setting = Setting(fates, wanted=2, enabled=False)
+    warnings = [setting.source.next(step, 0).warning for step in range(1, 5)]
+    assert warnings[0].startswith("all rewards are -1: they say of no response that it is better")
+    assert "algorithm.dynamic_sampling.enabled=true draws other problems" in warnings[0]
+    assert warnings[1:3] == ["", ""]
+    assert warnings[3].startswith("within every group rewards are equal")
+    filtered = Setting([*fates[:4], MIXED, MIXED], wanted=2)
+    assert filtered.source.next(1, 0).warning == ""

@@ -36,6 +36,7 @@ STEP_KEYS = {
     "step",
     *(f"groups/{name}" for name in ("generated", "kept", "dropped_right", "dropped_wrong", "surplus")),
     *(f"groups/{name}" for name in ("dropped_alike", "reused", "stale", "aborted", "skipped_steps")),
+    *("groups/equal_share", "groups/reward_std", "reward/score_std"),
     *(f"response/{name}" for name in ("length_mean", "length_max", "truncated_share")),
     *(f"reward/{name}" for name in ("score", "accuracy", "vowel", "overlong", "overlong_share")),
     *(f"reward/{name}" for name in ("truncated", "timeouts", "crashes", "accuracy_unknown")),

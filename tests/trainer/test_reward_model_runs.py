@@ -20,6 +20,7 @@ from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.rollout_table import read_rollouts
+from reasoner_rl.trainer.export_checkpoint import export
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
 
@@ -118,7 +119,11 @@ def test_a_run_from_pairs_to_a_reward_model(
     assert learnt(tmp_path / "resumed") == learnt(output)
     weights = [load_file(tmp_path / name / "final" / "model.safetensors") for name in ("run", "resumed")]
     assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    exported = export(output)
+    assert json.loads((exported / "reward_model.json").read_text()) == described
+    weights.append(load_file(exported / "model.safetensors"))
+    assert weights[2].keys() == weights[0].keys()
+    assert all(torch.equal(weights[0][key], other[key]) for key in weights[0] for other in weights[1:])
 
     if kind == "pointwise":  # transformers reads it, and says of a text what was said in the run
         final = output / "final"

@@ -89,6 +89,12 @@ def test_the_loss_falls_and_a_stopped_run_resumes_exactly(
     checkpoints = tmp_path / "stopped" / "checkpoints"
     assert (checkpoints / "latest").read_text() == "step_000007\n"
     assert not (tmp_path / "stopped" / "final").exists()
+    assert (tmp_path / "stopped" / "curves.png").is_file()
+    assert capsys.readouterr().out.endswith(
+        "stopped after step 7; the same command resumes from there\n"
+        "to have the weights of step 7 as a Hugging Face checkpoint: reasoner-rl export "
+        f"{tmp_path / 'stopped'}\n"
+    )
     monkeypatch.undo()
     assert train(recipe("stopped")) is not None
     assert rows_of(tmp_path / "stopped") == straight

@@ -33,6 +33,7 @@ from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
+from reasoner_rl.training.saved import saved_weights
 from reasoner_rl.types import IDLE
 
 DENSE = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "llama-scaled-untied")
@@ -119,9 +120,19 @@ def test_a_backend_computes_what_plain_transformers_computes(
         folder = trained(backend.kind, ranks) / layout / name
         found = [torch.load(folder / f"result_{rank}.pt", weights_only=False) for rank in range(ranks)]
         compare(found, plain_reference(tiny_checkpoint(name)), backend)
+        check_what_is_read_in_one_process(folder, tiny_checkpoint(name), backend, found[0]["saved"])
         exported = AutoModelForCausalLM.from_pretrained(folder / "export", dtype=torch.float32)
         for key, tensor in as_saved(exported, dict(exported.named_parameters())).items():
             assert torch.equal(tensor, found[0]["weights"][key]), (name, key)
+
+
+def check_what_is_read_in_one_process(
+    folder: Path, path: Path, backend: BackendConfig, saved: dict[str, Tensor]
+) -> None:
+    """The weights in the checkpoint are those that the ranks had when they wrote it, to the bit."""
+    read = dict(saved_weights(folder / "checkpoint", ModelConfig(path=str(path)), backend))
+    assert read.keys() == saved.keys()
+    assert all(torch.equal(read[name], saved[name]) for name in read)
 
 
 def models_of(ranks: int, backend: BackendConfig) -> tuple[str, ...]:
@@ -185,6 +196,7 @@ def train_all_models(
             "metrics": [trained.update(mine, loss)],
         }
         trained.save(folder / name / "checkpoint")
+        result["saved"] = copied(trained)
         move_away_and_back(trained)
         move_away_and_back(reference)
         result["metrics"] += [trained.update(mine, loss) for _ in range(UPDATES - 1)]

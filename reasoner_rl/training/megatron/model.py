@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mbridge.core.parallel_states import ParallelStates
 from mbridge.models.llama import LLaMABridge
 from mbridge.models.qwen2 import Qwen2Bridge
 from mbridge.models.qwen3 import Qwen3Bridge
@@ -87,9 +88,17 @@ def initialise(config: MegatronBackendConfig, seed: int) -> None:
 
 
 def build_bridge(
-    model: ModelConfig, config: MegatronBackendConfig, layers: Layers, head: Head = "policy"
+    model: ModelConfig,
+    config: MegatronBackendConfig,
+    layers: Layers,
+    head: Head = "policy",
+    sizes: dict[str, int] | None = None,
 ) -> Any:
-    """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity."""
+    """The bridge for a checkpoint. Raises ConfigError for an architecture that was not brought to parity.
+
+    sizes: tensor-parallel sizes in mbridge's words, for converting weights alone; unless given, those of Megatron's
+    groups, which must be there.
+    """
     require_checkpoint(model.path, head)
     try:
         hf_config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
@@ -111,6 +120,7 @@ def build_bridge(
     bridge = made(
         hf_config,
         dtype=getattr(torch, model.dtype),
+        parallel_states=None if sizes is None else ParallelStates(vpp_size=None, **sizes),
         make_vocab_size_divisible_by=config.tensor_parallel * config.vocabulary_multiple,
     )
     bridge.set_extra_args(

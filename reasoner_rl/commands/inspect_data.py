@@ -7,7 +7,13 @@ from reasoner_rl.config.kinds import AnyRecipe
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.tokenizer import load_tokenizer
-from reasoner_rl.trainer.loading import load_examples, load_judged, load_mixed_in, load_prompts
+from reasoner_rl.trainer.loading import (
+    held_out_key,
+    load_examples,
+    load_judged,
+    load_mixed_in,
+    load_prompts,
+)
 from reasoner_rl.trainer.reward_models import load_pairs
 
 
@@ -27,5 +33,6 @@ def inspect_data(config: AnyRecipe) -> None:
         load_prompts(config.data.train, rendering, tokenizer, show_first=True)
     if isinstance(config, OnlineConfig) and config.algorithm.ptx is not None:
         load_mixed_in(config.algorithm.ptx, config.model, tokenizer)
-    for dataset in config.evaluation.datasets:
-        load_prompts(dataset, rendering, tokenizer, show_first=isinstance(config, EvalConfig))
+    for number, dataset in enumerate(config.evaluation.datasets):
+        first = isinstance(config, EvalConfig)
+        load_prompts(dataset, rendering, tokenizer, key=held_out_key(number), show_first=first)

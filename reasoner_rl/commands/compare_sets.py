@@ -10,6 +10,7 @@ from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.datasets.card import ComparedWith
 from reasoner_rl.datasets.columns import recognise
 from reasoner_rl.datasets.contamination import KINDS, NEAR, NGRAM, Overlaps, find_overlaps
+from reasoner_rl.datasets.near import require_datasketch
 from reasoner_rl.datasets.wording import problem_text
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.summary import write_json
@@ -31,6 +32,7 @@ def compare_sets(
     train: Path, against: Sequence[Path], rules: Rules, out: Path | None = None
 ) -> list[ComparedWith]:
     """Compare the problems of a file with those of others, tell the first pairs, and write all of them to ``out``."""
+    require_datasketch()
     problems = _read(train)
     compared, _ = compare(problems, against, rules)
     if out is not None:

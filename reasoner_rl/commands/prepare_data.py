@@ -20,6 +20,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.datasets.card import Card, ComparedWith, FileFacts, Flagged, Origin, markdown
 from reasoner_rl.datasets.columns import Recognised, recognise
 from reasoner_rl.datasets.measures import Lengths, answer_types, lengths
+from reasoner_rl.datasets.near import require_datasketch
 from reasoner_rl.datasets.split import validation_rows
 from reasoner_rl.datasets.table import problem_table
 from reasoner_rl.datasets.wording import bare, problem_text
@@ -63,6 +64,8 @@ def prepare_data(source: Source, options: PrepareOptions) -> Card:
     """
     name = options.name or source.stem
     places = _places(options, name)
+    if options.validation or options.against:
+        require_datasketch()
     dataset, read = _dataset(source, options)
     problems, report = read_problems(dataset)
     say(f"{name}: {read.said}; {report}")
@@ -146,10 +149,11 @@ def _dataset(source: Source, options: PrepareOptions) -> tuple[DatasetConfig, Re
             "say which to take by --problem-column and --answer-column, or prepare them one by one"
         )
     read, flat_source = found[0], options.data_source or source.data_source
-    if read.verl and options.data_source:
-        raise ConfigError(
-            f"--data-source {options.data_source} has no effect on rows in verl's format, which name their own"
-        )
+    flags = {"answer_form": "--answer-form", "id": "--id-column", "extra": "--keep-column"}
+    unused = [flag for key, flag in flags.items() if key in given]
+    unused += ["--data-source"] if options.data_source else []
+    if read.verl and unused:
+        raise ConfigError(f"{unused[0]} has no effect on {source.paths[0]}, whose rows are in verl's format")
     source_of_flat = None if read.verl or read.columns.data_source else flat_source
     path = source.paths[0] if len(source.paths) == 1 else list(source.paths)
     config = DatasetConfig(

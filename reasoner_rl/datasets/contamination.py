@@ -5,8 +5,9 @@ Four rules, from the strictest to the loosest; a pair of problems is counted und
     exact    the same text but for case, spaces and mathematical delimiters
     numbers  the same text with other numbers
     ngram    a run of 13 words in common, as in GPT-3 (arXiv:2005.14165, appendix C): lower case, no punctuation. Runs
-             that more than ten training problems have are phrases, such as "m and n are relatively prime positive
-             integers", and are not counted. Problems of fewer words have no such run.
+             that more than ten training problems have, or more than three evaluation problems, are phrases, such as
+             "where m and n are relatively prime positive integers. Find m + n", and are not counted. Problems of fewer
+             words have no such run.
     near     number-blind runs of 3 words with a Jaccard similarity of at least 0.5 (see `near`)
 """
 
@@ -25,7 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NGRAM = 13  # words
 NEAR = 0.5  # Jaccard similarity
 SHINGLE = 3  # words
-COMMON = 10  # a run that more training problems have is a phrase
+PHRASE_TRAIN, PHRASE_EVALUATION = 10, 3  # a run that more problems have is a phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def _common_runs(train: Sequence[str], evaluation: Sequence[str], ngram: int) ->
             if run in holders:
                 met[run].append(number)
     for run, numbers in met.items():
-        if len(numbers) <= COMMON:
+        if len(numbers) <= PHRASE_TRAIN and len(holders[run]) <= PHRASE_EVALUATION:
             yield from (Overlap(number, other, "ngram") for number in numbers for other in holders[run])
 
 

@@ -19,7 +19,12 @@ _TYPES = (
     ),
     ("list or mapping (JSON)", re.compile(r"\{\s*\".*\}|\[\s*\".*\]", re.DOTALL)),
     ("tuple or interval", re.compile(r"(?:\\left)?\s*[(\[].*,.*[)\]]", re.DOTALL)),
-    ("words", re.compile(r"(?:\\text\{)?[^\W\d_][^\W\d_\s.'’-]*(?:[\s.'’-]+[^\W\d_][^\W\d_.'’-]*)*\.?\}?")),
+    (
+        "words",
+        re.compile(
+            r"(?=.*[^\W\d_]{2})(?:\\text\{)?[^\W\d_][^\W\d_\s.'’-]*(?:[\s.'’-]+[^\W\d_][^\W\d_.'’-]*)*\.?\}?"
+        ),
+    ),
 )
 OTHER = "expression"
 

@@ -18,6 +18,11 @@ _WIDER = 0.1  # candidates are looked for below the threshold, so that few pairs
 Shingles = frozenset[str]
 
 
+def require_datasketch() -> None:
+    """Raise MissingExtraError without datasketch."""
+    require_package("datasketch", "datasketch", "data", "the search for near duplicates")
+
+
 def shingles(words: Sequence[str], size: int) -> Shingles:
     """All runs of ``size`` words of a text; of a shorter text its words together."""
     return frozenset(" ".join(words[start : start + size]) for start in range(max(1, len(words) - size + 1)))
@@ -37,7 +42,7 @@ def similar_pairs(
     ``left`` and ``right`` may be the same list, which then pairs every set with itself too. Raises MissingExtraError
     without datasketch.
     """
-    require_package("datasketch", "datasketch", "data", "the search for near duplicates")
+    require_datasketch()
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(threshold=max(0.1, threshold - _WIDER), num_perm=PERMUTATIONS, weights=_MISSES_COUNT)

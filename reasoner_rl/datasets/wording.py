@@ -33,7 +33,7 @@ def bare(text: str) -> str:
     """A prompt without the instruction around it, if it is one of `INSTRUCTIONS`."""
     for instruction in INSTRUCTIONS:
         before, after = instruction.split("{problem}")
-        if text.startswith(before) and text.endswith(after) and len(text) > len(instruction):
+        if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
             return text[len(before) : len(text) - len(after)].strip()
     return text
 
@@ -50,7 +50,7 @@ _NUMBER_WORD = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
     "(?:twen|thir|for|fif|six|seven|eigh|nine)ty|dozen|hundred|thousand|million"
 )
-_NUMBER = re.compile(rf"\d[\d,]*(?:\.\d+)?|\b(?:{_NUMBER_WORD})(?:[ -]+(?:and )?(?:{_NUMBER_WORD}))*\b")
+_NUMBER = re.compile(rf"\d[\d,]*(?:\.\d+)?|\b(?:{_NUMBER_WORD})(?:[ -]+(?:{_NUMBER_WORD}))*\b")
 _MATH_LAYOUT = re.compile(r"\\(?:left|right|[bB]ig[glr]?|displaystyle|q?quad)(?![a-z])|\\[()\[\],;:! ]|[$~]")
 _FRACTION = re.compile(r"\\[dt]frac(?![a-z])")
 _SPACE = re.compile(r"\s+")
@@ -72,8 +72,8 @@ def without_numbers(text: str) -> str:
 
 def words_of(text: str, *, numbers: bool = True) -> list[str]:
     """The words and numbers of a text, in lower case and without punctuation; numbers as # where they do not count."""
-    plain = _plain(text)
-    return _WORD.findall(plain.replace("#", " ") if numbers else _NUMBER.sub("#", plain))
+    plain = _plain(text).replace("#", " ")
+    return _WORD.findall(plain if numbers else _NUMBER.sub("#", plain))
 
 
 def _plain(text: str) -> str:

@@ -26,6 +26,7 @@ from reasoner_rl.datasets.table import problem_table
 from reasoner_rl.datasets.wording import bare, problem_text
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
+from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.summary import atomic_path, atomic_writer, write_json
 from reasoner_rl.observability.versions import installed_version
 from reasoner_rl.prompts.read import Problem, ReadReport, read_problems
@@ -67,7 +68,8 @@ def prepare_data(source: Source, options: PrepareOptions) -> Card:
     if options.validation or options.against:
         require_datasketch()
     dataset, read = _dataset(source, options)
-    problems, report = read_problems(dataset)
+    with progress_bar("auto", f"rows of {name}", sum(map(_rows_of, source.paths))) as advance:
+        problems, report = read_problems(dataset, advance=advance)
     say(f"{name}: {read.said}; {report}")
     rows = _Rows(dataset, options, [*report.bad])
     problems = rows.usable(problems)
@@ -160,6 +162,14 @@ def _dataset(source: Source, options: PrepareOptions) -> tuple[DatasetConfig, Re
         path=path, columns=read.columns, data_source=source_of_flat, on_bad_row=options.on_bad_row
     )
     return config, read
+
+
+def _rows_of(path: Path) -> int:
+    """How many rows a readable file has, empty lines counted."""
+    if path.suffix == ".parquet":
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 class _Rows:

@@ -2,7 +2,7 @@
 chapter 3), with the package datasketch.
 
 Hashing finds candidates, and each is compared exactly: a pair that is yielded has the similarity that is asked for. A
-pair of just that similarity may be missed; the parameters are chosen so that few are.
+pair of just that similarity is missed once in 200 times, and more similar ones more rarely.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from reasoner_rl.errors import require_package
 
 PERMUTATIONS = 128
-_MISSES_COUNT = (0.1, 0.9)  # weights of false candidates, which cost time alone, and of missed pairs
-_WIDER = 0.1  # candidates are looked for below the threshold, so that few pairs at it are missed
+FOUND = 0.995  # probability with which a pair of just the similarity that is asked for is found
 
 Shingles = frozenset[str]
 
@@ -34,6 +33,18 @@ def jaccard(left: Shingles, right: Shingles) -> float:
     return common / (len(left) + len(right) - common) if common else 0.0
 
 
+def bands(threshold: float) -> tuple[int, int]:
+    """How many bands of how many hashes are compared: the longest bands that find a pair with probability `FOUND`.
+
+    Of b bands of r hashes, one agrees with probability 1 - (1 - s^r)^b for a pair of similarity s.
+    """
+    for rows in range(PERMUTATIONS, 1, -1):
+        count = PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** count >= FOUND:
+            return count, rows
+    return PERMUTATIONS, 1
+
+
 def similar_pairs(
     left: Sequence[Shingles], right: Sequence[Shingles], threshold: float
 ) -> Iterator[tuple[int, int, float]]:
@@ -45,7 +56,7 @@ def similar_pairs(
     require_datasketch()
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(threshold=max(0.1, threshold - _WIDER), num_perm=PERMUTATIONS, weights=_MISSES_COUNT)
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold))
 
     def hashes(sets: Sequence[Shingles]) -> Iterator[MinHash]:
         encoded = ([text.encode() for text in one] for one in sets)

@@ -28,6 +28,7 @@ Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Row = Mapping[str, Any]
 
 _PARQUET_BATCH_ROWS = 4096
+TOLD_ROWS = 5000
 _LONGEST_VALUE = 80
 _UTF8_RULE = "must be text that UTF-8 can hold, without lone surrogates"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,10 +74,13 @@ class ReadReport:
         return "; ".join([", ".join(parts), *self.notes])
 
 
-def read_problems(config: DatasetConfig, key: str = "") -> tuple[list[Problem], ReadReport]:
+def read_problems(
+    config: DatasetConfig, key: str = "", advance: Callable[[int], None] | None = None
+) -> tuple[list[Problem], ReadReport]:
     """Read one dataset. Raises DataError naming the file and, for a malformed row, its number and column.
 
-    key: the dataset's place in the recipe, such as data.train, which messages name.
+    key: the dataset's place in the recipe, such as data.train, which messages name. advance: called every `TOLD_ROWS`
+    rows with their number.
     """
     seen, bad, notes = _Seen(), list[str](), list[str]()
 
@@ -96,6 +100,8 @@ def read_problems(config: DatasetConfig, key: str = "") -> tuple[list[Problem], 
             whole_file = False
             break
         count += 1
+        if advance is not None and count % TOLD_ROWS == 0:
+            advance(TOLD_ROWS)
         if known and config.deduplicate:
             continue
         unique += 1

@@ -9,7 +9,7 @@ import pytest
 
 from reasoner_rl.config.data import DAPO_PROMPT
 from reasoner_rl.datasets.contamination import KINDS, PHRASE_EVALUATION, PHRASE_TRAIN, find_overlaps
-from reasoner_rl.datasets.near import jaccard, shingles, similar_pairs
+from reasoner_rl.datasets.near import bands, jaccard, shingles, similar_pairs
 from reasoner_rl.datasets.split import validation_rows
 from reasoner_rl.datasets.wording import bare, without_layout, without_numbers, words_of
 from reasoner_rl.errors import DataError
@@ -135,6 +135,14 @@ def test_near_pairs_are_those_that_a_comparison_of_all_pairs_finds(threshold: fl
     assert all(value == jaccard(texts[left], texts[right]) for (left, right), value in found.items())
     assert len(expected) > 250
     assert len(expected - found.keys()) <= 0.02 * len(expected), "hashing may miss a few at the threshold"
+
+
+def test_bands_by_hand() -> None:
+    # 1 - (1 - 0.5^3)^42 = 0.9963, and with bands of 4 it would be 1 - (1 - 0.5^4)^32 = 0.87.
+    assert bands(0.5) == (42, 3)
+    assert bands(0.8) == (21, 6)  # 0.9983; bands of 7: 0.986
+    assert bands(1.0) == (1, 128)
+    assert bands(0.2) == (128, 1)
 
 
 def test_shingles_of_short_texts() -> None:

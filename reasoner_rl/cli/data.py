@@ -122,11 +122,10 @@ def contamination(
 ) -> None:
     """Say which training problems are in evaluation sets: exactly, with other numbers, in part, or almost."""
     from reasoner_rl.commands.compare_sets import Rules, compare_sets
-    from reasoner_rl.datasets.card import overlap_table
 
     if not against:
         raise ConfigError("`reasoner-rl data contamination` needs --against FILE, at least once")
-    print_table(*overlap_table(compare_sets(train, against, Rules(ngram, near), out)))
+    print_table(*compare_sets(train, against, Rules(ngram, near), out))
 
 
 @group.command("make-preferences")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reasoner_rl.config.data import DatasetConfig
-from reasoner_rl.datasets.card import ComparedWith
+from reasoner_rl.datasets.card import ComparedWith, overlap_table
 from reasoner_rl.datasets.columns import recognise
 from reasoner_rl.datasets.contamination import KINDS, NEAR, NGRAM, Overlaps, find_overlaps
 from reasoner_rl.datasets.near import require_datasketch
@@ -30,14 +30,17 @@ class Rules:
 
 def compare_sets(
     train: Path, against: Sequence[Path], rules: Rules, out: Path | None = None
-) -> list[ComparedWith]:
-    """Compare the problems of a file with those of others, tell the first pairs, and write all of them to ``out``."""
+) -> tuple[list[str], list[list[str]]]:
+    """Compare the problems of a file with those of others, tell the first pairs, and write all of them to ``out``.
+
+    Returns columns and rows of a table with a line for each of the others.
+    """
     require_datasketch()
     problems = _read(train)
     compared, _ = compare(problems, against, rules)
     if out is not None:
         write_json(out, [asdict(one) for one in compared])
-    return compared
+    return overlap_table(compared)
 
 
 def compare(

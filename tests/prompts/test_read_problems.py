@@ -311,7 +311,7 @@ def test_a_list_of_files_is_one_dataset_and_errors_name_the_right_file(tmp_path:
     with pytest.raises(DataError) as caught:
         read_problems(config)
     assert str(caught.value).startswith(f"{second}, row 2: no column 'answer'")
-    with pytest.raises(ValueError, match="path names .*train.jsonl' twice"):
+    with pytest.raises(ValueError, match=r"path names .*train\.jsonl' twice"):
         DatasetConfig(path=[first, first])
     with pytest.raises(ValueError, match="at least 1 item"):
         DatasetConfig(path=[])
@@ -361,7 +361,7 @@ def test_several_columns_ids_and_a_choice_of_the_others(tmp_path: Path) -> None:
     assert "id must be text or a whole number, and not empty; it is ' '" in read_error(
         jsonl(tmp_path, [row | {"id": " "}]), columns=columns
     )
-    with pytest.raises(ValueError, match="data_source 'a' and columns.data_source 'b' exclude each other"):
+    with pytest.raises(ValueError, match=r"data_source 'a' and columns\.data_source 'b' exclude each other"):
         DatasetConfig(path=file, data_source="a", columns=ColumnMap(data_source="b"))
 
 

@@ -55,7 +55,7 @@ class Lengths:
 def lengths(values: Sequence[int], unit: str) -> Lengths:
     """Summary and histogram of lengths; the bounds of the histogram are powers of two from 16 on."""
     ordered = sorted(values)
-    histogram, bound, below = [], 16, 0
+    histogram, bound, below = list[tuple[int, int]](), 16, 0
     while below < len(ordered):
         upto = sum(value <= bound for value in ordered)
         if upto or histogram:

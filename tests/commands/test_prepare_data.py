@@ -37,9 +37,11 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """A function that runs the command in this process, in an empty folder: status, output, errors."""
     monkeypatch.chdir(tmp_path)
 
-    def command(*arguments: object, script: Path | None = None) -> tuple[int, str, str]:
+    def command(
+        *arguments: object, script: Path | None = None, name: str = "prepare"
+    ) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
-        words = [] if script else ["data", "prepare"]
+        words = [] if script else ["data", name]
         monkeypatch.setattr(sys, "argv", ["reasoner-rl", *words, *map(str, arguments)])
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exit:
             runpy.run_path(str(script)) if script else cli.main()
@@ -162,6 +164,13 @@ def test_files_of_other_shapes_are_compared_and_split(run: Run, tmp_path: Path) 
     assert report["compared"][0]["pairs"] == [
         {"row": 17, "evaluation_row": 1, "kind": "exact", "similarity": None}
     ]
+    status, out, err = run(source, "--against", held, "--out", "pairs.json", name="contamination")
+    assert (status, err) == (0, "")
+    assert [cell.strip() for cell in out.splitlines()[-2].split("│")[2:-1]] == list("11000111")
+    assert json.loads((tmp_path / "pairs.json").read_text()) == [
+        report["compared"][0] | {"path": str(held), "train": 1}
+    ]
+    assert "needs --against FILE" in run(source, name="contamination")[2]
 
 
 GOOD = {"id": 1, "problem": "1+1?", "answer": "2"}

@@ -78,7 +78,7 @@ def _described(
         }
         for pair in found.pairs
     ]
-    counts = {kind: found.count(kind) for kind in KINDS}
+    counts: dict[str, int] = {kind: found.count(kind) for kind in KINDS}
     return ComparedWith(
         str(path), found.evaluation, found.too_short, counts, found.affected, len(found.train()), tuple(pairs)
     )

@@ -185,7 +185,10 @@ class _Rows:
         return f"{self._files[problem.uid.rpartition('/')[0]]}, row {problem.row}"
 
     def usable(self, problems: Sequence[Problem]) -> list[Problem]:
-        """Problems that are not too long, and have an id of their own. Raises DataError for others, or skips them."""
+        """Problems that are not too long, and whose id is not another's. Raises DataError for others, or skips them.
+
+        A problem may be there several times, with other ground truths: it has one id.
+        """
         kept, first_with = [], dict[object, Problem]()
         limit = self._options.max_characters
         for problem in problems:
@@ -198,7 +201,7 @@ class _Rows:
             problem = self._with_index(problem)
             index = problem.extra_info.get("index")
             other = first_with.setdefault(index, problem) if index is not None else problem
-            if other is not problem:
+            if other.messages != problem.messages:
                 self._refuse(problem, f"the id {index!r} is that of another problem, in {self.where(other)}")
                 continue
             kept.append(problem)

@@ -72,7 +72,8 @@ class DatasetConfig(Section):
     prompt_template: str | None = Field(
         "{problem}",
         description="Text of the user's message for flat rows; {problem} is replaced. "
-        "The words 'dapo' stand for the prompt of DAPO-Math-17K.",
+        "The words 'dapo' stand for the prompt of DAPO-Math-17K. Rows in verl's format hold the whole prompt, and the "
+        "report of reading says that the template has no effect on them.",
     )
     start: int = Field(0, ge=0, description="First row used, after de-duplication.")
     limit: int | None = Field(

@@ -16,16 +16,9 @@ from reasoner_rl.prompts.read import Row, rows_of_file
 # In the order in which they are looked for; compared without regard to case.
 PROBLEM = ("problem", "question_concat", "question", "prompt", "query", "instruction", "input", "text")
 ANSWER = (
-    "answer",
-    "ground_truth",
-    "final_answer",
-    "expected_answer",
-    "gold",
-    "gold_answer",
-    "target",
-    "result",
+    *("answer", "ground_truth", "final_answer", "expected_answer", "gold", "gold_answer"),
+    *("target", "result", "label", "output"),
 )
-ANSWER += ("label", "output")
 SOLUTION = ("solution", "worked_solution", "rationale", "reasoning", "response", "generation")
 ID = ("unique_id", "problem_id", "question_id", "id", "uid")
 # A text and the question about it, which are one problem.

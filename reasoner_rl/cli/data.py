@@ -1,14 +1,16 @@
-"""`reasoner-rl data`: look at data, and make data to learn from."""
+"""`reasoner-rl data`: look at data, prepare it, and make data to learn from."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from reasoner_rl.cli import generate
-from reasoner_rl.cli.common import CommandGroup, Overrides, RecipeArgument, wrong_kind
+from reasoner_rl.cli.common import CommandGroup, Overrides, RecipeArgument, print_table, wrong_kind
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import ConfigError
@@ -19,10 +21,16 @@ class _DataCommands(CommandGroup):
 
 
 group = typer.Typer(
-    cls=_DataCommands, help="Look at data, and make data to learn from.", no_args_is_help=True
+    cls=_DataCommands, help="Look at data, prepare it, and make data to learn from.", no_args_is_help=True
 )
 
 group.add_typer(generate.group, name="generate")
+_AnswerForm = Literal["whole", "hash", "boxed"]
+_SOURCE_HELP = (
+    "A known set (dapo-math-17k, aime-2024, aime-2025, math-500, gsm8k, amc23, deepmath, asdiv, mawps, svamp), a "
+    ".parquet or .jsonl file, or a repository of data sets on the Hugging Face hub."
+)
+_TEMPLATE_HELP = "none: the bare problem; dapo: in DAPO's prompt. Unset: as it is in the source."
 
 OutFolder = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="For answers and files; resumes what is begun there.")
@@ -35,6 +43,91 @@ def inspect(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from reasoner_rl.commands.inspect_data import inspect_data
 
     inspect_data(load_recipe(recipe, overrides or []))
+
+
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Evaluation problems that training problems are compared with; repeatable."
+    ),
+]
+Ngram = Annotated[int, typer.Option(min=2, help="Words of a run that two problems may not have in common.")]
+Near = Annotated[
+    float,
+    typer.Option(min=0.2, max=1, help="Jaccard similarity from which on two problems are near duplicates."),
+]
+
+
+@group.command("prepare")
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="NAME|FILE|OWNER/REPOSITORY", help=_SOURCE_HELP)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="For NAME.parquet, NAME.md, NAME.json.")
+    ],
+    local_path: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="File of a named set, instead of the hub's.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of a named set, such as test of gsm8k.")] = None,
+    file: Annotated[str | None, typer.Option(help="Files of a repository: 'data/train-*.parquet'.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the files that are made.")] = None,
+    problem_column: Annotated[list[str] | None, typer.Option(help="Repeated: columns are joined.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column with the ground truth.")] = None,
+    answer_form: Annotated[_AnswerForm | None, typer.Option(help="Where the answer stands in it.")] = None,
+    solution_column: Annotated[str | None, typer.Option(help="Column with worked solutions to keep.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column with an id of each problem.")] = None,
+    keep_column: Annotated[list[str] | None, typer.Option(help="Kept as extra_info; else all are.")] = None,
+    data_source: Annotated[str | None, typer.Option(help="Chooses the rule that judges answers.")] = None,
+    template: Annotated[Literal["none", "dapo"] | None, typer.Option(help=_TEMPLATE_HELP)] = None,
+    validation: Annotated[int, typer.Option(min=0, help="Problems held out in NAME_validation.parquet.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of validation problems.")] = 0,
+    against: Against = None,
+    ngram: Ngram = 13,
+    near: Near = 0.5,
+    drop_contaminated: Annotated[bool, typer.Option(help="Drop problems that --against finds.")] = False,
+    drop_refused_golds: Annotated[bool, typer.Option(help="Drop what the verifier refuses.")] = False,
+    on_bad_row: Annotated[Literal["error", "skip"], typer.Option(help="Skipped rows are listed.")] = "error",
+    max_characters: Annotated[int, typer.Option(min=1, help="Longest prompt.")] = 100_000,
+    tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, to count tokens too.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace files of an earlier preparation.")] = False,
+) -> None:
+    """Read, check and de-duplicate problems, and write them in verl's format with a card and a report."""
+    from reasoner_rl.commands.compare_sets import Rules
+    from reasoner_rl.commands.data_source import find_source
+    from reasoner_rl.commands.prepare_data import PrepareOptions, prepare_data
+
+    found = find_source(source, local=local_path or (), split=split, file=file, revision=revision)
+    columns = {"problem": problem_column, "answer": answer_column, "answer_form": answer_form}
+    columns |= {"solution": solution_column, "id": id_column, "extra": keep_column}
+    options = PrepareOptions(
+        out, name, {key: value for key, value in columns.items() if value}, data_source, template, validation, seed,
+        tuple(against or ()), Rules(ngram, near), drop_contaminated, drop_refused_golds, on_bad_row, max_characters,
+        tokenizer, overwrite, shlex.join(["reasoner-rl", *sys.argv[1:]]),
+    )  # fmt: skip
+    card = prepare_data(found, options)
+    print_table(
+        ["what became of the rows", "rows"], [[what, f"{n:,}"] for what, n in card.counts.items() if n]
+    )
+    sys.stdout.writelines(
+        f"{out / written.path}: {written.rows:,} problems\n" for written in card.written.values()
+    )
+    sys.stdout.write(f"{out / card.name}.md: the card; {out / card.name}.json: the same with every row\n")
+
+
+@group.command("contamination")
+def contamination(
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="Training problems, .parquet or .jsonl.")],
+    against: Against = None,
+    ngram: Ngram = 13,
+    near: Near = 0.5,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON with every pair.")] = None,
+) -> None:
+    """Say which training problems are in evaluation sets: exactly, with other numbers, in part, or almost."""
+    from reasoner_rl.commands.compare_sets import Rules, compare_sets
+
+    if not against:
+        raise ConfigError("`reasoner-rl data contamination` needs --against FILE, at least once")
+    print_table(*compare_sets(train, against, Rules(ngram, near), out))
 
 
 @group.command("make-preferences")

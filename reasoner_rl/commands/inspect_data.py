@@ -12,6 +12,7 @@ from reasoner_rl.trainer.export_checkpoint import with_exported_models
 from reasoner_rl.trainer.loading import (
     check_generation,
     check_rewards,
+    held_out_key,
     load_prompts,
     tell_evaluation_parameters,
     tell_rules,
@@ -36,8 +37,10 @@ def inspect_data(config: AnyRecipe) -> None:
 
 def _inspect_evaluation(config: EvalConfig) -> None:
     tokenizer, prompts = load_tokenizer(config.model), []
-    for dataset in config.evaluation.datasets:
-        prompts += load_prompts(dataset, config.data.prompts, tokenizer, show_first=True)
+    for number, dataset in enumerate(config.evaluation.datasets):
+        prompts += load_prompts(
+            dataset, config.data.prompts, tokenizer, key=held_out_key(number), show_first=True
+        )
     if not prompts:
         raise ConfigError("evaluation.datasets is empty: nothing would be evaluated")
     check_generation(config, prompts, tokenizer)

@@ -71,7 +71,7 @@ def measure_difficulty(config: OnlineConfig, folder: Path, choice: Choice) -> Di
     again. Raises ConfigError for a recipe with a reward model, and if the file would replace data.train.path; DataError
     if the verifier does not say what is right, or if no problem is kept. Then neither file is written.
     """
-    source = config.data.train.path
+    source = _source(config)
     file = folder / source.name
     if file.resolve() == source.resolve():
         raise ConfigError(
@@ -95,6 +95,15 @@ def measure_difficulty(config: OnlineConfig, folder: Path, choice: Choice) -> Di
     say(str(report))
     say(f"in a recipe: {_keys(config, file, choice)}")
     return report
+
+
+def _source(config: OnlineConfig) -> Path:
+    paths = config.data.train.paths
+    if len(paths) > 1:
+        raise ConfigError(
+            f"data.train.path names {len(paths)} files, and data difficulty measures one: call it for each of them"
+        )
+    return paths[0]
 
 
 def _rate(problem: Problem, group: ScoredGroup) -> PassRate:

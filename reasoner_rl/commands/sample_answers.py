@@ -45,7 +45,7 @@ def sampled_groups(
     with output_folder(config.run, key), naming_out(folder, key):
         begin_run(config)
         tokenizer = load_tokenizer(config.model)
-        problems, read = read_problems(recipe.data.train)
+        problems, read = read_problems(recipe.data.train, "data.train")
         prompts, rendered = render_prompts(problems, tokenizer, config.data.prompts)
         say(f"{recipe.data.train.label}: {read}; {rendered}")
         if rows is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,32 +18,62 @@ DAPO_PROMPT = (
 
 
 class ColumnMap(Section):
-    """Which column of a JSONL file holds what."""
+    """Which column of flat rows, in JSONL or parquet, holds what."""
 
-    problem: str = Field("problem", description="Column with the problem's text.")
+    problem: str | Annotated[list[str], Field(min_length=1)] = Field(
+        "problem",
+        description="Column with the problem's text; or several, such as [Body, Question], joined by a space. A list "
+        "of messages with role and content in it is taken as the whole prompt.",
+    )
     answer: str = Field("answer", description="Column with the ground truth.")
+    answer_form: Literal["whole", "hash", "boxed"] = Field(
+        "whole",
+        description="Where in its column the ground truth stands. whole: it is all there is. hash: behind the last "
+        "####, as in GSM8K. boxed: in the last \\boxed{} of a worked solution.",
+    )
     data_source: str | None = Field(
-        None, description="Column that names the data source; the file's stem if unset."
+        None, description="Column that names the data source; see data_source beside `columns` if unset."
     )
     solution: str | None = Field(None, description="Column with a worked solution (SFT).")
+    id: str | None = Field(
+        None,
+        description="Column with an id of the problem, which becomes extra_info.index and is not compared when "
+        "repetitions are dropped; the number of the row, from 0, if unset.",
+    )
+    extra: list[str] | None = Field(
+        None,
+        description="Which of the other columns reward functions are given, as extra_info; all of them if unset.",
+    )
+
+    @property
+    def problem_columns(self) -> tuple[str, ...]:
+        """The columns that make up the problem's text."""
+        return (self.problem,) if isinstance(self.problem, str) else tuple(self.problem)
 
 
 class DatasetConfig(Section):
-    """One file of problems."""
+    """Problems from one or several files."""
 
-    path: UserPath = Field(description="A .parquet or .jsonl file.")
+    path: UserPath | Annotated[list[UserPath], Field(min_length=1)] = Field(
+        description="A .parquet or .jsonl file; or a list of files, which are read in order as one dataset."
+    )
     name: str | None = Field(None, description="Name in metrics and reports; the file's stem if unset.")
     format: Literal["auto", "verl", "jsonl"] = Field(
         "auto",
         description="verl: rows of data_source, prompt (list of role/content), reward_model.ground_truth, "
-        "extra_info, in parquet or JSONL. jsonl: flat rows read through `columns`. auto: decided by the "
-        "first row.",
+        "extra_info. jsonl: flat rows read through `columns`. Both may be in parquet or JSONL. auto: decided by the "
+        "first row of each file.",
     )
-    columns: ColumnMap = Field(ColumnMap(), description="Column names of a flat JSONL file.")
+    columns: ColumnMap = Field(ColumnMap(), description="Column names of flat rows.")
+    data_source: str | None = Field(
+        None,
+        description="Data source of flat rows, by which reward_fns chooses its rule; the file's stem if unset.",
+    )
     prompt_template: str | None = Field(
         "{problem}",
         description="Text of the user's message for flat rows; {problem} is replaced. "
-        "The words 'dapo' stand for the prompt of DAPO-Math-17K.",
+        "The words 'dapo' stand for the prompt of DAPO-Math-17K. Rows in verl's format hold the whole prompt, and the "
+        "report of reading says that the template has no effect on them.",
     )
     start: int = Field(0, ge=0, description="First row used, after de-duplication.")
     limit: int | None = Field(
@@ -51,6 +83,11 @@ class DatasetConfig(Section):
         True,
         description="Drop rows that were seen before: alike in prompt, ground truth, solution, if one is read, data "
         "source and extra_info (of flat rows: the other columns), but for the row's number, extra_info.index.",
+    )
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error",
+        description="What a row does that cannot be read, such as one without a ground truth: end with an error that "
+        "names file, row and column, or be skipped and counted.",
     )
 
     @model_validator(mode="after")
@@ -64,14 +101,43 @@ class DatasetConfig(Section):
     def _flat_rows_are_read(self) -> Self:
         if self.format == "verl":
             reason = "with format 'verl', whose rows say it themselves"
-            refuse_without_effect(self, ["prompt_template"], reason)
-            refuse_without_effect(self.columns, ["problem", "answer", "data_source"], reason, "columns.")
+            refuse_without_effect(self, FLAT_KEYS, reason)
+            refuse_without_effect(self.columns, FLAT_COLUMNS, reason, "columns.")
+        if self.data_source is not None and self.columns.data_source is not None:
+            raise ValueError(
+                f"data_source {self.data_source!r} and columns.data_source {self.columns.data_source!r} exclude each "
+                "other"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _files_differ(self) -> Self:
+        for number, path in enumerate(self.paths):
+            if path in self.paths[:number]:
+                raise ValueError(f"path names {str(path)!r} twice")
+        return self
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in order."""
+        return tuple(self.path) if isinstance(self.path, list) else (self.path,)
 
     @property
     def label(self) -> str:
         """The name used in metrics."""
-        return self.name or self.path.stem
+        return self.name or "+".join(path.stem for path in self.paths)
+
+    @property
+    def file_labels(self) -> tuple[str, ...]:
+        """What the uids of each file's problems begin with; different for all files of a list."""
+        if len(self.paths) == 1:
+            return (self.label,)
+        stems = [path.stem for path in self.paths]
+        if len(set(stems)) < len(stems):  # gsm8k/train.parquet, math/train.parquet
+            absolute = [path.absolute() for path in self.paths]
+            common = os.path.commonpath([path.parent for path in absolute])
+            stems = [path.relative_to(common).as_posix() for path in absolute]
+        return tuple(f"{self.name}/{stem}" if self.name else stem for stem in stems)
 
     @property
     def template(self) -> str:
@@ -79,6 +145,11 @@ class DatasetConfig(Section):
         if self.prompt_template == "dapo":
             return DAPO_PROMPT
         return self.prompt_template or "{problem}"
+
+
+# Keys that have no effect on verl's rows, which say it themselves.
+FLAT_KEYS = ("prompt_template", "data_source")
+FLAT_COLUMNS = ("problem", "answer", "answer_form", "data_source", "id", "extra")
 
 
 class PromptConfig(Section):

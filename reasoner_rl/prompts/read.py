@@ -12,20 +12,23 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
-from reasoner_rl.config.data import DatasetConfig
+from reasoner_rl.config.base import changed_keys
+from reasoner_rl.config.data import FLAT_COLUMNS, FLAT_KEYS, DatasetConfig
 from reasoner_rl.errors import DataError, did_you_mean
+from reward_fns.boxes import Boxes
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 Row = Mapping[str, Any]
 
 _PARQUET_BATCH_ROWS = 4096
+TOLD_ROWS = 5000
 _LONGEST_VALUE = 80
 _UTF8_RULE = "must be text that UTF-8 can hold, without lone surrogates"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -46,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ReadReport:
-    """What became of the rows of one file."""
+    """What became of the rows of one dataset."""
 
     rows: int  # read
     duplicates: int  # rows dropped: all that a reward function or a lesson reads was seen before
@@ -54,53 +57,106 @@ class ReadReport:
     variants: int  # tasks that differ from another in data_source or extra_info alone; all of them are kept
     kept: int  # problems, after `start` and `limit`
     whole_file: bool  # False: reading ended at `limit`
+    bad: tuple[str, ...] = ()  # of each row that was skipped, its file, number, and what is wrong with it
+    notes: tuple[str, ...] = ()  # keys without effect
 
     def __str__(self) -> str:
         rows = f"{self.rows:,} rows read" + ("" if self.whole_file else " (up to the limit)")
         parts = [rows, f"{self.duplicates:,} duplicates dropped", f"{self.kept:,} problems kept"]
+        if self.bad:
+            parts.insert(1, f"{len(self.bad):,} bad rows skipped (the first: {self.bad[0]})")
         if self.conflicting:
             parts.append(f"{self.conflicting:,} problems with different ground truths (kept)")
         if self.variants:
             parts.append(
                 f"{self.variants:,} differing from another in data_source or extra_info alone (kept)"
             )
-        return ", ".join(parts)
+        return "; ".join([", ".join(parts), *self.notes])
 
 
-def read_problems(config: DatasetConfig) -> tuple[list[Problem], ReadReport]:
-    """Read one dataset. Raises DataError naming the file and, for a malformed row, its number and column."""
-    rows = rows_of_file(config.path)
-    first = next(rows, None)
-    if first is None:
-        raise DataError(f"{config.path}: the file holds no rows")
-    read_row = _reader(config, first[1])
-    label = config.label
-    seen = _Seen()
+def read_problems(
+    config: DatasetConfig, key: str = "", advance: Callable[[int], None] | None = None
+) -> tuple[list[Problem], ReadReport]:
+    """Read one dataset. Raises DataError naming the file and, for a malformed row, its number and column.
+
+    key: the dataset's place in the recipe, such as data.train, which messages name. advance: called every `TOLD_ROWS`
+    rows with their number.
+    """
+    seen, bad, notes = _Seen(), list[str](), list[str]()
+
+    def refuse(error: DataError) -> None:
+        if config.on_bad_row == "error":
+            raise error
+        bad.append(str(error))
+
     problems: list[Problem] = []
     count = unique = 0
     whole_file = True
-    for number, row in itertools.chain([first], rows):
+    files = zip(config.paths, config.file_labels, strict=True)
+    for problem, known in itertools.chain.from_iterable(
+        _read_file(config, Place(path, label, 0, key), seen, refuse, notes) for path, label in files
+    ):
         if config.limit is not None and len(problems) == config.limit:
             whole_file = False
             break
         count += 1
-        try:
-            problem = read_row(Place(config.path, label, number), row)
-            known = seen.before(problem)
-        except RecursionError:
-            raise DataError(f"{config.path}, row {number}: brackets are nested too deeply") from None
+        if advance is not None and count % TOLD_ROWS == 0:
+            advance(TOLD_ROWS)
         if known and config.deduplicate:
             continue
         unique += 1
         if unique > config.start:
             problems.append(problem)
     if not problems:
-        raise DataError(
-            f"{config.path}: no problems are left after start={config.start}; the file has {unique}"
-        )
+        raise DataError(_nothing_left(config, unique, bad))
+    rows = count + len(bad)
     return problems, ReadReport(
-        count, count - unique, seen.conflicting(), seen.variants(), len(problems), whole_file
+        rows,
+        count - unique,
+        seen.conflicting(),
+        seen.variants(),
+        len(problems),
+        whole_file,
+        tuple(bad),
+        tuple(notes),
     )
+
+
+def _read_file(
+    config: DatasetConfig, file: Place, seen: _Seen, refuse: Callable[[DataError], None], notes: list[str]
+) -> Iterator[tuple[Problem, bool]]:
+    """The problems of one file, and of each whether one that is the same in all respects was seen before.
+
+    refuse: called with what is wrong with a row, which is passed over if it returns. notes: gets the keys without
+    effect.
+    """
+    read_row, rows = None, False
+    for number, row in rows_of_file(file.path, refuse):
+        rows, place = True, replace(file, number=number)
+        if read_row is None:
+            format = _format(config, row)
+            read_row = _read_verl_row if format == "verl" else _read_flat_row
+            notes += _without_effect(config, file) if format == "verl" else ()
+        try:
+            problem = read_row(config, place, row)
+            known = seen.before(problem)
+        except RecursionError:
+            refuse(DataError(f"{file.path}, row {number}: brackets are nested too deeply"))
+        except DataError as error:
+            refuse(error)
+        else:
+            yield problem, known
+    if not rows:
+        raise DataError(f"{file.path}: the file holds no rows")
+
+
+def _nothing_left(config: DatasetConfig, unique: int, bad: list[str]) -> str:
+    """The message where no problem is left."""
+    files = ", ".join(map(str, config.paths))
+    if not unique and bad:
+        return f"{files}: no row of {len(bad):,} can be used; the first: {bad[0]}"
+    what = "file has" if len(config.paths) == 1 else "files have"
+    return f"{files}: no problems are left after start={config.start}; the {what} {unique}"
 
 
 class _Seen:
@@ -165,6 +221,7 @@ class Place:
     path: Path
     label: str
     number: int  # from 1
+    dataset: str = ""  # its place in the recipe, such as data.train, where that is known
 
     @property
     def uid(self) -> str:
@@ -182,7 +239,11 @@ class Place:
             raise self.error(inside.rstrip(".") or "the row", row, "must be a mapping of columns")
         if name not in row:
             found = ", ".join(map(str, row)) or "none"
-            remedy = f" The dataset's key {key} says which column it is" if key else ""
+            remedy = ""
+            if key and self.dataset:
+                remedy = f" Say which column it is: {self.dataset}.{key}=NAME"
+            elif key:
+                remedy = f" The dataset's key {key} says which column it is"
             raise DataError(
                 f"{self.path}, row {self.number}: no column {inside + name!r}; found {found}."
                 f"{did_you_mean(name, map(str, row))}{remedy}"
@@ -209,25 +270,27 @@ class Place:
         return text
 
 
-def _reader(config: DatasetConfig, first: Row) -> Callable[[Place, Row], Problem]:
-    """The function that reads one row, in the format of the first one if the configuration leaves it open."""
-    chosen = config.format
-    if chosen == "auto":
-        nested = "reward_model" in first or isinstance(first.get("prompt"), list)
-        chosen = "verl" if nested else "jsonl"
-    read_row = _read_verl_row if chosen == "verl" else _read_flat_row
-    return lambda place, row: read_row(config, place, row)
+def _format(config: DatasetConfig, first: Row) -> str:
+    """The format of a file: that of its first row if the configuration leaves it open."""
+    if config.format != "auto":
+        return config.format
+    messages = isinstance(first.get("prompt"), list) and "prompt" not in config.columns.problem_columns
+    return "verl" if "reward_model" in first or messages else "jsonl"
+
+
+def _without_effect(config: DatasetConfig, file: Place) -> list[str]:
+    """What to tell about keys that are not at their default and say nothing of verl's rows."""
+    changed = [*changed_keys(config, FLAT_KEYS)]
+    changed += [f"columns.{key}" for key in changed_keys(config.columns, FLAT_COLUMNS)]
+    prefix = f"{file.dataset}." if file.dataset else ""
+    return [
+        f"{prefix}{key} has no effect on {file.path}, whose rows are in verl's format: they hold the whole prompt"
+        for key in changed
+    ]
 
 
 def _read_verl_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
-    prompt = place.column(row, "prompt")
-    if not isinstance(prompt, list) or not prompt:
-        raise place.error("prompt", prompt, "must be a list of messages with role and content")
-    messages = []
-    for index, message in enumerate(prompt):
-        inside = f"prompt.{index}."
-        role, content = place.text(message, "role", inside), place.text(message, "content", inside)
-        messages.append({"role": role, "content": content})
+    messages = _messages(place, "prompt", place.column(row, "prompt"))
     extra_info = row.get("extra_info")
     if extra_info is None:
         extra_info = {}
@@ -236,7 +299,7 @@ def _read_verl_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     solution = config.columns.solution
     return Problem(
         uid=place.uid,
-        messages=tuple(messages),
+        messages=messages,
         ground_truth=place.truth(place.column(row, "reward_model"), "ground_truth", "reward_model."),
         data_source=place.text(row, "data_source"),
         extra_info=_plain(extra_info),
@@ -245,22 +308,65 @@ def _read_verl_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     )
 
 
+def _messages(place: Place, name: str, value: Any) -> tuple[Message, ...]:
+    """The messages of a prompt in the column ``name``."""
+    if not isinstance(value, list) or not value:
+        raise place.error(name, value, "must be a list of messages with role and content")
+    messages = []
+    for index, message in enumerate(value):
+        inside = f"{name}.{index}."
+        role, content = place.text(message, "role", inside), place.text(message, "content", inside)
+        messages.append({"role": role, "content": content})
+    return tuple(messages)
+
+
 def _read_flat_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     columns = config.columns
-    content = config.template.replace("{problem}", place.text(row, columns.problem, key="columns.problem"))
-    used = (columns.problem, columns.answer, columns.data_source, columns.solution)
-    rest = {name: value for name, value in row.items() if name not in used}
+    messages, truth = _flat_messages(config, place, row), _flat_truth(config, place, row)
+    source = config.data_source or place.path.stem
+    if columns.data_source:
+        source = place.text(row, columns.data_source, key="columns.data_source")
+    index = place.number - 1 if columns.id is None else place.column(row, columns.id, key="columns.id")
+    if not isinstance(index, str | int) or not str(index).strip():
+        raise place.error(str(columns.id), index, "must be text or a whole number, and not empty")
+    used = {*columns.problem_columns, columns.answer, columns.data_source, columns.solution, columns.id}
+    names = row if columns.extra is None else columns.extra
+    rest = {name: place.column(row, name, key="columns.extra") for name in names if name not in used}
     return Problem(
         uid=place.uid,
-        messages=({"role": "user", "content": content},),
-        ground_truth=place.truth(row, columns.answer, key="columns.answer"),
-        data_source=place.text(row, columns.data_source, key="columns.data_source")
-        if columns.data_source
-        else config.path.stem,
-        extra_info={"index": place.number - 1} | _plain(rest),
+        messages=messages,
+        ground_truth=truth,
+        data_source=source,
+        extra_info={"index": index} | _plain(rest),
         solution=place.text(row, columns.solution, key="columns.solution") if columns.solution else None,
         row=place.number,
     )
+
+
+def _flat_messages(config: DatasetConfig, place: Place, row: Row) -> tuple[Message, ...]:
+    """The messages of a flat row: its problem in the template, or the list of messages that stands there."""
+    names = config.columns.problem_columns
+    if len(names) == 1 and isinstance(row.get(names[0]), list):
+        return _messages(place, names[0], row[names[0]])
+    problem = " ".join(place.text(row, name, key="columns.problem") for name in names)
+    return ({"role": "user", "content": config.template.replace("{problem}", problem)},)
+
+
+def _flat_truth(config: DatasetConfig, place: Place, row: Row) -> str:
+    """The ground truth of a flat row, taken out of its column as `answer_form` says."""
+    columns = config.columns
+    if columns.answer_form == "whole":
+        return place.truth(row, columns.answer, key="columns.answer")
+    text = place.text(row, columns.answer, key="columns.answer")
+    if columns.answer_form == "hash":
+        found = text.rpartition("####")[2].strip() if "####" in text else ""
+        rule = "must end in #### and the answer (columns.answer_form is hash)"
+    else:
+        found = (Boxes(text).content() or "").strip()
+        rule = "must hold the answer in \\boxed{} (columns.answer_form is boxed)"
+    if not found:
+        raise place.error(columns.answer, text, rule)
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -274,8 +380,16 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def rows_of_file(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (number from 1, row). In JSONL the number is the line's, and empty lines are passed over."""
+def _raise(error: DataError) -> None:
+    raise error
+
+
+def rows_of_file(path: Path, refuse: Callable[[DataError], None] = _raise) -> Iterator[tuple[int, Row]]:
+    """Yield (number from 1, row). In JSONL the number is the line's, and empty lines are passed over.
+
+    refuse: called for a line of JSONL that holds no row, which is passed over if it returns. Raises DataError if the
+    file cannot be read; of a damaged parquet file, with the number of the rows in front of the damage.
+    """
     if path.is_dir():
         raise DataError(f"dataset {path} is a folder; name a .parquet or .jsonl file")
     if not path.is_file():
@@ -284,39 +398,51 @@ def rows_of_file(path: Path) -> Iterator[tuple[int, Row]]:
     if path.suffix == ".parquet":
         return _parquet_rows(path)
     if path.suffix == ".jsonl":
-        return _jsonl_rows(path)
+        return _jsonl_rows(path, refuse)
     raise DataError(f"dataset {path}: the name must end in .parquet or .jsonl")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    number = itertools.count(1)
+    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_PARQUET_BATCH_ROWS):
                 for row in batch.to_pylist():
-                    yield next(number), row
+                    number += 1
+                    yield number, row
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file: {error}") from error
+        after = f" after row {number}" if number else ""
+        raise DataError(f"{path}: not a readable parquet file{after}: {error}") from error
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(path: Path, refuse: Callable[[DataError], None]) -> Iterator[tuple[int, Row]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_row(Place(path, path.stem, number), line)
-    except (OSError, UnicodeDecodeError) as error:
+                if not line.strip():
+                    continue
+                try:
+                    row = _json_row(Place(path, path.stem, number), line)
+                except DataError as error:
+                    refuse(error)
+                else:
+                    yield number, row
+    except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _json_row(place: Place, line: str) -> Row:
-    try:
-        row = json.loads(line.rstrip("\r\n"))  # without the line's end, so that an error at it has its column
+def _json_row(place: Place, line: bytes) -> Row:
+    encoding = "utf-8-sig" if place.number == 1 else "utf-8"
+    try:  # without the line's end, so that an error at it has its column
+        row = json.loads(line.decode(encoding).rstrip("\r\n"))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{place.path}, row {place.number}: not valid JSON: {error.msg} at column {error.colno}"
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not UTF-8; a number of thousands of digits; brackets in brackets
         raise DataError(f"{place.path}, row {place.number}: cannot be read: {error}") from error
     if not isinstance(row, dict):
         raise place.error("the row", row, "must be a mapping of columns")

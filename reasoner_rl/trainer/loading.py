@@ -45,16 +45,22 @@ from reasoner_rl.tokenizer import (
 from reasoner_rl.types import Example, Prompt, TrainSample
 from reward_fns.forms import rules_in_force
 
+TRAIN = "data.train"
+
 
 def load_prompts(
     dataset: DatasetConfig,
     prompts: PromptConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    key: str = TRAIN,
     show_first: bool = False,
 ) -> list[Prompt]:
-    """Read and render a dataset; print what was dropped and, if asked, the first prompt as rendered."""
-    problems, read = read_problems(dataset)
+    """Read and render a dataset; print what was dropped and, if asked, the first prompt as rendered.
+
+    key: the dataset's place in the recipe, which messages name.
+    """
+    problems, read = read_problems(dataset, key)
     rendered, report = render_prompts(problems, tokenizer, prompts)
     say(f"{dataset.label}: {read}; {report}")
     if show_first:
@@ -64,7 +70,7 @@ def load_prompts(
 
 def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Read and render worked examples; print what was dropped, and the first as the model reads it."""
-    problems, read = read_problems(data.train)
+    problems, read = read_problems(data.train, TRAIN)
     samples, report = supervised_samples(problems, tokenizer, data)
     say(f"{data.train.label}: {read}; {report}")
     show_example("first example", samples[0], tokenizer)
@@ -146,7 +152,15 @@ def load_held_out(
     datasets: Sequence[DatasetConfig], prompts: PromptConfig, tokenizer: PreTrainedTokenizerBase
 ) -> list[HeldOut]:
     """Read and render evaluation datasets."""
-    return [HeldOut(dataset.label, load_prompts(dataset, prompts, tokenizer)) for dataset in datasets]
+    return [
+        HeldOut(dataset.label, load_prompts(dataset, prompts, tokenizer, key=held_out_key(number)))
+        for number, dataset in enumerate(datasets)
+    ]
+
+
+def held_out_key(number: int) -> str:
+    """The place in the recipe of an evaluation dataset, counted from 0."""
+    return f"evaluation.datasets.{number}"
 
 
 def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens: int) -> None:

@@ -206,7 +206,7 @@ def warm_started(context: Context, overrides: Sequence[str]) -> tuple[script.Qui
 
 def shorten(warm_start: SftConfig) -> SftConfig:
     """The warm start in 24 steps of 16 examples, of the beginning of its file."""
-    file = warm_start.data.train.path
+    (file,) = warm_start.data.train.paths
     file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:1000]))
     run = warm_start.run.model_copy(update={"steps": 24})
     batch = warm_start.batch.model_copy(update={"examples_per_step": 16})

@@ -134,7 +134,10 @@ def test_an_evaluation_has_no_keys_that_do_nothing() -> None:
 
 def test_paths_keep_their_type() -> None:
     keys = docs("online")
-    assert (keys["data.train.path"].type, keys["model.path"].type) == ("path", "text")
+    assert (keys["data.train.path"].type, keys["model.path"].type) == (
+        "path | list of path",
+        "text",
+    )
     assert keys["model.chat_template"].type == "path | null"
 
 

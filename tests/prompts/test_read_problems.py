@@ -275,7 +275,154 @@ def test_extra_columns_become_what_json_can_hold(tmp_path: Path) -> None:
         assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+# --- several files
+
+
+def test_a_list_of_files_is_one_dataset_and_errors_name_the_right_file(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    flat = [{"problem": "p", "answer": "1"}, {"problem": "q", "answer": "2"}]
+    first = jsonl(tmp_path / "a", flat, "train.jsonl")
+    second = jsonl(tmp_path / "b", [flat[1], {"problem": "p", "answer": "9"}], "train.jsonl")
+    third = tmp_path / "verl.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([verl_row("r", "3")]), third)
+    config = DatasetConfig(path=[first, second, third], prompt_template="Q: {problem}")
+    problems, report = read_problems(config, "data.train")
+    assert [(problem.uid, problem.messages[0]["content"], problem.row) for problem in problems] == [
+        ("a/train.jsonl/0", "Q: p", 1),
+        ("a/train.jsonl/1", "Q: q", 2),
+        ("b/train.jsonl/1", "Q: p", 2),
+        ("verl.parquet/0", "r", 1),
+    ]
+    assert (report.rows, report.duplicates, report.conflicting) == (5, 1, 1)
+    assert report.notes == (
+        f"data.train.prompt_template has no effect on {third}, whose rows are in verl's format: they hold the whole "
+        "prompt",
+    )
+    assert config.label == "train+train+verl"
+    assert DatasetConfig(path=[first, third]).file_labels == ("train", "verl")
+    assert DatasetConfig(path=[first, third], name="x").file_labels == ("x/train", "x/verl")
+    assert DatasetConfig(path=[first], name="x").file_labels == ("x",)
+    limited, report = read_problems(DatasetConfig(path=[first, second], start=1, limit=1))
+    assert ([problem.uid for problem in limited], report.whole_file) == (["a/train.jsonl/1"], False)
+
+    jsonl(tmp_path / "b", [flat[0], {"problem": "q"}], "train.jsonl")
+    assert read_error(second.parent / "train.jsonl").startswith(f"{second}, row 2: no column 'answer'")
+    with pytest.raises(DataError) as caught:
+        read_problems(config)
+    assert str(caught.value).startswith(f"{second}, row 2: no column 'answer'")
+    with pytest.raises(ValueError, match=r"path names .*train\.jsonl' twice"):
+        DatasetConfig(path=[first, first])
+    with pytest.raises(ValueError, match="at least 1 item"):
+        DatasetConfig(path=[])
+
+
+# --- where answers and prompts stand
+
+
+@pytest.mark.parametrize(
+    ("form", "column", "truth"),
+    [
+        ("hash", "1+1=2\n#### 2", "2"),
+        ("hash", "#### 1 is wrong\n#### 1,200 ", "1,200"),
+        ("boxed", "So \\boxed{1}; no, $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
+    ],
+)
+def test_answers_within_their_column(tmp_path: Path, form: Any, column: str, truth: str) -> None:
+    file = jsonl(tmp_path, [{"problem": "p", "answer": column}])
+    (problem,), _ = read_problems(DatasetConfig(path=file, columns=ColumnMap(answer_form=form)))
+    assert problem.ground_truth == truth
+
+
+@pytest.mark.parametrize(
+    ("form", "column", "message"),
+    [
+        ("hash", "2", "answer must end in #### and the answer (columns.answer_form is hash); it is '2'"),
+        ("hash", "2 ####", "answer must end in ####"),
+        ("hash", 2, "answer must be text, and not empty; it is 2"),
+        ("boxed", "#### 2", "answer must hold the answer in \\boxed{} (columns.answer_form is boxed)"),
+        ("boxed", "\\boxed{2", "answer must hold the answer in"),
+    ],
+)
+def test_columns_without_an_answer_in_them(tmp_path: Path, form: Any, column: Any, message: str) -> None:
+    file = jsonl(tmp_path, [{"problem": "p", "answer": column}])
+    assert f"row 1: {message}" in read_error(file, columns=ColumnMap(answer_form=form))
+
+
+def test_several_columns_ids_and_a_choice_of_the_others(tmp_path: Path) -> None:
+    row = {"id": "x-7", "body": "One.", "ask": "How many?", "answer": "1", "level": 3, "long": "text"}
+    columns = ColumnMap(problem=["body", "ask"], id="id", extra=["level"])
+    file = jsonl(tmp_path, [row, row | {"id": "x-8", "long": "other"}])
+    (problem,), report = read_problems(DatasetConfig(path=file, columns=columns, data_source="gsm8k"))
+    assert problem.messages[0]["content"] == "One. How many?"
+    assert problem.extra_info == {"index": "x-7", "level": 3}
+    assert (problem.data_source, report.duplicates) == ("gsm8k", 1)
+    assert "no column 'lvl'" in read_error(file, columns=ColumnMap(problem="body", extra=["lvl"]))
+    assert "id must be text or a whole number, and not empty; it is ' '" in read_error(
+        jsonl(tmp_path, [row | {"id": " "}]), columns=columns
+    )
+    with pytest.raises(ValueError, match=r"data_source 'a' and columns\.data_source 'b' exclude each other"):
+        DatasetConfig(path=file, data_source="a", columns=ColumnMap(data_source="b"))
+
+
+def test_messages_in_a_flat_row_are_the_prompt(tmp_path: Path) -> None:
+    row = {"prompt": verl_row("1+1?")["prompt"], "answer": "2"}
+    columns = ColumnMap(problem="prompt")
+    file = jsonl(tmp_path, [row])
+    (problem,), _ = read_problems(DatasetConfig(path=file, columns=columns, prompt_template="dapo"))
+    assert problem.messages == ({"content": "1+1?", "role": "user"},)
+    file = jsonl(tmp_path, [row, row | {"prompt": [{"role": "user"}]}])
+    assert "row 2: no column 'prompt.0.content'" in read_error(file, columns=columns)
+
+
 # --- mistakes
+
+
+def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [{"problem": "p"}, {"problem": "q", "answer": "1"}, [1]])
+    with file.open("ab") as end:
+        end.write(b'{"problem": "\xff"}\n{\n')
+    problems, report = read_problems(DatasetConfig(path=file, on_bad_row="skip"))
+    assert [problem.uid for problem in problems] == ["set/1"]
+    assert (report.rows, report.kept, len(report.bad)) == (5, 1, 4)
+    assert [line.partition(": ")[0] for line in report.bad] == [f"{file}, row {n}" for n in (1, 3, 4, 5)]
+    assert str(report).startswith(
+        f"5 rows read, 4 bad rows skipped (the first: {file}, row 1: no column 'answer'"
+    )
+    file = jsonl(tmp_path, [{"problem": "p"}, {"problem": "q"}])
+    assert f"{file}: no row of 2 can be used; the first: {file}, row 1: no column" in read_error(
+        file, on_bad_row="skip"
+    )
+    (tmp_path / "empty.jsonl").touch()
+    assert "the file holds no rows" in read_error(tmp_path / "empty.jsonl", on_bad_row="skip")
+
+
+def test_a_missing_column_names_the_key_to_type(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [{"question": "p", "answer": "a"}])
+    with pytest.raises(
+        DataError, match=r"found question, answer\. Say which column it is: data\.train\.columns\.problem"
+    ):
+        read_problems(DatasetConfig(path=file), "data.train")
+
+
+def test_a_prompt_of_ten_megabytes_is_read(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [{"problem": "x" * 10_000_000, "answer": "1"}])
+    (problem,), _ = read_problems(DatasetConfig(path=file))
+    assert len(problem.messages[0]["content"]) == 10_000_000
+
+
+def test_a_parquet_file_damaged_in_the_middle_says_after_which_row(tmp_path: Path) -> None:
+    file, rows = tmp_path / "long.parquet", [verl_row(f"{n} {'x' * 40}", "1", n) for n in range(9000)]
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(rows), file, row_group_size=4096, compression="gzip", use_dictionary=False
+    )
+    group = pyarrow.parquet.ParquetFile(file).metadata.row_group(2)
+    data = bytearray(file.read_bytes())
+    for column in range(group.num_columns):
+        start = group.column(column).data_page_offset
+        data[start + 30 : start + 60] = bytes(30)
+    file.write_bytes(data)
+    assert "long.parquet: not a readable parquet file after row 8192: " in read_error(file)
 
 
 def change(**columns: Any) -> dict[str, Any]:

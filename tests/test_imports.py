@@ -44,8 +44,9 @@ COMPOSING = {
             "training",
         ),
     },
+    "plan": set(),
     "commands": {
-        *("distributed", "trainer", "sources"),
+        *("distributed", "trainer", "sources", "plan"),
         *("evaluation", "observability", "prompts", "reward_models", "rewards"),
     },
     "doctor": {"distributed", "observability"},

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from reasoner_rl.cli import config, data, evaluate
 from reasoner_rl.cli.common import print_table
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
+from reasoner_rl.cli.plan import plan
 from reasoner_rl.cli.train import sft, train
 
 # What the same command resumes from when it has ended early; commands that are not here start anew.
@@ -60,6 +61,7 @@ app.add_typer(evaluate.group, name="eval")
 app.command()(evaluate.verify)
 app.add_typer(data.group, name="data")
 app.add_typer(config.group, name="config")
+app.command()(plan)
 app.command()(doctor)
 
 

@@ -8,10 +8,11 @@ all key heads and F that of the feed-forward, a token of a layer saves for backw
                                           reads them, the attention's output and that of unpadding; gate, its SiLU, up,
                                           their product
     FSDP2, bfloat16  8 H + 2 A + 2 K + 4 F    a norm's input is kept in float32; flash attention shares keys among heads
-    Megatron, local  9 H + 5 A + 3 F in float32, or 8 H + 3 A + 2 K + 3 F
+    Megatron, local  6 H + 5 A + 5 F in float32, 4 H + 3 A + 2 K + 5 F in bfloat16: what gate and up are split from, too
     Megatron, TE     4 H + 2 A + 2 K + 3 F    norms fused into the products after them, SwiGLU in one kernel
 
-numbers. With gradient checkpointing it saves H, and one layer's are made again at a time. Tensor and sequence
+numbers. The first and the third, in float32 on a CPU, were compared with the tensors that autograd saves; the others are
+read off the code. With gradient checkpointing it saves H, and one layer's are made again at a time. Tensor and sequence
 parallelism divide all of it by tensor_parallel, context parallelism by context_parallel.
 """
 
@@ -41,7 +42,7 @@ def layer_numbers(setup: Setup, architecture: Architecture) -> int:
         return 6 * hidden + 5 * queries + 4 * wide if copied else 8 * hidden + 2 * (queries + keys) + 4 * wide
     if setup.hardware.on_cpu or setup.megatron.layers == "local":
         attention = 5 * queries if copied else 3 * queries + 2 * keys
-        return (9 if copied else 8) * hidden + attention + 3 * wide
+        return (6 if copied else 4) * hidden + attention + 5 * wide
     return 4 * hidden + 2 * (queries + keys) + 3 * wide
 
 

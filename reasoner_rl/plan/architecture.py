@@ -105,7 +105,9 @@ def _read_config(path: str, trust_remote_code: bool) -> tuple[Any, str]:
     except (OSError, ValueError) as error:
         if (sizes := published_sizes(path)) is not None:
             given = dict(sizes)
-            return AutoConfig.for_model(given.pop("model_type"), **given), "the published sizes, from the package"
+            return AutoConfig.for_model(
+                given.pop("model_type"), **given
+            ), "the published sizes, from the package"
         raise ConfigError(
             f"model.path={path!r}: its sizes are not known: there is no readable config.json in a folder of that name or "
             f"in the Hugging Face cache ({str(error).splitlines()[0]}), and the table of this package has "
@@ -131,7 +133,9 @@ def _count(path: str, source: str, config: Any, trust_remote_code: bool) -> Arch
             f"model.path={path!r}: a plan needs a decoder-only language model with a list of layers; this is of type "
             f"{config.model_type}: {error}"
         ) from error
-    named = [(name.rpartition(".")[2], x) for name, x in layers[-1].named_modules() if isinstance(x, nn.Linear)]
+    named = [
+        (name.rpartition(".")[2], x) for name, x in layers[-1].named_modules() if isinstance(x, nn.Linear)
+    ]
     experts = int(getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 0)
     heads = config.num_attention_heads
     return Architecture(

@@ -68,7 +68,7 @@ def plan_memory(setup: Setup) -> MemoryPlan:
         phases.append(_phase("generate", [*_resting(setup, None), *_generation(setup)]))
     for model in setup.models:
         kinds = ["update"] if model.trained else []
-        if _is_asked(setup, model):
+        if is_asked(setup, model):
             kinds.insert(0, "values" if model.role in ("critic", "reward_model") else "logprobs")
         for kind in kinds:
             parts = [*_resting(setup, model), *_asleep(setup), *_turn(setup, model, kind)]
@@ -85,7 +85,7 @@ def _phase(name: str, parts: Sequence[Part]) -> Phase:
     return Phase(name, tuple(part for part in parts if part.bytes))
 
 
-def _is_asked(setup: Setup, model: Model) -> bool:
+def is_asked(setup: Setup, model: Model) -> bool:
     """Whether a forward pass without gradient is made: of old logprobs, unless one update makes every ratio 1."""
     config = setup.config
     if model.role != "policy":
@@ -171,8 +171,9 @@ def head_bytes(setup: Setup, model: Model, *, gradient: bool) -> int:
     """The output embedding's temporaries, besides hidden states.
 
     FSDP2 has the logits of logprob_chunk_tokens tokens alone, in float32 twice, and in backward the float32 gradient of
-    the whole embedding (training/token_logprobs.py). Megatron has the logits of all tokens of the micro-batch, and of
-    response tokens a second time, its part of the vocabulary; in backward both once more (training/megatron/vocab.py).
+    the whole embedding (training/token_logprobs.py). Megatron has its part of the logits of all tokens of the micro-batch,
+    and of response tokens a second time, which stay; in backward their gradient and then that of all of them
+    (training/megatron/vocab.py).
     """
     architecture, element = model.architecture, setup.element
     tokens, responses = setup.micro_batch_tokens, setup.micro_batch_sequences * setup.longest_response
@@ -189,16 +190,18 @@ def head_bytes(setup: Setup, model: Model, *, gradient: bool) -> int:
         return chunk + hidden + (matrix * FLOAT32 if model.trained else 0) + product
     columns = architecture.vocabulary // megatron.tensor_parallel
     rows, tokens, responses = (-(-n // megatron.context_parallel) for n in (rows, tokens, responses))
-    whole = (tokens + responses) * columns * element
-    chunk = rows * columns * 3 * FLOAT32
-    # Backward: the gradient of the response tokens' logits, then that of all tokens'.
-    return whole + (max(chunk + responses * columns * element, whole) if gradient else chunk)
+    every, predicting = tokens * columns * element, responses * columns * element
+    chunk = rows * columns * 4 * FLOAT32
+    forward = every + predicting + chunk
+    return max(forward, 2 * predicting + max(chunk, every)) if gradient else forward
 
 
 def _kept_head_gradient(setup: Setup, model: Model) -> int:
     """What is left of the head's temporaries while layers are differentiated: the gradient of its matrix, with FSDP2."""
     matrix = model.architecture.vocabulary * model.architecture.hidden
-    return matrix * setup.element if setup.megatron is None and setup.micro_batches == 1 and model.trained else 0
+    return (
+        matrix * setup.element if setup.megatron is None and setup.micro_batches == 1 and model.trained else 0
+    )
 
 
 def _generation(setup: Setup) -> list[Part]:
@@ -261,9 +264,7 @@ def _host(setup: Setup) -> list[Part]:
         if setup.megatron is None and setup.ranks > 1:
             largest = max(model.parameters for model in setup.models)
             parts.append(Part("rank 0 reads the checkpoint in float32, at the start", largest * FLOAT32))
-        parts.append(
-            Part("rank 0 exports the weights, at the end", setup.policy.parameters * setup.element)
-        )
+        parts.append(Part("rank 0 exports the weights, at the end", setup.policy.parameters * setup.element))
     if isinstance(setup.config, OnlineConfig):
         arithmetic = step_arithmetic(setup.config)
         in_flight = max(arithmetic.responses_per_step, arithmetic.responses_per_generation)

@@ -37,8 +37,8 @@ def plan(
 ) -> None:
     """Say before GPUs are spent what a recipe needs: memory by phase, tokens, operations, time and cost of a step.
 
-    Neither the data nor the model's weights are needed. Where something cannot fit, the reasons and the nearest settings
-    that do are told, and the exit status is 2. docs/plan.md says how to read it and what was checked.
+    Neither the data nor the model's weights are needed. Where something cannot fit, the reasons and the nearest
+    settings that do are told, and the exit status is 2. docs/plan.md says how to read it and what was checked.
     """
     from reasoner_rl.commands.plan import Wish, calibrate, make_plan
 
@@ -126,7 +126,7 @@ def _refusal(made: Plan) -> str:
     setup = made.setup
     reasons = "\n".join(f"  {reason}" for reason in made.problems)
     if made.proposal is None:
-        end = "No change of memory settings that was tried lets it fit: it needs more or larger GPUs, or a smaller model"
+        end = "No change of settings that was tried lets it fit: it needs more or larger GPUs, or a smaller model"
     else:
         end = f"The nearest that fits: add {' '.join(made.proposal)}"
     return f"this recipe does not fit {setup.ranks} x {setup.hardware.name}:\n{reasons}\n{end}"

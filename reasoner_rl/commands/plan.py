@@ -14,7 +14,7 @@ from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.plan.architecture import Architecture, read_architecture
 from reasoner_rl.plan.cache import Concurrency, vllm_concurrency
-from reasoner_rl.plan.hardware import GIB, Hardware, hardware
+from reasoner_rl.plan.hardware import GIB, hardware
 from reasoner_rl.plan.memory import MemoryPlan, plan_memory
 from reasoner_rl.plan.problems import problems, warnings
 from reasoner_rl.plan.proposals import nearest_that_fits
@@ -177,7 +177,8 @@ def _load(recipe: str, overrides: Sequence[str]) -> Planned:
     config = load_recipe(recipe, overrides)
     if not isinstance(config, OnlineConfig | SftConfig | PreferenceConfig):
         raise ConfigError(
-            f"`reasoner-rl plan` needs a recipe of kind online, sft or preference; {recipe} is of kind {config.recipe!r}"
+            f"`reasoner-rl plan` needs a recipe of kind online, sft or preference; {recipe} is of kind "
+            f"{config.recipe!r}"
         )
     return config
 

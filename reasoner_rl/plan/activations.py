@@ -1,8 +1,8 @@
 """What one micro-batch holds between forward and backward, per rank, counted tensor by tensor.
 
-In the manner of Korthikanti et al. (arXiv 2205.05198), equation 1, for the layers that are really run: pre-norm decoders
-with RMSNorm, grouped queries and a gated feed-forward. With H the hidden width, A and K the widths of all query and of
-all key heads and F that of the feed-forward, a token of a layer saves for backward
+In the manner of Korthikanti et al. (arXiv 2205.05198), equation 1, for the layers that are really run: pre-norm
+decoders with RMSNorm, grouped queries and a gated feed-forward. With H the hidden width, A and K the widths of all
+query and of all key heads and F that of the feed-forward, a token of a layer saves for backward
 
     FSDP2, float32   6 H + 5 A + 4 F      two norms (input, normalised, output); queries, keys and values as every head
                                           reads them, the attention's output and that of unpadding; gate, its SiLU, up,
@@ -11,9 +11,9 @@ all key heads and F that of the feed-forward, a token of a layer saves for backw
     Megatron, local  6 H + 5 A + 5 F in float32, 4 H + 3 A + 2 K + 5 F in bfloat16: what gate and up are split from, too
     Megatron, TE     4 H + 2 A + 2 K + 3 F    norms fused into the products after them, SwiGLU in one kernel
 
-numbers. The first and the third, in float32 on a CPU, were compared with the tensors that autograd saves; the others are
-read off the code. With gradient checkpointing it saves H, and one layer's are made again at a time. Tensor and sequence
-parallelism divide all of it by tensor_parallel, context parallelism by context_parallel.
+numbers. The first and the third, in float32 on a CPU, were compared with the tensors that autograd saves; the others
+are read off the code. With gradient checkpointing it saves H, and one layer's are made again at a time. Tensor and
+sequence parallelism divide all of it by tensor_parallel, context parallelism by context_parallel.
 """
 
 from __future__ import annotations

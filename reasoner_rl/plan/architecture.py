@@ -88,7 +88,7 @@ class Architecture:
 
 
 def read_architecture(path: str, *, trust_remote_code: bool = False) -> Architecture:
-    """The sizes of the checkpoint in a folder, in the cache of the hub, or in the package's table; nothing is downloaded.
+    """The sizes of a checkpoint in a folder, in the hub's cache, or in the package's table; nothing is downloaded.
 
     Raises ConfigError if it is in none of them, or is no decoder-only language model.
     """
@@ -109,8 +109,8 @@ def _read_config(path: str, trust_remote_code: bool) -> tuple[Any, str]:
                 given.pop("model_type"), **given
             ), "the published sizes, from the package"
         raise ConfigError(
-            f"model.path={path!r}: its sizes are not known: there is no readable config.json in a folder of that name or "
-            f"in the Hugging Face cache ({str(error).splitlines()[0]}), and the table of this package has "
+            f"model.path={path!r}: its sizes are not known: there is no readable config.json in a folder of that name "
+            f"or in the Hugging Face cache ({str(error).splitlines()[0]}), and the table of this package has "
             f"{', '.join(names())}.{did_you_mean(path, names())} A plan downloads nothing: `hf download {path} "
             "config.json` does"
         ) from error

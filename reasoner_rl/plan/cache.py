@@ -11,7 +11,7 @@ from reasoner_rl.plan.setup import Setup
 
 BLOCK_TOKENS = 256  # room behind the last token that rollout/kv_cache.py allocates, at the least
 LOGITS_COPIES = 5  # of [rows, vocabulary] float32 at once in rollout/sampling.py
-# What vLLM's pool holds beside weights and cache: activations of its largest pass, CUDA graphs and buffers. An estimate.
+# What vLLM's pool holds beside weights and cache: activations of its largest pass, CUDA graphs. An estimate.
 VLLM_OVERHEAD = int(2.0 * GIB)
 
 
@@ -32,7 +32,7 @@ class Concurrency:
 
 
 def kv_bytes(architecture: Architecture, element: int, shared_by: int = 1) -> int:
-    """Bytes of keys and values of one token on one GPU; KV heads are divided among tensor-parallel GPUs, one at least."""
+    """Bytes of keys and values of one token on one GPU; tensor-parallel GPUs share the heads, each has one at least."""
     heads = max(1, architecture.kv_heads // shared_by)
     return 2 * architecture.layers * heads * architecture.head_width * element
 

@@ -122,8 +122,9 @@ def _resting(setup: Setup, in_turn: Model | None) -> list[Part]:
 def _turn(setup: Setup, model: Model, kind: str) -> list[Part]:
     """The model whose turn it is, at the fullest of three moments of an update.
 
-    When backward begins, all activations are there, the head's temporaries and, but for the first micro-batch, gradients;
-    when it ends, all gradients and buffers of the last reduction; and the optimizer steps with gradients and moments.
+    When backward begins, there are all activations, the head's temporaries and, but for the first micro-batch,
+    gradients; when it has begun, what a layer computes again and differentiates besides; and when it ends, all
+    gradients and the buffers of the last reduction.
     """
     architecture, state = model.architecture, state_of(setup, model)
     held = [
@@ -171,9 +172,9 @@ def head_bytes(setup: Setup, model: Model, *, gradient: bool) -> int:
     """The output embedding's temporaries, besides hidden states.
 
     FSDP2 has the logits of logprob_chunk_tokens tokens alone, in float32 twice, and in backward the float32 gradient of
-    the whole embedding (training/token_logprobs.py). Megatron has its part of the logits of all tokens of the micro-batch,
-    and of response tokens a second time, which stay; in backward their gradient and then that of all of them
-    (training/megatron/vocab.py).
+    the whole embedding (training/token_logprobs.py). Megatron has its part of the logits of all tokens of the
+    micro-batch, and of response tokens a second time, which stay; in backward their gradient and then that of all of
+    them (training/megatron/vocab.py).
     """
     architecture, element = model.architecture, setup.element
     tokens, responses = setup.micro_batch_tokens, setup.micro_batch_sequences * setup.longest_response
@@ -197,7 +198,7 @@ def head_bytes(setup: Setup, model: Model, *, gradient: bool) -> int:
 
 
 def _kept_head_gradient(setup: Setup, model: Model) -> int:
-    """What is left of the head's temporaries while layers are differentiated: the gradient of its matrix, with FSDP2."""
+    """What is left of the head's temporaries while layers are differentiated: with FSDP2 its gradient."""
     matrix = model.architecture.vocabulary * model.architecture.hidden
     return (
         matrix * setup.element if setup.megatron is None and setup.micro_batches == 1 and model.trained else 0

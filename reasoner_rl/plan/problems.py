@@ -91,14 +91,14 @@ def _of_vllm(setup: Setup, pool: float) -> list[str]:
     free = (setup.hardware.memory_gib or 0.0) - held / GIB
     if free < pool:
         found.append(
-            f"start: vLLM's pool of {pool:.1f} GiB (rollout.engine.gpu_memory_utilization) is more than the {free:.1f} GiB "
-            "that the models leave, which are all on the device then"
+            f"start: vLLM's pool of {pool:.1f} GiB (rollout.engine.gpu_memory_utilization) is more than the "
+            f"{free:.1f} GiB that the models leave, which are all on the device then"
         )
     if concurrency.longest < 1:
         found.append(
-            f"generate: vLLM's pool of {pool:.1f} GiB holds {concurrency.weights / GIB:.1f} GiB of weights and leaves room "
-            f"for {max(0, concurrency.tokens):,} tokens, fewer than the {setup.config.max_sequence_tokens:,} of the longest "
-            "prompt and response"
+            f"generate: vLLM's pool of {pool:.1f} GiB holds {concurrency.weights / GIB:.1f} GiB of weights and leaves "
+            f"room for {max(0, concurrency.tokens):,} tokens, fewer than the {setup.config.max_sequence_tokens:,} of "
+            "the longest prompt and response"
         )
     return found
 
@@ -109,8 +109,8 @@ def warnings(setup: Setup) -> list[str]:
     found = []
     if concurrency is not None and 1 <= concurrency.longest < 8:
         found.append(
-            f"only {concurrency.longest:.1f} responses of the greatest length fit vLLM's cache side by side: generation "
-            "will be slow"
+            f"only {concurrency.longest:.1f} responses of the greatest length fit vLLM's cache side by side: "
+            "generation will be slow"
         )
     if setup.config.batch.micro_batch_tokens < setup.longest_sequence:
         found.append(

@@ -197,6 +197,6 @@ def _reference(config: Planned) -> str | None:
 def _require_engine(hardware: Hardware, model: ModelConfig) -> None:
     if hardware.on_cpu and model.dtype == "bfloat16":
         raise ConfigError(
-            "--hardware cpu plans model.dtype=float32: CPUs compute bfloat16 slowly and its memory there was not checked; "
-            "add model.dtype=float32, or name a GPU with --hardware"
+            "--hardware cpu plans model.dtype=float32: CPUs compute bfloat16 slowly and its memory there was not "
+            "checked; add model.dtype=float32, or name a GPU with --hardware"
         )

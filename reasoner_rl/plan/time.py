@@ -127,7 +127,7 @@ def _training(
 def _gathering(
     setup: Setup, model: Model, micro_batches: float, trained: bool, efficiency: Efficiency
 ) -> float:
-    """Seconds of FSDP2's collectives: weights in every forward and backward pass, float32 gradients in every backward."""
+    """Seconds of FSDP2's collectives: weights in forward and backward passes, float32 gradients in backward."""
     if setup.sharing == 1:
         return 0.0
     once = model.parameters * setup.element
@@ -136,7 +136,7 @@ def _gathering(
 
 
 def _collective_rate(setup: Setup, ranks: int) -> float:
-    """Bytes per second that each rank receives of what ``ranks`` hold: machines exchange over all their ports together."""
+    """Bytes per second that each rank receives of what ``ranks`` hold; machines use all their ports together."""
     machines = -(-ranks // setup.ranks_per_machine)
     hardware = setup.hardware
     if machines == 1:

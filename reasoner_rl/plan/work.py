@@ -17,7 +17,7 @@ from reasoner_rl.plan.setup import Setup
 
 # Shares of their limits that mean lengths are assumed to have, where the user says nothing.
 RESPONSE_SHARE, PROMPT_SHARE = 1 / 3, 1 / 8
-# Responses that dynamic sampling is assumed to generate for each that is trained on, where fewer are in flight at a time.
+# Responses that dynamic sampling is assumed to generate, at the least, for each that is trained on.
 FILTERED_SURPLUS = 2.0
 
 

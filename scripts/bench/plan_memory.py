@@ -3,9 +3,9 @@
 
     python scripts/bench/plan_memory.py [--backend fsdp megatron] [--cases 1 2 3 ...] [--json FILE]
 
-Models have random weights, 64 and 100 million parameters, in float32. A step draws responses of a fixed length with the
-embedded engine and makes two optimizer updates. What is compared is the peak of resident memory in a phase less that of the
-process when all libraries were imported, with glibc made to give freed memory back; see reasoner_rl/commands/probe.py.
+Models have random weights, 64 and 100 million parameters, in float32. A step draws responses of a fixed length with
+the embedded engine and makes two optimizer updates. What is compared is the peak of resident memory in a phase less
+that of the process when all libraries were imported, with glibc made to give freed memory back (commands/probe.py).
 """
 
 # Verifier processes import this file, so everything heavy is imported where it is used.
@@ -46,14 +46,12 @@ class Case:
 # hidden, intermediate, layers, heads, key-value heads, vocabulary, tied
 SHAPES = {"64M": (512, 2048, 8, 8, 8, 32000, False), "100M": (768, 2048, 12, 12, 4, 32000, True)}
 CASES = (
-    Case("64M", 4, 256, 4),
-    Case("64M", 4, 256, 4, checkpointing=True),
-    Case("64M", 4, 256, 1),
-    Case("64M", 2, 768, 2),
-    Case("64M", 4, 256, 4, kl=0.1),
-    Case("100M", 4, 128, 4),
-    Case("100M", 2, 512, 2, checkpointing=True),
-    Case("100M", 2, 512, 2),
+    Case("64M", 4, 128, 4),
+    Case("64M", 4, 128, 4, checkpointing=True),
+    Case("64M", 4, 128, 1),
+    Case("64M", 2, 640, 2),
+    Case("100M", 4, 96, 4, kl=0.1),
+    Case("100M", 2, 640, 2, checkpointing=True),
 )
 
 

@@ -87,6 +87,13 @@ def make_checkpoint(folder: Path, shape: tuple[Any, ...]) -> Path:
     return folder
 
 
+def write_problems(file: Path) -> Path:
+    """Eight problems of one length."""
+    rows = [{"problem": PROBLEM[:-1] + str(number), "answer": "3"} for number in range(8)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return file
+
+
 def recipe(model: Path, data: Path, case: Case, backend: str) -> OnlineConfig:
     """GRPO on made-up problems; every response has the full length."""
     from reasoner_rl.config.recipes import OnlineConfig
@@ -144,10 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     written = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = folder / "problems.jsonl"
-        data.write_text(
-            "".join(f"{json.dumps({'problem': PROBLEM[:-1] + str(i), 'answer': '3'})}\n" for i in range(8))
-        )
+        data = write_problems(folder / "problems.jsonl")
         models = {
             shape: make_checkpoint(folder / shape, SHAPES[shape])
             for shape in {CASES[n - 1].model for n in options.cases}

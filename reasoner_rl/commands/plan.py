@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from reasoner_rl.commands.probe import Probe, probe
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.load import load_recipe
@@ -15,7 +17,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.plan.architecture import Architecture, read_architecture
 from reasoner_rl.plan.cache import Concurrency, vllm_concurrency
 from reasoner_rl.plan.hardware import GIB, hardware
-from reasoner_rl.plan.memory import MemoryPlan, plan_memory
+from reasoner_rl.plan.memory import CONTEXT, POOL, MemoryPlan, Phase, plan_memory
 from reasoner_rl.plan.problems import problems, warnings
 from reasoner_rl.plan.proposals import nearest_that_fits
 from reasoner_rl.plan.setup import Planned, Setup, make_setup
@@ -113,14 +115,15 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
     _require_lengths(setup, wish)
     work, memory, efficiency = plan_work(setup, lengths), plan_memory(setup), Efficiency()
     at_most = Lengths(lengths.prompt, setup.longest_response)
-    found = tuple(problems(setup, memory, wish.host_gib))
+    host_gib = _host_gib(machine, wish)
+    found = tuple(problems(setup, memory, host_gib))
 
     def judge(changes: Sequence[str]) -> Sequence[str] | None:
         try:
             other = make_setup(_load(recipe, [*overrides, *changes]), machine, read)
         except ConfigError:
             return None
-        return problems(other, plan_memory(other), wish.host_gib)
+        return problems(other, plan_memory(other), host_gib)
 
     return Plan(
         setup=setup,
@@ -138,39 +141,53 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
 
 
 def calibrate(plan: Plan) -> Calibration:
-    """Make one real step of the recipe on this machine, and hold the plan against it."""
-    config = plan.setup.config
-    if config.cluster.ranks > 1:
-        raise ConfigError(
-            f"--probe measures one process, and cluster.kind={config.cluster.kind} has {config.cluster.ranks} workers: "
-            "add cluster.kind=local"
-        )
-    found = probe(config)
-    planned = dict(plan.time.parts)
-    memory, seconds = [], []
+    """Make one real step of the recipe on this machine, and hold the plan against it.
+
+    Raises ConfigError if the recipe has several workers, or this machine is not the hardware of the plan.
+    """
+    _require_this_machine(plan.setup)
+    found = probe(plan.setup.config)
+    planned = [(name, seconds) for name, seconds in plan.time.parts]
+    memory, seconds, untimed = [], [], plan.time.seconds
     for phase, starts in HELD.items():
-        held = [each.bytes / GIB for each in plan.memory.phases if each.name.startswith(starts)]
+        held = [_counted(each) for each in plan.memory.phases if each.name.startswith(starts)]
         if held and phase in found.host_gib:
             measured = found.device_gib.get(phase) or found.above_baseline_gib(phase)
-            memory.append((phase, max(held), measured))
+            memory.append((phase, max(held) / GIB, measured))
     for phase, starts in TIMED.items():
-        parts = [value for name, value in planned.items() if name.startswith(starts)]
+        parts = [value for name, value in planned if name.startswith(starts)]
         if parts and phase in found.seconds:
             seconds.append((phase, sum(parts), found.seconds[phase]))
-    timed = {phase for phase, _, _ in seconds}
-    untimed = sum(
-        value for name, value in planned.items() if not any(name.startswith(TIMED[phase]) for phase in timed)
-    )
+            untimed -= sum(parts)
     step = untimed + sum(measured for _, _, measured in seconds)
     factor = max((measured / held for _, held, measured in memory), default=1.0)
     return Calibration(
-        found,
-        tuple(memory),
-        tuple(seconds),
-        step,
-        step * plan.steps * plan.setup.ranks / 3600,
-        factor * plan.memory.largest.bytes / GIB,
+        probe=found,
+        memory=tuple(memory),
+        seconds=tuple(seconds),
+        step_seconds=step,
+        gpu_hours=step * plan.steps * plan.setup.ranks / 3600,
+        peak_gib=factor * plan.memory.largest.bytes / GIB,
     )
+
+
+def _counted(phase: Phase) -> int:
+    """Bytes of a phase that torch's allocator, or on a CPU resident memory, can show."""
+    return sum(part.bytes for part in phase.parts if part.name not in (CONTEXT, POOL))
+
+
+def _require_this_machine(setup: Setup) -> None:
+    import torch
+
+    cluster = setup.config.cluster
+    if cluster.ranks > 1:
+        raise ConfigError(
+            f"--probe measures one process, and cluster.kind={cluster.kind} has {cluster.ranks} workers: add "
+            "cluster.kind=local"
+        )
+    if torch.cuda.is_available() == setup.hardware.on_cpu:
+        here = "has a GPU" if setup.hardware.on_cpu else "has none that PyTorch sees: add --hardware cpu"
+        raise ConfigError(f"--probe measures this machine, which {here}; --hardware is {setup.hardware.name}")
 
 
 def _load(recipe: str, overrides: Sequence[str]) -> Planned:
@@ -181,6 +198,13 @@ def _load(recipe: str, overrides: Sequence[str]) -> Planned:
             f"{config.recipe!r}"
         )
     return config
+
+
+def _host_gib(machine: Hardware, wish: Wish) -> float | None:
+    """Memory of a machine: what the user says; of a CPU, else, what this machine has."""
+    if wish.host_gib is None and machine.on_cpu:
+        return float(psutil.virtual_memory().total / GIB)
+    return wish.host_gib
 
 
 def _read(path: str, trust_remote_code: bool) -> Architecture:

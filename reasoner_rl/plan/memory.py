@@ -20,6 +20,7 @@ from reasoner_rl.plan.state import FLOAT32, State, state_of
 CONTEXT_BYTES = int(1.0 * GIB)
 # The share of a GPU that PyTorch's allocator cannot use because freed blocks do not fit what is asked for. An estimate.
 FRAGMENTATION = 0.05
+CONTEXT, POOL = "CUDA context and libraries", "vLLM's pool"  # names of parts that PyTorch's allocator does not count
 DRIVER_BYTES_PER_TOKEN = 13  # per response token of a step: docs/results.md, "The driver of a large step"
 
 
@@ -76,7 +77,7 @@ def plan_memory(setup: Setup) -> MemoryPlan:
     if setup.config.generates:
         phases.append(_phase("sync", _sync(setup)))
     if not setup.hardware.on_cpu:
-        context = Part("CUDA context and libraries", CONTEXT_BYTES)
+        context = Part(CONTEXT, CONTEXT_BYTES)
         phases = [Phase(phase.name, (*phase.parts, context)) for phase in phases]
     return MemoryPlan(tuple(phases), tuple(part for part in _host(setup) if part.bytes))
 
@@ -210,7 +211,7 @@ def _generation(setup: Setup) -> list[Part]:
         if setup.hardware.on_cpu:
             return [Part("vLLM: weights", vllm_weights(setup))]
         whole = (setup.hardware.memory_gib or 0) * GIB
-        return [Part("vLLM's pool", int(vllm.gpu_memory_utilization * whole))]
+        return [Part(POOL, int(vllm.gpu_memory_utilization * whole))]
     return [
         Part("rollout copy of the weights", _rollout_copy(setup)),
         Part("keys and values", embedded_cache(setup)),
@@ -250,6 +251,21 @@ def _sync(setup: Setup) -> list[Part]:
     ]
 
 
+def pinned_rounding(setup: Setup, model: Model) -> float:
+    """Pinned host memory per byte moved: PyTorch rounds it up to a power of two for each tensor.
+
+    With Megatron buffers move in pieces of 256 MiB, which need no rounding.
+    """
+    if setup.megatron is not None:
+        return 1.0
+    architecture = model.architecture
+    matrices = [(architecture.layers, x.inputs * x.outputs) for x in architecture.linears]
+    matrices.append((1 if architecture.tied else 2, architecture.vocabulary * architecture.hidden))
+    sizes = [(count, numbers * FLOAT32 // setup.sharing) for count, numbers in matrices]
+    rounded = sum(count * 2 ** (size - 1).bit_length() for count, size in sizes)
+    return rounded / sum(count * size for count, size in sizes)
+
+
 def _host(setup: Setup) -> list[Part]:
     """Of the machine with the driver and rank 0, but for what Python and libraries take."""
     parts = []
@@ -257,9 +273,9 @@ def _host(setup: Setup) -> list[Part]:
         for model in setup.models:
             state = state_of(setup, model)
             moved = {"none": 0, "optimizer": state.optimizer, "all": state.optimizer + state.weights}
-            parts.append(
-                Part(f"{model.role}: offloaded, pinned", setup.ranks_per_machine * moved[model.offload])
-            )
+            rounding = pinned_rounding(setup, model)
+            pinned = int(setup.ranks_per_machine * moved[model.offload] * rounding)
+            parts.append(Part(f"{model.role}: offloaded, pinned", pinned))
         if setup.vllm is not None and setup.vllm.sleep_level == 1 and not setup.vllm.share_weights:
             parts.append(Part("vLLM's weights asleep", setup.ranks_per_machine * vllm_weights(setup)))
         if setup.megatron is None and setup.ranks > 1:

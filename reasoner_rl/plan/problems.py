@@ -5,7 +5,7 @@ from __future__ import annotations
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.plan.cache import vllm_concurrency
 from reasoner_rl.plan.hardware import GIB
-from reasoner_rl.plan.memory import CONTEXT_BYTES, FRAGMENTATION, MemoryPlan
+from reasoner_rl.plan.memory import CONTEXT_BYTES, FRAGMENTATION, POOL, MemoryPlan
 from reasoner_rl.plan.setup import Setup
 from reasoner_rl.plan.state import state_of
 
@@ -66,7 +66,7 @@ def _of_devices(setup: Setup, memory: MemoryPlan) -> list[str]:
     for phase in memory.phases:
         gib = phase.bytes / GIB
         # vLLM's pool is mapped in large pieces, and does not fragment.
-        pool = sum(part.bytes for part in phase.parts if part.name == "vLLM's pool") / GIB
+        pool = sum(part.bytes for part in phase.parts if part.name == POOL) / GIB
         if gib > whole - FRAGMENTATION * (whole - pool):
             largest = max(phase.parts, key=lambda part: part.bytes)
             found.append(

@@ -19,8 +19,9 @@ from reasoner_rl.plan.work import Lengths, Work, forward_flops
 class Efficiency:
     """Shares of the hardware's peaks, and what does not depend on the model."""
 
-    # Operations per second in updates and logprobs, recomputation counted: 35 and 36 % with 1.5B on H100 and H200.
-    compute: float = 0.35
+    # Operations per second over the data sheet's, recomputation counted. Measured with 1.5B on one H100 and one H200:
+    # 0.26 and 0.29 in updates, 0.29 and 0.31 in logprobs. Larger matrices reach more, communication takes some away.
+    compute: float = 0.3
     bandwidth: float = 0.7  # of device memory in decoding; an assumption
     links: float = 0.7  # of links between GPUs and machines; an assumption
     # Of vLLM in this process, per token: 4.5 ms at 64 and 13.2 ms at 256 responses with 0.5B on an H200.

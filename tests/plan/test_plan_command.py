@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reasoner_rl.cli.app import app
-from reasoner_rl.commands.plan import Plan, Wish, make_plan
+from reasoner_rl.commands.plan import Plan, Wish, calibrate, make_plan
 from reasoner_rl.errors import ConfigError
 
 # Recipes that say for which GPUs of 80 GB they are.
@@ -101,3 +101,15 @@ def test_a_refusal_ends_with_status_2(
     shown = CliRunner().invoke(app, ["plan", "dapo_qwen2.5_1.5b", f"model.path={tiny_checkpoint('qwen2-tied')}"])
     assert shown.exit_code == 2
     assert "longer than the 256 tokens that" in shown.output
+
+
+def test_a_probe_is_of_this_machine_and_one_process(tiny_checkpoint: Callable[[str], Path]) -> None:
+    here = [f"model.path={tiny_checkpoint('qwen2-tied')}", "rollout.sampling.max_response_tokens=64"]
+    with pytest.raises(ConfigError, match="which has none that PyTorch sees: add --hardware cpu"):
+        calibrate(make_plan("quickstart", here, Wish("H100")))
+    with pytest.raises(ConfigError, match="has 2 workers: add cluster.kind=local"):
+        calibrate(
+            make_plan(
+                "quickstart", [*here, "cluster.kind=ray", "cluster.workers_per_node=2"], Wish("cpu", host_gib=1e3)
+            )
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from reasoner_rl.plan.activations import activations, layer_numbers
 from reasoner_rl.plan.architecture import read_architecture
 from reasoner_rl.plan.cache import vllm_concurrency
 from reasoner_rl.plan.hardware import GIB, hardware
-from reasoner_rl.plan.memory import CONTEXT_BYTES, plan_memory
+from reasoner_rl.plan.memory import CONTEXT_BYTES, head_bytes, plan_memory
 from reasoner_rl.plan.problems import problems
 from reasoner_rl.plan.setup import Setup, make_setup
 from reasoner_rl.plan.state import state_of
@@ -30,11 +31,13 @@ from reasoner_rl.types import MicroBatch, TokenOutputs, TrainSample
 P32 = 32_763_876_352  # Qwen2.5-32B
 EMBEDDING = 152_064 * 5120  # one of its two
 
+read = functools.cache(read_architecture)
+
 
 def setup_of(recipe: str, *overrides: str, on: str = "H100") -> Setup:
     config = load_recipe(recipe, overrides)
     assert isinstance(config, OnlineConfig)
-    return make_setup(config, hardware(on), read_architecture)
+    return make_setup(config, hardware(on), read)
 
 
 def test_state_of_the_32b_recipe_with_fsdp() -> None:
@@ -78,7 +81,36 @@ def test_offloading_moves_state_from_the_device_to_the_host() -> None:
         memory = plan_memory(setup_of("dapo_qwen2.5_32b", f"training.offload={offload}"))
         pool = int(0.8 * 79.1 * GIB)
         assert memory.phase("generate").bytes - pool - CONTEXT_BYTES == resting
-        assert sum(part.bytes for part in memory.host if "offloaded" in part.name) == 8 * moved
+        pinned = sum(part.bytes for part in memory.host if "offloaded" in part.name)
+        assert 8 * moved <= pinned < 2 * 8 * moved or moved == pinned == 0
+
+
+def test_what_was_measured_on_an_h100() -> None:
+    """docs/results.md, "An H100": peaks of PyTorch's allocator, and host memory of PPO with offload all on an H200."""
+    options = (
+        *("model.path=Qwen/Qwen2.5-1.5B", "cluster.kind=local", "batch.micro_batch_tokens=16384"),
+        *("data.prompts.max_tokens=160", "rollout.sampling.max_response_tokens=1000"),
+        *("reward.overlong.buffer_tokens=100", "rollout.engine.tensor_parallel=1"),
+        *("training.backend.shard_ranks=null", "batch.prompts_per_update=2", "batch.prompts_per_step=2"),
+    )
+    setup = setup_of("dapo_qwen2.5_32b", *options)
+    update = plan_memory(setup).phase("update policy").bytes - CONTEXT_BYTES
+    assert update / GIB == pytest.approx(30.0, rel=0.05)  # check `fsdp`: 32 responses in micro-batches of 16,384
+    logits = setup_of("dapo_qwen2.5_32b", "data.prompts.max_tokens=1", "rollout.sampling.max_response_tokens=22528")
+    head = head_bytes(logits, logits.policy, gradient=True)
+    assert head / GIB == pytest.approx(5.5, rel=0.05)  # check `logprobs`: 22,528 x 5,120 x 152,064
+
+
+def test_pinned_memory_of_ppo_with_three_small_models() -> None:
+    """Measured on an H200: 29.7 GiB resident, of which Python, PyTorch and vLLM take some."""
+    setup = setup_of(
+        "ppo_qwen2.5_1.5b",
+        *("model.path=Qwen/Qwen2.5-0.5B", "training.offload=all", "algorithm.kl_in_reward.coefficient=0.1"),
+    )
+    memory = plan_memory(setup)
+    pinned = sum(part.bytes for part in memory.host if "offloaded" in part.name)
+    moved = (12 + 12 + 4) * 494_032_768
+    assert moved < pinned < 29.7 * GIB
 
 
 def test_every_model_has_its_turns() -> None:
@@ -155,7 +187,7 @@ def a_run(path: Path, **model: Any) -> Setup:
             "batch": {"prompts_per_step": 1, "prompts_per_update": 1, "micro_batch_tokens": 300},
         }
     )
-    return make_setup(config, hardware("cpu"), read_architecture)
+    return make_setup(config, hardware("cpu"), read)
 
 
 def test_checkpointing_keeps_one_layer_and_the_borders(tiny_checkpoint: Callable[[str], Path]) -> None:

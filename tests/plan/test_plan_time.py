@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -16,11 +17,13 @@ from reasoner_rl.plan.work import Lengths, forward_flops, plan_work
 
 MULTIPLIED = 31_985_303_552  # of Qwen2.5-32B: all but the input embedding and the last norm
 
+read = functools.cache(read_architecture)
+
 
 def setup_of(recipe: str, *overrides: str) -> Setup:
     config = load_recipe(recipe, overrides)
     assert isinstance(config, OnlineConfig)
-    return make_setup(config, hardware("H100"), read_architecture)
+    return make_setup(config, hardware("H100"), read)
 
 
 def test_operations_of_the_32b_step() -> None:
@@ -60,15 +63,15 @@ def test_a_small_batch_reads_the_weights_and_a_large_one_its_cache_too() -> None
     assert decode_step_seconds(setup, 64, 4000, ideal) == pytest.approx(read / (0.7 * 3.35e12))
     # With no cache to read, enough rows make the products the bound.
     rows, computed = 4096, 4096 * forward_flops(setup.policy.architecture, 0)
-    assert decode_step_seconds(setup, rows, 0, ideal) == pytest.approx(computed / (4 * 0.35 * 989e12))
+    assert decode_step_seconds(setup, rows, 0, ideal) == pytest.approx(computed / (4 * 0.3 * 989e12))
 
 
 def test_seconds_of_an_update_are_operations_over_what_the_gpus_reach() -> None:
     setup, lengths = setup_of("dapo_qwen2.5_7b"), Lengths(200, 2000)
     work = plan_work(setup, lengths)
     seconds = dict(plan_time(setup, work, lengths, Efficiency()).parts)
-    assert seconds["update, policy"] == pytest.approx(work.passes[1].flops / (8 * 0.35 * 989e12))
-    half = dict(plan_time(setup, work, lengths, dataclasses.replace(Efficiency(), compute=0.175)).parts)
+    assert seconds["update, policy"] == pytest.approx(work.passes[1].flops / (8 * 0.3 * 989e12))
+    half = dict(plan_time(setup, work, lengths, dataclasses.replace(Efficiency(), compute=0.15)).parts)
     assert half["update, policy"] == pytest.approx(2 * seconds["update, policy"])
 
 
@@ -87,7 +90,7 @@ def test_a_pipeline_is_idle_while_it_fills() -> None:
     work = plan_work(setup, lengths)
     seconds = dict(plan_time(setup, work, lengths, Efficiency()).parts)
     assert setup.micro_batches == 512 // 8
-    computing = work.passes[1].flops / (128 * 0.35 * 989e12)
+    computing = work.passes[1].flops / (128 * 0.3 * 989e12)
     exchanged = 4 * 512 * 16 * 4000 / 8 * 5120 * 2 * 64 * 4 * (7 / 8) / 2
     assert seconds["update, policy"] == pytest.approx(
         (computing + exchanged / (0.7 * 450e9)) * (1 + 1 / 2 / 64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -13,10 +13,11 @@ from reasoner_rl.commands.probe import Probe, probe
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig
+from reasoner_rl.config.yaml_text import parse_value
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.plan.architecture import Architecture, read_architecture
 from reasoner_rl.plan.cache import Concurrency, vllm_concurrency
-from reasoner_rl.plan.hardware import GIB, hardware
+from reasoner_rl.plan.hardware import GIB, Hardware, hardware
 from reasoner_rl.plan.memory import CONTEXT, POOL, MemoryPlan, Phase, plan_memory
 from reasoner_rl.plan.problems import problems, warnings
 from reasoner_rl.plan.proposals import nearest_that_fits
@@ -118,12 +119,13 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
     host_gib = _host_gib(machine, wish)
     found = tuple(problems(setup, memory, host_gib))
 
-    def judge(changes: Sequence[str]) -> Sequence[str] | None:
+    def judge(changes: Sequence[str], at_ease: bool) -> Sequence[str] | None:
         try:
-            other = make_setup(_load(recipe, [*overrides, *changes]), machine, read)
-        except ConfigError:
+            other = make_setup(_changed(setup.config, changes), machine, read)
+        except ValueError:  # a rule of the configuration is broken
             return None
-        return problems(other, plan_memory(other), host_gib)
+        cramped = [each for each in warnings(other) if at_ease and each.startswith("only ")]
+        return [*problems(other, plan_memory(other), host_gib), *cramped]
 
     return Plan(
         setup=setup,
@@ -135,9 +137,20 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
         longest=plan_time(setup, plan_work(setup, at_most), at_most, efficiency),
         problems=found,
         warnings=tuple(warnings(setup)),
-        proposal=nearest_that_fits(setup, judge) if found else None,
+        proposal=_proposal(setup, judge) if found else None,
         price=wish.price,
     )
+
+
+def _proposal(
+    setup: Setup, judge: Callable[[Sequence[str], bool], Sequence[str] | None]
+) -> tuple[str, ...] | None:
+    """The nearest recipe that fits, one with room for several long responses if there is one."""
+    for at_ease in (True, False):
+        found = nearest_that_fits(setup, partial(judge, at_ease=at_ease))
+        if found is not None:
+            return found
+    return None
 
 
 def calibrate(plan: Plan) -> Calibration:
@@ -149,8 +162,9 @@ def calibrate(plan: Plan) -> Calibration:
     found = probe(plan.setup.config)
     planned = [(name, seconds) for name, seconds in plan.time.parts]
     memory, seconds, untimed = [], [], plan.time.seconds
+    first = plan_memory(plan.setup, first_step=True)
     for phase, starts in HELD.items():
-        held = [_counted(each) for each in plan.memory.phases if each.name.startswith(starts)]
+        held = [_counted(each) for each in first.phases if each.name.startswith(starts)]
         if held and phase in found.host_gib:
             measured = found.device_gib.get(phase) or found.above_baseline_gib(phase)
             memory.append((phase, max(held) / GIB, measured))
@@ -198,6 +212,19 @@ def _load(recipe: str, overrides: Sequence[str]) -> Planned:
             f"{config.recipe!r}"
         )
     return config
+
+
+def _changed(config: Planned, changes: Sequence[str]) -> Planned:
+    """The recipe with overrides. Raises ValueError if they break a rule."""
+    tree = config.model_dump(mode="json")
+    for change in changes:
+        key, _, text = change.partition("=")
+        *path, last = key.split(".")
+        section = tree
+        for name in path:
+            section = section[name]
+        section[last] = parse_value(text, change)
+    return type(config).model_validate(tree)
 
 
 def _host_gib(machine: Hardware, wish: Wish) -> float | None:

@@ -20,7 +20,10 @@ from reasoner_rl.plan.state import FLOAT32, State, state_of
 CONTEXT_BYTES = int(1.0 * GIB)
 # The share of a GPU that PyTorch's allocator cannot use because freed blocks do not fit what is asked for. An estimate.
 FRAGMENTATION = 0.05
-CONTEXT, POOL = "CUDA context and libraries", "vLLM's pool"  # names of parts that PyTorch's allocator does not count
+CONTEXT, POOL = (
+    "CUDA context and libraries",
+    "vLLM's pool",
+)  # names of parts that PyTorch's allocator does not count
 DRIVER_BYTES_PER_TOKEN = 13  # per response token of a step: docs/results.md, "The driver of a large step"
 
 
@@ -62,17 +65,24 @@ class MemoryPlan:
         return next(phase for phase in self.phases if phase.name == name)
 
 
-def plan_memory(setup: Setup) -> MemoryPlan:
-    """Memory of every phase of a step after the first, when optimizers have their moments."""
+def plan_memory(setup: Setup, *, first_step: bool = False) -> MemoryPlan:
+    """Memory of every phase of a step.
+
+    first_step: before the first update optimizers have no moments.
+    """
     phases = []
     if setup.config.generates:
-        phases.append(_phase("generate", [*_resting(setup, None), *_generation(setup)]))
+        phases.append(_phase("generate", [*_resting(setup, None, first_step), *_generation(setup)]))
     for model in setup.models:
         kinds = ["update"] if model.trained else []
         if is_asked(setup, model):
             kinds.insert(0, "values" if model.role in ("critic", "reward_model") else "logprobs")
         for kind in kinds:
-            parts = [*_resting(setup, model), *_asleep(setup), *_turn(setup, model, kind)]
+            parts = [
+                *_resting(setup, model, first_step),
+                *_asleep(setup),
+                *_turn(setup, model, kind, first_step and kind != "update"),
+            ]
             phases.append(_phase(f"{kind} {model.role}", parts))
     if setup.config.generates:
         phases.append(_phase("sync", _sync(setup)))
@@ -96,17 +106,17 @@ def is_asked(setup: Setup, model: Model) -> bool:
     return step_arithmetic(config).updates_per_step > 1 or config.algorithm.loss.old_logprobs == "recompute"
 
 
-def _held(state: State, what: str) -> list[Part]:
+def _held(state: State, what: str, first_step: bool) -> list[Part]:
     """Weights and optimizer, and gradients where they have buffers for good."""
     gradients = state.gradients if state.resident_gradients else 0
     return [
         Part(f"{what}: weights", state.weights),
-        Part(f"{what}: optimizer", state.optimizer),
+        Part(f"{what}: optimizer", state.copies if first_step else state.optimizer),
         Part(f"{what}: gradients", gradients),
     ]
 
 
-def _resting(setup: Setup, in_turn: Model | None) -> list[Part]:
+def _resting(setup: Setup, in_turn: Model | None, first_step: bool) -> list[Part]:
     """What models keep on the device that have no turn. On a CPU nothing can go elsewhere."""
     parts: list[Part] = []
     for model in setup.models:
@@ -114,13 +124,13 @@ def _resting(setup: Setup, in_turn: Model | None) -> list[Part]:
             continue
         state = state_of(setup, model)
         if setup.hardware.on_cpu or model.offload == "none":
-            parts += _held(state, model.role)
+            parts += _held(state, model.role, first_step)
         elif model.offload == "optimizer":
             parts.append(Part(f"{model.role}: weights", state.weights))
     return parts
 
 
-def _turn(setup: Setup, model: Model, kind: str) -> list[Part]:
+def _turn(setup: Setup, model: Model, kind: str, without_moments: bool) -> list[Part]:
     """The model whose turn it is, at the fullest of three moments of an update.
 
     When backward begins, there are all activations, the head's temporaries and, but for the first micro-batch,
@@ -130,7 +140,7 @@ def _turn(setup: Setup, model: Model, kind: str) -> list[Part]:
     architecture, state = model.architecture, state_of(setup, model)
     held = [
         Part(f"{model.role}: weights", state.weights),
-        Part(f"{model.role}: optimizer", state.optimizer),
+        Part(f"{model.role}: optimizer", state.copies if without_moments else state.optimizer),
     ]
     acts = activations(setup, architecture)
     gathered = Part("weights of the pass in model.dtype", state.gathered)
@@ -161,7 +171,7 @@ def _turn(setup: Setup, model: Model, kind: str) -> list[Part]:
     ]
     ends = [
         Part("gradients", state.gradients),
-        gathered,
+        Part(gathered.name, state.gathered_last),
         Part("buffers of the reduction", state.reduction),
         Part("activations", acts.working),
     ]
@@ -240,7 +250,9 @@ def _sync(setup: Setup) -> list[Part]:
     shared = setup.vllm is not None and setup.vllm.share_weights
     largest = policy.architecture.vocabulary * policy.architecture.hidden
     in_transit = 0 if setup.ranks == 1 and setup.megatron is None else largest * FLOAT32
-    others = [part for part in _resting(setup, policy) if not part.name.startswith("policy")]
+    others = [
+        part for part in _resting(setup, policy, first_step=False) if not part.name.startswith("policy")
+    ]
     return [
         *others,
         Part("policy: weights", state.weights),

@@ -9,6 +9,8 @@ from reasoner_rl.plan.memory import CONTEXT_BYTES, FRAGMENTATION, POOL, MemoryPl
 from reasoner_rl.plan.setup import Setup
 from reasoner_rl.plan.state import state_of
 
+FEW_RESPONSES = 8  # of the greatest length in a replica's cache: below that generation is slow
+
 
 def problems(setup: Setup, memory: MemoryPlan, host_gib: float | None = None) -> list[str]:
     """Reasons why the recipe cannot run on the hardware, one sentence each; none if it fits.
@@ -92,7 +94,7 @@ def _of_vllm(setup: Setup, pool: float) -> list[str]:
     if free < pool:
         found.append(
             f"start: vLLM's pool of {pool:.1f} GiB (rollout.engine.gpu_memory_utilization) is more than the "
-            f"{free:.1f} GiB that the models leave, which are all on the device then"
+            f"{max(0.0, free):.1f} GiB that the models leave, which are all on the device then"
         )
     if concurrency.longest < 1:
         found.append(
@@ -107,7 +109,7 @@ def warnings(setup: Setup) -> list[str]:
     """What will run, and is worth a second look."""
     concurrency = vllm_concurrency(setup)
     found = []
-    if concurrency is not None and 1 <= concurrency.longest < 8:
+    if concurrency is not None and 1 <= concurrency.longest < FEW_RESPONSES:
         found.append(
             f"only {concurrency.longest:.1f} responses of the greatest length fit vLLM's cache side by side: "
             "generation will be slow"

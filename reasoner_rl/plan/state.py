@@ -20,11 +20,18 @@ class State:
     """Bytes on one rank."""
 
     weights: int  # always, unless they are offloaded
-    optimizer: int  # moments and, with Megatron in bfloat16, float32 copies of the weights
+    moments: int  # of the optimizer, from the first update on
+    copies: int  # of the weights in float32, which Megatron's optimizer has in bfloat16
     gradients: int
     gathered: int  # whole weights in model.dtype that a pass holds
+    gathered_last: int  # those of them that are left when backward ends
     reduction: int  # buffers of the largest group of parameters while its gradient is reduced
     resident_gradients: bool  # whether gradients have buffers between updates too
+
+    @property
+    def optimizer(self) -> int:
+        """All that is offloaded with the optimizer, but for gradients, which are dropped."""
+        return self.moments + self.copies
 
 
 def state_of(setup: Setup, model: Model) -> State:
@@ -46,9 +53,11 @@ def _fsdp(setup: Setup, model: Model) -> State:
     largest = max(root, layer) if model.trained == model.parameters else 0
     return State(
         weights=model.parameters * FLOAT32 // sharing,
-        optimizer=MOMENTS * reduced // sharing,
+        moments=MOMENTS * reduced // sharing,
+        copies=0,
         gradients=reduced // sharing,
         gathered=gathered * element,
+        gathered_last=(root + layer) * element,
         # The gradient in model.dtype, and float32 input of the reduction.
         reduction=largest * ((element + FLOAT32) if setup.ranks > 1 else FLOAT32) if model.trained else 0,
         resident_gradients=False,
@@ -61,13 +70,15 @@ def _megatron(setup: Setup, model: Model) -> State:
     assert backend is not None
     own = megatron_parameters(setup, model.architecture)
     replicas = setup.replicas * backend.context_parallel if backend.distributed_optimizer else 1
-    per_parameter = MOMENTS * FLOAT32 + (FLOAT32 if setup.element < FLOAT32 else 0)
     trained = bool(model.trained)
+    copied = trained and setup.element < FLOAT32
     return State(
         weights=own * setup.element,
-        optimizer=own * per_parameter // replicas if trained else 0,
+        moments=own * MOMENTS * FLOAT32 // replicas if trained else 0,
+        copies=own * FLOAT32 // replicas if copied else 0,
         gradients=own * FLOAT32 if trained else 0,
         gathered=0,
+        gathered_last=0,
         reduction=0,
         resident_gradients=trained,
     )

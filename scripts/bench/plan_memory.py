@@ -119,13 +119,13 @@ def recipe(model: Path, data: Path, case: Case, backend: str) -> OnlineConfig:
 
 
 def planned_memory(config: OnlineConfig) -> MemoryPlan:
-    """The plan of a recipe on a CPU."""
+    """The plan of a recipe's first step on a CPU."""
     from reasoner_rl.plan.architecture import read_architecture
     from reasoner_rl.plan.hardware import hardware
     from reasoner_rl.plan.memory import plan_memory
     from reasoner_rl.plan.setup import make_setup
 
-    return plan_memory(make_setup(config, hardware("cpu"), read_architecture))
+    return plan_memory(make_setup(config, hardware("cpu"), read_architecture), first_step=True)
 
 
 def rows(plan: MemoryPlan, measured: Probe) -> Iterator[tuple[str, float, float]]:

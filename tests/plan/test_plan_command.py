@@ -34,7 +34,7 @@ def fits(recipe: str, *overrides: str) -> Plan:
 
 def test_what_cannot_fit_is_refused_with_the_nearest_that_does() -> None:
     refused = fits("dapo_qwen2.5_7b", "cluster.workers_per_node=2")
-    assert any(reason.startswith("update policy: ") for reason in refused.problems)
+    assert any(reason.startswith("generate: ") for reason in refused.problems)
     assert refused.proposal is not None
     proposed = fits("dapo_qwen2.5_7b", "cluster.workers_per_node=2", *refused.proposal)
     assert proposed.problems == ()
@@ -51,11 +51,14 @@ def test_a_pool_that_is_too_small_for_one_response_is_refused() -> None:
         for reason in refused.problems
     )
     uneven = fits("dapo_qwen2.5_7b", "rollout.engine.tensor_parallel=8", "rollout.engine.kind=vllm")
-    assert "rollout.engine.tensor_parallel=8 does not divide the model's 28 attention heads" in uneven.problems
+    assert (
+        "rollout.engine.tensor_parallel=8 does not divide the model's 28 attention heads" in uneven.problems
+    )
 
 
 def test_what_fits_nowhere_has_no_proposal() -> None:
-    plan = make_plan("dapo_qwen2.5_32b", ["cluster.kind=local", "rollout.engine.tensor_parallel=1"], Wish("H100"))
+    alone = ["cluster.kind=local", "rollout.engine.tensor_parallel=1", "training.backend.shard_ranks=null"]
+    plan = make_plan("dapo_qwen2.5_32b", alone, Wish("H100"))
     assert plan.problems
     assert plan.proposal is None
 
@@ -72,7 +75,7 @@ def test_wrong_input_is_explained(tmp_path: Path) -> None:
         make_plan("aime", ["model.path=x", "evaluation.datasets.0.path=x.parquet"], Wish())
     with pytest.raises(ConfigError, match="--response-tokens 30000 is a mean"):
         make_plan("dapo_qwen2.5_32b", [], Wish(response_tokens=30000))
-    with pytest.raises(ConfigError, match="--hardware cpu plans model.dtype=float32"):
+    with pytest.raises(ConfigError, match="--hardware cpu plans"):
         make_plan("dapo_qwen2.5_1.5b", [], Wish("cpu"))
 
 
@@ -98,7 +101,9 @@ def test_a_refusal_ends_with_status_2(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = CliRunner().invoke(app, ["plan", "dapo_qwen2.5_1.5b", f"model.path={tiny_checkpoint('qwen2-tied')}"])
+    shown = CliRunner().invoke(
+        app, ["plan", "dapo_qwen2.5_1.5b", f"model.path={tiny_checkpoint('qwen2-tied')}"]
+    )
     assert shown.exit_code == 2
     assert "longer than the 256 tokens that" in shown.output
 
@@ -107,9 +112,11 @@ def test_a_probe_is_of_this_machine_and_one_process(tiny_checkpoint: Callable[[s
     here = [f"model.path={tiny_checkpoint('qwen2-tied')}", "rollout.sampling.max_response_tokens=64"]
     with pytest.raises(ConfigError, match="which has none that PyTorch sees: add --hardware cpu"):
         calibrate(make_plan("quickstart", here, Wish("H100")))
-    with pytest.raises(ConfigError, match="has 2 workers: add cluster.kind=local"):
+    with pytest.raises(ConfigError, match="has 2 workers"):
         calibrate(
             make_plan(
-                "quickstart", [*here, "cluster.kind=ray", "cluster.workers_per_node=2"], Wish("cpu", host_gib=1e3)
+                "quickstart",
+                [*here, "cluster.kind=ray", "cluster.workers_per_node=2"],
+                Wish("cpu", host_gib=1e3),
             )
         )

@@ -95,8 +95,12 @@ def test_what_was_measured_on_an_h100() -> None:
     )
     setup = setup_of("dapo_qwen2.5_32b", *options)
     update = plan_memory(setup).phase("update policy").bytes - CONTEXT_BYTES
-    assert update / GIB == pytest.approx(30.0, rel=0.05)  # check `fsdp`: 32 responses in micro-batches of 16,384
-    logits = setup_of("dapo_qwen2.5_32b", "data.prompts.max_tokens=1", "rollout.sampling.max_response_tokens=22528")
+    assert update / GIB == pytest.approx(
+        30.0, rel=0.05
+    )  # check `fsdp`: 32 responses in micro-batches of 16,384
+    logits = setup_of(
+        "dapo_qwen2.5_32b", "data.prompts.max_tokens=1", "rollout.sampling.max_response_tokens=22528"
+    )
     head = head_bytes(logits, logits.policy, gradient=True)
     assert head / GIB == pytest.approx(5.5, rel=0.05)  # check `logprobs`: 22,528 x 5,120 x 152,064
 
@@ -131,13 +135,18 @@ def saved_bytes(path: Path, lengths: list[int], checkpointing: bool) -> int:
     single_process_group()
     model = ModelConfig(path=str(path), gradient_checkpointing=checkpointing)
     training = TrainingConfig()
-    backend = FsdpBackend(model, training, training.backend, temperature=1.0, total_updates=1, updates_per_step=1)  # type: ignore[arg-type]
+    backend = FsdpBackend(
+        model, training, training.backend, temperature=1.0, total_updates=1, updates_per_step=1
+    )  # type: ignore[arg-type]
     weights = [tuple(parameter.shape) for parameter in backend._policy.parameters()]
     saved: dict[int, int] = {}
     at_loss: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
-        if tuple(tensor.shape) not in weights and tuple(tensor.T.shape if tensor.ndim == 2 else ()) not in weights:
+        if (
+            tuple(tensor.shape) not in weights
+            and tuple(tensor.T.shape if tensor.ndim == 2 else ()) not in weights
+        ):
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 

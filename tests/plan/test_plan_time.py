@@ -27,7 +27,7 @@ def setup_of(recipe: str, *overrides: str) -> Setup:
 
 
 def test_operations_of_the_32b_step() -> None:
-    """2 N per token and pass, 4 x 64 layers x 5120 per token that is looked at; updates take three passes and one again."""
+    """2 N per token and pass, 4 x 64 layers x 5120 per token looked at; updates take three passes and one again."""
     setup, lengths = setup_of("dapo_qwen2.5_32b"), Lengths(200, 3800)
     work = plan_work(setup, lengths)
     tokens = 512 * 16 * 4000

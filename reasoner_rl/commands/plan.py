@@ -119,7 +119,7 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
     host_gib = _host_gib(machine, wish)
     found = tuple(problems(setup, memory, host_gib))
 
-    def judge(changes: Sequence[str], at_ease: bool) -> Sequence[str] | None:
+    def judge(at_ease: bool, changes: Sequence[str]) -> Sequence[str] | None:
         try:
             other = make_setup(_changed(setup.config, changes), machine, read)
         except ValueError:  # a rule of the configuration is broken
@@ -143,11 +143,11 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
 
 
 def _proposal(
-    setup: Setup, judge: Callable[[Sequence[str], bool], Sequence[str] | None]
+    setup: Setup, judge: Callable[[bool, Sequence[str]], Sequence[str] | None]
 ) -> tuple[str, ...] | None:
     """The nearest recipe that fits, one with room for several long responses if there is one."""
     for at_ease in (True, False):
-        found = nearest_that_fits(setup, partial(judge, at_ease=at_ease))
+        found = nearest_that_fits(setup, partial(judge, at_ease))
         if found is not None:
             return found
     return None

@@ -9,13 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from reasoner_rl.commands.own_process import in_own_process
-from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.errors import DataError
-
-C = TypeVar("C", OnlineConfig, SftConfig, PreferenceConfig)
+from reasoner_rl.plan.setup import Planned
 
 # glibc keeps freed blocks below a threshold that grows to 32 MiB, so that resident memory is that of the past. With a
 # fixed threshold every larger tensor is a mapping of its own, which goes back when it is freed (man 3 mallopt).
@@ -39,7 +36,7 @@ class Probe:
         return self.host_gib[phase] - self.baseline_gib
 
 
-def probe(config: OnlineConfig | SftConfig | PreferenceConfig) -> Probe:
+def probe(config: Planned) -> Probe:
     """Make the recipe's first step in a process and a temporary folder of its own, without evaluation or checkpoint.
 
     On a CPU freed memory is given back at once there (``MALLOC_MMAP_THRESHOLD_``), so that peaks are of what was held.
@@ -49,7 +46,7 @@ def probe(config: OnlineConfig | SftConfig | PreferenceConfig) -> Probe:
         return in_own_process("the probe", _measure, first_step(config, Path(folder)))
 
 
-def first_step(config: C, folder: Path) -> C:
+def first_step(config: Planned, folder: Path) -> Planned:
     """The recipe cut down to its first step."""
     run = config.run.model_copy(update={"output_dir": folder, "steps": 1})
     evaluation = config.evaluation.model_copy(
@@ -58,7 +55,7 @@ def first_step(config: C, folder: Path) -> C:
     return config.model_copy(update={"run": run, "evaluation": evaluation})
 
 
-def _measure(config: OnlineConfig | SftConfig | PreferenceConfig) -> Probe:
+def _measure(config: Planned) -> Probe:
     import transformers.models.auto.modeling_auto  # noqa: F401
 
     from reasoner_rl.distributed.building import import_backend

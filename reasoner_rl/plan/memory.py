@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasoner_rl.config.arithmetic import step_arithmetic
-from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.preference import KtoConfig
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig
 from reasoner_rl.plan.activations import activations
 from reasoner_rl.plan.cache import embedded_cache, logits_of_rows, vllm_weights
 from reasoner_rl.plan.hardware import GIB
@@ -97,10 +98,12 @@ def _phase(name: str, parts: Sequence[Part]) -> Phase:
 
 
 def is_asked(setup: Setup, model: Model) -> bool:
-    """Whether a forward pass without gradient is made: of old logprobs, unless one update makes every ratio 1."""
+    """Whether a forward pass without gradient is made: by a policy for old logprobs, and in KTO."""
     config = setup.config
     if model.role != "policy":
         return True
+    if isinstance(config, PreferenceConfig):
+        return isinstance(config.algorithm, KtoConfig)
     if not isinstance(config, OnlineConfig) or config.algorithm.loss.old_logprobs == "rollout":
         return False
     return step_arithmetic(config).updates_per_step > 1 or config.algorithm.loss.old_logprobs == "recompute"

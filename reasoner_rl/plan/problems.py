@@ -87,9 +87,8 @@ def _of_vllm(setup: Setup, pool: float) -> list[str]:
     held = CONTEXT_BYTES
     for model in setup.models:
         state = state_of(setup, model)
-        held += state.weights + (
-            state.gradients if state.resident_gradients else 0
-        )  # moments come with the first update
+        # Moments come with the first update.
+        held += state.weights + state.copies + (state.gradients if state.resident_gradients else 0)
     free = (setup.hardware.memory_gib or 0.0) - held / GIB
     if free < pool:
         found.append(

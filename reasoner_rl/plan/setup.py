@@ -184,7 +184,10 @@ def _critic(config: OnlineConfig, read: Read) -> Model:
 def _reference(config: Planned) -> str | None:
     """The path of a reference that is a model of its own; with LoRA it is the policy without its adapters."""
     if isinstance(config, PreferenceConfig):
-        live = isinstance(config.algorithm, DpoConfig | KtoConfig) and config.algorithm.reference == "live"
+        algorithm = config.algorithm
+        live = isinstance(algorithm, KtoConfig) or (
+            isinstance(algorithm, DpoConfig) and algorithm.reference == "live"
+        )
         if live and config.reference is not None:
             return config.reference.path
         return config.model.path if live and config.model.lora is None else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reasoner_rl.plan.cache import embedded_rows, kv_bytes, vllm_concurrency, vllm_weights
+from reasoner_rl.plan.cache import embedded_rows, kv_bytes, vllm_concurrency
 from reasoner_rl.plan.setup import Model, Setup
 from reasoner_rl.plan.state import FLOAT32, state_of
 from reasoner_rl.plan.work import Lengths, Work, forward_flops
@@ -71,9 +71,7 @@ def decode_step_seconds(setup: Setup, rows: float, context: float, efficiency: E
     """Seconds in which a replica draws one token of each of ``rows`` responses, ``context`` tokens long on average."""
     architecture, hardware = setup.policy.architecture, setup.hardware
     ranks = setup.vllm.tensor_parallel if setup.vllm is not None else 1
-    weights = (
-        vllm_weights(setup) if setup.vllm is not None else (architecture.parameters * setup.engine_element)
-    )
+    weights = float(architecture.parameters * setup.engine_element // ranks)
     if architecture.experts:  # of the experts, those that some token of the batch is sent to
         reached = min(1.0, rows * architecture.experts_per_token / architecture.experts)
         weights *= 1 - (1 - reached) * architecture.expert_parameters / architecture.parameters

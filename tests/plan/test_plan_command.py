@@ -16,6 +16,7 @@ from reasoner_rl.errors import ConfigError
 ON_80_GB = (
     *("dapo_qwen2.5_32b", "dapo_qwen2.5_32b_megatron", "dapo_qwen2.5_7b", "dapo_qwen2.5_1.5b"),
     *("grpo_qwen2.5_1.5b", "ppo_qwen2.5_7b", "ppo_qwen2.5_1.5b", "dpo_qwen2.5_7b", "sft_qwen2.5_7b"),
+    *("kto_qwen2.5_7b", "orpo_qwen2.5_7b", "simpo_qwen2.5_7b", "gspo_qwen2.5_1.5b"),
 )
 
 

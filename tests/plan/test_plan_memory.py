@@ -14,8 +14,8 @@ from torch import Tensor
 from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.config.training import TrainingConfig
+from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig
+from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.plan.activations import activations, layer_numbers
 from reasoner_rl.plan.architecture import read_architecture
@@ -36,7 +36,7 @@ read = functools.cache(read_architecture)
 
 def setup_of(recipe: str, *overrides: str, on: str = "H100") -> Setup:
     config = load_recipe(recipe, overrides)
-    assert isinstance(config, OnlineConfig)
+    assert isinstance(config, OnlineConfig | PreferenceConfig)
     return make_setup(config, hardware(on), read)
 
 
@@ -128,16 +128,19 @@ def test_every_model_has_its_turns() -> None:
     assert names == ["generate", "update policy", "logprobs reference", "sync"]
     lora = setup_of("grpo_qwen2.5_1.5b", "model.lora={}")
     assert [model.role for model in lora.models] == ["policy"]
+    kto = [phase.name for phase in plan_memory(setup_of("kto_qwen2.5_7b")).phases]
+    assert [name for name in kto if "reference" in name] == ["logprobs reference"]
+    dpo = [phase.name for phase in plan_memory(setup_of("dpo_qwen2.5_7b")).phases]
+    assert dpo == ["update policy"]  # the reference's logprobs are precomputed
 
 
 def saved_bytes(path: Path, lengths: list[int], checkpointing: bool) -> int:
     """Bytes of the tensors that one micro-batch of these responses has saved when the loss is made; no weights."""
     single_process_group()
     model = ModelConfig(path=str(path), gradient_checkpointing=checkpointing)
-    training = TrainingConfig()
     backend = FsdpBackend(
-        model, training, training.backend, temperature=1.0, total_updates=1, updates_per_step=1
-    )  # type: ignore[arg-type]
+        model, TrainingConfig(), FsdpBackendConfig(), temperature=1.0, total_updates=1, updates_per_step=1
+    )
     weights = [tuple(parameter.shape) for parameter in backend._policy.parameters()]
     saved: dict[int, int] = {}
     at_loss: list[int] = []

@@ -45,8 +45,9 @@ COMPOSING = {
             "training",
         ),
     },
+    "plan": set(),
     "commands": {
-        *("datasets", "distributed", "trainer", "sources"),
+        *("datasets", "plan", "distributed", "trainer", "sources"),
         *("evaluation", "observability", "prompts", "reward_models", "rewards"),
     },
     "doctor": {"distributed", "observability"},

@@ -12,6 +12,7 @@ from reasoner_rl.cli import config, data, evaluate, reference
 from reasoner_rl.cli.common import print_table
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
 from reasoner_rl.cli.export import export
+from reasoner_rl.cli.plan import plan
 from reasoner_rl.cli.train import sft, train
 
 # What the same command resumes from when it has ended early; commands that are not here start anew.
@@ -80,6 +81,7 @@ app.command()(evaluate.verify)
 app.add_typer(data.group, name="data")
 app.add_typer(config.group, name="config")
 app.add_typer(reference.group, name="reference")
+app.command()(plan)
 app.command()(doctor)
 
 

@@ -41,9 +41,12 @@ def train(
         ended = train_iterated(config)
     elif isinstance(config, OnlineConfig | PreferenceConfig | RewardModelConfig):
         from reasoner_rl.trainer.reference import load_reference
+        from reasoner_rl.trainer.train import Observers
         from reasoner_rl.trainer.train import train as run
 
-        ended = run(config, load_reference(compare_to) if compare_to is not None else None)
+        ended = run(
+            config, Observers(compare_to=load_reference(compare_to) if compare_to is not None else None)
+        )
     else:
         raise wrong_kind("train", recipe, config, "online, preference, reward_model or iterated")
     if ended is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -23,7 +24,12 @@ from reasoner_rl.config.recipes import (
 )
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import EngineConfig, HfEngineConfig, VllmEngineConfig
-from reasoner_rl.config.training import CriticConfig, FsdpBackendConfig, TrainingConfig
+from reasoner_rl.config.training import (
+    CriticConfig,
+    FsdpBackendConfig,
+    MegatronBackendConfig,
+    TrainingConfig,
+)
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import require_package
 from reasoner_rl.hybrid.engine import HybridEngine, Offload
@@ -36,7 +42,7 @@ from reasoner_rl.tokenizer import load_tokenizer, unused_ids
 from reasoner_rl.training.backend import Head, TrainBackend
 from reasoner_rl.training.device import default_device
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
-from reasoner_rl.training.megatron.layer_choice import settle_layers
+from reasoner_rl.training.megatron.layer_choice import Layers, settle_layers
 from reasoner_rl.types import Role
 
 
@@ -221,13 +227,25 @@ def build_backend(
     }
     if isinstance(backend, FsdpBackendConfig):
         return FsdpBackend(model, training, backend, entropy_gradient=entropy_gradient, **options)
-    for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
-        require_package(package, name, "megatron", "training.backend.kind=megatron")
     device = default_device()
-    layers = settle_layers(backend.layers, device)  # which megatron-core, once it is imported, cannot change
+    layers = _settle_megatron(backend, device)
     from reasoner_rl.training.megatron.backend import MegatronBackend
 
     return MegatronBackend(model, training, backend, layers=layers, device=device, **options)
+
+
+def _settle_megatron(backend: MegatronBackendConfig, device: torch.device) -> Layers:
+    """Choose Megatron's layers, which megatron-core, once it is imported, cannot change."""
+    for package, name in (("megatron.core", "megatron-core"), ("mbridge", "mbridge")):
+        require_package(package, name, "megatron", "training.backend.kind=megatron")
+    return settle_layers(backend.layers, device)
+
+
+def import_backend(training: TrainingConfig) -> None:
+    """Import what `build_backend` would, so that a measurement can tell models from libraries."""
+    if isinstance(training.backend, MegatronBackendConfig):
+        _settle_megatron(training.backend, default_device())
+        importlib.import_module("reasoner_rl.training.megatron.backend")
 
 
 def build_engine(

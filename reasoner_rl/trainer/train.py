@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,22 @@ from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import Prompt
 
 
-def train(
-    config: TrainConfig, compare_to: Reference | None = None, on_metrics: OnMetrics | None = None
-) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Who looks on at a run; nothing of it depends on them."""
+
+    compare_to: Reference | None = (
+        None  # runs of before, along which it is followed; the summary has what came of it
+    )
+    on_metrics: OnMetrics | None = (
+        None  # called with the step and the metrics of each step and each evaluation
+    )
+    timer: PhaseTimer = field(default_factory=PhaseTimer)  # measures the phases of every step
+
+
+def train(config: TrainConfig, observers: Observers | None = None) -> dict[str, Any] | None:
     """Run the recipe to its end, resuming from its newest checkpoint.
 
-    ``compare_to``: runs of before, along which this one is followed; what came of it is in the summary. ``on_metrics``:
-    called with the step and the metrics of each step, and of each evaluation.
     Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
     """
     config = with_exported_models(config)
@@ -61,7 +70,7 @@ def train(
         newest = checkpoint_to_resume(config, store)
         begin_run(config)
         tell_recipe(config)
-        return _train(config, output, store, newest, compare_to, on_metrics)
+        return _train(config, output, store, newest, observers or Observers())
 
 
 def _train(
@@ -69,8 +78,7 @@ def _train(
     output: Path,
     store: CheckpointStore,
     newest: tuple[int, Path] | None,
-    compare_to: Reference | None,
-    on_metrics: OnMetrics | None,
+    observers: Observers,
 ) -> dict[str, Any] | None:
     data = load_data(config, load_tokenizer(config.model))
     state = DriverState()
@@ -80,12 +88,13 @@ def _train(
             state = DriverState.load(newest[1])
         check_records(output, state.step, records, config.logging.rollout_format)
     check_data(state, data.fingerprints(), newest)
-    algorithm, timer = build_algorithm(config, _mixed_in(config, data)), PhaseTimer()
+    algorithm, timer = build_algorithm(config, _mixed_in(config, data)), observers.timer
     expect_checkpoints(config, store, state.step, len(algorithm.losses))
     check_custom_parts(config)
     record_run(config)
     recorder = RolloutRecorder(output, config.logging.rollouts, config.logging.rollout_format)
-    followed = [ReferenceSink(compare_to, output, state.step)] if compare_to else []
+    followed = [ReferenceSink(observers.compare_to, output, state.step)] if observers.compare_to else []
+    called = [CallbackSink(observers.on_metrics)] if observers.on_metrics else []
     with ExitStack() as stack:
         rewards = None
         if not isinstance(config, RewardModelConfig) and config.generates:
@@ -97,7 +106,7 @@ def _train(
                 output,
                 total_steps=config.run.steps,
                 resume_step=newest[0] if newest else None,
-                more=[*followed, *([CallbackSink(on_metrics)] if on_metrics else [])],
+                more=[*followed, *called],
             )
         )
         stop = stack.enter_context(graceful_stop())

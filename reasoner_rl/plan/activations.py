@@ -1,0 +1,62 @@
+"""What one micro-batch holds between forward and backward, per rank, counted tensor by tensor.
+
+In the manner of Korthikanti et al. (arXiv 2205.05198), equation 1, for the layers that are really run: pre-norm
+decoders with RMSNorm, grouped queries and a gated feed-forward. With H the hidden width, A and K the widths of all
+query and of all key heads and F that of the feed-forward, a token of a layer saves for backward
+
+    FSDP2, float32   6 H + 5 A + 4 F      two norms (input, normalised, output); queries, keys and values as every head
+                                          reads them, the attention's output and that of unpadding; gate, its SiLU, up,
+                                          their product
+    FSDP2, bfloat16  8 H + 2 A + 2 K + 4 F    a norm's input is kept in float32; flash attention shares keys among heads
+    Megatron, local  6 H + 5 A + 5 F in float32, 4 H + 3 A + 2 K + 5 F in bfloat16: what gate and up are split from, too
+    Megatron, TE     4 H + 2 A + 2 K + 3 F    norms fused into the products after them, SwiGLU in one kernel
+
+numbers. The first and the third, in float32 on a CPU, were compared with the tensors that autograd saves; the others
+are read off the code. With gradient checkpointing it saves H, and one layer's are made again at a time. Tensor and
+sequence parallelism divide all of it by tensor_parallel, context parallelism by context_parallel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reasoner_rl.plan.architecture import Architecture
+from reasoner_rl.plan.setup import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Bytes of one micro-batch on one rank."""
+
+    saved: int  # by all layers of the rank, at the end of the forward pass
+    working: int  # besides, while one layer is computed again or differentiated
+    forward_only: int  # of a forward pass without gradients, at its widest place
+
+
+def layer_numbers(setup: Setup, architecture: Architecture) -> int:
+    """Numbers that a token of one layer saves for backward: see the table above."""
+    hidden, queries, keys = architecture.hidden, architecture.query_width, architecture.kv_width
+    wide = architecture.feed_forward
+    copied = setup.element == 4  # varlen_sdpa and Megatron's local attention give every head its own keys
+    if setup.megatron is None:
+        return 6 * hidden + 5 * queries + 4 * wide if copied else 8 * hidden + 2 * (queries + keys) + 4 * wide
+    if setup.hardware.on_cpu or setup.megatron.layers == "local":
+        attention = 5 * queries if copied else 3 * queries + 2 * keys
+        return (6 if copied else 4) * hidden + attention + 5 * wide
+    return 4 * hidden + 2 * (queries + keys) + 3 * wide
+
+
+def activations(setup: Setup, architecture: Architecture) -> Activations:
+    """Of the largest micro-batch. With pipelines a stage holds those of as many micro-batches as there are stages."""
+    tokens, layers, flight, divided = setup.micro_batch_tokens, architecture.layers, 1, 1
+    if (megatron := setup.megatron) is not None:
+        divided = megatron.tensor_parallel * megatron.context_parallel
+        layers = layers // megatron.pipeline_parallel
+        flight = min(megatron.pipeline_parallel, setup.micro_batches)
+    layer = tokens * layer_numbers(setup, architecture) * setup.element // divided
+    border = tokens * architecture.hidden * setup.element // divided
+    # The gradients of what a layer computes: at its widest, those of gate, SiLU, up and their product.
+    widest = tokens * (2 * architecture.feed_forward + 2 * architecture.hidden) * setup.element // divided
+    if setup.config.model.gradient_checkpointing:
+        return Activations(flight * layers * border, layer + widest, widest + 3 * border)
+    return Activations(flight * layers * layer, widest, widest + 3 * border)

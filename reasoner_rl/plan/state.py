@@ -1,0 +1,98 @@
+"""Weights, gradients and optimizer of a model on one rank, as each backend holds them.
+
+ZeRO's account (arXiv 1910.02054, section 3.1): weights, gradients and Adam's two moments, divided among the ranks that
+share them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reasoner_rl.plan.architecture import Architecture
+from reasoner_rl.plan.setup import Model, Setup
+
+FLOAT32 = 4
+MOMENTS = 2  # of AdamW
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Bytes on one rank."""
+
+    weights: int  # always, unless they are offloaded
+    moments: int  # of the optimizer, from the first update on
+    copies: int  # of the weights in float32, which Megatron's optimizer has in bfloat16
+    gradients: int
+    gathered: int  # whole weights in model.dtype that a pass holds
+    gathered_last: int  # those of them that are left when backward ends
+    reduction: int  # buffers of the largest group of parameters while its gradient is reduced
+    resident_gradients: bool  # whether gradients have buffers between updates too
+
+    @property
+    def optimizer(self) -> int:
+        """All that is offloaded with the optimizer, but for gradients, which are dropped."""
+        return self.moments + self.copies
+
+
+def state_of(setup: Setup, model: Model) -> State:
+    """The state of a model of the run."""
+    return _megatron(setup, model) if setup.megatron is not None else _fsdp(setup, model)
+
+
+def _fsdp(setup: Setup, model: Model) -> State:
+    """Float32 shards. The embeddings stay whole during a pass, and of layers two, the present one and the next.
+
+    A rank that shares with no other keeps the whole copy in model.dtype between forward and backward.
+    """
+    architecture, sharing, element = model.architecture, setup.sharing, setup.element
+    reshard = getattr(setup.config.training.backend, "reshard_after_forward", "auto")
+    root = architecture.embedding_parameters
+    layer = architecture.layer_parameters // architecture.layers
+    gathered = root + 2 * layer if (sharing > 1 if reshard == "auto" else reshard) else model.parameters
+    reduced = model.trained * FLOAT32
+    largest = max(root, layer) if model.trained == model.parameters else 0
+    return State(
+        weights=model.parameters * FLOAT32 // sharing,
+        moments=MOMENTS * reduced // sharing,
+        copies=0,
+        gradients=reduced // sharing,
+        gathered=gathered * element,
+        gathered_last=(root + layer) * element,
+        # The gradient in model.dtype, and float32 input of the reduction.
+        reduction=largest * ((element + FLOAT32) if setup.ranks > 1 else FLOAT32) if model.trained else 0,
+        resident_gradients=False,
+    )
+
+
+def _megatron(setup: Setup, model: Model) -> State:
+    """Weights in model.dtype, float32 gradients, and an optimizer that replicas share (ZeRO-1) if it is distributed."""
+    backend = setup.megatron
+    assert backend is not None
+    own = megatron_parameters(setup, model.architecture)
+    replicas = setup.replicas * backend.context_parallel if backend.distributed_optimizer else 1
+    trained = bool(model.trained)
+    copied = trained and setup.element < FLOAT32
+    return State(
+        weights=own * setup.element,
+        moments=own * MOMENTS * FLOAT32 // replicas if trained else 0,
+        copies=own * FLOAT32 // replicas if copied else 0,
+        gradients=own * FLOAT32 if trained else 0,
+        gathered=0,
+        gathered_last=0,
+        reduction=0,
+        resident_gradients=trained,
+    )
+
+
+def megatron_parameters(setup: Setup, architecture: Architecture) -> int:
+    """Parameters of the largest stage's part of a layer's, and of the embeddings'; a tied matrix is on both ends."""
+    backend = setup.megatron
+    assert backend is not None
+    experts = architecture.expert_parameters
+    shared = architecture.layer_parameters - experts
+    expert_ranks = backend.expert_parallel if backend.expert_parallel > 1 else backend.tensor_parallel
+    layers = shared // backend.tensor_parallel + experts // expert_ranks
+    embedding = architecture.embedding_parameters // backend.tensor_parallel
+    if backend.pipeline_parallel > 1:  # one of the two, on the first and on the last stage
+        embedding = architecture.vocabulary * architecture.hidden // backend.tensor_parallel
+    return layers // backend.pipeline_parallel + embedding

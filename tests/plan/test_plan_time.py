@@ -1,0 +1,104 @@
+"""Work and seconds of a plan, by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.plan.architecture import read_architecture
+from reasoner_rl.plan.hardware import HARDWARE, hardware
+from reasoner_rl.plan.setup import Setup, make_setup
+from reasoner_rl.plan.time import Efficiency, decode_step_seconds, plan_time
+from reasoner_rl.plan.work import Lengths, forward_flops, plan_work
+
+MULTIPLIED = 31_985_303_552  # of Qwen2.5-32B: all but the input embedding and the last norm
+
+read = functools.cache(read_architecture)
+
+
+def setup_of(recipe: str, *overrides: str) -> Setup:
+    config = load_recipe(recipe, overrides)
+    assert isinstance(config, OnlineConfig)
+    return make_setup(config, hardware("H100"), read)
+
+
+def test_operations_of_the_32b_step() -> None:
+    """2 N per token and pass, 4 x 64 layers x 5120 per token looked at; updates take three passes and one again."""
+    setup, lengths = setup_of("dapo_qwen2.5_32b"), Lengths(200, 3800)
+    work = plan_work(setup, lengths)
+    tokens = 512 * 16 * 4000
+    forward = tokens * (2 * MULTIPLIED + 4 * 64 * 5120 * 2000)
+    assert [(each.name, each.tokens) for each in work.passes] == [
+        ("logprobs or values, policy", tokens),
+        ("update, policy", tokens),
+    ]
+    assert [each.flops for each in work.passes] == pytest.approx([forward, 4 * forward])
+    assert work.generated_tokens == 1536 * 16 * 3800  # three times as many are in flight as are trained on
+    assert work.prefill_flops == pytest.approx(1536 * 200 * (2 * MULTIPLIED + 4 * 64 * 5120 * 100))
+    assert work.flops == pytest.approx(5 * forward + work.prefill_flops + work.decode_flops)
+
+
+def test_frozen_weights_have_no_gradient_of_their_own() -> None:
+    """Adapters: forward, backward through the activations, and next to nothing for weights."""
+    lengths = Lengths(100, 900)
+    full = plan_work(setup_of("dapo_qwen2.5_7b", "model.gradient_checkpointing=false"), lengths)
+    lora = plan_work(
+        setup_of("dapo_qwen2.5_7b", "model.gradient_checkpointing=false", "model.lora={}"), lengths
+    )
+    assert full.passes[1].flops == pytest.approx(3 * full.passes[0].flops)
+    assert 2 < lora.passes[1].flops / lora.passes[0].flops < 2.01
+
+
+def test_a_small_batch_reads_the_weights_and_a_large_one_its_cache_too() -> None:
+    """Four H100 read a quarter of 65.5 GB and 64 kB per token each, at 70 % of 3.35 TB/s."""
+    setup = setup_of("dapo_qwen2.5_32b")
+    ideal = dataclasses.replace(Efficiency(), decode_seconds=0.0, decode_seconds_per_sequence=0.0)
+    weights = 32_763_876_352 * 2 / 4
+    assert decode_step_seconds(setup, 1, 0, ideal) == pytest.approx(weights / (0.7 * 3.35e12))
+    read = weights + 64 * 4000 * 65_536
+    assert decode_step_seconds(setup, 64, 4000, ideal) == pytest.approx(read / (0.7 * 3.35e12))
+    # With no cache to read, enough rows make the products the bound.
+    rows, computed = 4096, 4096 * forward_flops(setup.policy.architecture, 0)
+    assert decode_step_seconds(setup, rows, 0, ideal) == pytest.approx(computed / (4 * 0.3 * 989e12))
+
+
+def test_seconds_of_an_update_are_operations_over_what_the_gpus_reach() -> None:
+    setup, lengths = setup_of("dapo_qwen2.5_7b"), Lengths(200, 2000)
+    work = plan_work(setup, lengths)
+    seconds = dict(plan_time(setup, work, lengths, Efficiency()).parts)
+    assert seconds["update, policy"] == pytest.approx(work.passes[1].flops / (8 * 0.3 * 989e12))
+    half = dict(plan_time(setup, work, lengths, dataclasses.replace(Efficiency(), compute=0.15)).parts)
+    assert half["update, policy"] == pytest.approx(2 * seconds["update, policy"])
+
+
+def test_the_longest_response_bounds_generation() -> None:
+    """With hardly anything to draw, a step takes as long as one response of the greatest length."""
+    setup = setup_of("dapo_qwen2.5_7b", "batch.prompts_per_step=32", "batch.prompts_per_generation=null")
+    lengths = Lengths(10, 10)
+    seconds = dict(plan_time(setup, plan_work(setup, lengths), lengths, Efficiency()).parts)
+    one = decode_step_seconds(setup, 1, (2048 + 8192) / 2, Efficiency())
+    assert seconds["generation: responses"] == pytest.approx(8192 * one)
+
+
+def test_a_pipeline_is_idle_while_it_fills() -> None:
+    """Two stages with two parts each: half a micro-batch's time at both ends of an update's micro-batches."""
+    setup, lengths = setup_of("dapo_qwen2.5_32b_megatron"), Lengths(200, 3800)
+    work = plan_work(setup, lengths)
+    seconds = dict(plan_time(setup, work, lengths, Efficiency()).parts)
+    assert setup.micro_batches == 512 // 8
+    computing = work.passes[1].flops / (128 * 0.3 * 989e12)
+    exchanged = 4 * 512 * 16 * 4000 / 8 * 5120 * 2 * 64 * 4 * (7 / 8) / 2
+    assert seconds["update, policy"] == pytest.approx(
+        (computing + exchanged / (0.7 * 450e9)) * (1 + 1 / 2 / 64)
+    )
+
+
+def test_hardware_is_found_by_name() -> None:
+    assert hardware("h100") is HARDWARE["H100"]
+    assert all(each.flops / each.bandwidth > 1 for each in HARDWARE.values())
+    with pytest.raises(ValueError, match=r"--hardware 'H1000'.*Did you mean 'H100'"):
+        hardware("H1000")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reasoner_rl.commands.verify import DEFAULT_FN
 from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
-from reasoner_rl.evaluation.verdicts import DEFAULT_FN, verdict
+from reasoner_rl.evaluation.verdicts import verdict
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask

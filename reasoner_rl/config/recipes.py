@@ -30,6 +30,7 @@ from reasoner_rl.config.rollout import (
     VllmEngineConfig,
 )
 from reasoner_rl.config.rules import (
+    check_one_template,
     check_overlong,
     check_preference_step,
     check_ranks,
@@ -115,6 +116,11 @@ class TrainingRecipe(Section):
         check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
         if self.evaluation.sampling is not None:
             check_overlong(self.reward, self.evaluation.sampling, "evaluation.sampling")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Self:
+        check_one_template(self.data.prompts, {"data.train": self.data.train, **self.evaluation.by_key})
         return self
 
     @model_validator(mode="after")
@@ -414,6 +420,11 @@ class EvalConfig(Section):
     def _something_to_evaluate(self) -> Self:
         if not self.evaluation.datasets:
             raise ValueError("evaluation.datasets must name at least one file of problems; it is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Self:
+        check_one_template(self.data.prompts, self.evaluation.by_key)
         return self
 
     @model_validator(mode="after")

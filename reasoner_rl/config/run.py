@@ -38,6 +38,11 @@ class HeldOutConfig(Section):
         1, ge=1, description="Responses per problem: k of avg@k, maj@k and pass@k."
     )
 
+    @property
+    def by_key(self) -> dict[str, DatasetConfig]:
+        """The datasets by their keys in a recipe."""
+        return {f"evaluation.datasets.{place}": dataset for place, dataset in enumerate(self.datasets)}
+
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
         check_labels_differ([dataset.label for dataset in self.datasets])

@@ -42,6 +42,7 @@ class Problem:
     extra_info: Mapping[str, Any] = field(default_factory=dict)
     solution: str | None = None  # worked solution, for SFT
     row: int = 1  # where it first appears, from 1
+    text: str | None = None  # the problem without instructions, where the row says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,11 @@ def _reader(config: DatasetConfig, first: Row) -> Callable[[Place, Row], Problem
     if chosen == "auto":
         nested = "reward_model" in first or isinstance(first.get("prompt"), list)
         chosen = "verl" if nested else "jsonl"
+    if chosen == "verl" and config.prompt_template not in (None, "{problem}"):
+        raise DataError(
+            f"{config.path}: prompt_template={config.prompt_template!r} has no effect on rows of the verl schema, "
+            "whose prompts are whole: leave it out, or choose another prompt with data.prompts.template"
+        )
     read_row = _read_verl_row if chosen == "verl" else _read_flat_row
     return lambda place, row: read_row(config, place, row)
 
@@ -247,7 +253,8 @@ def _read_verl_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
 
 def _read_flat_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     columns = config.columns
-    content = config.template.replace("{problem}", place.text(row, columns.problem, key="columns.problem"))
+    text = place.text(row, columns.problem, key="columns.problem")
+    content = config.template.replace("{problem}", text)
     used = (columns.problem, columns.answer, columns.data_source, columns.solution)
     rest = {name: value for name, value in row.items() if name not in used}
     return Problem(
@@ -260,6 +267,7 @@ def _read_flat_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
         extra_info={"index": place.number - 1} | _plain(rest),
         solution=place.text(row, columns.solution, key="columns.solution") if columns.solution else None,
         row=place.number,
+        text=text,
     )
 
 

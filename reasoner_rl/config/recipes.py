@@ -42,6 +42,7 @@ from reasoner_rl.config.run import (
     CheckpointConfig,
     EvaluationConfig,
     HeldOutConfig,
+    HeldOutPartsConfig,
     LoggingConfig,
     RecordConfig,
     RunConfig,
@@ -413,7 +414,7 @@ class EvalConfig(Section):
     cluster: ClusterConfig = Field(
         LocalClusterConfig(), description="The processes: local (one) or ray (many)."
     )
-    evaluation: HeldOutConfig = Field(description="Problems and number of samples.")
+    evaluation: HeldOutPartsConfig = Field(description="Problems and number of samples.")
     logging: RecordConfig = Field(RecordConfig(), description="Records.")
 
     @model_validator(mode="after")
@@ -457,7 +458,7 @@ class EvalConfig(Section):
             rollout=GenerationConfig(engine=config.rollout.engine, sampling=config.evaluation_sampling),
             reward=config.reward,
             cluster=config.cluster,
-            evaluation=_shared(HeldOutConfig, config.evaluation),
+            evaluation=HeldOutPartsConfig(**dict(_shared(HeldOutConfig, config.evaluation))),
             logging=_shared(RecordConfig, config.logging),
         )
 
@@ -471,7 +472,7 @@ class EvalConfig(Section):
             rollout=_shared(GenerationConfig, config.rollout),
             reward=config.reward,
             cluster=config.cluster,
-            evaluation=HeldOutConfig(
+            evaluation=HeldOutPartsConfig(
                 datasets=[config.data.train], samples_per_prompt=config.rollout.responses_per_prompt
             ),
             logging=_shared(RecordConfig, config.logging),

@@ -49,6 +49,17 @@ class HeldOutConfig(Section):
         return self
 
 
+class HeldOutPartsConfig(HeldOutConfig):
+    """Held-out problems of an evaluation by itself, which can be interrupted."""
+
+    responses_per_part: int | None = Field(
+        None,
+        ge=1,
+        description="Responses, rounded down to whole problems, after which what is finished is kept. Unset: as many "
+        "as fill all engines once. Fewer lose less in an interruption, and more keep the engines fuller.",
+    )
+
+
 class EvaluationConfig(HeldOutConfig):
     """Accuracy on held-out problems while training."""
 

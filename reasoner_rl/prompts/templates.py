@@ -1,7 +1,7 @@
 """Published ways to ask for an answer, by the names that `data.prompts.template` takes.
 
-A template is given the problem's bare text. Rows of the verl schema carry an instruction around it, so there the text is
-looked up beside the prompt, or DAPO's instruction is taken off; a row where neither works is an error.
+A template is given the problem's bare text. Rows of the verl schema carry an instruction around it, so there the text
+is looked up beside the prompt, or DAPO's instruction is taken off; a row where neither works is an error.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Evaluator:
         return reports
 
     def answer(self, generator: Generator, held_out: HeldOut, start: int, stop: int) -> list[ScoredGroup]:
-        """Draw and score the responses to problems ``start`` to ``stop`` - 1 of a set, by the seeds of the whole set."""
+        """Draw and score the responses to problems ``start`` to ``stop`` - 1 of a set, by the whole set's seeds."""
         config = self._config
         return generate_groups(
             held_out.prompts[start:stop],

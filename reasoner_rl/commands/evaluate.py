@@ -119,6 +119,12 @@ class _SetParts:
             if not part.file.exists():
                 yield start, part
 
+    def check_finished(self) -> None:
+        """Read the parts that are finished, so that a damaged one is found before the others are made."""
+        for part in self.parts:
+            if part.file.exists():
+                part.groups()
+
     def groups(self) -> list[ScoredGroup]:
         """The responses to the whole set."""
         return [group for part in self.parts for group in part.groups()]
@@ -131,6 +137,8 @@ def _evaluate(
     total, done = sum(len(s.parts) for s in sets), sum(part.file.exists() for s in sets for part in s.parts)
     if done:
         say(f"responses: {done} of {total} parts are finished")
+        for of_set in sets:
+            of_set.check_finished()
     limit = config.rollout.sampling.max_response_tokens
     with RewardRunner(config.reward, limit) as rewards:
         recorder = RolloutRecorder(

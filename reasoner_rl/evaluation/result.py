@@ -6,7 +6,7 @@ hexadecimal. What is not known, as of generations that were made elsewhere, is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from reasoner_rl.errors import DataError, did_you_mean
 RESULT_FILE = "evaluation.json"
 FORMAT = "reasoner_rl.evaluation"
 VERSION = 1
+_ABSENT = "(not there)"
 
 
 class Record(BaseModel):
@@ -206,33 +207,47 @@ def read_result(place: Path) -> EvaluationResult:
 
 
 def differences(before: Settings, after: Settings) -> list[tuple[str, str, str]]:
-    """Key, and the value in each, of the settings that differ. Places do not count: what is there is hashed."""
-    old, new = _flat(before.model_dump()), _flat(after.model_dump())
-    absent = "(not there)"
-    return [
-        (key, _shown(key, old, absent), _shown(key, new, absent))
-        for key in dict.fromkeys((*old, *new))
-        if key.rpartition(".")[2] != "path" and old.get(key, absent) != new.get(key, absent)
-    ]
+    """Key, and the value in each, of the settings that differ. Places do not count: what is there is hashed.
+
+    A section that only one of them has is one entry.
+    """
+    return list(_differences("", before.model_dump(), after.model_dump()))
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping from key paths."""
+def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
+    old, new = _numbered(old), _numbered(new)
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        if old != new:
+            yield key, _shown(old), _shown(new)
+        return
+    for name in dict.fromkeys((*old, *new)):
+        if name == "path":
+            continue
+        path = f"{key}.{name}" if key else str(name)
+        if str(name).endswith("sha256") and old.get(name) != new.get(name):
+            yield path, _shown_hash(name, old), _shown_hash(name, new)
+        else:
+            yield from _differences(path, old.get(name, _ABSENT), new.get(name, _ABSENT))
+
+
+def _numbered(value: Any) -> Any:
+    """A list of mappings as a mapping from their numbers."""
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping) or (path and not value):
-        return {path: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{path}.{key}" if path else str(key))
-    return flat
+        return dict(enumerate(value))
+    return value
 
 
-def _shown(key: str, values: Mapping[str, Any], absent: str) -> str:
-    value = values.get(key, absent)
-    if key.endswith("sha256") and isinstance(value, str) and value != absent:
-        value = value[:12]
-        place = values.get(f"{key.rpartition('.')[0]}.path")
-        return f"{value} ({place})" if place else value
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):  # and there is none in the other: its name says enough
+        names = [value[key] for key in ("path", "kind", "fn") if key in value]
+        value = names[0] if names else f"{len(value)} keys"
     text = "null" if value is None else " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _shown_hash(name: str, values: Mapping[str, Any]) -> str:
+    """The beginning of a hash, and the place of what it is of."""
+    value, place = values.get(name), values.get("path")
+    if value is None:
+        return _ABSENT if name not in values else "null"
+    return f"{value[:12]} ({place})" if place else str(value[:12])

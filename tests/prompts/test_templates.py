@@ -127,6 +127,6 @@ def test_a_prompt_template_for_rows_whose_prompts_are_whole_is_refused(tmp_path:
     }
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(
-        DataError, match="prompt_template='Q: {problem}' has no effect on rows of the verl schema"
+        DataError, match=r"prompt_template='Q: \{problem\}' has no effect on rows of the verl schema"
     ):
         read_problems(DatasetConfig(path=path, prompt_template="Q: {problem}"))

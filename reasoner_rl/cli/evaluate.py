@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,6 @@ from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import EvalConfig, TrainingRecipe
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from reasoner_rl.evaluation.result import EvaluationResult
 
 group = typer.Typer(
     cls=DefaultGroup,
@@ -62,8 +59,10 @@ def run(
     if out is not None:
         config = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": out})})
     from reasoner_rl.commands.evaluate import evaluate_checkpoint
+    from reasoner_rl.commands.evaluation_tables import result_tables
 
-    _show(evaluate_checkpoint(config), problems)
+    for table in result_tables(evaluate_checkpoint(config), problems=problems):
+        print_table(*table)
 
 
 @group.command("diff")
@@ -101,9 +100,11 @@ def rescore(
     timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
 ) -> None:
     """Score the saved responses of an evaluation with another verifier, and report them the same way."""
+    from reasoner_rl.commands.evaluation_tables import result_tables
     from reasoner_rl.commands.rescore import rescore_result
 
-    _show(rescore_result(result, fn, out, workers=workers, timeout=timeout))
+    for table in result_tables(rescore_result(result, fn, out, workers=workers, timeout=timeout)):
+        print_table(*table)
 
 
 @group.command("score")
@@ -124,9 +125,11 @@ def score(
     timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
 ) -> None:
     """Score responses that were generated elsewhere, and report them as an evaluation here."""
+    from reasoner_rl.commands.evaluation_tables import result_tables
     from reasoner_rl.commands.rescore import score_files
 
-    _show(score_files(files, fn, out, workers=workers, timeout=timeout))
+    for table in result_tables(score_files(files, fn, out, workers=workers, timeout=timeout)):
+        print_table(*table)
 
 
 class ExportFormat(StrEnum):
@@ -149,16 +152,6 @@ def export(
 
     for path in export_result(result, form.value, out):
         sys.stdout.write(f"{path}\n")
-
-
-def _show(result: EvaluationResult, problems: bool = False) -> None:
-    from reasoner_rl.commands.evaluation_tables import length_table, problem_table, report_table
-
-    print_table(*report_table(result))
-    if any(report.lengths for report in result.reports):
-        print_table(*length_table(result))
-    for report in result.reports if problems else ():
-        print_table(*problem_table(report))
 
 
 def weights_of(config: TrainingRecipe, overrides: list[str]) -> str:

@@ -49,11 +49,11 @@ def _pairs(a: EvaluationResult, b: EvaluationResult, remarks: list[str]) -> list
                 f"the sets have different names: {a.reports[0].dataset} and {b.reports[0].dataset}"
             )
         return [(a.reports[0], b.reports[0])]
-    names = [{report.dataset for report in result.reports} for result in (a, b)]
-    for letter, own, other in (("A", *names), ("B", *reversed(names))):
-        if missing := sorted(own - other):
-            remarks.append(f"only in {letter}: {', '.join(missing)}")
-    return [(report, b.report(report.dataset)) for report in a.reports if report.dataset in names[1]]
+    of_a, of_b = ({report.dataset for report in result.reports} for result in (a, b))
+    for letter, alone in (("A", of_a - of_b), ("B", of_b - of_a)):
+        if alone:
+            remarks.append(f"only in {letter}: {', '.join(sorted(alone))}")
+    return [(report, b.report(report.dataset)) for report in a.reports if report.dataset in of_b]
 
 
 def _of_problems(found: SetDifference) -> list[str]:

@@ -9,6 +9,14 @@ Table = tuple[list[str], list[list[str]]]
 _LONGEST_ANSWER = 40  # characters
 
 
+def result_tables(result: EvaluationResult, *, problems: bool = False) -> list[Table]:
+    """What is printed of a result. problems: with a line for each problem."""
+    tables = [report_table(result)]
+    if any(report.lengths for report in result.reports):
+        tables.append(length_table(result))
+    return tables + [problem_table(report) for report in result.reports if problems]
+
+
 def report_table(result: EvaluationResult) -> Table:
     """One row per set: accuracy with its interval, and what else the samples say."""
     rows = [_row(report, result.settings.greedy) for report in result.reports]

@@ -12,7 +12,7 @@ from typing import Any
 
 from reasoner_rl.errors import DataError, did_you_mean
 from reasoner_rl.prompts.read import TRUTH_RULE, Place, rows_of_file, truth_text
-from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
+from reasoner_rl.types import FinishReason, Prompt, Reward, Rollout, ScoredGroup
 
 QUESTION_KEYS = ("question", "problem", "prompt")
 ID_KEYS = ("id", "uid", "index")
@@ -103,7 +103,7 @@ def _rollouts(place: Place, row: Mapping[str, Any]) -> list[Rollout]:
         raise place.error(key, value, "must be text, or a list of texts that is not empty")
     tokens, reason = row.get("tokens"), row.get("finish_reason")
     count = tokens if isinstance(tokens, int) and len(texts) == 1 else 0
-    cut = "length" if reason == "length" else "stop"
+    cut: FinishReason = "length" if reason == "length" else "stop"
     return [Rollout((0,) * count, (0.0,) * count, cut, 0, text) for text in texts]
 
 

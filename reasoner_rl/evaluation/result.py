@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reasoner_rl.errors import DataError, did_you_mean
 
 RESULT_FILE = "evaluation.json"
-FORMAT = "reasoner_rl.evaluation"
 VERSION = 1
 _ABSENT = "(not there)"
 
@@ -164,8 +163,8 @@ class Machine(Record):
 class EvaluationResult(Record):
     """The whole file."""
 
-    format: Literal["reasoner_rl.evaluation"] = FORMAT
-    version: Literal[1] = VERSION
+    format: Literal["reasoner_rl.evaluation"] = "reasoner_rl.evaluation"
+    version: Literal[1] = 1
     made: str = Field(description="When, in UTC.")
     how: Literal["generated", "rescored", "scored"] = Field(
         description="generated here; rescored: earlier generations with another verifier; scored: generations made "

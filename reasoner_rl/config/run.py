@@ -20,7 +20,8 @@ class RunConfig(Section):
     steps: int = Field(100, ge=0, description="Training steps.")
     resume: Literal["auto", "never"] = Field(
         "auto",
-        description="auto: resume from the newest checkpoint in output_dir. never: refuse if there is one.",
+        description="auto: resume from the newest checkpoint in output_dir, and an evaluation from its finished parts. "
+        "never: refuse if there is one.",
     )
     threads: int | None = Field(
         None,

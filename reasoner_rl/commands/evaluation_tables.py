@@ -89,6 +89,8 @@ def change_table(changes: tuple[ProblemChange, ...]) -> Table:
 
 
 def _verdict(found: SetDifference) -> str:
+    if not found.changes:
+        return "no problem changed"
     if found.could_be_noise is None:
         return "one problem does not tell"
     if found.could_be_noise:

@@ -9,7 +9,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${REASONER_RL_VENV:-$root/.venv}
 
 # Set by parse_options, as far as the options were given.
-address='' data='' dry_run='' fn='' hosts='' nodes='' port='' rest=() workers=''
+address='' data='' dry_run='' fn='' hosts='' nodes='' out='' port='' rest=() workers=''
 
 # fail MESSAGE: what was asked for is wrong.
 fail() {

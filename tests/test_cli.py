@@ -370,7 +370,11 @@ def test_an_interruption_says_how_to_resume(
         )
     monkeypatch.setattr("reasoner_rl.commands.evaluate.evaluate_checkpoint", interrupted)
     outcome = reasoner_rl("eval", str(recipe), "evaluation.datasets=[{path: problems.jsonl}]")
-    assert (outcome.status, outcome.err) == (130, "interrupted\n")
+    resumes = "the same command resumes from the parts of responses that are finished, if there are any"
+    assert (outcome.status, outcome.err) == (130, f"interrupted; {resumes}\n")
+    monkeypatch.setattr("reasoner_rl.commands.rescore.rescore_result", lambda *_, **__: interrupted(None))
+    outcome = reasoner_rl("eval", "rescore", "run", "--fn", "a:b", "--out", "other")
+    assert (outcome.status, outcome.err) == (130, "interrupted\n"), "which starts anew"
 
 
 def test_workers_that_fail_say_what_is_resumed(
@@ -389,7 +393,10 @@ def test_workers_that_fail_say_what_is_resumed(
             ("data", "make-sft", str(recipe), "--out", "made"),
             "The same command resumes from the parts of answers that are finished, if there are any\n",
         ),
-        (("eval", str(recipe), problems), ""),
+        (
+            ("eval", str(recipe), problems),
+            "The same command resumes from the parts of responses that are finished, if there are any\n",
+        ),
     ):
         outcome = reasoner_rl(*arguments)
         assert (outcome.status, outcome.err) == (3, f"error: rank 1 died\n{remedy}")
@@ -432,11 +439,12 @@ def test_a_trained_recipe_is_evaluated_with_the_weights_it_made(
 
     def evaluated(*overrides: str) -> str:
         datasets = f"evaluation.datasets=[{{path: {tmp_path / 'problems.jsonl'}, name: all}}]"
-        outcome = reasoner_rl("eval", str(recipe), datasets, *overrides)
+        out = tmp_path / f"result_{len(list(tmp_path.glob('result_*')))}"
+        outcome = reasoner_rl("eval", str(recipe), datasets, *overrides, "--out", str(out))
         assert (outcome.status, outcome.err) == (0, "")
-        report = json.loads((tmp_path / "run" / "eval" / "evaluation.json").read_text())
-        assert f"weights: {report['model']}\n" in outcome.out
-        return str(report["model"])
+        path = json.loads((out / "evaluation.json").read_text())["settings"]["model"]["path"]
+        assert f"weights: {path}\n" in outcome.out
+        return str(path)
 
     assert evaluated() == str(base)
     shutil.copytree(tiny_checkpoint("llama-untied"), final)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from reasoner_rl.cli import config, data, evaluate, reference
-from reasoner_rl.cli.common import print_table
+from reasoner_rl.cli.common import COMMAND, print_table
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
 from reasoner_rl.cli.export import export
 from reasoner_rl.cli.plan import plan
@@ -19,6 +19,7 @@ from reasoner_rl.cli.train import sft, train
 _RESUMES_FROM = {
     "train": CHECKPOINT,
     "sft": CHECKPOINT,
+    "eval run": "the parts of responses that are finished, if there are any",
     "data": "the parts of answers that are finished, if there are any",
 }
 
@@ -26,7 +27,7 @@ _RESUMES_FROM = {
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         # Around the commands and not around typer, which makes a silent exit of Ctrl-C.
-        with exit_statuses(lambda: _RESUMES_FROM.get(ctx.invoked_subcommand)):
+        with exit_statuses(lambda: _RESUMES_FROM.get(ctx.meta.get(COMMAND, ctx.invoked_subcommand))):
             return super().invoke(ctx)
 
 

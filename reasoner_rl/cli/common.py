@@ -16,6 +16,10 @@ from reasoner_rl.errors import ConfigError, did_you_mean
 
 WIDTH_OF_FILES = 200  # of tables that are not printed on a terminal, in characters
 
+COMMAND = (
+    "reasoner_rl.command"  # the key, in a context's shared data, of the command of a group that was called
+)
+
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")
 ]
@@ -56,7 +60,9 @@ class DefaultGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first argument names, or the main command, whose first argument it is."""
         named = not args or args[0] in self.commands
-        return super().resolve_command(ctx, args if named else ["run", *args])
+        name, command, rest = super().resolve_command(ctx, args if named else ["run", *args])
+        ctx.meta[COMMAND] = f"{ctx.info_name} {name}"
+        return name, command, rest
 
 
 def wrong_kind(command: str, recipe: str, config: AnyRecipe, wanted: str) -> ConfigError:

@@ -1,8 +1,9 @@
-"""`reasoner-rl eval` and `reasoner-rl verify`."""
+"""`reasoner-rl eval ...` and `reasoner-rl verify`."""
 
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +23,30 @@ group = typer.Typer(
 )
 
 
+ResultArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RESULT", help="A result file, evaluation.json, or the folder that holds it."),
+]
+OutFolder = Annotated[Path, typer.Option(help="Folder for the result.")]
+
+
 @group.command("run")
-def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the result; by default run.output_dir, and its eval/ with a training recipe."
+        ),
+    ] = None,
+    problems: Annotated[bool, typer.Option("--problems", help="Show a line for each problem too.")] = False,
+) -> None:
     """Measure accuracy on held-out problems, by an `eval` recipe or by the evaluation of a training recipe.
 
     For a training recipe, the weights are those in its output_dir/final, once the run has made them;
-    before that, and with an override of model.path, they are those of model.path.
+    before that, and with an override of model.path, they are those of model.path. An interrupted evaluation is
+    resumed by the same command; one with other settings needs a folder of its own.
     """
     config = load_recipe(recipe, overrides or [])
     if isinstance(config, RewardModelConfig):
@@ -37,10 +56,102 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
         )
     if not isinstance(config, EvalConfig):
         config = EvalConfig.of_training(config, weights_of(config, overrides or []))
+    if out is not None:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": out})})
     from reasoner_rl.commands.evaluate import evaluate_checkpoint
+    from reasoner_rl.commands.evaluation_tables import result_tables
 
-    rows = [report.row() for report in evaluate_checkpoint(config)]
-    print_table(list(rows[0]), [list(row.values()) for row in rows])
+    for table in result_tables(evaluate_checkpoint(config), problems=problems):
+        print_table(*table)
+
+
+@group.command("diff")
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A result file, or the folder that holds it.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    changes: Annotated[int, typer.Option(min=0, help="Show so many of the problems that changed most.")] = 10,
+) -> None:
+    """Say in which settings two results differ, and whether their accuracies do, problem by problem."""
+    from reasoner_rl.commands.diff_evaluations import compare
+    from reasoner_rl.commands.evaluation_tables import change_table, difference_table
+
+    compared = compare(before, after)
+    if compared.settings:
+        print_table(["setting", "A", "B"], [list(row) for row in compared.settings])
+    for line in compared.remarks:
+        sys.stdout.write(f"{line}\n")
+    if compared.sets:
+        print_table(*difference_table(compared.sets))
+    for found in compared.sets:
+        shown = found.changes[:changes]
+        if shown:
+            sys.stdout.write(
+                f"{found.dataset}: {len(found.changes)} of {found.problems} problems changed; most:\n"
+            )
+            print_table(*change_table(shown))
+
+
+@group.command("rescore")
+def rescore(
+    result: ResultArgument,
+    fn: Annotated[str, typer.Option(help="package.module:function or path/to/file.py:function.")],
+    out: OutFolder,
+    workers: Annotated[int, typer.Option(min=1, help="Verifier processes.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
+) -> None:
+    """Score the saved responses of an evaluation with another verifier, and report them the same way."""
+    from reasoner_rl.commands.evaluation_tables import result_tables
+    from reasoner_rl.commands.rescore import rescore_result
+
+    for table in result_tables(rescore_result(result, fn, out, workers=workers, timeout=timeout)):
+        print_table(*table)
+
+
+@group.command("score")
+def score(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="JSONL or parquet, one set per file: rows with `question` or `id`, `response` (text, or a list of "
+            "texts) and `gold`.",
+        ),
+    ],
+    out: OutFolder,
+    fn: Annotated[
+        str, typer.Option(help="package.module:function or path/to/file.py:function.")
+    ] = "reward_fns:compute_score",
+    workers: Annotated[int, typer.Option(min=1, help="Verifier processes.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
+) -> None:
+    """Score responses that were generated elsewhere, and report them as an evaluation here."""
+    from reasoner_rl.commands.evaluation_tables import result_tables
+    from reasoner_rl.commands.rescore import score_files
+
+    for table in result_tables(score_files(files, fn, out, workers=workers, timeout=timeout)):
+        print_table(*table)
+
+
+class ExportFormat(StrEnum):
+    """Formats of other programs for evaluation."""
+
+    LM_EVAL = "lm-eval"
+    LIGHTEVAL = "lighteval"
+
+
+@group.command("export")
+def export(
+    result: ResultArgument,
+    form: Annotated[ExportFormat, typer.Option("--format", help="Whose format.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the files, which have the names that program gives them.")
+    ],
+) -> None:
+    """Write a result as lm-evaluation-harness or lighteval writes its own."""
+    from reasoner_rl.commands.export_evaluation import export_result
+
+    for path in export_result(result, form.value, out):
+        sys.stdout.write(f"{path}\n")
 
 
 def weights_of(config: TrainingRecipe, overrides: list[str]) -> str:

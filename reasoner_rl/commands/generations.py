@@ -25,8 +25,8 @@ from reasoner_rl.rewards.contract import opened_tag
 from reasoner_rl.rewards.queueing import RewardTask
 
 # The first key that a row has counts. A dot leads into a mapping, as in the rows that verl writes.
-RESPONSE_KEYS = ("response", "responses", "solution")
-TRUTH_KEYS = ("ground_truth", "gold", "answer", "reward_model.ground_truth")
+RESPONSE_KEYS = ("response", "responses", "solution", "completion", "output", "generation")
+TRUTH_KEYS = ("ground_truth", "gold", "answer", "target", "reward_model.ground_truth")
 PROBLEM_KEYS = ("uid", "id", "question", "problem", "prompt")
 COLUMNS = "--columns"  # the flag by which users name other keys
 RECORD_FOLDERS = ("rollouts", "evaluations")  # of a run's folder

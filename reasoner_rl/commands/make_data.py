@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from reasoner_rl.commands.agreement import with_one_name_per_answer
 from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.sample_answers import sampled_groups
 from reasoner_rl.config.recipes import OnlineConfig, SamplingRecipe
@@ -28,6 +27,7 @@ from reasoner_rl.prompts.making import (
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.reward_models.component import agreements
 from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.sources.agreement import with_one_name_per_answer
 from reasoner_rl.types import ScoredGroup
 
 

@@ -17,6 +17,10 @@ DAPO_PROMPT = (
 )
 
 
+# Ways to ask for an answer, by name; prompts/templates.py has their texts.
+TemplateName = Literal["none", "chat", "qwen-math", "dapo", "minerva"]
+
+
 class ColumnMap(Section):
     """Which column of flat rows, in JSONL or parquet, holds what."""
 
@@ -155,6 +159,13 @@ FLAT_COLUMNS = ("problem", "answer", "answer_form", "data_source", "id", "extra"
 class PromptConfig(Section):
     """How a row becomes tokens."""
 
+    template: TemplateName | None = Field(
+        None,
+        description="Ask for the answer in a published way, by its name, in place of apply_chat_template, system and "
+        "the data's own instructions: none (the problem's text alone), chat (the text in the chat template), qwen-math "
+        "(chat template, with Qwen2.5-Math's system prompt), dapo (DAPO's instruction), minerva (four worked examples, "
+        "no chat template). Unset: as the data and the other keys say.",
+    )
     apply_chat_template: bool | Literal["auto"] = Field(
         "auto", description="Wrap the messages with the chat template; auto: when the tokenizer has one."
     )
@@ -163,6 +174,13 @@ class PromptConfig(Section):
     overlong: Literal["truncate_left", "drop", "error"] = Field(
         "truncate_left", description="What to do with a longer prompt. DAPO truncates on the left."
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Self:
+        if self.template is not None:
+            reason = f"with template {self.template!r}, which says it itself"
+            refuse_without_effect(self, ["apply_chat_template", "system"], reason)
+        return self
 
 
 class PromptDataConfig(Section):

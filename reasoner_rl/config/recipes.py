@@ -30,6 +30,7 @@ from reasoner_rl.config.rollout import (
     VllmEngineConfig,
 )
 from reasoner_rl.config.rules import (
+    check_one_template,
     check_overlong,
     check_preference_step,
     check_ranks,
@@ -41,6 +42,7 @@ from reasoner_rl.config.run import (
     CheckpointConfig,
     EvaluationConfig,
     HeldOutConfig,
+    HeldOutPartsConfig,
     LoggingConfig,
     RecordConfig,
     RunConfig,
@@ -115,6 +117,11 @@ class TrainingRecipe(Section):
         check_overlong(self.reward, self.rollout.sampling, "rollout.sampling")
         if self.evaluation.sampling is not None:
             check_overlong(self.reward, self.evaluation.sampling, "evaluation.sampling")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Self:
+        check_one_template(self.data.prompts, {"data.train": self.data.train, **self.evaluation.by_key})
         return self
 
     @model_validator(mode="after")
@@ -407,13 +414,18 @@ class EvalConfig(Section):
     cluster: ClusterConfig = Field(
         LocalClusterConfig(), description="The processes: local (one) or ray (many)."
     )
-    evaluation: HeldOutConfig = Field(description="Problems and number of samples.")
+    evaluation: HeldOutPartsConfig = Field(description="Problems and number of samples.")
     logging: RecordConfig = Field(RecordConfig(), description="Records.")
 
     @model_validator(mode="after")
     def _something_to_evaluate(self) -> Self:
         if not self.evaluation.datasets:
             raise ValueError("evaluation.datasets must name at least one file of problems; it is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Self:
+        check_one_template(self.data.prompts, self.evaluation.by_key)
         return self
 
     @model_validator(mode="after")
@@ -446,7 +458,7 @@ class EvalConfig(Section):
             rollout=GenerationConfig(engine=config.rollout.engine, sampling=config.evaluation_sampling),
             reward=config.reward,
             cluster=config.cluster,
-            evaluation=_shared(HeldOutConfig, config.evaluation),
+            evaluation=HeldOutPartsConfig(**dict(_shared(HeldOutConfig, config.evaluation))),
             logging=_shared(RecordConfig, config.logging),
         )
 
@@ -460,7 +472,7 @@ class EvalConfig(Section):
             rollout=_shared(GenerationConfig, config.rollout),
             reward=config.reward,
             cluster=config.cluster,
-            evaluation=HeldOutConfig(
+            evaluation=HeldOutPartsConfig(
                 datasets=[config.data.train], samples_per_prompt=config.rollout.responses_per_prompt
             ),
             logging=_shared(RecordConfig, config.logging),

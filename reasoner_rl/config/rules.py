@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
+from reasoner_rl.config.data import PromptConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import (
     DpoConfig,
@@ -19,6 +23,15 @@ from reasoner_rl.config.training import (
     MegatronBackendConfig,
     ScheduleConfig,
 )
+
+
+def check_one_template(prompts: PromptConfig, datasets: Mapping[str, Section]) -> None:
+    """Raise ValueError where both data.prompts.template and a dataset say how to ask. datasets: by their keys."""
+    if prompts.template is None:
+        return
+    reason = f"with data.prompts.template {prompts.template!r}, which says it itself"
+    for key, dataset in datasets.items():
+        refuse_without_effect(dataset, ["prompt_template"], reason, f"{key}.")
 
 
 def check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str) -> None:

@@ -20,7 +20,8 @@ class RunConfig(Section):
     steps: int = Field(100, ge=0, description="Training steps.")
     resume: Literal["auto", "never"] = Field(
         "auto",
-        description="auto: resume from the newest checkpoint in output_dir. never: refuse if there is one.",
+        description="auto: resume from the newest checkpoint in output_dir, and an evaluation from its finished parts. "
+        "never: refuse if there is one.",
     )
     threads: int | None = Field(
         None,
@@ -38,10 +39,26 @@ class HeldOutConfig(Section):
         1, ge=1, description="Responses per problem: k of avg@k, maj@k and pass@k."
     )
 
+    @property
+    def by_key(self) -> dict[str, DatasetConfig]:
+        """The datasets by their keys in a recipe."""
+        return {f"evaluation.datasets.{place}": dataset for place, dataset in enumerate(self.datasets)}
+
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
         check_labels_differ([dataset.label for dataset in self.datasets])
         return self
+
+
+class HeldOutPartsConfig(HeldOutConfig):
+    """Held-out problems of an evaluation by itself, which can be interrupted."""
+
+    responses_per_part: int | None = Field(
+        None,
+        ge=1,
+        description="Responses, rounded down to whole problems, after which what is finished is kept. Unset: as many "
+        "as fill all engines once. Fewer lose less in an interruption, and more keep the engines fuller.",
+    )
 
 
 class EvaluationConfig(HeldOutConfig):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from reasoner_rl.evaluation.intervals import Z95, confidence_interval
@@ -22,19 +22,18 @@ class ProblemResult:
     """What came of the k samples of one problem; every field is [k], in the order of sampling."""
 
     accuracies: tuple[float | None, ...]  # in [0, 1]; 1 is right; None: the verifier does not say
-    # As the verifier extracted them; None: no answer found. Equal ones have equal texts: `sources.equal_answers`.
+    # As the verifier extracted them; None: no answer found. Equal ones have equal texts: `sources.agreement`.
     answers: tuple[str | None, ...]
     response_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]  # cut off at the token limit
     scores: tuple[float, ...] = ()  # as in training, before the penalty for length; may be left out
 
     @classmethod
-    def from_group(cls, group: ScoredGroup, answers: Sequence[str | None] | None = None) -> ProblemResult:
-        """Read a result off a scored group. ``answers``: in place of those that the verifier extracted."""
-        extracted = (reward.extracted for reward in group.rewards)
+    def from_group(cls, group: ScoredGroup) -> ProblemResult:
+        """Read a result off a scored group."""
         return cls(
             accuracies=tuple(reward.accuracy for reward in group.rewards),
-            answers=tuple(extracted if answers is None else answers),
+            answers=tuple(reward.extracted for reward in group.rewards),
             response_tokens=tuple(len(rollout.token_ids) for rollout in group.rollouts),
             truncated=tuple(rollout.finish_reason == "length" for rollout in group.rollouts),
             scores=tuple(reward.unshaped_score for reward in group.rewards),
@@ -192,6 +191,16 @@ def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) ->
     # max returns the first of equals, and a dict keeps the order in which answers were first seen.
     winner = max(votes, key=votes.__getitem__)
     return float(accuracies[list(answers).index(winner)])
+
+
+def clustered_standard_error(accuracies: Sequence[Sequence[float]]) -> float:
+    """Standard error of avg@k with problems as clusters of equal size; ``accuracies`` is [problems][k].
+
+    The sample standard deviation of the problem means over the root of the number of problems (arXiv
+    2411.00640).
+    """
+    means = [fmean(samples) for samples in accuracies]
+    return stdev(means) / math.sqrt(len(means))
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:

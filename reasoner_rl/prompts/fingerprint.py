@@ -28,6 +28,11 @@ def fingerprint(rows: Iterable[Prompt | Example]) -> Fingerprint:
     }
 
 
+def prompt_hash(prompt: Prompt) -> str:
+    """SHA-256 of the token ids of one prompt."""
+    return hashlib.sha256(_json(list(prompt.token_ids)).encode()).hexdigest()
+
+
 def difference(old: Fingerprint, new: Fingerprint) -> str | None:
     """How data with the second fingerprint differ from those with the first, or None."""
     if (old["rows"], old["order"]) == (new["rows"], new["order"]):

@@ -45,6 +45,7 @@ class Problem:
     extra_info: Mapping[str, Any] = field(default_factory=dict)
     solution: str | None = None  # worked solution, for SFT
     row: int = 1  # where it first appears, from 1
+    text: str | None = None  # the problem without instructions, where the row says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +323,8 @@ def _messages(place: Place, name: str, value: Any) -> tuple[Message, ...]:
 
 def _read_flat_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     columns = config.columns
-    messages, truth = _flat_messages(config, place, row), _flat_truth(config, place, row)
+    messages, text = _flat_messages(config, place, row)
+    truth = _flat_truth(config, place, row)
     source = config.data_source or place.path.stem
     if columns.data_source:
         source = place.text(row, columns.data_source, key="columns.data_source")
@@ -340,16 +342,17 @@ def _read_flat_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
         extra_info={"index": index} | _plain(rest),
         solution=place.text(row, columns.solution, key="columns.solution") if columns.solution else None,
         row=place.number,
+        text=text,
     )
 
 
-def _flat_messages(config: DatasetConfig, place: Place, row: Row) -> tuple[Message, ...]:
-    """The messages of a flat row: its problem in the template, or the list of messages that stands there."""
+def _flat_messages(config: DatasetConfig, place: Place, row: Row) -> tuple[tuple[Message, ...], str | None]:
+    """The messages of a flat row and its bare problem, or the list of messages that stands there, and None."""
     names = config.columns.problem_columns
     if len(names) == 1 and isinstance(row.get(names[0]), list):
-        return _messages(place, names[0], row[names[0]])
+        return _messages(place, names[0], row[names[0]]), None
     problem = " ".join(place.text(row, name, key="columns.problem") for name in names)
-    return ({"role": "user", "content": config.template.replace("{problem}", problem)},)
+    return ({"role": "user", "content": config.template.replace("{problem}", problem)},), problem
 
 
 def _flat_truth(config: DatasetConfig, place: Place, row: Row) -> str:

@@ -11,6 +11,7 @@ import jinja2
 from reasoner_rl.config.data import PromptConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.prompts.read import Message, Problem
+from reasoner_rl.prompts.templates import TEMPLATES, bare_text
 from reasoner_rl.types import Prompt
 
 if TYPE_CHECKING:
@@ -50,25 +51,32 @@ class PromptRenderer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
-        has_template = bool(tokenizer.chat_template)
-        if config.apply_chat_template is True and not has_template:
-            raise ConfigError(
-                "data.prompts.apply_chat_template is true, but the tokenizer has no chat template: set "
-                "model.chat_template to a file that holds one, or apply_chat_template to false"
-            )
         self._tokenizer = tokenizer
         self._config = config
-        self._use_template = has_template and config.apply_chat_template is not False
+        self._named = None if config.template is None else TEMPLATES[config.template]
+        self._system = config.system if self._named is None else self._named.system
+        wanted = config.apply_chat_template if self._named is None else self._named.chat
+        has_template = bool(tokenizer.chat_template)
+        if wanted is True and not has_template:
+            key, other = "apply_chat_template is true", "apply_chat_template to false"
+            if config.template is not None:
+                key, other = f"template is {config.template!r}", "template to none, dapo or minerva"
+            raise ConfigError(
+                f"data.prompts.{key}, but the tokenizer has no chat template: set model.chat_template to a file that "
+                f"holds one, or {other}"
+            )
+        self._use_template = has_template and wanted is not False
         self.incomplete = 0
         self._left_out: dict[tuple[str, ...], frozenset[str]] = {}  # roles of messages -> those left out
 
     def encode(self, problem: Problem) -> list[int]:
         """Return the token ids of the whole prompt, however long. Raises DataError if it cannot be rendered."""
-        messages = list(problem.messages)
-        if self._config.system is not None and all(message["role"] != "system" for message in messages):
-            messages.insert(0, {"role": "system", "content": self._config.system})
+        messages = list(self._messages(problem))
+        own = len(messages)
+        if self._system is not None and all(message["role"] != "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": self._system})
         if self._use_template:
-            self._notice_left_out(problem, messages)
+            self._notice_left_out(problem, messages, added=len(messages) > own)
             ids = list(self._apply_template(problem.uid, messages, tokenize=True))
         else:
             ids = self._encode_plain(messages)
@@ -76,14 +84,19 @@ class PromptRenderer:
             raise DataError(f"problem {problem.uid}: no token is left for a response to follow")
         return ids
 
-    def _notice_left_out(self, problem: Problem, messages: Sequence[Message]) -> None:
+    def _messages(self, problem: Problem) -> Sequence[Message]:
+        """What the model is asked, without the recipe's system prompt."""
+        return problem.messages if self._named is None else self._named.messages(bare_text(problem))
+
+    def _notice_left_out(self, problem: Problem, messages: Sequence[Message], *, added: bool) -> None:
         """Count a problem if the template ignores one of its messages, which is tried once for each order of roles."""
         roles = tuple(message["role"] for message in messages)
         if roles not in self._left_out:
             self._left_out[roles] = self._roles_left_out(problem.uid, messages)
-        if "system" in self._left_out[roles] and len(messages) > len(problem.messages):
+        if "system" in self._left_out[roles] and added:
+            key = "system is set" if self._named is None else f"template is {self._config.template!r}"
             raise ConfigError(
-                "data.prompts.system is set, but the chat template leaves system messages out: put the text into "
+                f"data.prompts.{key}, but the chat template leaves system messages out: put the text into "
                 "data.train.prompt_template, or set model.chat_template to a file whose template shows them"
             )
         self.incomplete += bool(self._left_out[roles])
@@ -120,7 +133,7 @@ class PromptRenderer:
             ground_truth=problem.ground_truth,
             data_source=problem.data_source,
             extra_info=problem.extra_info,
-            messages=problem.messages,
+            messages=tuple(self._messages(problem)),
         )
 
     def _decode(self, ids: Sequence[int]) -> str:

@@ -26,14 +26,16 @@ def generate_groups(
     seed_parts: tuple[int | str, ...],
     timer: PhaseTimer,
     progress: bool | Literal["auto"],
+    first: int = 0,
 ) -> list[ScoredGroup]:
     """Draw ``samples`` responses to each prompt and score them; groups come in the order of the prompts.
 
-    A response's randomness depends on ``seed_parts``, its prompt and its number in the group alone.
+    first: the number of the first prompt, where ``prompts`` are a part of more. A response's randomness depends on
+    ``seed_parts``, its prompt and that prompt's number, and its own number in the group alone.
     """
     requests = [
         GenerationRequest(prompt.token_ids, samples, derive_seed(*seed_parts, index, prompt.uid))
-        for index, prompt in enumerate(prompts)
+        for index, prompt in enumerate(prompts, start=first)
     ]
     responses = len(requests) * samples
     with timer("generate"), progress_bar(progress, "generating", responses) as advance:

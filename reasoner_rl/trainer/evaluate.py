@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from reasoner_rl.config.recipes import AnsweringConfig, EvalConfig
@@ -10,8 +11,10 @@ from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.rollout.engine import Generator
+from reasoner_rl.sources.agreement import names_of_answers
 from reasoner_rl.sources.generate import generate_groups
 from reasoner_rl.trainer.loading import HeldOut
+from reasoner_rl.types import ScoredGroup
 
 
 class Evaluator:
@@ -34,18 +37,45 @@ class Evaluator:
 
     def evaluate(self, generator: Generator, step: int) -> list[EvaluationReport]:
         """One report per dataset; all responses are recorded."""
-        config, reports = self._config, []
+        reports = []
         for held_out in self._held_out:
-            groups = generate_groups(
-                held_out.prompts,
-                generator,
-                self._rewards,
-                self._sampling,
-                config.evaluation.samples_per_prompt,
-                seed_parts=(config.run.seed, "evaluation", held_out.name),
-                timer=PhaseTimer(),
-                progress=config.logging.progress,
-            )
-            self._recorder.evaluation(step, held_out.name, groups)
-            reports.append(summarise(held_out.name, [ProblemResult.from_group(group) for group in groups]))
+            groups = self.answer(generator, held_out, 0, len(held_out.prompts))
+            self.record(step, held_out, groups)
+            reports.append(summarise(held_out.name, self.results(groups)))
         return reports
+
+    def answer(self, generator: Generator, held_out: HeldOut, start: int, stop: int) -> list[ScoredGroup]:
+        """Draw and score the responses to problems ``start`` to ``stop`` - 1 of a set, by the whole set's seeds."""
+        config = self._config
+        return generate_groups(
+            held_out.prompts[start:stop],
+            generator,
+            self._rewards,
+            self._sampling,
+            config.evaluation.samples_per_prompt,
+            seed_parts=(config.run.seed, "evaluation", held_out.name),
+            timer=PhaseTimer(),
+            progress=config.logging.progress,
+            first=start,
+        )
+
+    def record(self, step: int, held_out: HeldOut, groups: Sequence[ScoredGroup]) -> None:
+        """Write the responses to a whole set."""
+        self._recorder.evaluation(step, held_out.name, groups)
+
+    def results(self, groups: Sequence[ScoredGroup]) -> list[ProblemResult]:
+        """What came of each problem; see `results_of_groups`."""
+        return results_of_groups(groups, self._rewards)
+
+
+def results_of_groups(groups: Sequence[ScoredGroup], rewards: RewardRunner) -> list[ProblemResult]:
+    """What came of each problem. Answers that the verifier finds equal have one text, so that they vote together."""
+    results = [ProblemResult.from_group(group) for group in groups]
+    if all(len(group.rollouts) == 1 for group in groups):
+        return results  # nothing to vote on
+    return [
+        dataclasses.replace(
+            result, answers=tuple(None if answer is None else names[answer] for answer in result.answers)
+        )
+        for result, names in zip(results, names_of_answers(groups, rewards), strict=True)
+    ]

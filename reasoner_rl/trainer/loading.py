@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -28,9 +28,10 @@ from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say, show
 from reasoner_rl.prompts.judged import read_judged
 from reasoner_rl.prompts.judged_samples import describe, judged_samples
-from reasoner_rl.prompts.read import read_problems
+from reasoner_rl.prompts.read import Problem, read_problems
 from reasoner_rl.prompts.render import MAX_TOKENS, render_prompts
 from reasoner_rl.prompts.supervised import supervised_samples
+from reasoner_rl.prompts.templates import problem_hash
 from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rollout.stop_strings import split_stops
@@ -60,12 +61,25 @@ def load_prompts(
 
     key: the dataset's place in the recipe, which messages name.
     """
+    _, rendered = _read_and_render(dataset, prompts, tokenizer, key)
+    if show_first:
+        show_first_prompt(prompts, rendered)
+    return rendered
+
+
+def _read_and_render(
+    dataset: DatasetConfig, prompts: PromptConfig, tokenizer: PreTrainedTokenizerBase, key: str
+) -> tuple[list[Problem], list[Prompt]]:
     problems, read = read_problems(dataset, key)
     rendered, report = render_prompts(problems, tokenizer, prompts)
     say(f"{dataset.label}: {read}; {report}")
-    if show_first:
-        show("first prompt, as the model reads it", rendered[0].text)
-    return rendered
+    return problems, rendered
+
+
+def show_first_prompt(prompts: PromptConfig, rendered: Sequence[Prompt]) -> None:
+    """Print the first prompt as rendered, and the template's name if it has one."""
+    template = "" if prompts.template is None else f" (template {prompts.template})"
+    show(f"first prompt, as the model reads it{template}", rendered[0].text)
 
 
 def load_examples(data: SftDataConfig, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
@@ -146,16 +160,19 @@ class HeldOut:
 
     name: str
     prompts: Sequence[Prompt]
+    problem_hashes: Mapping[str, str] = field(default_factory=dict)  # by uid; see `problem_hash`
 
 
 def load_held_out(
     datasets: Sequence[DatasetConfig], prompts: PromptConfig, tokenizer: PreTrainedTokenizerBase
 ) -> list[HeldOut]:
     """Read and render evaluation datasets."""
-    return [
-        HeldOut(dataset.label, load_prompts(dataset, prompts, tokenizer, key=held_out_key(number)))
-        for number, dataset in enumerate(datasets)
-    ]
+    held_out = []
+    for number, dataset in enumerate(datasets):
+        problems, rendered = _read_and_render(dataset, prompts, tokenizer, held_out_key(number))
+        hashes = {problem.uid: problem_hash(problem) for problem in problems}
+        held_out.append(HeldOut(dataset.label, rendered, hashes))
+    return held_out
 
 
 def held_out_key(number: int) -> str:

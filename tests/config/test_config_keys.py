@@ -13,7 +13,7 @@ from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
-from reasoner_rl.config.run import HeldOutConfig, RunConfig
+from reasoner_rl.config.run import HeldOutPartsConfig, RunConfig
 from reasoner_rl.errors import ConfigError
 
 
@@ -118,7 +118,7 @@ def test_every_key_of_a_configuration_is_listed_and_described(kind: str) -> None
         "preference": PreferenceConfig(run=run, model=model, data={"train": {"path": "a.jsonl"}}),
         "reward_model": RewardModelConfig(run=run, model=model, data={"train": {"path": "a.jsonl"}}),
         "iterated": IteratedConfig(run={"output_dir": "o"}, model=model, data={"train": train}),
-        "eval": EvalConfig(run=run, model=model, evaluation=HeldOutConfig(datasets=[train])),
+        "eval": EvalConfig(run=run, model=model, evaluation=HeldOutPartsConfig(datasets=[train])),
     }
     known = {key.path: key for key in walk_keys(kind)}
     assert _leaves(made[kind].model_dump(), "") <= known.keys()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
 from reasoner_rl.evaluation.estimators import (
     ProblemResult,
+    clustered_standard_error,
     majority_at_k,
     mean_at_k,
     pass_at_k,
@@ -65,6 +67,11 @@ def test_wilson_interval_worked_examples() -> None:
     assert wilson_interval(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert wilson_interval(0 / 20, 20) == pytest.approx((0.0000, 0.1611), abs=5e-5)
     assert wilson_interval(1 / 29, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_clustered_standard_error_by_hand() -> None:
+    # Problem means 0, 1/2, 1: variance ((1/2)^2 + 0 + (1/2)^2) / 2 = 1/4, over 3 problems.
+    assert clustered_standard_error([[0, 0], [1, 0], [1, 1]]) == pytest.approx(math.sqrt(0.25 / 3))
 
 
 RESULTS = [

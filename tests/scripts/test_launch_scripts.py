@@ -322,3 +322,29 @@ def test_a_port_that_is_taken_is_told(cluster: Cluster) -> None:
     assert result.returncode == 2
     assert f"something listens on port {port} of this machine already" in result.stderr
     assert cluster.calls() == []
+
+
+def test_aime_is_evaluated_by_one_command(cluster: Cluster) -> None:
+    """The fake programs do not check recipes, so that any name is one; a real check is the first thing that runs."""
+    command = (
+        "reasoner-rl eval run aime model.path=models/a "
+        '\'evaluation.datasets=[{path: "d/aime-2024.parquet", name: "aime-2024"}]\' '
+    )
+    alone = cluster.run(
+        "eval_aime.sh", "--dry-run", "models/a", "d/aime-2024.parquet", CUDA_VISIBLE_DEVICES="0"
+    )
+    assert (alone.returncode, alone.stdout) == (0, f"{command}--out runs/aime/a\n"), alone.stderr
+    assert len(cluster.calls()) == 1
+    assert "config" in str(cluster.calls()[0])
+    many = cluster.run(
+        *("eval_aime.sh", "--dry-run", "--out", "x", "--workers=2", "models/a", "d/aime-2024.parquet"),
+        "rollout.engine.kind=vllm",
+    )
+    assert many.stdout == (
+        f"{command}cluster.kind=ray cluster.nodes=1 cluster.workers_per_node=2 cluster.address=null "
+        "rollout.engine.kind=vllm --out x\n"
+    )
+    for arguments, told in (((), "MODEL is missing"), (("models/a", "a.b=1"), "FILE is missing")):
+        wrong = cluster.run("eval_aime.sh", *arguments)
+        assert wrong.returncode == 2
+        assert told in wrong.stderr

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reasoner_rl.commands.agreement import with_one_name_per_answer
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.sources.agreement import with_one_name_per_answer
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
 

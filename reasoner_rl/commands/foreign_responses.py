@@ -1,7 +1,7 @@
 """Responses that another program generated, gathered by problem as groups that are not scored yet.
 
-Rows are read as `reasoner-rl verify` reads them (`generations`). Rows of the same problem are one group, in the order of
-the file.
+Rows are read as `reasoner-rl verify` reads them (`generations`). Rows of the same problem are one group, in the order
+of the file.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _text(place: Place, row: Generation) -> str:
             f"{place.path}, row {place.number}: no key {', '.join(PROBLEM_KEYS[:-1])} or {PROBLEM_KEYS[-1]}; found "
             f"{found}.{near}"
         )
-    text = next((row.content[key] for key in QUESTION_KEYS if row.content.get(key) is not None), None)
+    text: Any = next((row.content[key] for key in QUESTION_KEYS if row.content.get(key) is not None), None)
     if isinstance(text, list) and text and isinstance(text[-1], Mapping):  # messages
         text = text[-1].get("content")
     if text is None:

@@ -142,7 +142,7 @@ def _of_accuracies(results: Sequence[ProblemResult], k: int) -> dict[str, Any]:
     low, high = confidence_interval(accuracies)
     votes = zip(results, accuracies, strict=True)
     right = [sum(a >= 1 for a in samples) for samples in accuracies]
-    pass_at = {j: fmean(pass_at_k(k, c, j) for c in right) for j in [*powers_of_two(k - 1), k]}
+    pass_at = {j: fmean(pass_at_k(k, c, j) for c in right) for j in powers_of_two(k)}
     return {
         "accuracy": mean_at_k(accuracies),
         "ci_low": low,
@@ -169,9 +169,9 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def powers_of_two(most: int) -> list[int]:
-    """1, 2, 4, ... up to ``most``."""
-    return [2**power for power in range(max(0, most).bit_length())]
+def powers_of_two(k: int) -> list[int]:
+    """1, 2, 4, ... below k, and k."""
+    return [*(2**power for power in range(k.bit_length()) if 2**power < k), k]
 
 
 def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) -> float:

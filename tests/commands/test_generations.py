@@ -103,10 +103,13 @@ def test_what_is_wrong_with_columns_is_said(text: str, said: str) -> None:
         ("[1]", "the row must be a mapping of columns; it is [1]"),
         (
             {"ground_truth": "1"},
-            "no key 'response', 'responses' or 'solution' (--columns response=KEY names another); found ground_truth.",
+            "'output' or 'generation' (--columns response=KEY names another); found ground_truth.",
         ),
         ({"respons": "a", "answer": 1}, "found respons, answer. Did you mean 'response'?"),
-        ({"response": "a"}, "no key 'ground_truth', 'gold', 'answer' or 'reward_model.ground_truth' ("),
+        (
+            {"response": "a"},
+            "no key 'ground_truth', 'gold', 'answer', 'target' or 'reward_model.ground_truth' (",
+        ),
         (
             {"response": 3, "answer": 1},
             "response must be text, or a list of texts that is not empty; it is 3",

@@ -148,7 +148,7 @@ def test_results_of_other_problems_say_so(scored: tuple[Path, EvaluationResult],
     ("rows", "told"),
     [
         ([], "the file holds no rows"),
-        ([{"response": "1", "gold": "1"}], "row 1: no key question, problem, prompt, id, uid or index"),
+        ([{"response": "1", "gold": "1"}], "row 1: no key uid, id, question, problem or prompt"),
         ([{"id": 1, "respons": "1", "gold": "1"}], "Did you mean 'response'?"),
         ([{"id": 1, "response": 3, "gold": "1"}], "row 1: response must be text, or a list of texts"),
         ([{"id": 1, "response": "3", "gold": ""}], "row 1: gold must be text, a number"),

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from reasoner_rl.evaluation.difference import set_difference, sign_flip_p_value
-from reasoner_rl.evaluation.estimators import ProblemResult, summarise
+from reasoner_rl.evaluation.estimators import ProblemResult, powers_of_two, summarise
 from reasoner_rl.evaluation.result import SetReport
-from reasoner_rl.evaluation.tables import identity, powers_of_two, report_of_set
+from reasoner_rl.evaluation.tables import identity, report_of_set
 
 
 def report(counts: dict[str, int], k: int, truths: dict[str, str] | None = None) -> SetReport:

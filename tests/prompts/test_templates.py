@@ -116,17 +116,3 @@ def test_one_way_to_ask() -> None:
     )
     with pytest.raises(ValidationError, match=rule):
         EvalConfig.model_validate(tree)
-
-
-def test_a_prompt_template_for_rows_whose_prompts_are_whole_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "set.jsonl"
-    row = {
-        "data_source": "s",
-        "prompt": [{"role": "user", "content": "x?"}],
-        "reward_model": {"ground_truth": "1"},
-    }
-    path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(
-        DataError, match=r"prompt_template='Q: \{problem\}' has no effect on rows of the verl schema"
-    ):
-        read_problems(DatasetConfig(path=path, prompt_template="Q: {problem}"))

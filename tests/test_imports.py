@@ -44,12 +44,13 @@ COMPOSING = {
             "training",
         ),
     },
+    "report": {"observability"},
     "commands": {
-        *("distributed", "trainer", "sources"),
+        *("distributed", "report", "trainer", "sources"),
         *("evaluation", "observability", "prompts", "reward_models", "rewards"),
     },
     "doctor": {"distributed", "observability"},
-    "cli": {"trainer", "commands", "doctor"},
+    "cli": {"trainer", "commands", "doctor", "report"},
 }
 SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "plugins", "config"}
 ADAPTED = ("vllm", "megatron", "mbridge", "ray", "verl", "flash_attn", "wandb", "choix", "sklearn")

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from reasoner_rl.cli import config, data, evaluate
+from reasoner_rl.cli import config, data, evaluate, look
 from reasoner_rl.cli.common import print_table
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
 from reasoner_rl.cli.train import sft, train
@@ -60,6 +60,8 @@ app.add_typer(evaluate.group, name="eval")
 app.command()(evaluate.verify)
 app.add_typer(data.group, name="data")
 app.add_typer(config.group, name="config")
+app.command()(look.report)
+app.command()(look.inspect)
 app.command()(doctor)
 
 

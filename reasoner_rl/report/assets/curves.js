@@ -19,7 +19,7 @@ const Curves = (() => {
 
   function lines(panel) {
     return panel.series.flatMap((line) => {
-      const base = { x: line.steps, type: "scatter", name: line.label, legendgroup: line.label };
+      const base = { x: line.steps, type: "scatter", name: line.title ?? line.label, legendgroup: line.label, showlegend: !line.several };
       const style = { color: line.colour, dash: line.dash, width: 2 };
       if (line.points) {
         const interval = line.interval && { type: "data", symmetric: false, thickness: 1, width: 3, color: line.colour,
@@ -40,6 +40,14 @@ const Curves = (() => {
     });
   }
 
+  // Of several runs the legend says what the dashes mean; the colours are in the page's head.
+  function dashes(panel) {
+    const byLabel = new Map(panel.series.filter((line) => line.several).map((line) => [line.label, line.dash]));
+    if (byLabel.size < 2) return [];
+    return [...byLabel].map(([name, dash]) => ({ x: [null], y: [null], type: "scatter", mode: "lines", name, legendgroup: name,
+      line: { color: cssColour("--soft"), dash, width: 2 } }));
+  }
+
   const stack = (panel) => panel.series.map((line) => ({
     x: line.steps, y: line.numbers, type: "bar", name: line.label, marker: { color: line.colour, line: { width: 0 } },
   }));
@@ -55,12 +63,12 @@ const Curves = (() => {
       margin: { l: 48, r: 12, t: 8, b: 34 }, height: 250, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: ink }, hovermode: "x unified", barmode: "stack", bargap: 0.12,
       hoverlabel: { bgcolor: cssColour("--card"), bordercolor: grid, font: { color: ink, size: 12 } },
-      showlegend: panel.series.length > 1,
+      showlegend: new Set(panel.series.map((line) => line.label)).size > 1,
       legend: { orientation: "h", y: -0.16, x: 0, font: { size: 11 }, itemwidth: 30 },
       xaxis: { ...axis, tickformat: "d", ...(last <= 10 ? { dtick: 1 } : { nticks: 8 }), title: { text: "" } },
       yaxis: { ...axis, title: { text: share || !panel.unit ? "" : panel.unit, font: { size: 11 } },
         ...(share ? { tickformat: ".3~p", rangemode: "tozero" } : {}), ...(panel.zero ? { rangemode: "tozero" } : {}),
-        ...(panel.log && positive ? { type: "log", exponentformat: "power", tickfont: { size: 11 }, nticks: 5 } : {}) },
+        ...(panel.log && positive ? { type: "log", tickformat: ".1~e", nticks: 5 } : {}) },
       shapes: marks(), uirevision: "kept",
     };
   }
@@ -81,7 +89,7 @@ const Curves = (() => {
     await Chunks.library("library.plotly");
     if (!place.isConnected) return;
     const first = !place.dataset.drawn;
-    await Plotly.react(place, panel.kind === "stack" ? stack(panel) : lines(panel), layout(panel), settings);
+    await Plotly.react(place, panel.kind === "stack" ? stack(panel) : [...lines(panel), ...dashes(panel)], layout(panel), settings);
     place.dataset.drawn = "yes";
     if (first) place.on("plotly_relayout", (change) => follow(place, change));
   }

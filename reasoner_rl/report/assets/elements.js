@@ -26,11 +26,12 @@ function shortNumber(value) {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
-  return size >= 100 ? value.toFixed(1) : value.toFixed(3);
+  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(2) : value.toFixed(size >= 100 ? 1 : 3);
+  return text.replace("-", "−");
 }
 
-const percent = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %` : "–");
+// Three digits, without zeros at the end: for scores.
+const briefNumber = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(3))).replace("-", "−"));
 
 function asText(value) {
   if (value === null || value === undefined) return "–";

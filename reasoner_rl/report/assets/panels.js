@@ -14,7 +14,8 @@ const Panels = (() => {
   const matching = (pattern, label = (name) => name) => (names) =>
     names.filter((name) => pattern.test(name)).map((name) => [name, label(name)]);
 
-  // title; unit: of the vertical axis, "share" in percent; series: from the metrics' names to [metric, label] pairs.
+  // title; unit: of the vertical axis, "share" in percent; series: from the metrics' names to [metric, label] pairs;
+  // zero: the axis begins there; rare: series that are zero throughout are left out.
   const LINES = [
     { title: "Accuracy", unit: "share", series: (names) => [
       ["reward/accuracy", "training (sampled)"], ["rewards/accuracies", "pairs right"],
@@ -36,13 +37,13 @@ const Panels = (() => {
       ["reward/kl", "in the reward"], ["preference/kl", "to the reference"]) },
     { title: "Gradient norm", zero: true, series: named(["train/grad_norm", "policy"], ["critic/grad_norm", "critic"]) },
     { title: "Clipped tokens", unit: "share", series: named(["policy/clip_fraction_high", "at the high bound"],
-      ["policy/clip_fraction_low", "at the low bound"], ["policy/dual_clip_fraction", "dual clip"]) },
+      ["policy/clip_fraction_low", "at the low bound"], ["value/clip_fraction", "values"]) },
     { title: "Groups with equal rewards", unit: "share", series: matching(/^(groups|reward)\/.*equal/) },
     { title: "Deviation of rewards within groups", series: matching(/^(groups|reward)\/.*(deviation|std)/) },
     { title: "Train/rollout gap of logprobs", unit: "nats", log: true, series: named(["policy/rollout_gap_mean", "mean"],
       ["policy/rollout_gap_max", "max"]) },
     { title: "Weight sync check", unit: "nats", log: true, series: named(["sync/check_gap", "gap"], ["sync/check_limit", "limit"]) },
-    { title: "Verifier failures", zero: true, series: named(["reward/unparsed", "unparsed"], ["reward/undecided", "undecided"],
+    { title: "Verifier failures", zero: true, rare: true, series: named(["reward/unparsed", "unparsed"], ["reward/undecided", "undecided"],
       ["reward/timeouts", "timeouts"], ["reward/crashes", "crashes"]) },
     { title: "Critic", series: named(["value/explained_variance", "explained variance"], ["value/loss", "loss"]) },
     { title: "Learning rate", series: named(["train/lr", "policy"], ["critic/lr", "critic"]) },
@@ -50,27 +51,25 @@ const Panels = (() => {
       (name) => name.slice(6, -18)) },
   ];
 
+  const shown = (run, name, panel) => name in run.history && (!panel.rare || run.history[name][1].some((value) => value !== 0));
+
   function linePanels(runs) {
     return LINES.map((panel) => {
-      const series = [];
-      for (const [number, run] of runs.entries()) {
-        const present = panel.series(Object.keys(run.history)).filter(([name]) => name in run.history);
-        for (const [place, [name, label]] of present.entries()) {
-          series.push(oneLine(runs, number, name, label, place));
-        }
-      }
+      const present = runs.map((run) => panel.series(Object.keys(run.history)).filter(([name]) => shown(run, name, panel)));
+      const labels = [...new Set(present.flat().map(([, label]) => label))]; // the same label has the same dash in all runs
+      const series = present.flatMap((pairs, number) =>
+        pairs.map(([name, label]) => oneLine(runs, number, name, label, labels.indexOf(label))));
       return { ...panel, kind: "lines", series };
-    }).filter((panel) => panel.series.some((line) => line.numbers.some((value) => value !== 0)) ||
-      (panel.series.length > 0 && !/Verifier|Clipped/.test(panel.title)));
+    }).filter((panel) => panel.series.length > 0);
   }
 
-  // One run: a colour per series. Several: a colour per run and a dash per series.
+  // One run: a colour per series. Several: a colour per run, as in the page's head, and a dash per series.
   function oneLine(runs, number, name, label, place) {
     const [steps, numbers] = runs[number].history[name];
     const several = runs.length > 1;
     const interval = name.startsWith("eval/") && name.endsWith("/accuracy") ? intervalOf(runs[number], name) : null;
     return { name, steps, numbers, interval, points: name.startsWith("eval/"),
-      label: several ? `${runs[number].name}: ${label}` : label,
+      label, title: several ? `${runs[number].name}: ${label}` : label, several,
       colour: PALETTE[(several ? number : place) % PALETTE.length],
       dash: several ? DASHES[place % DASHES.length] : "solid" };
   }

@@ -2,9 +2,9 @@
 // One response in full, with its group's siblings and the same problem in other steps.
 
 const ResponsePane = (() => {
-  const SHOWN = 20000; // characters that are laid out at once
+  const SHOWN = { whole: 20000, column: 2000 }; // characters, and in columns tokens, that are laid out at once
   let view = "mathematics";
-  let beside = "none"; // none, siblings, steps
+  let beside = "siblings"; // none, siblings, steps
   let latest = 0; // only the newest of several calls may draw
 
   const verdictOf = (rows, row) => {
@@ -13,12 +13,12 @@ const ResponsePane = (() => {
   };
 
   // A text of any length, with formulas or plain.
-  function written(text, rendered, highlight) {
+  function written(text, rendered, highlight, shown = SHOWN.whole) {
     const place = el("div", { class: "text" });
     let next = 0;
     const more = el("button", { class: "more", onclick: () => add() });
     function add() {
-      const piece = text.slice(next, next + SHOWN);
+      const piece = text.slice(next, next + shown);
       more.before(...(rendered ? Mathematics.nodes(piece, highlight) : [piece]));
       next += piece.length;
       more.textContent = `${(text.length - next).toLocaleString("en")} more characters`;
@@ -30,15 +30,15 @@ const ResponsePane = (() => {
     return place;
   }
 
-  async function body(context, row) {
+  async function body(context, row, shown) {
     const { run, page, rows, highlight } = context;
     const text = rows.rows.response[row];
-    if (view === "mathematics" || view === "plain") return written(text, view === "mathematics", highlight);
+    if (view === "mathematics" || view === "plain") return written(text, view === "mathematics", highlight, shown);
     const tokens = await Tokens.of(run, page, rows, row);
     if (!tokens || !Tokens.MODES[view].needs(tokens)) {
-      return el("div", {}, el("p", { class: "hint" }, `The ${Tokens.MODES[view].label} of its tokens is not in this record.`), written(text, true, highlight));
+      return el("div", {}, el("p", { class: "hint" }, `The ${Tokens.MODES[view].label} of its tokens is not in this record.`), written(text, true, highlight, shown));
     }
-    return Tokens.show(tokens, view);
+    return Tokens.show(tokens, view, shown);
   }
 
   function views(context, redraw) {
@@ -54,8 +54,8 @@ const ResponsePane = (() => {
 
   function facts({ rows }, row) {
     const value = (name) => rows.rows[name][row];
-    const components = Object.entries(value("components")).map(([name, score]) => `${name} ${shortNumber(score)}`).join(", ");
-    const pairs = [["score", shortNumber(value("score"))], ["components", components || "–"], ["answer found", asText(value("extracted"))],
+    const components = Object.entries(value("components")).map(([name, score]) => `${name} ${briefNumber(score)}`).join(", ");
+    const pairs = [["score", briefNumber(value("score"))], ["components", components || "–"], ["answer found", asText(value("extracted"))],
       ["verifier", value("status")], ["tokens", `${value("tokens")}${value("finish_reason") === "length" ? ", cut off at the limit" : ""}`],
       ["advantage (mean)", shortNumber(value("advantage"))], ["logprob (mean)", shortNumber(value("logprob"))],
       ["|train/rollout gap| (mean)", value("gap") === null ? "–" : value("gap").toExponential(1)],
@@ -77,14 +77,14 @@ const ResponsePane = (() => {
     return el("div", { class: "strip" }, membersOf(context.rows, row).map((other, place) => el("button", {
       class: `chip ${verdictOf(context.rows, other)}${other === row ? " chosen" : ""}`,
       title: `response ${place + 1} of the group, ${context.rows.rows.tokens[other]} tokens`,
-      onclick: () => open(context.page, other) }, shortNumber(context.rows.rows.score[other]))));
+      onclick: () => open(context.page, other) }, briefNumber(context.rows.rows.score[other]))));
   }
 
   async function column(context, row, title, open) {
     return el("article", { class: "column" },
       el("header", {}, el("button", { class: "link", onclick: () => open(context.page, row) }, title), ...badges(context, row).filter(Boolean),
-        el("span", { class: "hint" }, `score ${shortNumber(context.rows.rows.score[row])}, ${context.rows.rows.tokens[row]} tokens`)),
-      await body(context, row));
+        el("span", { class: "hint" }, `score ${briefNumber(context.rows.rows.score[row])}, ${context.rows.rows.tokens[row]} tokens`)),
+      await body(context, row, SHOWN.column));
   }
 
   async function siblings(context, row, open) {

@@ -88,7 +88,8 @@ const Rollouts = (() => {
     parts.count.textContent = `${hits.length.toLocaleString("en")} of ${whole.toLocaleString("en")} responses`;
     await filterChoices(pages);
     list();
-    if (hits.length && !hits.some((hit) => hit.page.key === chosen?.page.key && hit.row === chosen.row)) await open(hits[0].page, hits[0].row);
+    const kept = hits.find((hit) => hit.page.key === chosen?.page.key && hit.row === chosen.row);
+    if (hits.length && (!kept || !parts.pane.hasChildNodes())) await open((kept ?? hits[0]).page, (kept ?? hits[0]).row);
   }
 
   // Status and components that these pages have.
@@ -115,7 +116,7 @@ const Rollouts = (() => {
     const isChosen = chosen?.page.key === one.key && chosen.row === row;
     return el("button", { class: `item ${verdict}${isChosen ? " chosen" : ""}`, "data-key": `${one.key}.${row}`, onclick: () => open(one, row) },
       el("span", { class: "first" }, state.scope === "step" ? null : el("span", { class: "step" }, `step ${one.step}`),
-        el("b", {}, shortNumber(rows.rows.score[row])), el("span", { class: "answer" }, asText(rows.rows.extracted[row]).slice(0, 40)),
+        el("b", {}, briefNumber(rows.rows.score[row])), el("span", { class: "answer" }, asText(rows.rows.extracted[row]).slice(0, 40)),
         group.dropped ? el("span", { class: "badge dropped" }, "dropped") : null,
         rows.rows.finish_reason[row] === "length" ? el("span", { class: "badge cut" }, "truncated") : null,
         rows.rows.status[row] === "ok" ? null : el("span", { class: "badge" }, rows.rows.status[row]),

@@ -128,8 +128,8 @@ const Tokens = (() => {
     return said.join("\n\n");
   }
 
-  // Coloured tokens in a new element, `SHOWN` at first.
-  function show(tokens, mode) {
+  // Coloured tokens in a new element, `shown` at first.
+  function show(tokens, mode, shown = SHOWN) {
     const top = scale(mode, tokens);
     const values = tokens[mode];
     const text = el("div", { class: "text tokens", onmouseover: (event) => {
@@ -139,7 +139,7 @@ const Tokens = (() => {
     let next = 0;
     const more = el("button", { class: "more", onclick: () => add() });
     function add() {
-      const end = Math.min(tokens.ids.length, next + SHOWN);
+      const end = Math.min(tokens.ids.length, next + shown);
       const found = document.createDocumentFragment();
       for (const [piece, first, last] of units(tokens, next, end)) {
         const span = document.createElement("span");

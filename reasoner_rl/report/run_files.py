@@ -22,7 +22,7 @@ TRAINING, HELD_OUT = (
     "held out: ",
 )  # sets of responses: those of training steps, and of each dataset
 METRICS = "metrics.jsonl"
-_MARKS = (METRICS, "recipe.yaml", "run.json", "evaluation.json", "rollouts", "evaluations")
+_MARKS = (METRICS, "run.json", "evaluation.json", "rollouts", "evaluations")
 _RECORD = re.compile(r"step_(?P<step>\d{6,})(?:_(?P<rest>.+))?\.(?P<suffix>parquet|jsonl)", re.DOTALL)
 
 

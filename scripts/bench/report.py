@@ -43,14 +43,19 @@ def groups_of_step(
 ) -> Iterator[tuple[ScoredGroup, list[TrainSample]]]:
     """Groups of `GROUP` responses with ``tokens`` to twice as many tokens each."""
     for number in range(count):
-        prompt = Prompt(f"synthetic/{(step * 7 + number) % 2000}", (1, 2, 3), "What is $2 + 2$?", "4", "synthetic")
+        prompt = Prompt(
+            f"synthetic/{(step * 7 + number) % 2000}", (1, 2, 3), "What is $2 + 2$?", "4", "synthetic"
+        )
         rollouts, rewards, samples = [], [], []
         for _ in range(GROUP):
             length = int(random.integers(tokens, 2 * tokens))
             ids = (random.zipf(1.2, length) - 1) % VOCABULARY
             logprobs = -random.exponential(0.4, length)
             right = bool(random.random() < 0.2 + step / 80)
-            text = "".join(vocabulary[token] for token in ids) + f" so $x = \\frac{{{number}}}{{2}}$. \\boxed{{4}}"
+            text = (
+                "".join(vocabulary[token] for token in ids)
+                + f" so $x = \\frac{{{number}}}{{2}}$. \\boxed{{4}}"
+            )
             rollouts.append(Rollout(ids, logprobs, "stop", step, text))
             rewards.append(Reward(float(right), float(right), {"answer": float(right)}, extracted="4"))
             samples.append(
@@ -75,9 +80,13 @@ def make_run(folder: Path, responses: int, tokens: int) -> None:
         steps, count = steps + 1, min(left, GROUPS_PER_STEP)
         made = list(groups_of_step(random, vocabulary, steps, count, tokens))
         path = folder / "rollouts" / f"step_{steps:06d}.parquet"
-        write_rollouts(path, steps, [group for group, _ in made], [sample for _, own in made for sample in own])
+        write_rollouts(
+            path, steps, [group for group, _ in made], [sample for _, own in made for sample in own]
+        )
         left -= count
-    rows = [{"step": step, "reward/accuracy": 0.2 + step / 80, "time/step": 60.0} for step in range(1, steps + 1)]
+    rows = [
+        {"step": step, "reward/accuracy": 0.2 + step / 80, "time/step": 60.0} for step in range(1, steps + 1)
+    ]
     write_jsonl(folder / "metrics.jsonl", rows)
     write_json(folder / "run.json", {"started": "made up"})
     vocab = {"model": {"vocab": {word: number for number, word in enumerate(vocabulary)}}, "decoder": None}
@@ -113,10 +122,14 @@ def seconds_to_open(page_file: Path, repeats: int = 3) -> list[tuple[float, floa
 
 def main() -> None:
     """Make, write, open, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--responses", type=int, default=20_000)
-    parser.add_argument("--tokens", type=int, default=500, help="the fewest of a response; the most are twice as many")
+    parser.add_argument(
+        "--tokens", type=int, default=500, help="the fewest of a response; the most are twice as many"
+    )
     parser.add_argument("--page-limit", type=float, nargs="+", default=[64.0, 0.0])
     arguments = parser.parse_args()
     run = arguments.folder / "run"
@@ -129,7 +142,9 @@ def main() -> None:
         beside = data_folder(page)
         size = sum(file.stat().st_size for file in beside.glob("*")) / MEBI if beside.exists() else 0.0
         opened = seconds_to_open(page)
-        print(f"limit {limit:g}: written in {wrote:.1f} s, page {page.stat().st_size / MEBI:.1f} MiB, beside {size:.1f} MiB")
+        print(
+            f"limit {limit:g}: written in {wrote:.1f} s, page {page.stat().st_size / MEBI:.1f} MiB, beside {size:.1f} MiB"
+        )
         for first, search in opened:
             print(f"  open {first:.2f} s, search of all steps {search:.2f} s")
 

@@ -95,7 +95,7 @@ def make_run(folder: Path, responses: int, tokens: int) -> None:
     (folder / "recipe.yaml").write_text("recipe: online\n")
 
 
-def seconds_to_open(page_file: Path, repeats: int = 3) -> list[tuple[float, float]]:
+def seconds_to_open(page_file: Path, responses: int, repeats: int = 3) -> list[tuple[float, float]]:
     """Seconds until the responses of the last step are listed and one is shown, and until all steps are searched."""
     from playwright.sync_api import sync_playwright
 
@@ -112,8 +112,9 @@ def seconds_to_open(page_file: Path, repeats: int = 3) -> list[tuple[float, floa
             opened = time.perf_counter()
             page.select_option("#filter-scope", "all")
             page.fill("#search", "etao")
-            page.wait_for_function("!document.getElementById('count').textContent.includes('read')")
-            page.wait_for_function("document.getElementById('count').textContent.includes(' of 20,') || true")
+            page.wait_for_function(
+                f"document.getElementById('count').textContent.endsWith(' of {responses:,} responses')"
+            )
             found.append((opened - started, time.perf_counter() - opened))
             page.close()
         browser.close()
@@ -141,10 +142,9 @@ def main() -> None:
         wrote = time.perf_counter() - started
         beside = data_folder(page)
         size = sum(file.stat().st_size for file in beside.glob("*")) / MEBI if beside.exists() else 0.0
-        opened = seconds_to_open(page)
-        print(
-            f"limit {limit:g}: written in {wrote:.1f} s, page {page.stat().st_size / MEBI:.1f} MiB, beside {size:.1f} MiB"
-        )
+        opened = seconds_to_open(page, arguments.responses)
+        print(f"limit {limit:g}: written in {wrote:.1f} s")
+        print(f"  page {page.stat().st_size / MEBI:.1f} MiB, beside it {size:.1f} MiB")
         for first, search in opened:
             print(f"  open {first:.2f} s, search of all steps {search:.2f} s")
 

@@ -10,17 +10,20 @@ import pytest
 from reasoner_rl.observability.events import EventLog, read_events, recorded_events
 
 
-def test_events_warnings_and_the_error_are_recorded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_events_warnings_and_the_error_are_recorded(tmp_path: Path) -> None:
     path, step = tmp_path / "events.jsonl", [0]
-    with pytest.raises(ValueError, match="bad"), recorded_events(path, lambda: step[0]) as events:
-        events.write("start", "4 steps")
-        step[0] = 2
-        logging.getLogger("reasoner_rl.some.module").warning("the file %s is gone", "x")
-        logging.getLogger("reasoner_rl.some.module").info("not this")
-        logging.getLogger("other").warning("nor this")
-        raise ValueError("bad")
+
+    def fail() -> None:
+        with recorded_events(path, lambda: step[0]) as events:
+            events.write("start", "4 steps")
+            step[0] = 2
+            logging.getLogger("reasoner_rl.some.module").warning("the file %s is gone", "x")
+            logging.getLogger("reasoner_rl.some.module").info("not this")
+            logging.getLogger("other").warning("nor this")
+            raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"):
+        fail()
     logging.getLogger("reasoner_rl").warning("after the block")
     found = [(event.step, event.kind, event.text) for event in read_events(path)]
     assert found == [

@@ -241,7 +241,7 @@ def test_responses_in_the_terminal(
     assert f"training, step 4: 2 shown of {right:.0f} that pass, 16 in all" in out.replace("\n", " ")
     inspect(hostile_run / "rollouts" / "step_000001.parquet", None, None, Choice(search="SCRIPT>"), None)
     assert "</script><script>window.broken = 1</script>" in capsys.readouterr().out.replace("\n", " ")
-    with pytest.raises(ConfigError, match="--step 9: .*has 3 from 0 to 4, and the nearest is 4"):
+    with pytest.raises(ConfigError, match=r"--step 9: .*has 3 from 0 to 4, and the nearest is 4"):
         inspect(real_run, "heldout", 9, Choice(), None)
     with pytest.raises(ConfigError, match=r"--set held: must be one of training, held out: heldout."):
         inspect(real_run, "held", None, Choice(), None)

@@ -102,7 +102,8 @@ def test_the_page_follows(browser: Any, server: ReportServer, growing: Path) -> 
         file.write('{"step": 3, "reward/score": 0.5}\n')
     page.wait_for_function("document.getElementById('runs').textContent.includes('step 3')")
     page.wait_for_function(
-        "[...document.querySelectorAll('.chart')].some(c => (c.data ?? []).some(l => l.name === 'score' && l.x.at(-1) === 3))"
+        "[...document.querySelectorAll('.chart')].some(chart =>"
+        " (chart.data ?? []).some(line => line.name === 'score' && line.x.at(-1) === 3))"
     )
     assert errors == []
     page.close()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import pytest
 import yaml
+from made_up_responses import read_lines
 from rich.console import Console
 
 from reasoner_rl.commands.report import inspect, report
@@ -237,8 +238,11 @@ def test_responses_in_the_terminal(
 ) -> None:
     inspect(real_run, None, None, Choice(verdict="right", limit=2), "logprob")
     out = capsys.readouterr().out
-    right = sum(json.loads(line)["accuracy"] for line in (real_run / "rollouts" / "step_000004.jsonl").open())
-    assert f"training, step 4: 2 shown of {right:.0f} that pass, 16 in all" in out.replace("\n", " ")
+    lines = [row for file in (real_run / "rollouts").glob("step_000004*.jsonl") for row in read_lines(file)]
+    right = sum(row["accuracy"] for row in lines)
+    assert f"training, step 4: 2 shown of {right:.0f} that pass, {len(lines)} in all" in out.replace(
+        "\n", " "
+    )
     inspect(hostile_run / "rollouts" / "step_000001.parquet", None, None, Choice(search="SCRIPT>"), None)
     assert "</script><script>window.broken = 1</script>" in capsys.readouterr().out.replace("\n", " ")
     with pytest.raises(ConfigError, match=r"--step 9: .*has 3 from 0 to 4, and the nearest is 4"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HOSTILE, LONG_LINE, read_lines  # type: ignore[import-not-found]
+from made_up_responses import HOSTILE, LONG_LINE, read_lines
 
 from reasoner_rl.commands.report import report
 from reasoner_rl.observability.rollout_table import read_rollouts

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from made_up_responses import HOSTILE, LONG_LINE, read_lines
+from opened import Opened
 
 from reasoner_rl.commands.report import report
 from reasoner_rl.observability.rollout_table import read_rollouts
@@ -17,40 +18,6 @@ pytest.importorskip("plotly", reason="plotly is not installed: pip install '.[re
 pytest.importorskip(
     "sphinxcontrib.katex", reason="sphinxcontrib-katex is not installed: pip install '.[report]'"
 )
-
-
-class Opened:
-    """A page in the browser, with what it said on the console and asked the network for."""
-
-    def __init__(self, browser: Any, address: str) -> None:
-        self.page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        self.page.set_default_timeout(60_000)
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on(
-            "console", lambda message: self.errors.append(message.text) if message.type == "error" else None
-        )
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(address)
-        self.page.wait_for_selector("body[data-ready=yes]")
-
-    def tab(self, name: str) -> None:
-        self.page.click(f"[data-tab={name}]")
-
-    def count(self, text: str) -> None:
-        """Wait until the line above the list says ``text``."""
-        self.page.wait_for_function("text => document.getElementById('count').textContent === text", arg=text)
-
-    def choose(self, **fields: str) -> None:
-        for name, value in fields.items():
-            self.page.select_option(f"#filter-{name}", value)
-
-    def texts(self, selector: str) -> list[str]:
-        return self.page.eval_on_selector_all(selector, "found => found.map(one => one.textContent)")
-
-    def response(self) -> str:
-        return self.page.inner_text(".response")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +108,7 @@ def test_filters_and_search(opened: Opened, real_run: Path) -> None:
     opened.choose(scope="all")
     opened.count("6 of 17 responses")  # of steps 1, 2 and 4
     opened.page.fill("#search", "/(/")
-    opened.page.wait_for_function("document.getElementById('count').textContent.startsWith('not a regular')")
+    opened.wait("document.getElementById('count').textContent.startsWith('not a regular')")
     opened.page.fill("#search", "")
     opened.choose(scope="step", verdict="wrong", kind="kept")
     opened.count("3 of 7 responses")
@@ -156,11 +123,9 @@ def test_text_is_shown_and_never_run(opened: Opened) -> None:
     opened.count("7 of 7 responses")
     for number in (0, 1):
         page.click(f"#list .item >> nth={number}")
-        page.wait_for_function(
-            "text => document.querySelector('.response').innerText === text", arg=HOSTILE[number]
-        )
+        opened.wait("text => document.querySelector('.response').innerText === text", HOSTILE[number])
     page.click("#list .item >> nth=2")
-    page.wait_for_function("document.querySelector('.response').innerText.startsWith('a lone surrogate')")
+    opened.wait("document.querySelector('.response').innerText.startsWith('a lone surrogate')")
     assert opened.response() == HOSTILE[2].replace("\ud800", "\\ud800")  # as parquet holds it
     page.click("#list .item >> nth=3")
     page.wait_for_selector(".response .more:visible")
@@ -181,7 +146,7 @@ def test_tokens_are_coloured(opened: Opened, tiny_tokenizer: Any) -> None:
     opened.choose(run="1", step="1")
     opened.count("7 of 7 responses")
     page.click("#list .item >> nth=0")
-    page.wait_for_function("text => document.querySelector('.response').innerText === text", arg=HOSTILE[0])
+    opened.wait("text => document.querySelector('.response').innerText === text", HOSTILE[0])
     for view in ("advantage", "gap", "logprob"):
         page.click(f"[data-view={view}]")
         page.wait_for_selector(f".chosen[data-view={view}]")
@@ -212,14 +177,14 @@ def test_siblings_and_the_same_problem_across_steps(opened: Opened, real_run: Pa
     opened.choose(run="0", set="training", step="3")
     rows = read_lines(real_run / "rollouts" / "step_000003.jsonl")
     page.click("#list .item >> nth=0")
-    page.wait_for_function("count => document.querySelectorAll('.column').length === count", arg=4)
+    opened.wait("count => document.querySelectorAll('.column').length === count", 4)
     shown = opened.texts(".column .text")
     group = [row["response"] for row in rows[:4]]
     assert [text.replace("0 more characters", "").replace("(empty)", "") for text in shown] == group
     opened.choose(set="held out: heldout")
-    page.wait_for_function("document.querySelector('#pane h2').textContent.startsWith('Step 4')")
+    opened.wait("document.querySelector('#pane h2').textContent.startsWith('Step 4')")
     page.click("[data-beside=steps]")
-    page.wait_for_function("document.querySelectorAll('.column').length === 3")
+    opened.wait("document.querySelectorAll('.column').length === 3")
     uid = page.inner_text("#pane h2 .hint")
     expected = []
     for step in (0, 2, 4):
@@ -231,7 +196,7 @@ def test_siblings_and_the_same_problem_across_steps(opened: Opened, real_run: Pa
         expected.append(f"step {step}: {int(row['accuracy'])} of 1 right")
     assert opened.texts(".column .link") == expected
     page.click(".column .link >> nth=0")
-    page.wait_for_function("document.querySelector('#pane h2').textContent.startsWith('Step 0')")
+    opened.wait("document.querySelector('#pane h2').textContent.startsWith('Step 0')")
     page.click("[data-beside=siblings]:not(:disabled), [data-beside=steps]")
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
+from opened import Opened
 
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.report.serve import ReportServer
@@ -91,19 +93,16 @@ def test_a_port_in_use_is_said(server: ReportServer, growing: Path) -> None:
 
 
 def test_the_page_follows(browser: Any, server: ReportServer, growing: Path) -> None:
-    page = browser.new_page()
-    page.set_default_timeout(60_000)
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server.url)
-    page.wait_for_function("document.getElementById('runs').textContent.includes('step 2')")
-    page.wait_for_selector(".chart[data-drawn=yes]")
+    opened = Opened(browser, server.url)
+    opened.wait("document.getElementById('runs').textContent.includes('step 2')")
+    opened.page.wait_for_selector(".chart[data-drawn=yes]")
     with (growing / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "reward/score": 0.5}\n')
-    page.wait_for_function("document.getElementById('runs').textContent.includes('step 3')")
-    page.wait_for_function(
+    opened.wait("document.getElementById('runs').textContent.includes('step 3')")
+    opened.wait(
         "[...document.querySelectorAll('.chart')].some(chart =>"
         " (chart.data ?? []).some(line => line.name === 'score' && line.x.at(-1) === 3))"
     )
-    assert errors == []
-    page.close()
+    assert opened.errors == []
+    assert {urlsplit(url).netloc for url in opened.requests} == {urlsplit(server.url).netloc}
+    opened.page.close()

@@ -112,9 +112,8 @@ def seconds_to_open(page_file: Path, responses: int, repeats: int = 3) -> list[t
             opened = time.perf_counter()
             page.select_option("#filter-scope", "all")
             page.fill("#search", "etao")
-            page.wait_for_function(
-                f"document.getElementById('count').textContent.endsWith(' of {responses:,} responses')"
-            )
+            while not page.inner_text("#count").endswith(f" of {responses:,} responses"):
+                page.wait_for_timeout(20)
             found.append((opened - started, time.perf_counter() - opened))
             page.close()
         browser.close()

@@ -227,9 +227,15 @@ const Rollouts = (() => {
     change({});
   }
 
+  const pageKeys = (data) => data.runs.flatMap((one) => one.pages.map(({ key }) => key)).join();
+
+  // New steps of a run that is writing. Returns whether they are shown; not while a filter is being typed.
   function update(data) {
+    if (parts.controls.contains(document.activeElement)) return false;
+    const changed = pageKeys(data) !== pageKeys(overview);
     overview = data;
-    if (parts.controls?.isConnected && run()?.pages.length > 0) { settle(); controls(); }
+    if (changed && run()?.pages.length > 0) { settle(); controls(); }
+    return true;
   }
 
   function key(event) {

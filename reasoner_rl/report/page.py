@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from reasoner_rl.observability.summary import atomic_writer
 from reasoner_rl.report.overview import Overview
+from reasoner_rl.report.run_files import short_names
 from reasoner_rl.report.vendored import katex_js, plotly_js
 
 SCRIPTS = (
@@ -111,4 +112,4 @@ def _content(script: Path) -> str:
 
 def title_of(folders: Sequence[Path]) -> str:
     """The title of a page of these runs."""
-    return ", ".join(folder.resolve().name for folder in folders)
+    return ", ".join(short_names(folders))

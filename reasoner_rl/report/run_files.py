@@ -102,9 +102,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """A name for each folder: the last parts of its path, as few as tell them apart."""
+    """A name for each folder: the last parts of its path, as few as tell them apart; of a single folder the last two."""
     parts = [folder.resolve().parts for folder in folders]
-    for count in range(1, max(map(len, parts)) + 1):
+    fewest = 2 if len(folders) == 1 else 1
+    for count in range(fewest, max(fewest, *map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
             return names

@@ -38,6 +38,7 @@ from reasoner_rl.report.terminal import Choice, show_responses
 def test_names_are_as_short_as_can_be() -> None:
     assert short_names([Path("/a/runs/one"), Path("/b/runs/two")]) == ["one", "two"]
     assert short_names([Path("/a/x/rl"), Path("/b/y/rl")]) == ["x/rl", "y/rl"]
+    assert short_names([Path("/a/quickstart/rl")]) == ["quickstart/rl"]
     with pytest.raises(DataError, match="the same run is named twice"):
         short_names([Path("/a/x"), Path("/a/x")])
 

@@ -67,7 +67,7 @@ const Curves = (() => {
       legend: { orientation: "h", y: -0.16, x: 0, font: { size: 11 }, itemwidth: 30 },
       xaxis: { ...axis, tickformat: "d", ...(last <= 10 ? { dtick: 1 } : { nticks: 8 }), title: { text: "" } },
       yaxis: { ...axis, title: { text: share || !panel.unit ? "" : panel.unit, font: { size: 11 } },
-        ...(share ? { tickformat: ".3~p", rangemode: "tozero" } : {}), ...(panel.zero ? { rangemode: "tozero" } : {}),
+        ...(share ? { tickformat: ".3~p", rangemode: "tozero" } : {}), ...(panel.zero ? { rangemode: "tozero" } : {}), ...(panel.tiny ? { tickformat: ".2~e" } : {}),
         ...(panel.log && positive ? { type: "log", tickformat: ".1~e", nticks: 5 } : {}) },
       shapes: marks(), uirevision: "kept",
     };
@@ -110,7 +110,9 @@ const Curves = (() => {
     const place = el("div", { class: "chart" });
     drawn.set(panel.title, { place, panel });
     observer.observe(place);
-    return el("section", { class: "card" }, el("h3", {}, panel.title), place);
+    const labels = [...new Set(panel.series.map((line) => line.label))];
+    const only = labels.length === 1 && !panel.title.toLowerCase().includes(labels[0]) ? labels[0] : "";
+    return el("section", { class: "card" }, el("h3", {}, panel.title, " ", el("span", { class: "hint" }, only)), place);
   }
 
   function explorer(runs, names, others) {

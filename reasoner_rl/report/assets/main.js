@@ -15,7 +15,7 @@
       const steps = Object.values(run.history).map(([found]) => found.at(-1));
       const last = steps.length ? `step ${Math.max(...steps)}` : "no metrics";
       const of = run.recipe["run.steps"] && steps.length ? ` of ${run.recipe["run.steps"]}` : "";
-      return el("span", { class: "run", title: run.folder }, el("i", { style: { background: PALETTE[number % PALETTE.length] } }), run.name,
+      return el("span", { class: "run", title: run.folder }, el("i", { style: { background: PALETTE[number % PALETTE.length] } }), overview.runs.length > 1 ? run.name : null,
         el("span", { class: "hint" }, [run.recipe["algorithm.kind"], last + of].filter(Boolean).join(", ")),
         run.notes.length ? el("button", { class: "badge warning", onclick: () => show("events"), title: run.notes.join("\n") }, run.notes.length === 1 ? "1 note" : `${run.notes.length} notes`) : null);
     }));

@@ -46,7 +46,7 @@ const Panels = (() => {
     { title: "Verifier failures", zero: true, rare: true, series: named(["reward/unparsed", "unparsed"], ["reward/undecided", "undecided"],
       ["reward/timeouts", "timeouts"], ["reward/crashes", "crashes"]) },
     { title: "Critic", series: named(["value/explained_variance", "explained variance"], ["value/loss", "loss"]) },
-    { title: "Learning rate", series: named(["train/lr", "policy"], ["critic/lr", "critic"]) },
+    { title: "Learning rate", tiny: true, series: named(["train/lr", "policy"], ["critic/lr", "critic"]) },
     { title: "Speed", unit: "tokens per second", zero: true, series: matching(/^speed\/.*_tokens_per_second$/,
       (name) => name.slice(6, -18)) },
   ];

@@ -157,7 +157,7 @@ const Tokens = (() => {
     }
     text.append(more);
     add();
-    return el("div", {}, el("div", { class: "legends" }, legend(mode, top)), text);
+    return el("div", {}, shown < SHOWN && mode === "logprob" ? null : el("div", { class: "legends" }, legend(mode, top)), text);
   }
 
   return { MODES, of, show };

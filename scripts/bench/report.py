@@ -56,7 +56,7 @@ def groups_of_step(
                 "".join(vocabulary[token] for token in ids)
                 + f" so $x = \\frac{{{number}}}{{2}}$. \\boxed{{4}}"
             )
-            rollouts.append(Rollout(ids, logprobs, "stop", step, text))
+            rollouts.append(Rollout(ids.tolist(), logprobs.tolist(), "stop", step, text))
             rewards.append(Reward(float(right), float(right), {"answer": float(right)}, extracted="4"))
             samples.append(
                 TrainSample(

@@ -2,7 +2,7 @@
 
     python scripts/bench/report.py FOLDER [--responses 20000] [--tokens 500] [--page-limit MIB ...]
 
-Makes a run in FOLDER once, writes its page once per limit (64: into one file if it fits; 0: with a folder beside it),
+Makes a run in FOLDER once, writes its page once per limit (64, the default: with a folder beside it; 256: all in one file),
 and opens each page three times in a headless Chromium, until the last step's responses are listed and one is shown.
 Tokens are Zipf-distributed made-up words of a vocabulary of 32,000, logprobs and gaps are random.
 """
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, default=500, help="the fewest of a response; the most are twice as many"
     )
-    parser.add_argument("--page-limit", type=float, nargs="+", default=[64.0, 0.0])
+    parser.add_argument("--page-limit", type=float, nargs="+", default=[64.0, 256.0])
     arguments = parser.parse_args()
     run = arguments.folder / "run"
     if not run.exists():

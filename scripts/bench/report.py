@@ -2,8 +2,9 @@
 
     python scripts/bench/report.py FOLDER [--responses 20000] [--tokens 500] [--page-limit MIB ...]
 
-Makes a run in FOLDER once, writes its page once per limit (64, the default: with a folder beside it; 256: all in one file),
-and opens each page three times in a headless Chromium, until the last step's responses are listed and one is shown.
+Makes a run in FOLDER once, writes its page once per limit (64, the default: with a folder beside it; 256: all in one
+file), and opens each page three times in a headless Chromium, until the last step's responses are listed and one is
+shown; then searches all steps for a text.
 Tokens are Zipf-distributed made-up words of a vocabulary of 32,000, logprobs and gaps are random.
 """
 

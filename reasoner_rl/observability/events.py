@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from reasoner_rl.errors import DataError
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import naming
 
@@ -82,9 +83,9 @@ def recorded_events(path: Path, step: Callable[[], int]) -> Iterator[EventLog]:
 
 def read_events(path: Path) -> list[Event]:
     """Read the file, without a torn last line; no events if it is absent. Raises DataError if it is broken."""
-    names = Event.__slots__
-    return [
-        Event(**{name: row[name] for name in names})
-        for row in read_jsonl(path)
-        if row.keys() >= set(names) and row["kind"] in get_args(EventKind)
-    ]
+    events = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if missing := [name for name in Event.__slots__ if name not in row]:
+            raise DataError(f"{path}, line {number}: no key {missing[0]!r}")
+        events.append(Event(**{name: row[name] for name in Event.__slots__}))
+    return events

@@ -71,7 +71,10 @@ def read_run(folder: Path, name: str) -> Run:
     except (DataError, OSError) as error:
         notes.append(f"no events: {error}")
     versions = {key: str(value) for key, value in _json(folder / "run.json", notes).items()}
-    reports = _json(folder / "evaluation.json", notes, expected=False).get("reports") or []
+    reports = _json(folder / "evaluation.json", notes, expected=False).get("reports", [])
+    if not (isinstance(reports, list) and all(isinstance(report, dict) for report in reports)):
+        notes.append(f"{folder / 'evaluation.json'}: `reports` is not a list of reports, and is left out")
+        reports = []
     records = find_records(folder, notes)
     if not records:
         notes.append(

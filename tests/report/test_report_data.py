@@ -59,11 +59,14 @@ def test_what_is_no_run(tmp_path: Path, real_run: Path) -> None:
 
 def test_a_run_without_anything_else_has_notes(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\nbroken\n{"step": 2}\n')
-    run = read_run(tmp_path, "x")
-    said = "\n".join(run.notes)
+    (tmp_path / "evaluation.json").write_text('{"reports": {"a": 1}}')
+    (tmp_path / "events.jsonl").write_text('{"step": 1, "kind": "start"}\n')
+    said = "\n".join(read_run(tmp_path, "x").notes)
     for part in (
         "line 2: 'broken' is not a JSON object",
+        "events.jsonl, line 1: no key 'time'",
         "run.json is missing",
+        "`reports` is not a list of reports",
         "no configuration",
         "no responses",
     ):

@@ -65,6 +65,8 @@ OPTIONAL = {
     "verl": ("more than one process", "cluster"),
     "wandb": ("logging.wandb", "wandb"),
     "math-verify": ("reasoner-rl verify --fn math-verify, or --against", "verifiers"),
+    "plotly": ("reasoner-rl report", "report"),
+    "sphinxcontrib-katex": ("reasoner-rl report", "report"),
     "choix": ("reasoner-rl data rank --method bradley-terry", "preferences"),
     "scikit-learn": ("the calibration of a reward model", "preferences"),
     "mathematics-dataset": ("reasoner-rl data generate school-mathematics", "school-math"),

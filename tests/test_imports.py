@@ -46,12 +46,13 @@ COMPOSING = {
         ),
     },
     "plan": set(),
+    "report": {"observability"},
     "commands": {
-        *("datasets", "plan", "distributed", "trainer", "sources"),
+        *("datasets", "plan", "report", "distributed", "trainer", "sources"),
         *("evaluation", "observability", "prompts", "reward_models", "rewards"),
     },
     "doctor": {"distributed", "observability"},
-    "cli": {"datasets", "trainer", "commands", "doctor"},
+    "cli": {"datasets", "report", "trainer", "commands", "doctor"},
 }
 SHARED = {"types", "metrics", "errors", "seeding", "tokenizer", "experts", "plugins", "config"}
 ADAPTED = (

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from reasoner_rl.cli import config, data, evaluate, reference
+from reasoner_rl.cli import config, data, evaluate, look, reference
 from reasoner_rl.cli.common import COMMAND, print_table
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
 from reasoner_rl.cli.export import export
@@ -83,6 +83,8 @@ app.add_typer(data.group, name="data")
 app.add_typer(config.group, name="config")
 app.add_typer(reference.group, name="reference")
 app.command()(plan)
+app.command()(look.report)
+app.command()(look.inspect)
 app.command()(doctor)
 
 

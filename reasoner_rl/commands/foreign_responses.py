@@ -75,7 +75,7 @@ def _text(place: Place, row: Generation) -> str:
     """The problem's text, or what names it where the row has no text."""
     if not row.problem:
         found = ", ".join(map(str, row.content)) or "none"
-        near = next((text for key in row.content if (text := did_you_mean(key, PROBLEM_KEYS))), "")
+        near = next((hint for key in row.content if (hint := did_you_mean(key, PROBLEM_KEYS))), "")
         raise DataError(
             f"{place.path}, row {place.number}: no key {', '.join(PROBLEM_KEYS[:-1])} or {PROBLEM_KEYS[-1]}; found "
             f"{found}.{near}"

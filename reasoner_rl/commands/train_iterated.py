@@ -22,6 +22,7 @@ from reasoner_rl.commands.make_data import AnswersReport, NothingMadeError, make
 from reasoner_rl.commands.memory import give_back_memory, run_phase
 from reasoner_rl.commands.settings import settle
 from reasoner_rl.config.iterated import IteratedConfig
+from reasoner_rl.config.yaml_text import flat_keys
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.evaluation.estimators import EvaluationReport
 from reasoner_rl.metrics import values
@@ -42,7 +43,6 @@ from reasoner_rl.trainer.loading import (
     load_held_out,
     load_prompts,
 )
-from reasoner_rl.trainer.resume import flat_keys
 from reasoner_rl.trainer.reward_models import choose_judge
 from reasoner_rl.trainer.run_data import tell_recipe
 from reasoner_rl.trainer.train import train

@@ -7,6 +7,7 @@ PyYAML follows YAML 1.1, where these are text, 8, 90, false and a date. The plai
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -108,3 +109,14 @@ def parse_value(text: str, place: str) -> Any:
 def dump_yaml(value: Any) -> str:
     """Return ``value``, made of mappings, lists and scalars, as YAML that `parse_yaml` reads back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as key.path -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flat_keys(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

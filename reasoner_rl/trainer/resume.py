@@ -12,6 +12,7 @@ import yaml
 
 from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.recipes import Recipe, TrainConfig
+from reasoner_rl.config.yaml_text import flat_keys
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutFormat, RolloutMode, missing_records
@@ -144,14 +145,3 @@ def expect_checkpoints(config: TrainConfig, store: CheckpointStore, step: int, t
     store.expected_bytes = None if policy is None else trained_models * policy
     if step < config.run.steps:
         check_room("the next checkpoint", store.folder, store.needed_bytes())
-
-
-def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as key.path -> value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flat_keys(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

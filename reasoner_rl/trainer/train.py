@@ -14,6 +14,7 @@ from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConf
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.distributed.workers import Workers
+from reasoner_rl.observability.events import EVENTS, recorded_events
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
@@ -96,6 +97,10 @@ def _train(
     followed = [ReferenceSink(observers.compare_to, output, state.step)] if observers.compare_to else []
     called = [CallbackSink(observers.on_metrics)] if observers.on_metrics else []
     with ExitStack() as stack:
+        events = stack.enter_context(recorded_events(output / EVENTS, lambda: state.step))
+        events.write(
+            "resume" if newest else "start", str(newest[1]) if newest else f"{config.run.steps} steps"
+        )
         rewards = None
         if not isinstance(config, RewardModelConfig) and config.generates:
             limit = config.rollout.sampling.max_response_tokens
@@ -129,9 +134,12 @@ def _train(
         if newest:
             trainer.restore(newest[1])
         if not trainer.run(stop):
+            events.write("stop", "on request, with a checkpoint")
             tell_stopped(output, state.step, store)
             return None
-        return finish_run(config, state, workers, {sink.name: sink.summary() for sink in followed})
+        summary = finish_run(config, state, workers, {sink.name: sink.summary() for sink in followed})
+        events.write("end", f"after {state.seconds:.1f} seconds of steps and evaluations")
+        return summary
 
 
 def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:

@@ -100,8 +100,9 @@ class EvaluationReport:
         return cells
 
     def to_json(self) -> dict[str, Any]:
-        """Return every field by name."""
-        return asdict(self)
+        """Return every field by name; keys are text, as in JSON."""
+        pass_at = self.pass_at and {str(k): share for k, share in self.pass_at.items()}
+        return {**asdict(self), "pass_at": pass_at}
 
 
 def _cell(*numbers: float | None) -> str:

@@ -51,12 +51,8 @@ from reasoner_rl.types import Prompt
 class Observers:
     """Who looks on at a run; nothing of it depends on them."""
 
-    compare_to: Reference | None = (
-        None  # runs of before, along which it is followed; the summary has what came of it
-    )
-    on_metrics: OnMetrics | None = (
-        None  # called with the step and the metrics of each step and each evaluation
-    )
+    compare_to: Reference | None = None  # along which it is followed; the summary has what came of it
+    on_metrics: OnMetrics | None = None  # called with the step and its metrics, and those of evaluations
     timer: PhaseTimer = field(default_factory=PhaseTimer)  # measures the phases of every step
 
 
@@ -82,12 +78,7 @@ def _train(
     observers: Observers,
 ) -> dict[str, Any] | None:
     data = load_data(config, load_tokenizer(config.model))
-    state = DriverState()
-    records = config.logging.rollouts if isinstance(config, OnlineConfig) else "none"
-    if newest:
-        with reading(newest[1]):
-            state = DriverState.load(newest[1])
-        check_records(output, state.step, records, config.logging.rollout_format)
+    state = _state_to_begin_with(config, output, newest[1] if newest else None)
     check_data(state, data.fingerprints(), newest)
     algorithm, timer = build_algorithm(config, _mixed_in(config, data)), observers.timer
     expect_checkpoints(config, store, state.step, len(algorithm.losses))
@@ -116,15 +107,11 @@ def _train(
         )
         stop = stack.enter_context(graceful_stop())
         workers = stack.enter_context(launch_workers(config, algorithm, say))
-        if isinstance(
-            config, PreferenceConfig
-        ):  # before a checkpoint is loaded: the reference is the model at the start
-            data = replace(
-                data,
-                rows=with_precomputed_reference(
-                    config, data.examples, state.data[TRAINING_DATA], workers.models.policy
-                ),
-            )
+        if isinstance(config, PreferenceConfig):
+            # Before a checkpoint is loaded: the reference is the model at the start.
+            policy = workers.models.policy
+            rows = with_precomputed_reference(config, data.examples, state.data[TRAINING_DATA], policy)
+            data = replace(data, rows=rows)
         source = build_source(config, data, workers, rewards, timer)
         evaluate_on = build_evaluation(config, data, workers, rewards, recorder)
         trainer = Trainer(
@@ -140,6 +127,17 @@ def _train(
         summary = finish_run(config, state, workers, {sink.name: sink.summary() for sink in followed})
         events.write("end", f"after {state.seconds:.1f} seconds of steps and evaluations")
         return summary
+
+
+def _state_to_begin_with(config: TrainConfig, output: Path, checkpoint: Path | None) -> DriverState:
+    """That of the checkpoint, whose records must be there, or a new one."""
+    if checkpoint is None:
+        return DriverState()
+    with reading(checkpoint):
+        state = DriverState.load(checkpoint)
+    records = config.logging.rollouts if isinstance(config, OnlineConfig) else "none"
+    check_records(output, state.step, records, config.logging.rollout_format)
+    return state
 
 
 def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:

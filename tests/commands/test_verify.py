@@ -94,7 +94,7 @@ def test_what_is_wrong_with_the_rest_is_said(tmp_path: Path, plugin: str) -> Non
     with pytest.raises(DataError, match="the file holds no rows"):
         run(write(tmp_path / "empty.jsonl", ""), fn)
     (tmp_path / "latin.jsonl").write_bytes(b'{"response": "\xe9"}')
-    with pytest.raises(DataError, match=r"latin.jsonl: cannot be read: 'utf-8' codec can't decode"):
+    with pytest.raises(DataError, match=r"latin.jsonl, row 1: cannot be read: 'utf-8' codec can't decode"):
         run(tmp_path / "latin.jsonl", fn)
     with pytest.raises(
         ConfigError, match=r"^--fn 'nothing': reward function must read package.module:function"

@@ -187,7 +187,8 @@ class TestWandb:
 
 
 class TestConsole:
-    def test_one_plain_line_without_a_terminal_fits_files(self) -> None:
+    def test_one_plain_line_without_a_terminal_fits_files(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("COLUMNS", raising=False)
         assert console_line(12, STEP, width=40) == (
             "step  12/100  accuracy 0.453  reward -0.094  length 1234 (3% cut)  groups 32 kept 10 dropped  "
             "entropy 0.412  clip 0.05% low 0.21% high  grad norm 0.213  12.3 s\n"

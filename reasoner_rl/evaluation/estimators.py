@@ -101,8 +101,8 @@ class EvaluationReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return every field by name; keys are text, as in JSON."""
-        pass_at = self.pass_at and {str(k): share for k, share in self.pass_at.items()}
-        return {**asdict(self), "pass_at": pass_at}
+        shares = None if self.pass_at is None else {str(k): share for k, share in self.pass_at.items()}
+        return {**asdict(self), "pass_at": shares}
 
 
 def _cell(*numbers: float | None) -> str:

@@ -132,6 +132,43 @@ def score(
         print_table(*table)
 
 
+@group.command("power")
+def power(
+    result: ResultArgument,
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OTHER]", help="A result of another model on the same problems."),
+    ] = None,
+    difference: Annotated[
+        float, typer.Option(help="Difference in accuracy to be seen, such as 0.02.")
+    ] = 0.02,
+    samples: Annotated[
+        str, typer.Option(metavar="K,K,...", help="Numbers of samples per problem.")
+    ] = "1,4,16,64",
+    resemblance: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Without OTHER: assumed correlation of the two models' accuracies over problems; 0 is the worst case.",
+        ),
+    ] = 0.8,
+    probability: Annotated[
+        float, typer.Option("--power", min=0.5, max=0.999, help="Probability of finding the difference.")
+    ] = 0.8,
+) -> None:
+    """Say how many problems and samples it takes to see a difference between two models, at 5 % significance."""
+    from reasoner_rl.commands.evaluation_power import PowerOptions, parse_samples, power_table
+
+    options = PowerOptions(difference, parse_samples(samples), resemblance, probability)
+    print_table(*power_table(result, other, options))
+    if other is None:
+        sys.stdout.write(
+            f"assumed: accuracies of the two models have a correlation of {resemblance:g} over problems "
+            "(--resemblance); a second result measures what they have\n"
+        )
+
+
 class ExportFormat(StrEnum):
     """Formats of other programs for evaluation."""
 

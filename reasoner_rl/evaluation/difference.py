@@ -91,6 +91,17 @@ def set_difference(before: SetReport, after: SetReport) -> SetDifference | None:
     )
 
 
+def samples_by_problem(report: SetReport) -> dict[str, list[float]]:
+    """The accuracies of each problem's samples, in no order, by the hash of its text and how often that came before.
+
+    Raises ValueError if one is not known.
+    """
+    unknown = [row.uid for row in report.table if row.accuracy is None]
+    if unknown:
+        raise ValueError(f"{report.dataset}: the accuracy of {unknown[0]} is not known")
+    return {f"{text}/{number}": _samples(row, report) for (text, number), row in _by_problem(report).items()}
+
+
 def sign_flip_p_value(differences: Sequence[int]) -> float:
     """Two-sided p-value of a paired randomisation test, exact; ``differences`` is [problems], in whole steps.
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reasoner_rl.commands.diff_evaluations import compare
+from reasoner_rl.commands.evaluation_power import PowerOptions, parse_samples, power_table
 from reasoner_rl.commands.evaluation_tables import (
     change_table,
     difference_table,
@@ -24,6 +25,7 @@ from reasoner_rl.commands.export_evaluation import export_result
 from reasoner_rl.commands.foreign_responses import read_responses
 from reasoner_rl.commands.rescore import rescore_result, score_files
 from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.evaluation.power import Variances, problems_needed
 from reasoner_rl.evaluation.result import EvaluationResult, differences, read_result
 
 MATHS = "reward_fns:compute_score"
@@ -142,6 +144,32 @@ def test_results_of_other_problems_say_so(scored: tuple[Path, EvaluationResult],
     twice = compare(place, place)
     assert twice.settings == []
     assert twice.remarks == ["no setting differs: these are two runs of the same evaluation"]
+
+
+def test_the_power_of_a_comparison(scored: tuple[Path, EvaluationResult], tmp_path: Path) -> None:
+    place, _ = scored
+    options = PowerOptions(difference=0.1, samples=(1, 16), resemblance=0.5, power=0.8)
+    columns, rows = power_table(place, None, options)
+    cells = dict(zip(columns, rows[0], strict=True))
+    # 3, 2 and 5 of 5 are right: unbiased variances of samples 0.3, 0.3, 0; of the means 0.0933, of which 0.04 is noise.
+    assert cells["variance within"] == "0.2000"
+    assert cells["spread of differences"] == f"{2 * 0.5 * (0.28 / 3 - 0.04):.4f}"
+    needed = problems_needed(0.1, Variances(0.2, 0.28 / 3 - 0.04), 1)
+    assert cells["problems needed for 0.1"] == f"{needed}"
+    assert int(rows[1][5]) < int(rows[0][5])
+    columns, rows = power_table(place, place, options)
+    assert rows[0][3] == "0.0000", "the same result twice does not differ"
+    for samples, rule in (("1,x", "'x' must be a whole number"), ("", "'' must be a whole number")):
+        with pytest.raises(ConfigError, match=rule):
+            parse_samples(samples)
+    with pytest.raises(ConfigError, match="must be numbers of at least 1"):
+        PowerOptions(0.1, (0,), 0.5, 0.8)
+    with pytest.raises(ConfigError, match="--difference 2: must be between 0 and 1"):
+        PowerOptions(2, (1,), 0.5, 0.8)
+    other = jsonl(tmp_path / "arithmetic.jsonl", [{**row, "question": "Other?"} for row in ROWS[:1]])
+    score_files([other], MATHS, tmp_path / "other", workers=1, timeout=10)
+    with pytest.raises(DataError, match="has no problem"):
+        power_table(place, tmp_path / "other", options)
 
 
 @pytest.mark.parametrize(

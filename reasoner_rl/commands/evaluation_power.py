@@ -1,0 +1,90 @@
+"""`reasoner-rl eval power`: how many problems and samples it takes to see a difference, from measured variances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasoner_rl.commands.evaluation_tables import Table
+from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.evaluation.difference import samples_by_problem
+from reasoner_rl.evaluation.power import (
+    Variances,
+    detectable,
+    problems_needed,
+    variances_of_one,
+    variances_of_two,
+)
+from reasoner_rl.evaluation.result import SetReport, read_result
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOptions:
+    """What is asked. Differences and probabilities are in [0, 1]."""
+
+    difference: float
+    samples: tuple[int, ...]  # per problem
+    resemblance: float  # of the two models' accuracies over problems; not used where both are measured
+    power: float  # probability of finding the difference
+
+    def __post_init__(self) -> None:
+        if not 0 < self.difference < 1:
+            raise ConfigError(
+                f"--difference {self.difference:g}: must be between 0 and 1, such as 0.02 for 2 points"
+            )
+        if not self.samples or min(self.samples) < 1:
+            raise ConfigError("--samples: must be numbers of at least 1, such as 1,4,16")
+
+
+def power_table(result: Path, other: Path | None, options: PowerOptions) -> Table:
+    """For each set of a result and each number of samples: the problems needed, and what the set's problems can show.
+
+    Raises DataError for a set with fewer than 2 problems or samples, or without known accuracies, and where ``other``
+    has not the same problems.
+    """
+    after = {} if other is None else {report.dataset: report for report in read_result(other).reports}
+    rows = []
+    for report in read_result(result).reports:
+        variances = _variances(report, after.get(report.dataset), other, options.resemblance)
+        for samples in options.samples:
+            needed = problems_needed(options.difference, variances, samples, options.power)
+            seen = detectable(variances, report.problems, samples, options.power)
+            cells = [f"{variances.within:.4f}", f"{variances.spread:.4f}", str(samples)]
+            cells += ["more than 10,000,000" if needed is None else f"{needed:,}", f"{seen:.3f}"]
+            rows.append([report.dataset, str(report.problems), *cells])
+    wanted = f"problems needed for {options.difference:g}"
+    columns = ["dataset", "problems", "variance within", "spread of differences", "samples", wanted]
+    return [*columns, "smallest difference that the set shows"], rows
+
+
+def _variances(
+    report: SetReport, other: SetReport | None, place: Path | None, resemblance: float
+) -> Variances:
+    if place is not None and other is None:
+        raise DataError(f"{place}: has no set {report.dataset!r}")
+    if report.problems < 2 or report.samples_per_problem < 2:
+        raise DataError(
+            f"{report.dataset}: variances need at least 2 problems and 2 samples of each; the result has "
+            f"{report.problems} and {report.samples_per_problem}"
+        )
+    try:
+        before = samples_by_problem(report)
+        if other is None:
+            return variances_of_one(list(before.values()), resemblance)
+        if other.samples_per_problem < 2:
+            raise DataError(f"{place}: variances need at least 2 samples of each problem")
+        return variances_of_two(before, samples_by_problem(other))
+    except KeyError as error:
+        raise DataError(f"{place}: has no problem {error}, as the other result does") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def parse_samples(text: str) -> tuple[int, ...]:
+    """Read ``1,4,16``. Raises ConfigError naming the part that is no number."""
+    parts: Sequence[str] = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not part.isdecimal():
+            raise ConfigError(f"--samples {text!r}: {part!r} must be a whole number")
+    return tuple(map(int, parts))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy
 from scipy import optimize, special
@@ -27,33 +28,36 @@ def populations(mean: float) -> Iterator[tuple[str, Rates]]:
     """Distributions of the problems' rates of success with the given mean, by name."""
     for correlation in (0.02, 0.2, 0.5, 0.9):
         strength = (1 - correlation) / correlation
-        yield (
-            f"beta, correlation {correlation}",
-            lambda rng, n, s=strength: rng.beta(mean * s, (1 - mean) * s, n),
-        )
-    yield "always or never", lambda rng, n: (rng.random(n) < mean).astype(float)
+        yield f"beta, correlation {correlation}", partial(_beta, mean * strength, (1 - mean) * strength)
+    yield "always or never", partial(_two_rates, 0.0, 1.0, mean)
     for high in (0.25, 0.5):
         if high > mean:
-            yield (
-                f"never or {high:.0%}",
-                lambda rng, n, high=high: numpy.where(rng.random(n) < mean / high, high, 0.0),
-            )
+            yield f"never or {high:.0%}", partial(_two_rates, 0.0, high, mean)
     for low in (0.2, 0.5):
         if low < mean:
-            yield (
-                f"{low:.0%} or always",
-                lambda rng, n, low=low: numpy.where(rng.random(n) < (1 - mean) / (1 - low), low, 1.0),
-            )
-    yield "logit-normal, deviation 2.5", _logit_normal(mean, 2.5)
+            yield f"{low:.0%} or always", partial(_two_rates, low, 1.0, mean)
+    yield "logit-normal, deviation 2.5", partial(_logit_normal, _logit_centre(mean, 2.5), 2.5)
 
 
-def _logit_normal(mean: float, deviation: float) -> Rates:
+def _beta(alpha: float, beta: float, rng: numpy.random.Generator, n: int) -> numpy.ndarray:
+    return rng.beta(alpha, beta, n)
+
+
+def _two_rates(low: float, high: float, mean: float, rng: numpy.random.Generator, n: int) -> numpy.ndarray:
+    return numpy.where(rng.random(n) < (mean - low) / (high - low), high, low)
+
+
+def _logit_normal(centre: float, deviation: float, rng: numpy.random.Generator, n: int) -> numpy.ndarray:
+    return numpy.asarray(special.expit(centre + deviation * rng.standard_normal(n)))
+
+
+def _logit_centre(mean: float, deviation: float) -> float:
+    """The centre for which the rates have this mean, by Gauss-Hermite quadrature."""
     nodes, weights = numpy.polynomial.hermite_e.hermegauss(60)
     weights = weights / weights.sum()
-    centre = optimize.brentq(
-        lambda m: float((weights * special.expit(m + deviation * nodes)).sum()) - mean, -60, 60
+    return float(
+        optimize.brentq(lambda m: (weights * special.expit(m + deviation * nodes)).sum() - mean, -60, 60)
     )
-    return lambda rng, n: special.expit(centre + deviation * rng.standard_normal(n))
 
 
 def coverage(

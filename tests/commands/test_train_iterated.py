@@ -398,7 +398,7 @@ def test_the_commands_take_iterated_recipes(
     said = capsys.readouterr().out
     assert "train: 12 rows read" in said
     assert "heldout: 5 rows read" in said
-    [report] = evaluate_checkpoint(EvalConfig.of_training(config, str(finished / "final")))
+    [report] = evaluate_checkpoint(EvalConfig.of_training(config, str(finished / "final"))).reports
     assert report.accuracy == json_of(finished / "summary.json")["accuracy_after"]
 
     recipe = tmp_path / "recipe.yaml"

@@ -196,7 +196,8 @@ def test_several_files_and_samples_of_a_problem(
     assert [each["verdict"] for each in written[0]["verified"]] == ["correct", "correct", "wrong", "wrong"]
     assert [(each["file"], each["row"]) for each in written[1]["verified"]] == [(str(first), 2)] * 4
     with pytest.raises(
-        DataError, match=r"second\.jsonl, row 1: no key 'response', 'responses' or 'solution'"
+        DataError,
+        match=r"second\.jsonl, row 1: no key 'response', 'responses', 'solution', 'completion', 'output'",
     ):
         verify([first, second], f"{plugin}:same", workers=1, timeout=20.0)
     third = write(

@@ -64,12 +64,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Say which tests follow one another; pytest-xdist reads it when all are collected."""
+    many = OF_MANY_PROCESSES & {item.path.stem, item.path.parent.name}
+    item.add_marker(pytest.mark.xdist_group("many_processes" if many else item.path.stem))
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Skip tests marked gpu where torch sees none, and say which tests must follow one another."""
-    for item in items:
-        many = OF_MANY_PROCESSES & {item.path.stem, item.path.parent.name}
-        item.add_marker(pytest.mark.xdist_group("many_processes" if many else item.path.stem))
+    """Skip tests marked gpu where torch sees none."""
     needing_one = [item for item in items if item.get_closest_marker("gpu")]
     if needing_one and not torch.cuda.is_available():
         for item in needing_one:

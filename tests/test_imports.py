@@ -51,6 +51,7 @@ COMPOSING = {
         *("datasets", "plan", "report", "distributed", "trainer", "sources"),
         *("evaluation", "observability", "prompts", "reward_models", "rewards"),
     },
+    "api": {"commands", "evaluation", "observability", "trainer"},
     "doctor": {"distributed", "observability"},
     "cli": {"datasets", "report", "trainer", "commands", "doctor"},
 }
@@ -131,7 +132,10 @@ def test_the_order_of_what_composes_has_no_circle() -> None:
 
 @pytest.mark.parametrize(
     ("part", "importers"),
-    [("trainer", {"cli", "commands"}), ("commands", {"cli"}), ("cli", set()), ("doctor", {"cli"})],
+    [
+        *(("trainer", {"api", "cli", "commands"}), ("commands", {"api", "cli"})),
+        *(("cli", set()), ("doctor", {"cli"}), ("api", {"__init__"})),
+    ],
 )
 def test_who_may_import_the_top(part: str, importers: set[str]) -> None:
     for path in files("reasoner_rl"):

@@ -11,9 +11,6 @@ import typer
 
 from reasoner_rl.cli.common import DefaultGroup, Overrides, RecipeArgument, print_table
 from reasoner_rl.config.load import load_recipe
-from reasoner_rl.config.recipes import EvalConfig, TrainingRecipe
-from reasoner_rl.config.reward_recipe import RewardModelConfig
-from reasoner_rl.errors import ConfigError
 
 group = typer.Typer(
     cls=DefaultGroup,
@@ -48,19 +45,15 @@ def run(
     before that, and with an override of model.path, they are those of model.path. An interrupted evaluation is
     resumed by the same command; one with other settings needs a folder of its own.
     """
-    config = load_recipe(recipe, overrides or [])
-    if isinstance(config, RewardModelConfig):
-        raise ConfigError(
-            f"`reasoner-rl eval` answers problems, and {recipe} is of a reward model: to evaluate one on "
-            f"evaluation.datasets, `reasoner-rl train {recipe} run.steps=0 model.path=... run.output_dir=...`"
-        )
-    if not isinstance(config, EvalConfig):
-        config = EvalConfig.of_training(config, weights_of(config, overrides or []))
-    if out is not None:
-        config = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": out})})
-    from reasoner_rl.commands.evaluate import evaluate_checkpoint
+    from reasoner_rl.commands.evaluate import as_evaluation, evaluate_checkpoint
     from reasoner_rl.commands.evaluation_tables import result_tables
 
+    keys = {override.partition("=")[0].strip() for override in overrides or []}
+    config = as_evaluation(
+        load_recipe(recipe, overrides or []), model_chosen=bool(keys & {"model", "model.path"})
+    )
+    if out is not None:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": out})})
     for table in result_tables(evaluate_checkpoint(config), problems=problems):
         print_table(*table)
 
@@ -189,13 +182,6 @@ def export(
 
     for path in export_result(result, form.value, out):
         sys.stdout.write(f"{path}\n")
-
-
-def weights_of(config: TrainingRecipe, overrides: list[str]) -> str:
-    """What a training recipe's evaluation is of: what the run has made, unless a model is chosen or it made none."""
-    final = config.run.output_dir / "final"
-    keys = {override.partition("=")[0].strip() for override in overrides}
-    return config.model.path if keys & {"model", "model.path"} or not final.is_dir() else str(final)
 
 
 def verify(

@@ -14,10 +14,13 @@ from urllib.parse import quote
 from reasoner_rl.commands.answer_parts import AnswersPart
 from reasoner_rl.commands.evaluation_folder import EvaluationFolder
 from reasoner_rl.commands.evaluation_settings import machine_of, now, settings_of
+from reasoner_rl.config.kinds import AnyRecipe
 from reasoner_rl.config.recipes import EvalConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import VllmEngineConfig
 from reasoner_rl.distributed.launch import launch_pool
 from reasoner_rl.distributed.pool import GenerationPool
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.evaluation.estimators import ProblemResult, summarise
 from reasoner_rl.evaluation.result import EvaluationResult, ProblemRecord, SetReport
 from reasoner_rl.evaluation.tables import identity, report_of_set
@@ -71,6 +74,24 @@ def evaluate_checkpoint(config: EvalConfig) -> EvaluationResult:
         folder.finish(result)
     say(f"result: {folder.result}")
     return result
+
+
+def as_evaluation(config: AnyRecipe, *, model_chosen: bool) -> EvalConfig:
+    """The evaluation that a recipe of any kind describes.
+
+    Of a training recipe it is of the weights that its run has made, unless a model is chosen or the run made none.
+    Raises ConfigError for a reward model's recipe, and where no problems are named.
+    """
+    if isinstance(config, RewardModelConfig):
+        raise ConfigError(
+            "`reasoner-rl eval` answers problems, and the recipe is of a reward model: to evaluate one on "
+            "evaluation.datasets, `reasoner-rl train RECIPE run.steps=0 model.path=... run.output_dir=...`"
+        )
+    if isinstance(config, EvalConfig):
+        return config
+    final = config.run.output_dir / "final"
+    made = final.is_dir() and not model_chosen
+    return EvalConfig.of_training(config, str(final) if made else config.model.path)
 
 
 def _tell_of_sampling(config: EvalConfig) -> None:

@@ -81,6 +81,12 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     return _resolve(layers, recipe)
 
 
+def change_recipe(config: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
+    """Return a recipe with overrides laid over it, which read as in `load_recipe`. Raises ConfigError as that does."""
+    layers = [Layer("the recipe", config.model_dump(mode="json")), Layer(OVERRIDE, _override_tree(overrides))]
+    return _resolve(layers, "the recipe")
+
+
 def check_text(text: str, name: str) -> AnyRecipe:
     """Return the configuration that the YAML ``text`` makes by itself. Raises ConfigError as `load_recipe` does."""
     return _resolve([Layer(name, parse_yaml(text, name))], name)

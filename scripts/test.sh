@@ -2,7 +2,7 @@
 # Checks the whole repository: ruff, ruff format, mypy, then pytest. Stops at the first of them that fails, with its exit
 # status.
 #
-#   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15 -n 2 --dist loadgroup
+#   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15 -n 2
 #   scripts/test.sh --help
 #
 # Makes the environment first (scripts/env.sh --help lists its variables), with vLLM, Megatron, Ray and verl,
@@ -55,7 +55,7 @@ whole=no
 if [[ $# -eq 0 ]]; then
     whole=yes
     # Two tests at a time, by pytest-xdist; tests/conftest.py says which follow one another.
-    set -- -q --durations=15 -n 2 --dist loadgroup
+    set -- -q --durations=15 -n 2
 fi
 
 nothing_collected=5 interrupted=2 # exit statuses of pytest

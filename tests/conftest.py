@@ -64,10 +64,17 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Say which tests follow one another; pytest-xdist reads it when all are collected."""
-    many = OF_MANY_PROCESSES & {item.path.stem, item.path.parent.name}
-    item.add_marker(pytest.mark.xdist_group("many_processes" if many else item.path.stem))
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which may not be there
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out the tests of a file together, and those of `OF_MANY_PROCESSES` as if they were one file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneAfterTheOther(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            return "many processes" if OF_MANY_PROCESSES & {file.stem, file.parent.name} else str(file)
+
+    return OneAfterTheOther(config, log)
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

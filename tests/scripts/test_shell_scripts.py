@@ -267,7 +267,7 @@ def test_tests_for_the_cpu_see_no_gpu_and_those_for_gpus_have_a_pass_of_their_ow
     machine = SuiteMachine(tmp_path / "cpu", gpu=False)
     assert machine.test("tests/losses", "-x") == (0, ["GPUs : tests/losses -x"])
     status, (whole, newest) = machine.test()
-    assert (status, whole) == (0, "GPUs : -q --durations=15 -n 2 --dist loadgroup")
+    assert (status, whole) == (0, "GPUs : -q --durations=15 -n 2")
     assert newest.startswith("GPUs : -q tests/rollout/test_hf_engine.py ")
 
 

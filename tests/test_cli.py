@@ -444,8 +444,12 @@ def test_a_trained_recipe_is_evaluated_with_the_weights_it_made(
         assert (outcome.status, outcome.err) == (0, "")
         path = json.loads((out / "evaluation.json").read_text())["settings"]["model"]["path"]
         assert f"weights: {path}\n" in outcome.out
+        unsaid = f"model.path={final.parent} evaluates the newest checkpoint" not in outcome.out
+        assert unsaid == (bool(overrides) or final.exists() or not (final.parent / "checkpoints").exists())
         return str(path)
 
+    assert evaluated() == str(base)
+    (final.parent / "checkpoints").mkdir(parents=True)
     assert evaluated() == str(base)
     shutil.copytree(tiny_checkpoint("llama-untied"), final)
     assert evaluated() == str(final)

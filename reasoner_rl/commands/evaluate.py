@@ -89,8 +89,14 @@ def as_evaluation(config: AnyRecipe, *, model_chosen: bool) -> EvalConfig:
         )
     if isinstance(config, EvalConfig):
         return config
-    final = config.run.output_dir / "final"
+    run = config.run.output_dir
+    final, checkpoints = run / "final", run / "checkpoints"
     made = final.is_dir() and not model_chosen
+    if checkpoints.is_dir() and not made and not model_chosen:
+        say(
+            f"{run} has no final weights yet, so {config.model.path} is evaluated; model.path={run} evaluates the "
+            "newest checkpoint"
+        )
     return EvalConfig.of_training(config, str(final) if made else config.model.path)
 
 

@@ -335,8 +335,8 @@ def test_held_out_problems_are_answered_beside_a_precomputed_reference(
     assert summary is not None
     assert summary["evaluations"].keys() == {"0", "1"}
     before = summary["evaluations"]["0"]["heldout"]["accuracy"]
-    [report] = evaluate_checkpoint(EvalConfig.of_training(config, config.model.path))
-    assert report.to_json()["accuracy"] == before
+    [report] = evaluate_checkpoint(EvalConfig.of_training(config, config.model.path)).reports
+    assert report.accuracy == before
 
 
 def test_labels_that_kto_cannot_learn_from(

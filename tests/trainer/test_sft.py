@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,7 @@ def test_held_out_problems_are_answered_before_during_and_after(
     for step, weights in ((0, config.model.path), (4, str(tmp_path / "run" / "final"))):
         evaluate_checkpoint(EvalConfig.of_training(config, weights))
         assert responses(tmp_path / "run" / "eval", 0) == responses(tmp_path / "run", step)
+        shutil.rmtree(tmp_path / "run" / "eval")  # which takes no other evaluation
     assert len({tuple(responses(tmp_path / "run", step)) for step in (0, 2, 4)}) == 3
 
 

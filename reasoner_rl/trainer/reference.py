@@ -19,7 +19,7 @@ from reasoner_rl.errors import ConfigError, DataError, did_you_mean
 from reasoner_rl.evaluation.reference import FEWEST_SEEDS, Curves, Watch, curves_of
 from reasoner_rl.observability.curves import read_history
 from reasoner_rl.observability.messages import say
-from reasoner_rl.observability.summary import write_json
+from reasoner_rl.observability.summary import atomic_writer
 from reasoner_rl.observability.versions import versions
 
 REFERENCES = Path(str(importlib.resources.files("reasoner_rl"))) / "references"
@@ -112,8 +112,9 @@ def make_reference(runs: Sequence[Path], recipe: str, seeds: Sequence[int]) -> R
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Write a reference as JSON."""
-    write_json(path, reference.model_dump())
+    """Write a reference as JSON, on one line: its curves are long lists."""
+    with atomic_writer(path) as file:
+        file.write(reference.model_dump_json() + "\n")
 
 
 def _metrics_of(run: Path) -> dict[str, dict[int, float]]:

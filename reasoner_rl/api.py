@@ -51,7 +51,7 @@ def train(
     """Run a training recipe of any kind to its end, resuming from its newest checkpoint.
 
     on_metrics: called with the step and its metrics, and those of evaluations. compare_to: name or file of a reference
-    (`reasoner-rl reference list`), along which the run is followed; what came of it is in the summary.
+    (`reasoner-rl reference list`), along which the run is followed; the summary has what was found.
     Returns what stands in summary.json, or None if the run was stopped before its end, as by an interruption.
     """
     config = load_recipe(recipe, overrides)

@@ -38,7 +38,7 @@ class EqualScores:
         self._mostly_equal = 0  # steps in a row
 
     def message(self, groups: Sequence[ScoredGroup]) -> str | None:
-        """What there is to say of a step with these groups, which are trained on by their scores; None: nothing.
+        """A warning about a step with these groups, which are trained on by their scores; None: nothing.
 
         Steps without groups of two responses end no stretch and begin none.
         """

@@ -12,7 +12,7 @@ from reasoner_rl.datasets.columns import recognise
 from reasoner_rl.datasets.contamination import KINDS, NEAR, NGRAM, Overlaps, find_overlaps
 from reasoner_rl.datasets.near import require_datasketch
 from reasoner_rl.datasets.wording import problem_text
-from reasoner_rl.observability.messages import say
+from reasoner_rl.observability.messages import one_line, say
 from reasoner_rl.observability.summary import write_json
 from reasoner_rl.prompts.read import Problem, read_problems
 
@@ -89,10 +89,5 @@ def _tell(path: Path, found: Overlaps, problems: Sequence[Problem], others: Sequ
     for pair in strictest[:SHOWN]:
         one, other = problems[pair.train], others[pair.evaluation]
         similarity = "" if pair.similarity is None else f" ({pair.similarity:.2f})"
-        say(f"{pair.kind}{similarity}: row {one.row}: {_short(problem_text(one))}")
-        say(f"    row {other.row} of {path.name}: {_short(problem_text(other))}")
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+        say(f"{pair.kind}{similarity}: row {one.row}: {one_line(problem_text(one), LONGEST)}")
+        say(f"    row {other.row} of {path.name}: {one_line(problem_text(other), LONGEST)}")

@@ -110,7 +110,7 @@ def _tell_of_sampling(config: EvalConfig) -> None:
     stop = TEMPLATES[template].stop if template is not None else None
     if stop is not None and stop not in sampling.stop:
         say(
-            f"template {template}: a response goes on with further problems of its own unless a text ends it: "
+            f"template {template}: a response continues with further problems of its own unless a text ends it: "
             f'rollout.sampling.stop=["{stop}"]'
         )
 

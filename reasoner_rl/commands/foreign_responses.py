@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.commands.generations import PROBLEM_KEYS, Columns, Generation, read_generations
+from reasoner_rl.commands.generations import PROBLEM_KEYS, Generation, read_generations
 from reasoner_rl.errors import DataError, did_you_mean
 from reasoner_rl.prompts.read import Place
 from reasoner_rl.types import FinishReason, Prompt, Reward, Rollout, ScoredGroup
@@ -36,11 +36,11 @@ class _Gathered:
     rollouts: list[Rollout]
 
 
-def read_responses(path: Path, label: str, columns: Columns | None = None) -> ForeignResponses:
+def read_responses(path: Path, label: str) -> ForeignResponses:
     """Read one file. Raises DataError naming the file, the row, the key and the rule."""
     found: dict[str, _Gathered] = {}
     lengths_known = True
-    for row in read_generations(path, columns):
+    for row in read_generations(path):
         place = Place(path, label, row.row)
         text = _text(place, row)
         if row.problem not in found:

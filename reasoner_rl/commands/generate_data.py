@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow
 import pyarrow.parquet
 
 from reasoner_rl.commands.out_folder import naming_out
-from reasoner_rl.config.data import DAPO_PROMPT
+from reasoner_rl.config.data import resolved_template
 from reasoner_rl.datasets.generated.generators import Generator
 from reasoner_rl.datasets.generated.rows import Row, Splits
+from reasoner_rl.datasets.table import problem_table
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.summary import write_json, write_jsonl
-from reasoner_rl.prompts.read import truth_text
+from reasoner_rl.prompts.read import Problem, truth_text
 
 Format = Literal["jsonl", "verl"]
 ENDINGS: dict[Format, str] = {"jsonl": ".jsonl", "verl": ".parquet"}
@@ -51,7 +51,7 @@ class FileForm:
     @property
     def template(self) -> str:
         """The prompt template with its shorthand resolved."""
-        return DAPO_PROMPT if self.prompt_template == "dapo" else self.prompt_template or "{problem}"
+        return resolved_template(self.prompt_template)
 
     def name(self, split: str) -> str:
         """The file of a split."""
@@ -62,8 +62,8 @@ class FileForm:
         if self.format == "jsonl":
             write_jsonl(file, rows)
             return
-        nested = [verl_row(row, self.template, name, split, index) for index, row in enumerate(rows)]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(nested), file)
+        problems = [_problem(row, self.template, name, split, index) for index, row in enumerate(rows)]
+        pyarrow.parquet.write_table(problem_table(problems).table, file)
 
 
 def generate_data(
@@ -92,22 +92,23 @@ def generate_data(
     say(f"in a recipe: {' '.join(_keys(folder, form, splits))}")
 
 
-def verl_row(row: Row, template: str, data_source: str, split: str, index: int) -> dict[str, Any]:
-    """A row in verl's schema; columns besides problem, answer, data source and solution are in extra_info."""
+def _problem(row: Row, template: str, data_source: str, split: str, index: int) -> Problem:
+    """A row as it is read; columns besides problem, answer, data source and solution are in extra_info."""
     own = ("problem", "answer", "data_source", "solution")
-    solution = {"solution": row["solution"]} if "solution" in row else {}
-    return {
-        "data_source": row.get("data_source", data_source),
-        "prompt": [{"role": "user", "content": template.replace("{problem}", row["problem"])}],
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": truth_text(row["answer"])},
-        "extra_info": {
+    truth = truth_text(row["answer"])
+    assert truth is not None, f"{split}, row {index + 1}: no ground truth"
+    return Problem(
+        uid=f"{split}/{index}",
+        messages=({"role": "user", "content": template.replace("{problem}", row["problem"])},),
+        ground_truth=truth,
+        data_source=row.get("data_source", data_source),
+        extra_info={
             "split": split,
             "index": index,
             **{name: value for name, value in row.items() if name not in own},
         },
-        **solution,
-    }
+        solution=row.get("solution"),
+    )
 
 
 def _write_all(

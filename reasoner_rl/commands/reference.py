@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.config.yaml_text import parse_yaml
+from reasoner_rl.config.yaml_text import flat_keys, parse_yaml
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.trainer.reference import (
-    check_run,
+    follow_run,
     load_reference,
     make_reference,
     verdict,
     write_reference,
 )
 
-_MAY_DIFFER = (("run", "seed"), ("run", "output_dir"), ("run", "threads"))
+_MAY_DIFFER = ("run.seed", "run.output_dir", "run.threads")
 
 
 def make(runs: Sequence[Path], out: Path) -> None:
@@ -29,22 +29,21 @@ def make(runs: Sequence[Path], out: Path) -> None:
     seeds = [int(recipe["run"]["seed"]) for recipe in recipes]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"the runs must have different seeds; they are {', '.join(map(str, seeds))}")
-    first, *others = [_without_places(recipe) for recipe in recipes]
+    first, *others = [_comparable(recipe) for recipe in recipes]
     for run, other in zip(runs[1:], others, strict=True):
         if other != first:
             different = [key for key in first.keys() | other.keys() if first.get(key) != other.get(key)]
             raise ConfigError(
                 f"{run}: differs from {runs[0]} in {', '.join(sorted(different))}, and not by its seed alone"
             )
-    name = out.stem
-    write_reference(out, make_reference(runs, name, seeds))
+    write_reference(out, make_reference(runs, out.stem, seeds))
     say(f"reference of {len(runs)} runs: {out} ({out.stat().st_size:,} bytes)")
 
 
 def check(run: Path, against: str) -> bool:
     """Tell where a run left the bands of a reference; returns whether it did."""
     reference = load_reference(against)
-    watch = check_run(run, reference)
+    watch = follow_run(run, reference)
     for departure in watch.departed.values():
         say(str(departure))
     say(verdict(watch, reference))
@@ -58,23 +57,13 @@ def _recipe_of(run: Path) -> dict[str, Any]:
     return dict(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
 
 
-def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Every key by its path, but for those that runs of the same recipe may differ in."""
-    flat: dict[str, Any] = {}
+def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Every key by its path, but for those that runs of the same recipe may differ in: the seed, and places."""
+    flat = flat_keys(_without_paths(recipe))
+    return {key: value for key, value in flat.items() if key not in _MAY_DIFFER}
 
-    def walk(value: Any, path: tuple[str, ...]) -> None:
-        items = (
-            enumerate(value)
-            if isinstance(value, list)
-            else value.items()
-            if isinstance(value, dict)
-            else None
-        )
-        if items is not None and value:
-            for key, below in items:
-                walk(below, (*path, str(key)))
-        elif path not in _MAY_DIFFER and path[-1:] != ("path",):
-            flat[".".join(path)] = value
 
-    walk(recipe, ())
-    return flat
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(below) for key, below in value.items() if key != "path"}
+    return [_without_paths(below) for below in value] if isinstance(value, list) else value

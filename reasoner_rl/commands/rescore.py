@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
-
-from pydantic import ValidationError
 
 from reasoner_rl.commands.evaluation_folder import write_result
 from reasoner_rl.commands.evaluation_settings import (
@@ -21,7 +18,8 @@ from reasoner_rl.commands.evaluation_settings import (
 )
 from reasoner_rl.commands.foreign_responses import read_responses
 from reasoner_rl.commands.out_folder import naming_out
-from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
+from reasoner_rl.commands.verify import one_function
+from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.evaluation.estimators import summarise
 from reasoner_rl.evaluation.result import (
@@ -35,6 +33,7 @@ from reasoner_rl.evaluation.result import (
     result_path,
 )
 from reasoner_rl.evaluation.tables import identity, report_of_set
+from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts
@@ -42,7 +41,7 @@ from reasoner_rl.prompts.templates import text_hash
 from reasoner_rl.rewards.process import dry_run
 from reasoner_rl.rewards.queueing import answer_of
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
-from reasoner_rl.sources.generate import reward_task
+from reasoner_rl.sources.generate import reward_task, score_groups
 from reasoner_rl.trainer.evaluate import results_of_groups
 from reasoner_rl.trainer.folder import exclusive_folder
 from reasoner_rl.types import ScoredGroup
@@ -54,7 +53,7 @@ def rescore_result(place: Path, fn: str, out: Path, *, workers: int, timeout: fl
     Raises DataError if the responses were not kept in parquet, ConfigError if ``out`` holds a result already.
     """
     old, path = read_result(place), result_path(place)
-    config = reward_config(fn, workers, timeout)
+    config = one_function("--fn", fn, workers, timeout)
     sets = {report.dataset: saved_responses(path.parent, report) for report in old.reports}
     settings = old.settings.model_copy(
         update={
@@ -74,7 +73,7 @@ def score_files(
 
     Raises DataError naming file, row and key, ConfigError if ``out`` holds a result already.
     """
-    config = reward_config(fn, workers, timeout)
+    config = one_function("--fn", fn, workers, timeout)
     labels = _labels(files)
     sets = {label: read_responses(file, label) for label, file in labels.items()}
     counts = {len(group.rollouts) for groups in sets.values() for group in groups.groups}
@@ -121,18 +120,6 @@ def _labels(files: Sequence[Path]) -> dict[str, Path]:
     return labels
 
 
-def reward_config(fn: str, workers: int, timeout: float) -> RewardConfig:
-    """The rewards of one function, with the parameters that it has in evaluation."""
-    try:
-        return RewardConfig(functions=[RewardFunctionConfig(fn=fn)], workers=workers, timeout_seconds=timeout)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"--fn {fn!r}, --workers {workers}, --timeout {timeout:g}: "
-            f"{str(first['msg']).removeprefix('Value error, ')}"
-        ) from None
-
-
 def _score(
     how: Literal["rescored", "scored"],
     settings: Settings,
@@ -152,7 +139,8 @@ def _score(
         with RewardRunner(config, 1) as runner:
             rewards = runner.for_evaluation(1)
             for name, groups in sets.items():
-                scored = _rescored(groups, rewards)
+                prompts, rollouts = [g.prompt for g in groups], [g.rollouts for g in groups]
+                scored = score_groups(prompts, rollouts, rewards, timer=PhaseTimer(), progress="auto")
                 recorder.evaluation(0, name, scored)
                 results = results_of_groups(scored, rewards)
                 report = summarise(name, results)
@@ -173,20 +161,6 @@ def _score(
 def _first_task(sets: Mapping[str, Sequence[ScoredGroup]]) -> RewardTask:
     group = next(iter(sets.values()))[0]
     return reward_task(group.prompt, group.rollouts[0])
-
-
-def _rescored(groups: Sequence[ScoredGroup], rewards: RewardRunner) -> list[ScoredGroup]:
-    tasks = [
-        dataclasses.replace(
-            reward_task(group.prompt, rollout), truncated=rollout.finish_reason == "length", group=number
-        )
-        for number, group in enumerate(groups)
-        for rollout in group.rollouts
-    ]
-    scored = iter(rewards.score(tasks))
-    return [
-        dataclasses.replace(group, rewards=tuple(next(scored) for _ in group.rollouts)) for group in groups
-    ]
 
 
 def saved_responses(folder: Path, report: SetReport) -> list[ScoredGroup]:

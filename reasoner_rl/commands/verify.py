@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -43,7 +44,13 @@ def verify(
     cannot be used, and DataError naming file, row and key.
     """
     chosen = [("--fn", fn)] + ([("--against", against)] if against is not None else [])
-    configs = [_config(flag, _resolved(flag, name), workers, timeout) for flag, name in chosen]
+    configs = [
+        # Answers that are alike are judged each, or the times would be of something else.
+        one_function(
+            *(flag, _resolved(flag, name), workers, timeout), evaluation_parameters={}, deduplicate=False
+        )
+        for flag, name in chosen
+    ]
     names = Columns() if columns is None else Columns.parse(columns)
     files = generation_files(paths)
     if out is not None:
@@ -82,14 +89,25 @@ def _resolved(flag: str, fn: str) -> str:
     return MATH_VERIFY_FN
 
 
-def _config(flag: str, fn: str, workers: int, timeout: float) -> RewardConfig:
+def one_function(
+    flag: str,
+    fn: str,
+    workers: int,
+    timeout: float,
+    *,
+    evaluation_parameters: Mapping[str, Any] | None = None,
+    deduplicate: bool = True,
+) -> RewardConfig:
+    """The rewards of one function. Raises ConfigError naming the flag, ``flag`` for the function, and the rule."""
+    own = {} if evaluation_parameters is None else {"evaluation_parameters": evaluation_parameters}
     try:
-        function = RewardFunctionConfig(fn=fn, evaluation_parameters={})
+        function = RewardFunctionConfig(fn=fn, **own)
     except ValidationError as error:
         raise ConfigError(f"{flag} {fn!r}: {_rule(error)}") from None
-    # Answers that are alike are judged each, or the times would be of something else.
     try:
-        return RewardConfig(functions=[function], workers=workers, timeout_seconds=timeout, deduplicate=False)
+        return RewardConfig(
+            functions=[function], workers=workers, timeout_seconds=timeout, deduplicate=deduplicate
+        )
     except ValidationError as error:
         flags = {"workers": "--workers", "timeout_seconds": "--timeout"}
         first = error.errors()[0]

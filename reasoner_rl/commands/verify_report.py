@@ -12,6 +12,7 @@ import numpy
 
 from reasoner_rl.commands.generations import PROBLEM_KEYS, Generation
 from reasoner_rl.evaluation.verdicts import VERDICTS, Figures, figures, verdict
+from reasoner_rl.observability.messages import one_line
 from reasoner_rl.types import Reward
 
 SHOWN = 20  # disagreements
@@ -160,5 +161,4 @@ def _interval(found: Figures) -> str:
 
 def _short(value: object) -> str:
     """A value on one line, for a cell."""
-    text = "" if value is None else " ".join(str(value).split())
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
+    return "" if value is None else one_line(str(value), LONGEST_CELL)

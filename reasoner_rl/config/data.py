@@ -21,6 +21,11 @@ DAPO_PROMPT = (
 TemplateName = Literal["none", "chat", "qwen-math", "dapo", "minerva"]
 
 
+def resolved_template(template: str | None) -> str:
+    """A prompt template with its shorthand resolved; the bare problem if there is none."""
+    return DAPO_PROMPT if template == "dapo" else template or "{problem}"
+
+
 class ColumnMap(Section):
     """Which column of flat rows, in JSONL or parquet, holds what."""
 
@@ -146,9 +151,7 @@ class DatasetConfig(Section):
     @property
     def template(self) -> str:
         """The prompt template with its shorthand resolved."""
-        if self.prompt_template == "dapo":
-            return DAPO_PROMPT
-        return self.prompt_template or "{problem}"
+        return resolved_template(self.prompt_template)
 
 
 # Keys that have no effect on verl's rows, which say it themselves.

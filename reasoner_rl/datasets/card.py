@@ -59,7 +59,7 @@ class ComparedWith:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What there is to say of a prepared data set."""
+    """The contents of the card of a prepared data set."""
 
     name: str
     command: str

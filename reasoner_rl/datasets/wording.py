@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from reasoner_rl.config.data import DAPO_PROMPT
 from reasoner_rl.prompts.read import Problem
+from reasoner_rl.prompts.templates import inside
 
 # Texts that published files put around their problems; verl's are those of its examples.
 INSTRUCTIONS = (
@@ -32,9 +33,8 @@ INSTRUCTIONS = (
 def bare(text: str) -> str:
     """A prompt without the instruction around it, if it is one of `INSTRUCTIONS`."""
     for instruction in INSTRUCTIONS:
-        before, after = instruction.split("{problem}")
-        if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
-            return text[len(before) : len(text) - len(after)].strip()
+        if found := inside(instruction, text):
+            return found.strip()
     return text
 
 

@@ -3,7 +3,8 @@
 At each step the band of a metric reaches from the lowest to the highest of the seeds' values, and beyond both by
 `MARGIN` times their mean distance at this step and its neighbours. One point outside can be chance. A curve has left
 the band where `PATIENCE` points in a row are outside on the same side, and is said to have left at the first of them.
-How often a further seed leaves it by chance, and which mistakes it finds, is measured in docs/results.md.
+How often a further seed leaves it is simulated in tests/evaluation/test_reference_bands.py; docs/results.md has what
+was seen of the shipped references.
 """
 
 from __future__ import annotations

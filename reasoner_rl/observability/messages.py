@@ -17,3 +17,9 @@ def say(text: str) -> None:
 def show(title: str, text: str) -> None:
     """Show the user a text in a frame."""
     _CONSOLE.print(Panel(Text(text), title=title, title_align="left"))
+
+
+def one_line(text: str, longest: int) -> str:
+    """A text on one line, cut to ``longest`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."

@@ -65,6 +65,16 @@ def bare_text(problem: Problem) -> str:
     return text
 
 
+def inside(instruction: str, text: str) -> str | None:
+    """What stands in the place of {problem}, if the text is that instruction; None if it is another."""
+    before, after = instruction.split("{problem}")
+    return (
+        text[len(before) : len(text) - len(after)]
+        if text.startswith(before) and text.endswith(after)
+        else None
+    )
+
+
 def problem_hash(problem: Problem) -> str:
     """SHA-256 of a problem's text, by which it is known again in other files and under other instructions.
 
@@ -88,8 +98,4 @@ def _find_text(problem: Problem) -> str | None:
         text = problem.extra_info.get(key)
         if isinstance(text, str) and text.strip():
             return text
-    before, after = DAPO_PROMPT.split("{problem}")
-    content = problem.messages[0]["content"] if len(problem.messages) == 1 else ""
-    if content.startswith(before) and content.endswith(after):
-        return content[len(before) : len(content) - len(after)]
-    return None
+    return inside(DAPO_PROMPT, problem.messages[0]["content"] if len(problem.messages) == 1 else "")

@@ -51,7 +51,7 @@ class Reference(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: int = 1
-    recipe: str  # what was typed
+    recipe: str  # its name, that of the file when it was made
     seeds: list[int]
     made: str  # date
     versions: dict[str, str]
@@ -130,7 +130,7 @@ def _metrics_of(run: Path) -> dict[str, dict[int, float]]:
     return {name: dict(zip(history[name].steps, history[name].numbers, strict=True)) for name in wanted}
 
 
-def check_run(run: Path, reference: Reference, last_step: int | None = None) -> Watch:
+def follow_run(run: Path, reference: Reference, last_step: int | None = None) -> Watch:
     """Follow a run that was made, up to a step, along a reference."""
     watch = Watch(reference.curves)
     by_step: dict[int, dict[str, float]] = {}
@@ -155,7 +155,7 @@ class ReferenceSink:
 
     def __init__(self, reference: Reference, folder: Path, resume_step: int) -> None:
         self._reference = reference
-        self._watch = check_run(folder, reference, resume_step) if resume_step else Watch(reference.curves)
+        self._watch = follow_run(folder, reference, resume_step) if resume_step else Watch(reference.curves)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Compare the metrics of a step."""
@@ -163,7 +163,7 @@ class ReferenceSink:
             say(str(departure))
 
     def close(self) -> None:
-        """Tell what came of it."""
+        """Tell the verdict."""
         say(verdict(self._watch, self._reference))
 
     def summary(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class ReferenceSink:
 
 
 def verdict(watch: Watch, reference: Reference) -> str:
-    """What came of a comparison, in a sentence."""
+    """The result of a comparison, in a sentence."""
     points = sum(watch.compared.values())
     if not points:
         return f"nothing to compare with the reference of {reference.recipe}: no metric and step in common"

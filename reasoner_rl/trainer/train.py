@@ -51,7 +51,7 @@ from reasoner_rl.types import Prompt
 class Observers:
     """Who looks on at a run; nothing of it depends on them."""
 
-    compare_to: Reference | None = None  # along which it is followed; the summary has what came of it
+    compare_to: Reference | None = None  # along which it is followed; the summary has what was found
     on_metrics: OnMetrics | None = None  # called with the step and its metrics, and those of evaluations
     timer: PhaseTimer = field(default_factory=PhaseTimer)  # measures the phases of every step
 

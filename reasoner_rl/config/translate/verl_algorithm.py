@@ -139,7 +139,7 @@ def _filter(settings: Settings, draft: Draft) -> None:
     ours, cap = "algorithm.dynamic_sampling", "algorithm.filter_groups.max_num_gen_batches"
     if (most := settings.integer(cap)) > 0:
         draft.put(f"{ours}.max_generation_batches", most, cap)
-        words = "verl stops with an error at the cap; 'train' goes on with the groups at hand."
+        words = "verl stops with an error at the cap; 'train' continues with the groups that there are."
         draft.put(f"{ours}.when_exhausted", "fail", words=words)
     else:
         draft.leave_out(

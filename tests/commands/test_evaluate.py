@@ -224,10 +224,13 @@ def test_a_real_interruption_says_what_the_same_command_resumes_from(
     command = [sys.executable, "-m", "reasoner_rl.cli", "eval", str(recipe)]
     parts = tmp_path / "run" / "parts" / "heldout"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=repository) as process:
-        while process.poll() is None and not (parts / "part_00000.parquet").exists():
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        try:
+            while process.poll() is None and not (parts / "part_00000.parquet").exists():
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()  # leaving the block waits for it
     assert process.returncode == 130, told
     assert told.endswith(
         "interrupted; the same command resumes from the parts of responses that are finished, if there are any\n"

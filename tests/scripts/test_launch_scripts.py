@@ -266,7 +266,13 @@ def test_another_number_of_machines_than_the_recipe_s_is_refused_before_anything
     job, hosts = cluster.slurm(free_port()), ("--hosts", "h1 h2", "--port", port)
     in_job, in_hosts = "the number of machines of this job is 3: submit", "the number of --hosts is 2: name"
     for script, options, variables, override, told in (
-        (SLURM, (), {**job, "NODES": "4"}, (), (4, f"{in_job} it with sbatch --nodes=4, or add cluster.nodes=3")),
+        (
+            SLURM,
+            (),
+            {**job, "NODES": "4"},
+            (),
+            (4, f"{in_job} it with sbatch --nodes=4, or add cluster.nodes=3"),
+        ),
         (SLURM, (), job, ("cluster.nodes=2",), (2, f"{in_job} it with sbatch --nodes=2")),
         (SLURM, (), job, ("cluster.nodes=1",), (1, f"{in_job} it with sbatch --nodes=1")),
         (SLURM, ("--dry-run",), {**job, "NODES": "4"}, (), (4, in_job)),

@@ -9,7 +9,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${REASONER_RL_VENV:-$root/.venv}
 
 # Set by parse_options, as far as the options were given.
-address='' data='' dry_run='' fn='' hosts='' nodes='' out='' port='' rest=() workers=''
+address='' data='' dry_run='' fn='' hosts='' nodes='' out='' port='' rest=() shown='' workers=''
 
 # fail MESSAGE: what was asked for is wrong.
 fail() {
@@ -96,10 +96,13 @@ activate() {
     source "$venv/bin/activate"
 }
 
+# of_cluster KEY: cluster.KEY of what `reasoner-rl config show` prints, from standard input.
+of_cluster() { sed -n "/^cluster:/,/^[^ ]/s/^  $1: //p"; }
+
 # of_recipe KEY: what the recipe with the overrides has for cluster.KEY.
 of_recipe() {
     reasoner-rl config show "$recipe" cluster.kind=ray cluster.address=auto ${overrides[@]+"${overrides[@]}"} |
-        sed -n "/^cluster:/,/^[^ ]/s/^  $1: //p"
+        of_cluster "$1"
 }
 
 # plan: for a dry run, which needs neither GPUs nor machines: finds reasoner-rl, and without --workers and without GPUs here
@@ -111,12 +114,25 @@ plan() {
     fi
 }
 
-# check_plan COMMAND...: runs `reasoner-rl config show`, which refuses what the run would refuse, and prints what the recipe
-# comes to per step, as comments.
+# check_plan COMMAND...: runs `reasoner-rl config show`, which refuses what the run would refuse, and in a dry run prints
+# what the recipe comes to per step, as comments.
 check_plan() {
-    local shown
     shown=$("$@")
-    sed -n '/^# /p' <<<"$shown"
+    if [[ -n $dry_run ]]; then sed -n '/^# /p' <<<"$shown"; fi
+}
+
+# check_machines COUNT "WHAT HAS THEM" "HOW TO HAVE N" COMMAND...: check_plan, which also refuses a recipe that wants another
+# number of machines. In a recipe cluster.nodes=1 is the default and leaves the number open; in an override it is a choice
+# like any other.
+check_machines() {
+    local wanted
+    wanted=$(of_recipe nodes)
+    if [[ $wanted == 1 || $wanted == "$1" ]]; then
+        check_plan "${@:4}"
+        wanted=$(of_cluster nodes <<<"$shown")
+    fi
+    [[ $wanted == "$1" ]] ||
+        fail "the recipe with its overrides has cluster.nodes=$wanted, and $2 $1: ${3//N/$wanted}, or add cluster.nodes=$1"
 }
 
 # use_token: without a token Ray runs commands from anyone who can reach its port. This makes a token for the run, unless

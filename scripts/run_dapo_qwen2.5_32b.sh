@@ -10,7 +10,8 @@
 #   --hosts, --address, --nodes, --workers, --port, --dry-run
 #                      as for scripts/train_multi_node_ray.sh or, in a Slurm job, scripts/train_multi_node_slurm.sh, which
 #                      this hands over to; outside of Slurm --address auto unless given
-#   key.path=value     changes to the recipe dapo_qwen2.5_32b, such as model.path=FOLDER
+#   key.path=value     changes to the recipe dapo_qwen2.5_32b, such as model.path=FOLDER; on N machines instead of 16,
+#                      cluster.nodes=N (in Slurm with sbatch --nodes=N), or the run is refused
 #
 # Submitted or called again, the run resumes from the newest checkpoint in run.output_dir. Nothing of it was run on GPUs yet.
 

@@ -10,7 +10,8 @@
 #   --address HOST:PORT   head of a running Ray cluster that this machine belongs to; auto: find it
 #   --hosts "HOST ..."    start Ray on these machines, and stop it on them when the run ends, however it ends. The first is
 #                         this machine. The others are reached by ssh without a password. Stopping is `ray stop`, which
-#                         ends everything of Ray that belongs to you on these machines.
+#                         ends everything of Ray that belongs to you on these machines. A recipe whose cluster.nodes
+#                         is neither their number nor 1 is refused.
 #   --nodes N             number of machines, with --address; the recipe's cluster.nodes unless given
 #   --workers N           workers per machine; unless given, with --hosts one per GPU of this machine, with --address the
 #                         recipe's cluster.workers_per_node
@@ -75,8 +76,10 @@ if [[ $first =~ ^[0-9.]+$ ]]; then start_head+=("--node-ip-address=$first"); fi
 start_other="read -r RAY_AUTH_TOKEN && export RAY_AUTH_TOKEN RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} && $there && \
 ray start --address=$first:$port --disable-usage-stats"
 
+check_hosts() { check_machines "${#machines[@]}" "the number of --hosts is" "name N hosts" "${check[@]}"; }
+
 if [[ -n $dry_run ]]; then
-    check_plan "${check[@]}"
+    check_hosts
     quote "${check[@]}"
     quote "${start_head[@]}"
     for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$start_other"; done
@@ -116,7 +119,7 @@ stop_ray() {
 activate
 check_this_machine_is_first
 check_port_is_free
-"${check[@]}" >/dev/null # reports a mistake in the recipe before anything is started
+check_hosts # reports a mistake in the recipe before anything is started
 use_token
 
 trap stop_ray EXIT

@@ -11,7 +11,8 @@
 #   --dry-run        check the recipe, print what it comes to per step and what would be started, and start nothing; without
 #                    GPUs here, --workers is the recipe's cluster.workers_per_node unless given
 #   --nodes N        machines of a dry run outside of Slurm; unless given, the recipe's cluster.nodes, or 2 where that is 1.
-#                    A job has the machines that sbatch gave it
+#                    A job has the machines that sbatch gave it, 2 without --nodes=N. Where the recipe's cluster.nodes is
+#                    neither that number nor 1, the job ends with status 2 before anything starts
 #
 # Where GPUs have to be asked for, add --gpus-per-node=8 or what the cluster wants. The repository, its environment, the
 # folder this is submitted from and the output must be on a file system that all machines share.
@@ -87,10 +88,14 @@ set_commands() {
     start_others=("${on_others[@]}" ray start "--address=$ip:$port" --disable-usage-stats --block)
 }
 
+check_job() {
+    check_machines "${#machines[@]}" "the number of machines of this job is" "submit it with sbatch --nodes=N" "${check[@]}"
+}
+
 if [[ -n $dry_run ]]; then
     command -v reasoner-rl >/dev/null || activate
     set_commands
-    check_plan "${check[@]}"
+    check_job
     quote "${ask_address[@]}"
     quote "${check[@]}"
     quote "${start_head[@]}"
@@ -132,8 +137,8 @@ stop_ray() {
 activate
 find_address
 set_commands
-"${check[@]}" >/dev/null # reports a mistake in the recipe before anything is started
-use_token                # srun hands the environment on
+check_job # reports a mistake in the recipe before anything is started
+use_token # srun hands the environment on
 
 steps=()
 trap stop_ray EXIT

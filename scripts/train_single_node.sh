@@ -20,15 +20,15 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 parse_options "workers" "$@"
 take_recipe
 
-if [[ -n $dry_run ]]; then plan; fi
+if [[ -n $dry_run ]]; then plan; else activate; fi
 driver=(
     reasoner-rl train "$recipe" cluster.kind=ray cluster.nodes=1 "cluster.workers_per_node=${workers:-$(count_gpus)}"
     cluster.address=null ${overrides[@]+"${overrides[@]}"}
 )
+check_machines 1 "this script starts" "for N machines there is scripts/train_multi_node_ray.sh" \
+    reasoner-rl config show "${driver[@]:2}"
 if [[ -n $dry_run ]]; then
-    check_plan reasoner-rl config show "${driver[@]:2}"
     quote "${driver[@]}"
     exit 0
 fi
-activate
 exec "${driver[@]}"

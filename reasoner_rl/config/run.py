@@ -154,7 +154,9 @@ class RecordConfig(Section):
         "response for people, with means. both: a file of each.",
     )
     progress: bool | Literal["auto"] = Field(
-        "auto", description="Progress bars; auto: when standard error is a terminal."
+        "auto",
+        description="Progress of long work on standard error: a bar on a terminal, else a line every 30 seconds; "
+        "false: neither.",
     )
 
 

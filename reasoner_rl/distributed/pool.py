@@ -59,7 +59,11 @@ class GenerationPool(Generator):
         for ticket, output in self._transport.wait(list(self._running)):
             replica = self._running.pop(ticket)
             self._load[replica] -= output.responses
-            together = StepOutput(together.finished + output.finished, together.responses + output.responses)
+            together = StepOutput(
+                together.finished + output.finished,
+                together.responses + output.responses,
+                together.tokens + output.tokens,
+            )
         self._hand_out()  # so that they generate while the caller looks at what they have finished
         return together
 

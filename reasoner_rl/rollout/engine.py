@@ -35,6 +35,7 @@ class StepOutput:
     # The number of the request, and its responses.
     finished: list[tuple[int, list[Rollout]]] = field(default_factory=list)
     responses: int = 0  # those of requests that are still in flight count too
+    tokens: int = 0  # decoded since then, in all responses; to show progress
 
 
 class Generator(Protocol):
@@ -66,11 +67,11 @@ class Generator(Protocol):
         self,
         requests: Sequence[GenerationRequest],
         sampling: SamplingConfig,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> list[list[Rollout]]:
         """Return the responses of each request, in order; all are cancelled if something goes wrong.
 
-        ``progress`` is called with how many more responses are finished.
+        ``progress`` is called after every step, with how many more responses are finished and tokens decoded.
         """
         found: dict[int, list[Rollout]] = {}
         try:
@@ -78,8 +79,8 @@ class Generator(Protocol):
             while len(found) < len(requests):
                 output = self.step()
                 found.update(output.finished)
-                if output.responses and progress is not None:
-                    progress(output.responses)
+                if progress is not None:
+                    progress(output.responses, output.tokens)
         except Exception:  # Ctrl-C ends the process, and must not wait for workers to tidy up
             self.cancel()
             raise

@@ -45,7 +45,9 @@ class _Batch:
 
     pending: list[Pending]
     decoded: Decoded
-    steps: Iterator[int]
+    steps: Iterator[
+        tuple[int, int]
+    ]  # position, and how many ended there; after the last position, those cut off
     going: int
 
 
@@ -111,17 +113,20 @@ class HfRolloutEngine(Generator):
             if not self._waiting:
                 return StepOutput()
             self._batch = self._next_batch()
-        batch = self._batch
-        ended = sum(islice(batch.steps, MAX_DECODING_STEPS))
-        batch.going -= ended
+        batch, sampling = self._batch, self._in_flight.sampling
+        ended = tokens = 0
+        for position, ended_now in islice(batch.steps, MAX_DECODING_STEPS):
+            tokens += batch.going if position < sampling.max_response_tokens else 0
+            ended += ended_now
+            batch.going -= ended_now
         if batch.going:
-            return StepOutput([], ended)
+            return StepOutput([], ended, tokens)
         for _ in batch.steps:  # to the end, where it is checked that all probabilities were numbers
             pass
         for pending, rollout in zip(batch.pending, self._to_rollouts(batch.decoded), strict=True):
             self._in_flight.record(pending.request, pending.sample, rollout)
         self._batch = None
-        return StepOutput(self._in_flight.take().finished, ended)
+        return StepOutput(self._in_flight.take().finished, ended, tokens)
 
     def cancel(self) -> None:
         """See `Generator.cancel`."""
@@ -140,7 +145,7 @@ class HfRolloutEngine(Generator):
         ending = torch.tensor(sorted({*self._eos_ids, *stop_ids}), device=self._device)
         rules = TokenRules(ending, self._unused_ids, stop_texts)
         steps = decode_batch(self._model, chosen, sampling, rules, self._tokenizer, decoded)
-        return _Batch(chosen, decoded, steps, going=len(chosen))
+        return _Batch(chosen, decoded, enumerate(steps), going=len(chosen))
 
     def _to_rollouts(self, decoded: Decoded) -> list[Rollout]:
         lengths = decoded.lengths.tolist()

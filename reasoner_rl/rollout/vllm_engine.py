@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -106,6 +107,7 @@ class VllmRolloutEngine(Generator):
     def step(self) -> StepOutput:
         """See `Generator.step`."""
         require_state(self, "generate", "ready")
+        before, ended = self._tokens_in_flight(), 0
         for _ in range(MAX_DECODING_STEPS):
             if not self._in_flight or self._in_flight.any_finished:
                 break
@@ -113,8 +115,18 @@ class VllmRolloutEngine(Generator):
                 if output.finished:
                     count = int(output.request_id)
                     del self._names[count]
-                    self._in_flight.record(*self._places.pop(count), self._to_rollout(output.outputs[0]))
-        return self._in_flight.take()
+                    rollout = self._to_rollout(output.outputs[0])
+                    ended += len(rollout.token_ids)
+                    self._in_flight.record(*self._places.pop(count), rollout)
+        return replace(self._in_flight.take(), tokens=ended + self._tokens_in_flight() - before)
+
+    def _tokens_in_flight(self) -> int:
+        """Tokens of unfinished responses, which vLLM does not return; 0 if a version holds them elsewhere."""
+        processor = getattr(self._engine, "output_processor", None)
+        detokenizers = [
+            getattr(state, "detokenizer", None) for state in getattr(processor, "request_states", {}).values()
+        ]
+        return sum(each.num_output_tokens() for each in detokenizers if hasattr(each, "num_output_tokens"))
 
     def cancel(self) -> None:
         """See `Generator.cancel`.
@@ -326,6 +338,7 @@ def vllm_options(
         "enable_prefix_caching": True,
         "enforce_eager": config.enforce_eager or on_cpu,
         "disable_log_stats": True,
+        "use_tqdm_on_load": sys.stderr.isatty(),
     }
     if on_cpu:
         # Whole prompts only: vLLM cannot rewind a CPU generator, which a prompt cut in two needs.
@@ -364,12 +377,13 @@ def _import_llm(on_cpu: bool, dtype: str) -> Any:
     require_package("vllm", extra, extra, "rollout.engine.kind=vllm")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine's core in this process too
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if on_cpu:
         vllm_cpu.set_environment()
     elif dtype == "float32":
         # vLLM's attention in float32 is Triton's, whose products are in TF32 otherwise.
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)  # in vLLM
     llm_class: Any = importlib.import_module("vllm").LLM
     if on_cpu:
         vllm_cpu.adapt()

@@ -178,7 +178,7 @@ class OnlineSource:
                     self._launch(step, builder)
                     with self._timer("generate"):
                         output = self._generator.step()
-                    advance(output.responses)
+                    advance(output.responses, output.tokens)
                     self._score(builder, output)
             except Exception:
                 self._sampler.restore(before)  # what was launched comes again

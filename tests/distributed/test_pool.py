@@ -157,7 +157,7 @@ def test_an_error_cancels_everywhere_and_ctrl_c_does_not_wait_for_that() -> None
     pool, transport = make(2)
 
     def fail(error: BaseException) -> Any:
-        def progress(finished: int) -> None:
+        def progress(finished: int, tokens: int) -> None:
             raise error
 
         return progress

@@ -58,11 +58,28 @@ def test_versions_import_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False, "auto"])
-def test_no_bar_without_a_terminal(enabled: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar(enabled, "generating", 4) as advance:
-        advance(4)
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([100.0, 129.0, 131.0, 160.0, 191.0, 3700.0])
+    monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
+    with progress_bar(enabled, "generating", 1200) as advance:
+        for amount, tokens in ((0, 900), (0, 2200), (100, 900), (200, 5100), (900, 0)):
+            advance(amount, tokens)
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "")
+    lines = [
+        "  generating: 0 of 1,200, 3,100 tokens (100 per second), 0:00:31 passed",
+        "  generating: 300 of 1,200, 9,100 tokens (100 per second), 0:01:31 passed, about 0:04:33 left",
+        "  generating: 1,200 of 1,200, 9,100 tokens (3 per second), 1:00:00 passed",
+    ]
+    assert captured.out == ""
+    assert captured.err == ("" if enabled is False else "".join(f"{line}\n" for line in lines))
+
+
+def test_short_work_leaves_a_log_file_clean(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("auto", "scoring", 4) as advance:
+        advance(4)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("enabled", "shown"), [("auto", True), (True, True), (False, False)])
@@ -74,7 +91,7 @@ def test_bar_on_a_terminal(
         progress, "Console", lambda **options: real(force_terminal=True, width=100, **options)
     )
     with progress_bar(enabled, "generating", 4) as advance:
-        advance(3)
+        advance(3, tokens=1200)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert ("generating" in captured.err and "3/4" in captured.err) is shown
+    assert all((part in captured.err) is shown for part in ("generating", "3/4", "1,200 tokens ("))

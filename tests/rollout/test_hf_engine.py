@@ -228,13 +228,19 @@ def test_stop_strings_end_a_response_where_they_are_complete(engine: Any) -> Non
             assert after == before
 
 
-def test_progress_counts_every_response(engine: Any) -> None:
+def test_progress_counts_every_response_and_token(engine: Any) -> None:
+    told: list[tuple[int, ...]] = []
+
+    def note(*progress: int) -> None:
+        told.append(progress)
+
     for endings in (ENDINGS, None):
-        told: list[int] = []
-        engine(endings=endings, max_batch_sequences=6).generate(
-            REQUESTS, SamplingConfig(max_response_tokens=9), told.append
+        told.clear()
+        groups = engine(endings=endings, max_batch_sequences=6).generate(
+            REQUESTS, SamplingConfig(max_response_tokens=9), note
         )
-        assert sum(told) == 15
+        tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
+        assert [sum(column) for column in zip(*told, strict=True)] == [15, tokens]
 
 
 def test_nothing_asked_nothing_given(engine: Any) -> None:

@@ -171,10 +171,13 @@ def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
 
 def test_progress_and_interruption(engine: Any) -> None:
     vllm, seen = engine(), []
-    vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=4), seen.append)
-    assert sum(seen) == 12
+    groups = vllm.generate(
+        REQUESTS, SamplingConfig(max_response_tokens=4), lambda *progress: seen.append(progress)
+    )
+    tokens = sum(len(rollout.token_ids) for group in groups for rollout in group)
+    assert [sum(column) for column in zip(*seen, strict=True)] == [12, tokens]
 
-    def interrupt(finished: int) -> None:
+    def interrupt(finished: int, tokens: int) -> None:
         raise ZeroDivisionError
 
     many = [GenerationRequest((5, 9), 40, seed=3)]
@@ -217,6 +220,9 @@ def test_a_step_ends_with_the_first_whole_group_or_after_so_many_decoding_steps(
     monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.MAX_DECODING_STEPS", 10)
     outputs = [vllm.step() for _ in range(2)]
     assert [output.finished for output in outputs] == [[], []], "ten tokens each"
+    assert all(30 <= output.tokens <= 40 for output in outputs), (
+        "one decoding step may be that of the prompts"
+    )
     monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.MAX_DECODING_STEPS", 1000)
     assert {number for number, _ in vllm.step().finished} == {7, 8}
     assert vllm.step() == StepOutput()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -19,6 +20,7 @@ RAY = "train_multi_node_ray.sh"
 SLURM = "train_multi_node_slurm.sh"
 DAPO = "run_dapo_qwen2.5_32b.sh"
 OWN = "train_own_verifier.sh"
+QUESTION = re.compile(r"here: reasoner-rl config show \S+ cluster.kind=ray cluster.address=auto( .*)?")
 SCRIPTS = [SINGLE, RAY, SLURM, DAPO, OWN]
 
 
@@ -88,7 +90,9 @@ class Cluster:
         return subprocess.CompletedProcess(arguments, process.returncode, output, error)
 
     def calls(self) -> list[str]:
-        return self.log.read_text().splitlines() if self.log.exists() else []
+        """What was called, but for the question how many machines the recipe wants."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if not QUESTION.fullmatch(line)]
 
     def wait_for(self, line: str) -> None:
         ends = time.monotonic() + 30

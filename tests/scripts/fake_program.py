@@ -68,9 +68,15 @@ def ray() -> None:
 
 
 def reasoner_rl() -> None:
-    """Train until a signal comes, where $UNTIL_SIGNAL is set; the first one asks to save, which takes a moment."""
+    """Show a recipe of $NODES machines, or of the number that the last cluster.nodes=N says; train.
+
+    Training lasts until a signal comes, where $UNTIL_SIGNAL is set; the first one asks to save, which takes a moment.
+    """
     log(call)
     exit_as_asked()
+    if arguments[:2] == ["config", "show"]:
+        nodes = [word.partition("=")[2] for word in arguments if word.startswith("cluster.nodes=")]
+        print("cluster:", f"  nodes: {nodes[-1] if nodes else os.environ.get('NODES', 1)}", sep="\n")
     if arguments[0] == "train" and "UNTIL_SIGNAL" in os.environ:
         asked: list[str] = []
 

@@ -20,7 +20,7 @@ def test_the_driver_s_status_is_passed_on(
 ) -> None:
     result = cluster.run(script, *options, "r", FAILING="here: reasoner-rl train", STATUS=str(status))
     assert result.returncode == status
-    (call,) = cluster.calls()
+    call = cluster.calls()[-1]
     assert call.startswith("here: reasoner-rl train r cluster.kind=ray ")
 
 
@@ -74,7 +74,7 @@ def test_nothing_is_started_for_a_recipe_with_a_mistake(cluster: Cluster) -> Non
             script, *arguments, "r", **variables, FAILING="here: reasoner-rl config show", STATUS="2"
         )
         assert result.returncode == 2
-        (call,) = cluster.calls()
+        (call,) = cluster.log.read_text().splitlines()
         assert call.startswith("here: reasoner-rl config show r ")
 
 

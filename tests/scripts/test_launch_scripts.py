@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cluster import DAPO, OWN, RAY, ROOT, SCRIPTS, SINGLE, SLURM, Cluster
+from fake_cluster import DAPO, OWN, RAY, ROOT, SCRIPTS, SINGLE, SLURM, Cluster, free_port
 
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
@@ -78,8 +78,8 @@ def test_single_node_takes_all_gpus(cluster: Cluster) -> None:
     (cluster.folder / "bin" / "nvidia-smi").unlink()
     assert dry(cluster, SINGLE, "r.yaml") == [command.format(1)]
     # Overrides come last, as one word each to a shell.
-    assert dry(cluster, SINGLE, "--workers=5", "r.yaml", "a.b=it's [1, 2]", "cluster.nodes=2") == [
-        f"{command.format(5)} 'a.b=it'\\''s [1, 2]' cluster.nodes=2"
+    assert dry(cluster, SINGLE, "--workers=5", "r.yaml", "a.b=it's [1, 2]", "cluster.nodes=1") == [
+        f"{command.format(5)} 'a.b=it'\\''s [1, 2]' cluster.nodes=1"
     ]
 
 
@@ -222,7 +222,14 @@ def test_a_dry_run_has_the_machines_of_the_recipe_and_says_what_a_step_is(cluste
     assert "# prompts per step                 48\n" in result.stdout
     assert " --nodes=3 --ntasks=3 --nodelist=node2,node3,node4 ray start " in result.stdout
     assert " cluster.nodes=4 cluster.workers_per_node=8 cluster.address=HEAD_ADDRESS:20000 " in result.stdout
-    fewer = really_dry(cluster, SLURM, "--nodes", "1", "--workers=2", str(recipe)).stdout
+    options = ("--nodes", "1", "--workers=2", str(recipe))
+    refused = really_dry(cluster, SLURM, *options)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "error: the recipe with its overrides has cluster.nodes=4, and the number of machines of this job is 1: submit "
+        "it with sbatch --nodes=4, or add cluster.nodes=1\n"
+    )
+    fewer = really_dry(cluster, SLURM, *options, "cluster.nodes=1").stdout
     assert " cluster.nodes=1 cluster.workers_per_node=2 " in fewer
     assert "node2" not in fewer
     assert " cluster.nodes=2 cluster.workers_per_node=1 " in really_dry(cluster, SLURM, "quickstart").stdout
@@ -249,6 +256,42 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
     assert result.returncode == 2
     assert "batch.prompts_per_stepp = 4: unknown key. Did you mean 'batch.prompts_per_step'?" in result.stderr
     assert "reasoner-rl train" not in result.stdout
+
+
+def test_another_number_of_machines_than_the_recipe_s_is_refused_before_anything_starts(
+    cluster: Cluster,
+) -> None:
+    """The recipe wants as many as $NODES, or as an override says; 1 is the default of a recipe, not of an override."""
+    port = str(free_port())
+    job, hosts = cluster.slurm(free_port()), ("--hosts", "h1 h2", "--port", port)
+    in_job, in_hosts = "the number of machines of this job is 3: submit", "the number of --hosts is 2: name"
+    for script, options, variables, override, told in (
+        (
+            SLURM,
+            (),
+            {**job, "NODES": "4"},
+            (),
+            (4, f"{in_job} it with sbatch --nodes=4, or add cluster.nodes=3"),
+        ),
+        (SLURM, (), job, ("cluster.nodes=2",), (2, f"{in_job} it with sbatch --nodes=2")),
+        (SLURM, (), job, ("cluster.nodes=1",), (1, f"{in_job} it with sbatch --nodes=1")),
+        (SLURM, ("--dry-run",), {**job, "NODES": "4"}, (), (4, in_job)),
+        (RAY, hosts, {"NODES": "16"}, (), (16, f"{in_hosts} 16 hosts, or add cluster.nodes=2")),
+        (RAY, hosts, {}, ("cluster.nodes=1",), (1, in_hosts)),
+        (SINGLE, (), {"NODES": "4"}, (), (4, "this script starts 1: for 4 machines there is")),
+    ):
+        cluster.log.unlink(missing_ok=True)
+        result = cluster.run(script, *options, "r", *override, **variables)
+        assert (result.returncode, result.stdout) == (2, "")
+        number, rest = told
+        assert f"error: the recipe with its overrides has cluster.nodes={number}, and {rest}" in result.stderr
+        assert all(call.startswith("here: reasoner-rl config show ") for call in cluster.calls())
+
+
+def test_a_recipe_whose_number_of_machines_an_override_settles(cluster: Cluster) -> None:
+    job = cluster.slurm(20123)
+    assert " cluster.nodes=3 " in dry(cluster, SLURM, "r.yaml", "cluster.nodes=3", NODES="4", **job)[-1]
+    assert " cluster.nodes=3 " in dry(cluster, SLURM, "r.yaml", NODES="3", **job)[-1]
 
 
 # --- mistakes

@@ -78,7 +78,9 @@ class DataRecord(Record):
 
     path: str
     sha256: str = Field(description="Of the file.")
-    rows: dict[str, Any] = Field(description="The dataset's keys in the recipe that choose or change rows.")
+    rows: dict[str, Any] = Field(
+        description="The dataset's keys in the recipe that choose or change rows; of `eval score`, --columns."
+    )
     prompts_sha256: str | None = Field(
         description="Of the prompts as the model reads them, in order, with all that the verifier is given."
     )

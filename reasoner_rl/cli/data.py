@@ -57,6 +57,12 @@ Near = Annotated[
     float,
     typer.Option(min=0.2, max=1, help="Jaccard similarity from which on two problems are near duplicates."),
 ]
+DropContaminated = Annotated[
+    bool, typer.Option("--drop-contaminated", help="Drop problems that --against finds.")
+]
+DropRefusedGolds = Annotated[
+    bool, typer.Option("--drop-refused-golds", help="Drop what the verifier refuses.")
+]
 
 
 @group.command("prepare")
@@ -85,12 +91,8 @@ def prepare(
     against: Against = None,
     ngram: Ngram = 13,
     near: Near = 0.5,
-    drop_contaminated: Annotated[
-        bool, typer.Option("--drop-contaminated", help="Drop problems that --against finds.")
-    ] = False,
-    drop_refused_golds: Annotated[
-        bool, typer.Option("--drop-refused-golds", help="Drop what the verifier refuses.")
-    ] = False,
+    drop_contaminated: DropContaminated = False,
+    drop_refused_golds: DropRefusedGolds = False,
     on_bad_row: Annotated[Literal["error", "skip"], typer.Option(help="Skipped rows are listed.")] = "error",
     max_characters: Annotated[int, typer.Option(min=1, help="Longest prompt.")] = 100_000,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, to count tokens too.")] = None,

@@ -218,6 +218,17 @@ def test_rows_of_one_response_each_are_gathered_by_problem(tmp_path: Path) -> No
     assert {rollout.finish_reason for group in read.groups for rollout in group.rollouts} == {"length"}
 
 
+def test_files_that_are_not_there_and_results_that_are_no_text(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "set.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"reward function 'no\.py:f': there is no file no\.py"):
+        score_files([file], "no.py:f", tmp_path / "out", workers=1, timeout=10)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "other.json").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"other\.json: cannot be read: 'utf-8' codec") as caught:
+        read_result(tmp_path / "other.json")
+    assert "Did you mean" not in str(caught.value)
+
+
 def test_other_keys_are_named_as_for_verify(
     scored: tuple[Path, EvaluationResult], tmp_path: Path, command_line: Command
 ) -> None:

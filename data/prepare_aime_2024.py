@@ -1,11 +1,8 @@
-"""AIME 2024, 30 problems: `reasoner-rl data prepare aime-2024`, with the same options.
+"""American Invitational Mathematics Examination 2024, I and II.
 
-python data/prepare_aime_2024.py --out FOLDER [--local-path aime-2024.parquet]
+Short for `reasoner-rl data prepare aime-2024`, with the same options; --help lists them.
 """
-
-import sys
 
 from reasoner_rl.cli import main
 
-sys.argv[1:1] = ["data", "prepare", "aime-2024"]
-main()
+main("data", "prepare", "aime-2024")

@@ -1,11 +1,8 @@
-"""DAPO-Math-17K without its repetitions: `reasoner-rl data prepare dapo-math-17k`, with the same options.
+"""DAPO-Math-17K: competition problems with integer answers.
 
-python data/prepare_dapo_math_17k.py --out FOLDER [--local-path dapo-math-17k.parquet]
+Short for `reasoner-rl data prepare dapo-math-17k`, with the same options; --help lists them.
 """
-
-import sys
 
 from reasoner_rl.cli import main
 
-sys.argv[1:1] = ["data", "prepare", "dapo-math-17k"]
-main()
+main("data", "prepare", "dapo-math-17k")

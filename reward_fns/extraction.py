@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from reward_fns.boxes import Boxes, last_boxed
@@ -81,6 +82,9 @@ def find_answer(response: str, extraction: Extraction = "answer_or_boxed", *, op
     return None if found is None else found.text
 
 
+@lru_cache(
+    maxsize=1
+)  # of a long response this is most of the work, and maj@k asks about one response again and again
 def locate_answer(
     response: str, extraction: Extraction = "answer_or_boxed", *, opened: str = ""
 ) -> Found | None:

@@ -27,7 +27,7 @@ def compute_score(
     """
     math_verify = _library()
     gold = _gold(str(ground_truth))
-    answer = math_verify.parse(solution_str, parsing_timeout=None)
+    answer = list(_said(solution_str))
     if not gold or not answer:
         status = "unparsed" if gold else "crash"
         return {"score": wrong_score, "acc": False, "pred": None, "status": status}
@@ -43,6 +43,11 @@ def compute_score(
 @lru_cache(maxsize=4096)
 def _gold(ground_truth: str) -> tuple[Any, ...]:
     return tuple(_library().parse(f"\\boxed{{{ground_truth}}}", parsing_timeout=None))
+
+
+@lru_cache(maxsize=1)  # maj@k asks about one response again and again
+def _said(response: str) -> tuple[Any, ...]:
+    return tuple(_library().parse(response, parsing_timeout=None))
 
 
 def _library() -> Any:

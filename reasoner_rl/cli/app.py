@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -88,6 +89,7 @@ app.command()(look.inspect)
 app.command()(doctor)
 
 
-def main() -> None:
-    """Entry point."""
+def main(*words: str) -> None:
+    """Entry point. words: of a script that is short for a command, such as data, prepare, gsm8k."""
+    sys.argv[1:1] = words  # and not an argument of app(), for the cards of data sets name the whole command
     app()

@@ -13,6 +13,7 @@ from reasoner_rl.cli import generate
 from reasoner_rl.cli.common import CommandGroup, Overrides, RecipeArgument, print_table, wrong_kind
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.datasets.catalog import CATALOG
 from reasoner_rl.errors import ConfigError
 
 
@@ -27,8 +28,8 @@ group = typer.Typer(
 group.add_typer(generate.group, name="generate")
 _AnswerForm = Literal["whole", "hash", "boxed"]
 _SOURCE_HELP = (
-    "A known set (dapo-math-17k, aime-2024, aime-2025, math-500, gsm8k, amc23, deepmath, asdiv, mawps, svamp), a "
-    ".parquet or .jsonl file, or a repository of data sets on the Hugging Face hub."
+    f"A known set ({', '.join(CATALOG)}), a .parquet or .jsonl file, or a repository of data sets on the Hugging Face "
+    "hub."
 )
 _TEMPLATE_HELP = "none: the bare problem; dapo: in DAPO's prompt. Unset: as it is in the source."
 
@@ -55,6 +56,12 @@ Ngram = Annotated[int, typer.Option(min=2, help="Words of a run that two problem
 Near = Annotated[
     float,
     typer.Option(min=0.2, max=1, help="Jaccard similarity from which on two problems are near duplicates."),
+]
+DropContaminated = Annotated[
+    bool, typer.Option("--drop-contaminated", help="Drop problems that --against finds.")
+]
+DropRefusedGolds = Annotated[
+    bool, typer.Option("--drop-refused-golds", help="Drop what the verifier refuses.")
 ]
 
 
@@ -84,12 +91,14 @@ def prepare(
     against: Against = None,
     ngram: Ngram = 13,
     near: Near = 0.5,
-    drop_contaminated: Annotated[bool, typer.Option(help="Drop problems that --against finds.")] = False,
-    drop_refused_golds: Annotated[bool, typer.Option(help="Drop what the verifier refuses.")] = False,
+    drop_contaminated: DropContaminated = False,
+    drop_refused_golds: DropRefusedGolds = False,
     on_bad_row: Annotated[Literal["error", "skip"], typer.Option(help="Skipped rows are listed.")] = "error",
     max_characters: Annotated[int, typer.Option(min=1, help="Longest prompt.")] = 100_000,
     tokenizer: Annotated[str | None, typer.Option(help="Folder or hub name, to count tokens too.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace files of an earlier preparation.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of an earlier preparation.")
+    ] = False,
 ) -> None:
     """Read, check and de-duplicate problems, and write them in verl's format with a card and a report."""
     from reasoner_rl.commands.compare_sets import Rules

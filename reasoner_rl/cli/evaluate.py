@@ -5,15 +5,27 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from reasoner_rl.cli.common import DefaultGroup, Overrides, RecipeArgument, print_table
 from reasoner_rl.config.load import load_recipe
+from reasoner_rl.errors import ConfigError
+
+
+class _EvalCommands(DefaultGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raise ConfigError where `rescore` is written as an option; see click."""
+        if any(arg.partition("=")[0] == "--rescore" for arg in args):
+            raise ConfigError(
+                "--rescore is no option but a command: `reasoner-rl eval rescore RESULT --fn FUNCTION --out FOLDER`"
+            )
+        return super().parse_args(ctx, args)
+
 
 group = typer.Typer(
-    cls=DefaultGroup,
+    cls=_EvalCommands,
     help="Measure accuracy on held-out problems. `reasoner-rl eval RECIPE [KEY.PATH=VALUE]...` is short for "
     "`reasoner-rl eval run RECIPE ...`.",
     no_args_is_help=True,
@@ -23,6 +35,14 @@ group = typer.Typer(
 ResultArgument = Annotated[
     Path,
     typer.Argument(metavar="RESULT", help="A result file, evaluation.json, or the folder that holds it."),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=KEY,...",
+        help="Keys of the rows that are called otherwise, such as response=output,ground_truth=meta.gold; names: "
+        "response, ground_truth, problem, data_source, extra_info.",
+    ),
 ]
 OutFolder = Annotated[Path, typer.Option(help="Folder for the result.")]
 
@@ -116,12 +136,14 @@ def score(
     ] = "reward_fns:compute_score",
     workers: Annotated[int, typer.Option(min=1, help="Verifier processes.")] = 2,
     timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
+    columns: ColumnsOption = None,
 ) -> None:
     """Score responses that were generated elsewhere, and report them as an evaluation here."""
     from reasoner_rl.commands.evaluation_tables import result_tables
     from reasoner_rl.commands.rescore import score_files
 
-    for table in result_tables(score_files(files, fn, out, workers=workers, timeout=timeout)):
+    result = score_files(files, fn, out, workers=workers, timeout=timeout, columns=columns)
+    for table in result_tables(result):
         print_table(*table)
 
 
@@ -203,14 +225,7 @@ def verify(
     ] = None,
     workers: Annotated[int, typer.Option(help="Verifier processes.")] = 2,
     timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=KEY,...",
-            help="Keys of the rows that are called otherwise, such as response=output,ground_truth=meta.gold; names: "
-            "response, ground_truth, problem, data_source, extra_info.",
-        ),
-    ] = None,
+    columns: ColumnsOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read so many rows of each file only.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSONL file for the rows with their verdicts.")] = None,
 ) -> None:

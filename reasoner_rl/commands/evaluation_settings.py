@@ -193,6 +193,8 @@ def _source_hash(fn: str) -> str:
     """Hash of a function's file or, where it is in a package, of all Python files of that, which it may import."""
     place = fn.rpartition(":")[0]
     if place.endswith(".py") or "/" in place:
+        if not Path(place).is_file():
+            raise ConfigError(f"reward function {fn!r}: there is no file {place}")
         return file_hash(Path(place))
     spec = importlib.util.find_spec(place.partition(".")[0])
     if spec is None:

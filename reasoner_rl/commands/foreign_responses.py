@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.commands.generations import PROBLEM_KEYS, Generation, read_generations
-from reasoner_rl.errors import DataError, did_you_mean
+from reasoner_rl.commands.generations import PROBLEM_KEYS, Columns, Generation, needed, read_generations
+from reasoner_rl.errors import DataError
 from reasoner_rl.prompts.read import Place
 from reasoner_rl.types import FinishReason, Prompt, Reward, Rollout, ScoredGroup
 
@@ -36,13 +36,15 @@ class _Gathered:
     rollouts: list[Rollout]
 
 
-def read_responses(path: Path, label: str) -> ForeignResponses:
+def read_responses(path: Path, label: str, columns: Columns | None = None) -> ForeignResponses:
     """Read one file. Raises DataError naming the file, the row, the key and the rule."""
+    if columns is None:
+        columns = Columns()
     found: dict[str, _Gathered] = {}
     lengths_known = True
-    for row in read_generations(path):
+    for row in read_generations(path, columns):
         place = Place(path, label, row.row)
-        text = _text(place, row)
+        text = _text(place, row, columns)
         if row.problem not in found:
             uid = f"{label}/{len(found)}"
             prompt = Prompt(uid, (), text, row.ground_truth, row.data_source, row.extra_info)
@@ -71,15 +73,11 @@ def read_responses(path: Path, label: str) -> ForeignResponses:
     return ForeignResponses(groups, lengths_known)
 
 
-def _text(place: Place, row: Generation) -> str:
+def _text(place: Place, row: Generation, columns: Columns) -> str:
     """The problem's text, or what names it where the row has no text."""
     if not row.problem:
-        found = ", ".join(map(str, row.content)) or "none"
-        near = next((hint for key in row.content if (hint := did_you_mean(key, PROBLEM_KEYS))), "")
-        raise DataError(
-            f"{place.path}, row {place.number}: no key {', '.join(PROBLEM_KEYS[:-1])} or {PROBLEM_KEYS[-1]}; found "
-            f"{found}.{near}"
-        )
+        key, value = needed(place, row.content, "problem", columns.problem, PROBLEM_KEYS)
+        raise place.error(key, value, "must name the problem")
     text: Any = next((row.content[key] for key in QUESTION_KEYS if row.content.get(key) is not None), None)
     if isinstance(text, list) and text and isinstance(text[-1], Mapping):  # messages
         text = text[-1].get("content")

@@ -44,8 +44,10 @@ class Columns:
     extra_info: str | None = None  # "extra_info"; need not be there
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``response=KEY,ground_truth=KEY``. Raises ConfigError naming the part that is wrong."""
+    def parse(cls, text: str | None) -> Self:
+        """Read ``response=KEY,ground_truth=KEY``; None names nothing. Raises ConfigError naming the wrong part."""
+        if text is None:
+            return cls()
         names = [field.name for field in dataclasses.fields(cls)]
         given: dict[str, str] = {}
         for part in text.split(","):
@@ -60,6 +62,10 @@ class Columns:
                 raise ConfigError(f"{COLUMNS} {text!r}: {name!r} is given twice")
             given[name] = key
         return cls(**given)
+
+    def given(self) -> dict[str, str]:
+        """The keys that differ from the common ones, by what they hold."""
+        return {name: key for name, key in dataclasses.asdict(self).items() if key is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +166,11 @@ def _is_record(path: Path) -> bool:
 
 
 def _generation(place: Place, content: Mapping[str, Any], columns: Columns) -> Generation:
-    response_key, response = _needed(place, content, "response", columns.response, RESPONSE_KEYS)
+    response_key, response = needed(place, content, "response", columns.response, RESPONSE_KEYS)
     responses = response if isinstance(response, list) else [response]
     if not responses or not all(isinstance(each, str) for each in responses):
         raise place.error(response_key, response, "must be text, or a list of texts that is not empty")
-    truth_key, truth = _needed(place, content, "ground_truth", columns.ground_truth, TRUTH_KEYS)
+    truth_key, truth = needed(place, content, "ground_truth", columns.ground_truth, TRUTH_KEYS)
     _, problem = _optional(place, content, "problem", columns.problem, PROBLEM_KEYS)
     source_key, source = _optional(place, content, "data_source", columns.data_source, ("data_source",))
     if not isinstance(source, str | None):
@@ -188,7 +194,7 @@ def _generation(place: Place, content: Mapping[str, Any], columns: Columns) -> G
     )
 
 
-def _needed(
+def needed(
     place: Place, content: Mapping[str, Any], name: str, chosen: str | None, common: Sequence[str]
 ) -> tuple[str, Any]:
     """The key of a row that holds what ``Columns`` calls ``name``, and its value. Raises DataError without one."""
@@ -206,9 +212,9 @@ def _needed(
 def _optional(
     place: Place, content: Mapping[str, Any], name: str, chosen: str | None, common: Sequence[str]
 ) -> tuple[str, Any]:
-    """As `_needed`; None where a row has none of the common keys."""
+    """As `needed`; None where a row has none of the common keys."""
     if chosen or any(_value(content, key) is not _MISSING for key in common):
-        return _needed(place, content, name, chosen, common)
+        return needed(place, content, name, chosen, common)
     return common[0], None
 
 

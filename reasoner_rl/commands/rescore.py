@@ -17,6 +17,7 @@ from reasoner_rl.commands.evaluation_settings import (
     verifier_versions,
 )
 from reasoner_rl.commands.foreign_responses import read_responses
+from reasoner_rl.commands.generations import Columns
 from reasoner_rl.commands.out_folder import naming_out
 from reasoner_rl.commands.verify import one_function
 from reasoner_rl.config.reward import RewardConfig
@@ -67,15 +68,17 @@ def rescore_result(place: Path, fn: str, out: Path, *, workers: int, timeout: fl
 
 
 def score_files(
-    files: Sequence[Path], fn: str, out: Path, *, workers: int, timeout: float
+    files: Sequence[Path], fn: str, out: Path, *, workers: int, timeout: float, columns: str | None = None
 ) -> EvaluationResult:
     """Score responses that were generated elsewhere, a set per file, and write the result into ``out``.
 
-    Raises DataError naming file, row and key, ConfigError if ``out`` holds a result already.
+    columns: see `Columns.parse`. Raises DataError naming file, row and key, ConfigError if ``out`` holds a result
+    already.
     """
+    names = Columns.parse(columns)
     config = one_function("--fn", fn, workers, timeout)
     labels = _labels(files)
-    sets = {label: read_responses(file, label) for label, file in labels.items()}
+    sets = {label: read_responses(file, label, names) for label, file in labels.items()}
     counts = {len(group.rollouts) for groups in sets.values() for group in groups.groups}
     if len(counts) > 1:
         raise DataError(
@@ -93,7 +96,11 @@ def score_files(
         versions=package_versions(),
         data={
             label: DataRecord(
-                path=str(file), sha256=file_hash(file), rows={}, prompts_sha256=None, first_prompt=None
+                path=str(file),
+                sha256=file_hash(file),
+                rows={"columns": names.given()} if columns else {},
+                prompts_sha256=None,
+                first_prompt=None,
             )
             for label, file in labels.items()
         },

@@ -51,7 +51,7 @@ def verify(
         )
         for flag, name in chosen
     ]
-    names = Columns() if columns is None else Columns.parse(columns)
+    names = Columns.parse(columns)
     files = generation_files(paths)
     if out is not None:
         _prepare(out, files)

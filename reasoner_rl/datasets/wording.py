@@ -81,7 +81,7 @@ def _plain(text: str) -> str:
     return _FRACTION.sub(r"\\frac", _MATH_LAYOUT.sub(" ", folded))
 
 
-# --- word problems without names: data/prepare_word_problems.py
+# --- word problems without names
 
 WORD = re.compile(r"[A-Za-z]+|\d[\d,]*(?:\.\d+)?")
 NUMBER_WORD = re.compile(_NUMBER_WORD)

@@ -78,7 +78,9 @@ class DataRecord(Record):
 
     path: str
     sha256: str = Field(description="Of the file.")
-    rows: dict[str, Any] = Field(description="The dataset's keys in the recipe that choose or change rows.")
+    rows: dict[str, Any] = Field(
+        description="The dataset's keys in the recipe that choose or change rows; of `eval score`, --columns."
+    )
     prompts_sha256: str | None = Field(
         description="Of the prompts as the model reads them, in order, with all that the verifier is given."
     )
@@ -191,7 +193,9 @@ def read_result(place: Path) -> EvaluationResult:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        near = did_you_mean(place.name, [other.name for other in place.parent.glob("*")])
+        near = (
+            "" if place.exists() else did_you_mean(place.name, [one.name for one in place.parent.glob("*")])
+        )
         reason = error.strerror if isinstance(error, OSError) else error
         hint = near or " `reasoner-rl eval RECIPE` writes it when it has finished"
         raise DataError(f"{path}: cannot be read: {reason}.{hint}") from error

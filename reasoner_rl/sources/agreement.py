@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
 
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.rewards.runner import RewardRunner
@@ -32,30 +31,37 @@ def with_one_name_per_answer(groups: Iterable[ProblemGroup], rewards: RewardRunn
 
 
 def names_of_answers(groups: Sequence[ScoredGroup], rewards: RewardRunner) -> list[Mapping[str, str]]:
-    """For each group, from each extracted answer to the first one that is the same, as above; judged all at once."""
+    """For each group, from each extracted answer to its name: the first name that it is the same as, or itself.
+
+    The n-th different answers of all groups are judged at once, and each against the names that its group has by then:
+    n (n - 1) / 2 judgements for a group of n answers that are all different, and fewer otherwise. Where equality as the
+    reward functions see it is not transitive, as with tolerances, an answer joins what is the same as the name.
+    """
     found = [_first_responses(group) for group in groups]
-    pairs = [list(combinations(answers, 2)) for answers in found]
-    tasks = [
-        dataclasses.replace(reward_task(group.prompt, answers[later]), ground_truth=earlier)
-        for group, answers, of_group in zip(groups, found, pairs, strict=True)
-        for earlier, later in of_group
-    ]
-    judged = iter(rewards.score(tasks) if tasks else ())
-    named: list[Mapping[str, str]] = []
-    for answers, of_group in zip(found, pairs, strict=True):
-        verdicts = {pair: next(judged).accuracy for pair in of_group}
-        names: dict[str, str] = {}
-        for answer in answers:
-            same = [earlier for earlier in names if (verdicts[earlier, answer] or 0.0) >= 1]
-            names[answer] = names[same[0]] if same else answer
-        named.append(names)
-    return named
+    named: list[dict[str, str]] = [{} for _ in groups]
+    for number in range(max(map(len, found), default=0)):
+        asked = [
+            (group, names, list(dict.fromkeys(names.values())), *answers[number])
+            for group, names, answers in zip(groups, named, found, strict=True)
+            if number < len(answers)
+        ]
+        # The tasks of one response follow one another: verifiers may keep what they have read of the last one.
+        tasks = [
+            dataclasses.replace(reward_task(group.prompt, response), ground_truth=name)
+            for group, _, known, _, response in asked
+            for name in known
+        ]
+        judged = iter(rewards.score(tasks) if tasks else ())
+        for _, names, known, answer, _ in asked:
+            same = [name for name in known if (next(judged).accuracy or 0.0) >= 1]
+            names[answer] = same[0] if same else answer
+    return list(named)
 
 
-def _first_responses(group: ScoredGroup) -> dict[str, Rollout]:
-    """The first response with each extracted answer, in order."""
+def _first_responses(group: ScoredGroup) -> list[tuple[str, Rollout]]:
+    """Each extracted answer with the first response that has it, in order."""
     found: dict[str, Rollout] = {}
     for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
         if reward.extracted is not None:
             found.setdefault(reward.extracted, rollout)
-    return found
+    return list(found.items())

@@ -1,14 +1,17 @@
-"""A reward model for the commands that ask one."""
+"""The command line, and a reward model for the commands that ask one."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
+
+from reasoner_rl import cli
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,18 @@ def tiny_reward_model(
     torch.nn.init.normal_(model.score.weight)
     model.save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """A function that runs `reasoner-rl` with some arguments in this process: status, output, errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["reasoner-rl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run

@@ -23,6 +23,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from reasoner_rl import cli
 from reasoner_rl.config.data import DAPO_PROMPT, DatasetConfig
+from reasoner_rl.datasets.catalog import CATALOG
 from reasoner_rl.datasets.hub import fetch
 from reasoner_rl.errors import DataError
 from reasoner_rl.prompts.read import read_problems
@@ -347,6 +348,25 @@ def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
     with pytest.raises(DataError, match=r"\(LocalEntryNotFoundError: Cannot reach the hub\.\)"):
         fetch("a/b", "data/*")
+
+
+def test_every_known_set_has_its_script(tmp_path: Path) -> None:
+    for name in CATALOG:
+        script = ROOT / "data" / f"prepare_{name.replace('-', '_')}.py"
+        assert script.read_text().endswith(f'\nmain("data", "prepare", "{name}")\n'), script
+    source = jsonl(tmp_path / "part.jsonl", [{"question": "1+1?", "answer": "1+1=2\n#### 2"}])
+    given = ["--split", "test", "--local-path", source, "--out", tmp_path / "made"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "data" / "prepare_gsm8k.py", *given],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{tmp_path}/made/gsm8k-test.parquet: 1 problems\n" in done.stdout
+    command = json.loads((tmp_path / "made/gsm8k-test.json").read_text())["command"]
+    assert command.startswith("reasoner-rl data prepare gsm8k --split test --local-path ")
 
 
 def test_aime_2024_as_published(run: Run, tmp_path: Path) -> None:

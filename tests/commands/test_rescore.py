@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -29,6 +30,7 @@ from reasoner_rl.evaluation.power import Variances, problems_needed
 from reasoner_rl.evaluation.result import EvaluationResult, differences, read_result
 
 MATHS = "reward_fns:compute_score"
+Command = Callable[..., tuple[int, str, str]]
 QUESTIONS = ("What is 1/4 + 1/4?", "What is 2 + 2?", "What is 3 + 3?")
 ROWS = [
     {
@@ -176,7 +178,11 @@ def test_the_power_of_a_comparison(scored: tuple[Path, EvaluationResult], tmp_pa
     ("rows", "told"),
     [
         ([], "the file holds no rows"),
-        ([{"response": "1", "gold": "1"}], "row 1: no key uid, id, question, problem or prompt"),
+        (
+            [{"response": "1", "gold": "1"}],
+            "row 1: no key 'uid', 'id', 'question', 'problem' or 'prompt' (--columns problem=KEY names",
+        ),
+        ([{"question": "", "response": "1", "gold": "1"}], "row 1: question must name the problem; it is ''"),
         ([{"id": 1, "respons": "1", "gold": "1"}], "Did you mean 'response'?"),
         ([{"id": 1, "response": 3, "gold": "1"}], "row 1: response must be text, or a list of texts"),
         ([{"id": 1, "response": "3", "gold": ""}], "row 1: gold must be text, a number"),
@@ -210,6 +216,46 @@ def test_rows_of_one_response_each_are_gathered_by_problem(tmp_path: Path) -> No
     assert [len(rollout.token_ids) for rollout in read.groups[0].rollouts] == [1, 2]
     assert read.lengths_known
     assert {rollout.finish_reason for group in read.groups for rollout in group.rollouts} == {"length"}
+
+
+def test_files_that_are_not_there_and_results_that_are_no_text(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "set.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"reward function 'no\.py:f': there is no file no\.py"):
+        score_files([file], "no.py:f", tmp_path / "out", workers=1, timeout=10)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "other.json").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"other\.json: cannot be read: 'utf-8' codec") as caught:
+        read_result(tmp_path / "other.json")
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_other_keys_are_named_as_for_verify(
+    scored: tuple[Path, EvaluationResult], tmp_path: Path, command_line: Command
+) -> None:
+    place, before = scored
+    rows = [
+        {"doc": {"question": row["question"]}, "resps": row["responses"], "meta": {"gold": row["gold"]}}
+        for row in ROWS
+    ]
+    file = jsonl(tmp_path / "arithmetic.jsonl", rows)
+    columns = "problem=doc.question,response=resps,ground_truth=meta.gold"
+    given = ("eval", "score", str(file), "--out", str(tmp_path / "named"), "--workers", "1")
+    status, _, errors = command_line(*given, "--columns", columns)
+    assert (status, errors) == (0, "")
+    named = read_result(tmp_path / "named")
+    assert named.reports == before.reports
+    assert named.settings.data["arithmetic"].rows == {
+        "columns": {"problem": "doc.question", "response": "resps", "ground_truth": "meta.gold"}
+    }
+    for wrong, said in (
+        ("response=x", "arithmetic.jsonl, row 1: no key 'x' (--columns response=x); found doc, resps, meta."),
+        ("respnse=x", "'respnse' must be one of response, ground_truth, problem, data_source, extra_info."),
+    ):
+        status, _, errors = command_line(*given[:-4], "--out", str(tmp_path / "wrong"), "--columns", wrong)
+        assert (status, said in errors) == (2, True), errors
+    assert not (tmp_path / "wrong").exists()
+    status, _, errors = command_line("eval", "--rescore", str(place), "--fn", MATHS)
+    assert (status, "a command: `reasoner-rl eval rescore RESULT --fn" in errors) == (2, True), errors
 
 
 def test_export_for_lm_evaluation_harness(scored: tuple[Path, EvaluationResult], tmp_path: Path) -> None:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import random
+import runpy
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from reasoner_rl.datasets.formulas import FormulaError, solution_of
+from reasoner_rl.datasets.word_problems import (
+    count_near,
+    split_by_wording,
+    without_duplicates,
+    worked_examples,
+)
+from reasoner_rl.datasets.wording import families, near_pairs, proper_names, template_of
+
 SCRIPT = Path(__file__).resolve().parents[2] / "data" / "prepare_word_problems.py"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_word_problems", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-words = _load()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +50,7 @@ words = _load()
     ],
 )
 def test_formula_is_worked_one_operation_a_line(formula: str, answer: str, solution: str) -> None:
-    text, number = words.solution_of(formula, answer)
+    text, number = solution_of(formula, answer)
     assert text == solution
     assert text.endswith(f"Answer: {number}")
 
@@ -91,8 +89,8 @@ def test_formula_is_worked_one_operation_a_line(formula: str, answer: str, solut
     ],
 )
 def test_formula_without_a_worked_solution_says_why(formula: str, answer: str, reason: str) -> None:
-    with pytest.raises(words.FormulaError, match=reason):
-        words.solution_of(formula, answer)
+    with pytest.raises(FormulaError, match=reason):
+        solution_of(formula, answer)
 
 
 def test_unusable_rows_are_dropped_and_counted_by_reason() -> None:
@@ -102,7 +100,7 @@ def test_unusable_rows_are_dropped_and_counted_by_reason() -> None:
         {"problem": "c", "formula": "x=1", "answer": "1"},
     ]
     dropped: Counter[str] = Counter()
-    assert words.worked_examples(rows, dropped) == [
+    assert worked_examples(rows, dropped) == [
         {"problem": "a", "answer": "2", "source": "asdiv", "solution": "1 + 1 = 2\nAnswer: 2"}
     ]
     assert dropped == {"the formula's result is wrong": 1, "the formula is not plain arithmetic": 1}
@@ -110,16 +108,16 @@ def test_unusable_rows_are_dropped_and_counted_by_reason() -> None:
 
 def test_names_are_words_never_written_in_lower_case() -> None:
     problems = ["Joan gave Sam red shells on Monday.", "She saw red shells. he and she left.", "Red or not?"]
-    assert words.proper_names(problems) == {"joan", "sam", "monday"}
+    assert proper_names(problems) == {"joan", "sam", "monday"}
 
 
 def test_template_ignores_names_numbers_gender_and_spacing() -> None:
     names = frozenset({"joan", "sam", "tom", "mike"})
     first = "Joan found 70 seashells . She gave Sam 3 of her seashells ."
     second = "Tom found 1,200 seashells. He gave Mike three of his seashells."
-    assert words.template_of(first, names) == "@ found # seashells he gave @ # of his seashells"
-    assert words.template_of(second, names) == words.template_of(first, names)
-    assert words.template_of(second.replace("found", "lost"), names) != words.template_of(first, names)
+    assert template_of(first, names) == "@ found # seashells he gave @ # of his seashells"
+    assert template_of(second, names) == template_of(first, names)
+    assert template_of(second.replace("found", "lost"), names) != template_of(first, names)
 
 
 def _mawps() -> list[dict[str, str]]:
@@ -134,19 +132,19 @@ def _mawps() -> list[dict[str, str]]:
 
 def test_split_shares_no_wording_is_complete_and_repeats_with_its_seed() -> None:
     rows = _mawps()
-    names = words.proper_names(row["problem"] for row in rows)
-    seen = frozenset({words.template_of(rows[0]["problem"], names)})
-    train, held = words.split_by_wording(rows, 30, 7, names, seen)
+    names = proper_names(row["problem"] for row in rows)
+    seen = frozenset({template_of(rows[0]["problem"], names)})
+    train, held = split_by_wording(rows, 30, 7, names, seen)
 
     def templates(part: list[dict[str, str]]) -> set[str]:
-        return {words.template_of(row["problem"], names) for row in part}
+        return {template_of(row["problem"], names) for row in part}
 
     assert len(held) == 30
     assert sorted(row["problem"] for row in train + held) == sorted(row["problem"] for row in rows)
     assert not templates(train) & templates(held)
     assert not seen & templates(held)
-    assert words.split_by_wording(rows, 30, 7, names, seen) == (train, held)
-    assert words.split_by_wording(rows, 30, 8, names, seen)[1] != held
+    assert split_by_wording(rows, 30, 7, names, seen) == (train, held)
+    assert split_by_wording(rows, 30, 8, names, seen)[1] != held
 
 
 @pytest.mark.parametrize(
@@ -155,9 +153,9 @@ def test_split_shares_no_wording_is_complete_and_repeats_with_its_seed() -> None
 )
 def test_split_refuses_to_hold_out_more_than_there_is_and_none(heldout: int, message: str) -> None:
     rows = _mawps()
-    names = words.proper_names(row["problem"] for row in rows)
+    names = proper_names(row["problem"] for row in rows)
     with pytest.raises(ValueError, match=message):
-        words.split_by_wording(rows, heldout, 0, names, frozenset())
+        split_by_wording(rows, heldout, 0, names, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -165,7 +163,7 @@ def test_split_refuses_to_hold_out_more_than_there_is_and_none(heldout: int, mes
     ["34", "1,200", "2.5", "thirteen", "ninety", "thirty-four", "Sixty five", "two thousand", "2 dozen"],
 )
 def test_a_number_in_a_template_is_one_sign_however_it_is_written(number: str) -> None:
-    assert words.template_of(f"He has {number} nuts", frozenset()) == "he has # nuts"
+    assert template_of(f"He has {number} nuts", frozenset()) == "he has # nuts"
 
 
 def test_near_pairs_are_those_that_a_comparison_of_all_pairs_finds() -> None:
@@ -182,7 +180,7 @@ def test_near_pairs_are_those_that_a_comparison_of_all_pairs_finds() -> None:
         for i, j in itertools.combinations(range(len(templates)), 2)
         if similarity(templates[i], templates[j]) >= 0.8
     }
-    found = [frozenset(templates.index(text) for text in pair) for pair in words.near_pairs(templates)]
+    found = [frozenset(templates.index(text) for text in pair) for pair in near_pairs(templates)]
     assert len(expected) > 50
     assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
 
@@ -190,7 +188,7 @@ def test_near_pairs_are_those_that_a_comparison_of_all_pairs_finds() -> None:
 def test_a_chain_of_near_templates_is_one_family() -> None:
     text = "a b c d e f g h i j"
     chain = [text, text.replace("a", "k"), text.replace("a", "k").replace("b", "l")]
-    family_of = words.families([*chain, "x y z"])
+    family_of = families([*chain, "x y z"])
     assert {family_of[template] for template in chain} == {min(chain)}
     assert family_of["x y z"] == "x y z"
 
@@ -198,7 +196,7 @@ def test_a_chain_of_near_templates_is_one_family() -> None:
 def test_templates_near_seen_ones_are_counted_but_not_those_near_each_other() -> None:
     seen = frozenset({"a b c d e f g h i j"})
     templates = ["a b c d e f g h i k", "a b c d e f g h l k", "x y", "x y", *seen]
-    assert words.count_near(templates, seen) == 2
+    assert count_near(templates, seen) == 2
 
 
 def test_a_problem_worded_almost_like_one_of_asdiv_is_not_held_out() -> None:
@@ -206,10 +204,10 @@ def test_a_problem_worded_almost_like_one_of_asdiv_is_not_held_out() -> None:
     near = {"problem": story.format("dimes", "thirty-nine", "dimes"), "answer": "42"}
     other = {"problem": "Trains leave hourly from 7 to 9 . How many leave ?", "answer": "3"}
     names = frozenset({"joan"})
-    seen = frozenset({words.template_of(story.format("quarters", "2", "quarters"), names)})
-    assert words.split_by_wording([near, other], 1, 0, names, seen) == ([near], [other])
+    seen = frozenset({template_of(story.format("quarters", "2", "quarters"), names)})
+    assert split_by_wording([near, other], 1, 0, names, seen) == ([near], [other])
     with pytest.raises(ValueError, match="only 1 problems"):
-        words.split_by_wording([near, other], 2, 0, names, seen)
+        split_by_wording([near, other], 2, 0, names, seen)
 
 
 def test_duplicates_go_and_contradictions_go_altogether() -> None:
@@ -223,22 +221,8 @@ def test_duplicates_go_and_contradictions_go_altogether() -> None:
         {"problem": "How much ?", "answer": "2"},
     ]
     dropped: Counter[str] = Counter()
-    assert words.without_duplicates(rows, dropped) == [rows[0], rows[3], rows[4]]
+    assert without_duplicates(rows, dropped) == [rows[0], rows[3], rows[4]]
     assert dropped == {"duplicate": 2, "answers differ between duplicates": 2}
-
-
-def test_a_line_separator_within_a_text_does_not_end_the_row(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    row = {"problem": "one\u2028two\u0085three", "answer": "1"}
-    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert words.read_rows(path, ["problem", "answer"]) == [row]
-
-
-def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes('{"problem": "caf\u00e9", "answer": "1"}'.encode("latin-1"))
-    with pytest.raises(words.DataError, match=rf"{path}: is not UTF-8"):
-        words.read_rows(path, ["problem", "answer"])
 
 
 def _write(path: Path, rows: list[Any]) -> Path:
@@ -246,7 +230,26 @@ def _write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def test_command_writes_the_four_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+Script = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """A function that runs the script in this process: status, output, errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(str(SCRIPT))
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_script_writes_the_four_files(tmp_path: Path, script: Script) -> None:
     asdiv = _write(
         tmp_path / "asdiv.jsonl",
         [
@@ -255,13 +258,17 @@ def test_command_writes_the_four_files(tmp_path: Path, capsys: pytest.CaptureFix
         ],
     )
     mawps = _write(tmp_path / "mawps.jsonl", [*_mawps(), {"problem": "A third ?", "answer": "0.3333333333"}])
-    svamp_rows = [{"problem": "Eve has 9 blue b. How many blue b?", "answer": "9", "extra": 1}]
-    svamp = _write(tmp_path / "svamp.jsonl", svamp_rows)
-    arguments = ["--asdiv", str(asdiv), "--mawps", str(mawps), "--svamp", str(svamp), "--heldout", "9"]
-    assert words.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    # JSON allows U+2028 and U+0085 within a text, where they end no row
+    eve = "Eve has 9\u2028blue b.\u0085How many blue b?"
+    svamp_rows = [{"problem": eve, "answer": "9", "extra": 1}]
+    svamp = tmp_path / "svamp.jsonl"
+    svamp.write_text(json.dumps(svamp_rows[0], ensure_ascii=False) + "\n", encoding="utf-8")
+    inputs = ("--asdiv", asdiv, "--mawps", mawps, "--svamp", svamp, "--heldout", 9)
+    status, report, errors = script(*inputs, "--out", tmp_path / "out")
+    assert (status, errors) == (0, "")
 
     def read(name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
+        return [json.loads(line) for line in (tmp_path / "out" / name).read_text().split("\n")[:-1]]
 
     assert [row["solution"] for row in read("asdiv_sft.jsonl")] == ["1 + 1 = 2\nAnswer: 2"]
     assert len(read("mawps_heldout.jsonl")) == 9
@@ -274,7 +281,6 @@ def test_command_writes_the_four_files(tmp_path: Path, capsys: pytest.CaptureFix
         "mawps_train.jsonl",
         "svamp.jsonl",
     ]
-    report = capsys.readouterr().out
     assert "1  answer is not an exact short decimal" in report
     assert "svamp: 1 rows read, 1 worded almost like asdiv or mawps_train (kept)" in report
 
@@ -283,24 +289,30 @@ def test_command_writes_the_four_files(tmp_path: Path, capsys: pytest.CaptureFix
     ("content", "message"),
     [
         (
-            '{"problem": "p", "answer": "1", "formula": "1"}\n{"problem": "p", "answer": 1}',
-            "row 2: needs the column 'answer'",
+            b'{"problem": "p", "answer": "1", "formula": "1"}\n{"problem": "p", "answer": 1}',
+            "row 2: answer must be text, and not empty; it is 1",
         ),
-        ("not json", "row 1: is not JSON"),
-        ("\n", "holds no rows"),
-        (None, "cannot be read"),
+        (
+            b'{"problem": "p", "answers": "1"}',
+            "row 1: no column 'answer'; found problem, answers. Did you mean",
+        ),
+        (b"not json", "row 1: not valid JSON"),
+        ('{"problem": "caf\u00e9", "answer": "1"}'.encode("latin-1"), "row 1: cannot be read: 'utf-8' codec"),
+        (b"\n", "the file holds no rows"),
+        (None, "does not exist"),
     ],
 )
 def test_bad_input_names_file_and_row(
-    tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: bytes | None, message: str, script: Script
 ) -> None:
     path = tmp_path / "in.jsonl"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     out = tmp_path / "out"
-    inputs = [argument for name in ("asdiv", "mawps", "svamp") for argument in (f"--{name}", str(path))]
-    assert words.main([*inputs, "--out", str(out)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {path}")
+    inputs = [argument for name in ("asdiv", "mawps", "svamp") for argument in (f"--{name}", path)]
+    status, _, error = script(*inputs, "--out", out)
+    assert status == 2
+    assert error.startswith("error: ")
+    assert f"{path}" in error
     assert message in error
     assert not out.exists()

@@ -1,0 +1,8 @@
+"""American Invitational Mathematics Examination 2025, I and II.
+
+Short for `reasoner-rl data prepare aime-2025`, with the same options; --help lists them.
+"""
+
+from reasoner_rl.cli import main
+
+main("data", "prepare", "aime-2025")

@@ -82,9 +82,8 @@ def find_answer(response: str, extraction: Extraction = "answer_or_boxed", *, op
     return None if found is None else found.text
 
 
-@lru_cache(
-    maxsize=1
-)  # of a long response this is most of the work, and maj@k asks about one response again and again
+# Most of the work on a long response, of which maj@k judges each with several answers as the ground truth, one by one.
+@lru_cache(maxsize=1)
 def locate_answer(
     response: str, extraction: Extraction = "answer_or_boxed", *, opened: str = ""
 ) -> Found | None:

@@ -45,7 +45,7 @@ def _gold(ground_truth: str) -> tuple[Any, ...]:
     return tuple(_library().parse(f"\\boxed{{{ground_truth}}}", parsing_timeout=None))
 
 
-@lru_cache(maxsize=1)  # maj@k asks about one response again and again
+@lru_cache(maxsize=1)  # maj@k judges one response with several ground truths, one by one
 def _said(response: str) -> tuple[Any, ...]:
     return tuple(_library().parse(response, parsing_timeout=None))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,9 @@ def exclusive_folder(folder: Path, key: str) -> Iterator[None]:
     """Make a folder and keep other processes that ask for it out while the block runs.
 
     key: what the user names the folder by. Raises ConfigError if it cannot be written to, or if another process has it.
+    Folders that were made for a block that raises before it writes anything are removed.
     """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -44,7 +46,21 @@ def exclusive_folder(folder: Path, key: str) -> Iterator[None]:
             ) from error
         except OSError:
             pass  # a file system without locks
-        yield
+        try:
+            yield
+        except BaseException:
+            if missing:
+                _remove_unused(folder, missing)
+            raise
+
+
+def _remove_unused(folder: Path, made: Sequence[Path]) -> None:
+    """Remove the folders that were made, from the innermost outwards, unless something was written."""
+    with suppress(OSError):
+        if [each.name for each in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            for each in made:
+                each.rmdir()
 
 
 @contextmanager

@@ -200,7 +200,7 @@ _ALGORITHM = {
         "algorithm.dynamic_sampling.max_generation_batches", 0
     ),
     "algorithm.filter_groups.metric": Term(
-        "", "reward", "groups are compared by accuracy, or by score where a reward function tells none"
+        "", "reward", "groups are compared by accuracy, or by score where a reward function reports none"
     ),
     "algorithm.filter_groups.max_inflight_gen_batches": Term("", 1, "set batch.prompts_per_generation"),
     "algorithm.rollout_correction.rollout_is": Term(f"{_CORRECTION}.level", None),

@@ -275,7 +275,7 @@ def pinned_rounding(setup: Setup, model: Model) -> float:
         return 1.0
     architecture = model.architecture
     matrices = [(architecture.layers, x.inputs * x.outputs) for x in architecture.linears]
-    matrices.append((1 if architecture.tied else 2, architecture.vocabulary * architecture.hidden))
+    matrices.append((architecture.embeddings, architecture.vocabulary * architecture.hidden))
     sizes = [(count, numbers * FLOAT32 // setup.sharing) for count, numbers in matrices]
     rounded = sum(count * 2 ** (size - 1).bit_length() for count, size in sizes)
     return rounded / sum(count * size for count, size in sizes)

@@ -12,10 +12,11 @@ query and of all key heads and F that of the feed-forward, a token of a layer sa
     Megatron, TE     4 H + 2 A + 2 K + 3 F    norms fused into the products after them, SwiGLU in one kernel
 
 numbers. Norms of queries and keys, as in Qwen3, add 2 (A + K) with FSDP2 in float32, A + K with TE and 3 (A + K) with
-the others. In a mixture of experts that sends a token to k of them F is k times the width of one, and the experts' copies
-of the token add 2 k H with FSDP2, which keeps their outputs too, and k H with Megatron. What is in float32 was compared
-with the tensors that autograd saves on a CPU; the others are read off the code. With gradient checkpointing it saves H, and one layer's are made again at a time. Tensor and
-sequence parallelism divide all of it by tensor_parallel, context parallelism by context_parallel.
+the others. In a mixture of experts that sends a token to k of them F is k times the width of one, and the experts'
+copies of the token add 2 k H with FSDP2, which keeps their outputs too, and k H with Megatron. What is in float32 was
+compared with the tensors that autograd saves on a CPU; the others are read off the code. With gradient checkpointing
+it saves H, and one layer's are made again at a time. Tensor and sequence parallelism divide all of it by
+tensor_parallel, context parallelism by context_parallel.
 """
 
 from __future__ import annotations

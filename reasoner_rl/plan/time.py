@@ -37,7 +37,6 @@ class TimePlan:
     """Seconds of a step by part."""
 
     parts: tuple[tuple[str, float], ...]
-    decode_rate: float  # tokens per second of all replicas while they are full; 0 without generation
 
     @property
     def seconds(self) -> float:
@@ -48,12 +47,10 @@ class TimePlan:
 def plan_time(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency) -> TimePlan:
     """Seconds of one step. Rewards are computed while others are drawn, and not counted."""
     parts: list[tuple[str, float]] = []
-    rate = 0.0
     if work.generated_tokens:
         computed = setup.ranks * setup.hardware.flops * efficiency.compute
         parts.append(("generation: prompts", work.prefill_flops / computed))
-        seconds, rate = _decoding(setup, work, lengths, efficiency)
-        parts.append(("generation: responses", seconds))
+        parts.append(("generation: responses", _decoding(setup, work, lengths, efficiency)))
     for each in work.passes:
         role = each.name.rpartition(", ")[2]
         model = next(model for model in setup.models if model.role == role)
@@ -66,7 +63,7 @@ def plan_time(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency
     moved = _moved(setup) / setup.hardware.host_bandwidth
     if moved:
         parts.append(("moves to host memory and back", moved))
-    return TimePlan(tuple(parts), rate)
+    return TimePlan(tuple(parts))
 
 
 def decode_step_seconds(setup: Setup, rows: float, context: float, efficiency: Efficiency) -> float:
@@ -85,8 +82,8 @@ def decode_step_seconds(setup: Setup, rows: float, context: float, efficiency: E
     return max(moving, computing) + efficiency.decode_seconds + rows * efficiency.decode_seconds_per_sequence
 
 
-def _decoding(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency) -> tuple[float, float]:
-    """Seconds until all responses are drawn, and tokens per second of full replicas.
+def _decoding(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency) -> float:
+    """Seconds until all responses are drawn.
 
     A replica is as full as cache and limit allow until its share of the tokens is drawn; the longest response takes as
     many tokens one after the other, whatever else there is.
@@ -105,7 +102,7 @@ def _decoding(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency
     step = decode_step_seconds(setup, rows, context, efficiency)
     seconds = share * lengths.response / rows * step
     longest = setup.longest_response * decode_step_seconds(setup, 1, setup.longest_sequence / 2, efficiency)
-    return max(seconds, longest), replicas * rows / step
+    return max(seconds, longest)
 
 
 def _training(

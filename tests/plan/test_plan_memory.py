@@ -216,6 +216,24 @@ def test_state_of_experts_that_ranks_divide() -> None:
         assert state.optimizer == 12 * (rest // 8 + experts // ranks // replicas)
 
 
+@pytest.mark.parametrize(
+    ("path", "ranks", "problem"),
+    [
+        ("Qwen/Qwen3-30B-A3B", 8, None),
+        ("Qwen/Qwen3-30B-A3B", 3, "expert_parallel=3 does not divide the model's 128 experts"),
+        ("Qwen/Qwen2.5-7B", 8, "expert_parallel=8 is for a model with experts, and this one has none"),
+    ],
+)
+def test_expert_parallelism_fits_the_model(path: str, ranks: int, problem: str | None) -> None:
+    setup = setup_of(
+        "dapo_qwen2.5_7b",
+        *(f"model.path={path}", "training.backend={kind: megatron}", "cluster.workers_per_node=24"),
+        f"training.backend.expert_parallel={ranks}",
+    )
+    found = [each for each in problems(setup, plan_memory(setup)) if "expert_parallel" in each]
+    assert found == ([f"training.backend.{problem}"] if problem else [])
+
+
 def test_a_critic_has_no_output_embedding() -> None:
     setup = setup_of("ppo_qwen2.5_7b")
     policy, critic = setup.models

@@ -19,7 +19,7 @@ from reasoner_rl.plan.state import FLOAT32, State, state_of
 
 # What a process takes of a GPU before any tensor: the CUDA context, and libraries such as cuBLAS and NCCL. An estimate.
 CONTEXT_BYTES = int(1.0 * GIB)
-# The share of a GPU that PyTorch's allocator cannot use because freed blocks do not fit what is asked for. An estimate.
+# The share of a GPU that PyTorch's allocator cannot use because freed blocks do not fit new tensors. An estimate.
 FRAGMENTATION = 0.05
 CONTEXT, POOL = (
     "CUDA context and libraries",

@@ -21,7 +21,7 @@ _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 def method_of(given: Mapping[str, Any], named: str | None) -> str:
-    """The trainer whose arguments these are. Raises ConfigError where they do not tell."""
+    """The trainer whose arguments these are. Raises ConfigError where that is not clear."""
     if named is not None:
         if named not in METHODS:
             raise ConfigError(
@@ -38,7 +38,7 @@ def method_of(given: Mapping[str, Any], named: str | None) -> str:
     best = max(points, key=lambda method: points[method])
     if points[best] == 0 or sum(count > 0 for count in points.values()) > 1:
         raise ConfigError(
-            f"the arguments do not tell which trainer of TRL they are for: give --method, one of {', '.join(METHODS)}"
+            f"the arguments do not show which trainer of TRL they are for: give --method, one of {', '.join(METHODS)}"
         )
     return best
 
@@ -46,7 +46,7 @@ def method_of(given: Mapping[str, Any], named: str | None) -> str:
 def translate_trl(given: Mapping[str, Any], method: str, devices: int, rows: int | None) -> Translation:
     """Return the recipe that TRL's arguments describe.
 
-    method: one of `METHODS`. devices: processes that train, which TRL is not told by its arguments. rows: of the
+    method: one of `METHODS`. devices: processes that train, which is not among TRL's arguments. rows: of the
     training data, repetitions included, for what is counted in epochs. Raises ConfigError where an argument is no value
     of TRL's, or has no counterpart.
     """

@@ -131,7 +131,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
         tied = {"tie_word_embeddings": name.endswith("-tied")}
         sizes = (
             {**shape, "hidden_size": 128} if "-wide-" in name else shape
-        )  # vLLM wants heads of 32 on a CPU
+        )  # vLLM needs heads of 32 on a CPU
         if "-padded-" in name:  # embeddings beyond the tokenizer, which are sampled like others
             sizes = {**sizes, "vocab_size": len(tiny_tokenizer) + 42}
         if "-deep-" in name:  # for four pipeline stages

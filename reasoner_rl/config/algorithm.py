@@ -220,7 +220,7 @@ class DynamicSamplingConfig(Section):
     enabled: bool = Field(
         True,
         description="Drop groups with accuracy all 0 or all 1 and generate until the batch is full. Where a reward "
-        "function tells no accuracy, groups whose scores are all the same are dropped.",
+        "function reports no accuracy, groups whose scores are all the same are dropped.",
     )
     max_generation_batches: int = Field(
         10, ge=1, description="Give up filling the batch after this many times batch.prompts_per_generation."

@@ -187,7 +187,7 @@ def _must_be_a_section(kind: str, path: str, given: Any) -> str:
 
 
 def _turned_on(kind: str, section: Key) -> str:
-    """How a section is asked for with no more than it needs."""
+    """How to have a section with no more keys than it requires."""
     keys = [key for key in walk_keys(kind) if key.path.rpartition(".")[0] == section.path]
     required = [key.path for key in keys if key.default is PydanticUndefined]
     if required:

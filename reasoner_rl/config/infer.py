@@ -1,4 +1,4 @@
-"""The kind of a recipe: as `recipe:` says, or else as algorithm.kind tells."""
+"""The kind of a recipe: as `recipe:` says, or else as follows from algorithm.kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reasoner_rl.errors import ConfigError, did_you_mean
 
 
 def kind_of(layers: Sequence[Layer], recipe: str) -> str:
-    """Return the kind of the recipe that the layers make. Raises ConfigError if they do not tell, or disagree."""
+    """Return the kind of the recipe that the layers make. Raises ConfigError if they name none, or several."""
     kinds = {layer.name: layer.tree["recipe"] for layer in layers if "recipe" in layer.tree}
     if not kinds:
         return _inferred(layers, recipe)
@@ -38,12 +38,12 @@ def _inferred(layers: Sequence[Layer], recipe: str) -> str:
             raise ConfigError(f"{required}.{hint}")
     algorithm = _algorithm(layers)
     if algorithm is None:
-        raise ConfigError(f"{required}, or algorithm.kind, which tells it")
+        raise ConfigError(f"{required}, or algorithm.kind, from which it follows")
     by_kind = {kind: _algorithms(kind) for kind in RECIPE_KINDS}
     found = [kind for kind, algorithms in by_kind.items() if algorithm in algorithms]
     if not found:
         near = did_you_mean(str(algorithm), sorted({name for names in by_kind.values() for name in names}))
-        raise ConfigError(f"{required}; algorithm.kind = {show(algorithm)} is none that tells it.{near}")
+        raise ConfigError(f"{required}; algorithm.kind = {show(algorithm)} belongs to no kind.{near}")
     if "iterated" in found:
         in_rounds = any(section in layer.tree for layer in layers for section in ("rounds", "pairs"))
         return "iterated" if in_rounds else next(kind for kind in found if kind != "iterated")

@@ -46,7 +46,7 @@ class IteratedDataConfig(PromptDataConfig):
 class RoundsConfig(Section):
     """How often answers are sampled and learnt from."""
 
-    count: int = Field(3, ge=1, description="Rounds. With a higher number a finished run goes on.")
+    count: int = Field(3, ge=1, description="Rounds. With a higher number a finished run continues.")
     problems: int | None = Field(
         None,
         ge=1,

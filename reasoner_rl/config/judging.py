@@ -17,7 +17,7 @@ from reasoner_rl.config.training import TrainingConfig
 class JudgingConfig:
     """A reward model that judges by itself. It is no recipe of its own: `of` makes it of one.
 
-    model: the reward model's checkpoint. max_response_tokens: the longest response it is asked about.
+    model: the reward model's checkpoint. max_response_tokens: the longest response that it scores.
     """
 
     run: RunConfig

@@ -51,8 +51,8 @@ class DpoConfig(Section):
     )
     reference: Literal["live", "precomputed"] = Field(
         "live",
-        description="live: the reference is a second model, asked in every step. precomputed: its logprobs of all data "
-        "are computed once, before the first step, and kept in files; no second model is loaded.",
+        description="live: the reference is a second model, evaluated in every step. precomputed: its logprobs of all "
+        "data are computed once, before the first step, and kept in files; no second model is loaded.",
     )
     reference_cache: UserPath | None = Field(
         None,

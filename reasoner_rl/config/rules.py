@@ -64,7 +64,7 @@ def check_ranks(backend: BackendConfig, model: ModelConfig, cluster: ClusterConf
 
 
 def check_megatron(backend: MegatronBackendConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
-    """Raise ValueError where the workers cannot be divided so, or where something is asked for that fsdp alone does."""
+    """Raise ValueError where the workers cannot be divided so, or where a setting needs fsdp."""
     tensor = backend.tensor_parallel
     size = tensor * backend.pipeline_parallel * backend.context_parallel
     if cluster.ranks % size:
@@ -125,7 +125,7 @@ def check_preference_step(algorithm: PreferenceAlgorithmConfig, batch: Preferenc
 
 
 def check_reference(reference: ReferenceConfig | None, algorithm: PreferenceAlgorithmConfig) -> None:
-    """Raise ValueError where a reference is named, and the algorithm asks none, or the policy in its place."""
+    """Raise ValueError where a reference is named, and the algorithm has none, or the policy stands in its place."""
     if reference is None:
         return
     if not isinstance(algorithm, DpoConfig | KtoConfig):
@@ -133,5 +133,5 @@ def check_reference(reference: ReferenceConfig | None, algorithm: PreferenceAlgo
     if isinstance(algorithm, DpoConfig) and algorithm.reference != "live":
         raise ValueError(
             f"algorithm.reference must be 'live' with reference.path; it is {algorithm.reference!r}, for which the "
-            "policy itself is asked before its first step"
+            "policy computes the logprobs itself before its first step"
         )

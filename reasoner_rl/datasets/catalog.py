@@ -1,4 +1,4 @@
-"""The data sets that `reasoner-rl data prepare` knows by name."""
+"""The data sets that `reasoner-rl data prepare` has by name."""
 
 from __future__ import annotations
 

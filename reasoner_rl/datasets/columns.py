@@ -77,7 +77,7 @@ def describe(columns: ColumnMap) -> str:
 def answer_form(answers: Sequence[object]) -> str:
     """Where in its column the answer stands: one of `ColumnMap.answer_form`.
 
-    A worked solution is told by what all of the answers have: #### as in GSM8K, or a box.
+    Worked solutions are recognised by what all of the answers have: #### as in GSM8K, or a box.
     """
     texts = [answer for answer in answers if isinstance(answer, str)]
     if not texts:

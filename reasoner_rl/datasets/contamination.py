@@ -5,16 +5,16 @@ Four rules, from the strictest to the loosest; a pair of problems is counted und
     exact    the same text but for case, spaces and mathematical delimiters
     numbers  the same text with other numbers
     ngram    a run of 13 words in common, as in GPT-3 (arXiv:2005.14165, appendix C): lower case, no punctuation. Runs
-             that more than ten training problems have, or more than three evaluation problems, are phrases, such as
-             "where m and n are relatively prime positive integers. Find m + n", and are not counted. Problems of fewer
-             words have no such run.
+             that more than ten different training problems have, or more than three evaluation problems, are phrases,
+             such as "where m and n are relatively prime positive integers. Find m + n", and are not counted. Problems
+             of fewer words have no such run.
     near     number-blind runs of 3 words with a Jaccard similarity of at least 0.5 (see `near`)
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -112,8 +112,13 @@ def _common_runs(train: Sequence[str], evaluation: Sequence[str], ngram: int) ->
             if run in holders:
                 met[run].append(number)
     for run, numbers in met.items():
-        if len(numbers) <= PHRASE_TRAIN and len(holders[run]) <= PHRASE_EVALUATION:
+        if _few(train, numbers, PHRASE_TRAIN) and _few(evaluation, holders[run], PHRASE_EVALUATION):
             yield from (Overlap(number, other, "ngram") for number in numbers for other in holders[run])
+
+
+def _few(texts: Sequence[str], numbers: Collection[int], most: int) -> bool:
+    """Whether these are at most so many different texts: a problem that a file repeats makes no phrase of its runs."""
+    return len(numbers) <= most or len({texts[number] for number in numbers}) <= most
 
 
 def _runs(text: str, ngram: int) -> Shingles:

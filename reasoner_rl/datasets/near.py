@@ -1,7 +1,7 @@
 """Near duplicates by MinHash and locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive Datasets,
 chapter 3), with the package datasketch.
 
-Hashing finds candidates, and each is compared exactly: a pair that is yielded has the similarity that is asked for. A
+Hashing finds candidates, and each is compared exactly: a pair that is yielded has at least the least similarity. A
 pair of just that similarity is missed once in 200 times, and more similar ones more rarely.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from reasoner_rl.errors import require_package
 
 PERMUTATIONS = 128
-FOUND = 0.995  # probability with which a pair of just the similarity that is asked for is found
+FOUND = 0.995  # probability with which a pair of just the least similarity is found
 
 Shingles = frozenset[str]
 

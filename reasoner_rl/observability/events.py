@@ -36,7 +36,7 @@ class Event:
 class EventLog:
     """Appends events to a file, each flushed before `write` returns; a torn last line of a killed process goes first.
 
-    step: asked at each event for how many steps are finished.
+    step: called at each event; returns how many steps are finished.
     """
 
     def __init__(self, path: Path, step: Callable[[], int]) -> None:

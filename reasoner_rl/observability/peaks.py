@@ -22,7 +22,7 @@ class PhasePeaks(PhaseTimer):
     figure of all processes when the phase ended. Phases may be nested: a peak counts for all that are open.
     ``baseline_gib``: resident memory when this was made.
 
-    Raises UserError where the kernel does not tell.
+    Raises UserError where the kernel does not report peaks.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class PhasePeaks(PhaseTimer):
         self.host_gib: dict[str, float] = {}
         self.device_gib: dict[str, float] = {}
         self.device_used_gib: dict[str, float] = {}
-        self._open = ["start"]  # the phases that are going on, the outermost first
+        self._open = ["start"]  # the open phases, the outermost first
         self._forget()
 
     @contextmanager
@@ -49,7 +49,7 @@ class PhasePeaks(PhaseTimer):
             self._open.pop()
 
     def note(self) -> None:
-        """Credit the peak since the last call to the phases that are going on."""
+        """Credit the peak since the last call to the open phases."""
         found = [(self.host_gib, peak_resident_gib())]
         if torch.cuda.is_available():
             found += [

@@ -244,7 +244,7 @@ def open_logger(
     resume_step: int | None = None,
     more: Iterable[Sink] = (),
 ) -> MetricLogger:
-    """Open what ``config`` asks for in the run's output_dir ``folder``; always JSONL and the console.
+    """Open the sinks that ``config`` names in the run's output_dir ``folder``; always JSONL and the console.
 
     ``resume_step`` is the step of the checkpoint that the run resumes from, None in a new run. ``more``: further sinks.
     """

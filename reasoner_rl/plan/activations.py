@@ -11,9 +11,12 @@ query and of all key heads and F that of the feed-forward, a token of a layer sa
     Megatron, local  6 H + 5 A + 5 F in float32, 4 H + 3 A + 2 K + 5 F in bfloat16: what gate and up are split from, too
     Megatron, TE     4 H + 2 A + 2 K + 3 F    norms fused into the products after them, SwiGLU in one kernel
 
-numbers. The first and the third, in float32 on a CPU, were compared with the tensors that autograd saves; the others
-are read off the code. With gradient checkpointing it saves H, and one layer's are made again at a time. Tensor and
-sequence parallelism divide all of it by tensor_parallel, context parallelism by context_parallel.
+numbers. Norms of queries and keys, as in Qwen3, add 2 (A + K) with FSDP2 in float32, A + K with TE and 3 (A + K) with
+the others. In a mixture of experts that sends a token to k of them F is k times the width of one, and the experts'
+copies of the token add 2 k H with FSDP2, which keeps their outputs too, and k H with Megatron. What is in float32 was
+compared with the tensors that autograd saves on a CPU; the others are read off the code. With gradient checkpointing
+it saves H, and one layer's are made again at a time. Tensor and sequence parallelism divide all of it by
+tensor_parallel, context parallelism by context_parallel.
 """
 
 from __future__ import annotations
@@ -37,26 +40,41 @@ def layer_numbers(setup: Setup, architecture: Architecture) -> int:
     """Numbers that a token of one layer saves for backward: see the table above."""
     hidden, queries, keys = architecture.hidden, architecture.query_width, architecture.kv_width
     wide = architecture.feed_forward
+    normed = queries + keys if architecture.normed_heads else 0
+    copies = architecture.expert_copies
     copied = setup.element == 4  # varlen_sdpa and Megatron's local attention give every head its own keys
     if setup.megatron is None:
-        return 6 * hidden + 5 * queries + 4 * wide if copied else 8 * hidden + 2 * (queries + keys) + 4 * wide
+        if copied:
+            return 6 * hidden + 5 * queries + 2 * normed + 4 * wide + 2 * copies
+        return 8 * hidden + 2 * (queries + keys) + 3 * normed + 4 * wide + 2 * copies
     if setup.hardware.on_cpu or setup.megatron.layers == "local":
         attention = 5 * queries if copied else 3 * queries + 2 * keys
-        return (6 if copied else 4) * hidden + attention + 5 * wide
-    return 4 * hidden + 2 * (queries + keys) + 3 * wide
+        return (6 if copied else 4) * hidden + attention + 3 * normed + 5 * wide + copies
+    return 4 * hidden + 2 * (queries + keys) + normed + 3 * wide + copies
 
 
 def activations(setup: Setup, architecture: Architecture) -> Activations:
-    """Of the largest micro-batch. With pipelines a stage holds those of as many micro-batches as there are stages."""
+    """Of the largest micro-batch, and with pipelines of as many of them as the first stage holds at a time."""
     tokens, layers, flight, divided = setup.micro_batch_tokens, architecture.layers, 1, 1
     if (megatron := setup.megatron) is not None:
         divided = megatron.tensor_parallel * megatron.context_parallel
         layers = layers // megatron.pipeline_parallel
-        flight = min(megatron.pipeline_parallel, setup.micro_batches)
+        layers = layers // megatron.virtual_stages  # of one of the rank's chunks
+        flight = _chunks_in_flight(megatron.pipeline_parallel, megatron.virtual_stages, setup.micro_batches)
     layer = tokens * layer_numbers(setup, architecture) * setup.element // divided
     border = tokens * architecture.hidden * setup.element // divided
     # The gradients of what a layer computes: at its widest, those of gate, SiLU, up and their product.
-    widest = tokens * (2 * architecture.feed_forward + 2 * architecture.hidden) * setup.element // divided
+    wide = 2 * (architecture.feed_forward + architecture.hidden + architecture.expert_copies)
+    widest = tokens * wide * setup.element // divided
     if setup.config.model.gradient_checkpointing:
         return Activations(flight * layers * border, layer + widest, widest + 3 * border)
     return Activations(flight * layers * layer, widest, widest + 3 * border)
+
+
+def _chunks_in_flight(stages: int, chunks: int, micro_batches: int) -> int:
+    """Chunks of layers whose activations the first stage of a pipeline holds before its first backward pass is done.
+
+    ``stages`` micro-batches of its one chunk; with interleaving more than that (arXiv 2205.05198, section 4.2.3).
+    """
+    in_flight = stages if chunks == 1 else 2 * (stages - 1) + (chunks - 1) * stages + 1
+    return min(in_flight, micro_batches * chunks)

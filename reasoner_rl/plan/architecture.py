@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasoner_rl.config.model import ModelConfig
@@ -42,11 +42,23 @@ class Architecture:
     layer_parameters: int  # of all decoder layers
     expert_parameters: int  # of all experts of all layers
     linears: tuple[Linear, ...]  # of one decoder layer; experts are not among them
+    normed_heads: bool = False  # whether queries and keys have norms of their own, as in Qwen3
+    has_head: bool = True  # whether there is an output embedding
 
     @property
     def embedding_parameters(self) -> int:
         """Of input and output embedding together, a tied matrix once."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.vocabulary * self.hidden * self.embeddings
+
+    @property
+    def embeddings(self) -> int:
+        """Matrices of vocabulary x hidden."""
+        return 1 if self.tied or not self.has_head else 2
+
+    def without_head(self) -> Architecture:
+        """The same as a critic or reward model, which has a linear map to one number for an output embedding."""
+        own_matrix = 0 if self.tied else self.vocabulary * self.hidden
+        return replace(self, parameters=self.parameters - own_matrix, tied=False, has_head=False)
 
     @property
     def query_width(self) -> int:
@@ -64,12 +76,17 @@ class Architecture:
         return self.intermediate * max(1, self.experts_per_token)
 
     @property
+    def expert_copies(self) -> int:
+        """Numbers in the copies of a token that its experts read; 0 in a dense model."""
+        return self.hidden * self.experts_per_token
+
+    @property
     def multiplied_parameters(self) -> int:
         """Parameters in matrix products with one token: of its experts alone, and the output embedding once."""
         active = self.layer_parameters - self.expert_parameters
         if self.experts:
             active += self.expert_parameters * self.experts_per_token // self.experts
-        return active + self.vocabulary * self.hidden
+        return active + (self.vocabulary * self.hidden if self.has_head else 0)
 
     def adapter_parameters(self, rank: int, targets: str | list[str]) -> int:
         """Parameters of low-rank adapters (arXiv 2106.09685): rank x (inputs + outputs) of every target, all layers."""
@@ -157,4 +174,5 @@ def _count(path: str, source: str, config: Any, trust_remote_code: bool) -> Arch
         layer_parameters=sum(p.numel() for p in layers.parameters()),
         expert_parameters=sum(p.numel() for n, p in layers.named_parameters() if ".experts." in n),
         linears=tuple(Linear(name, x.in_features, x.out_features) for name, x in named),
+        normed_heads=any(name.endswith("q_norm") for name, _ in layers[-1].named_modules()),
     )

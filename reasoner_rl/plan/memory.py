@@ -19,7 +19,7 @@ from reasoner_rl.plan.state import FLOAT32, State, state_of
 
 # What a process takes of a GPU before any tensor: the CUDA context, and libraries such as cuBLAS and NCCL. An estimate.
 CONTEXT_BYTES = int(1.0 * GIB)
-# The share of a GPU that PyTorch's allocator cannot use because freed blocks do not fit what is asked for. An estimate.
+# The share of a GPU that PyTorch's allocator cannot use because freed blocks do not fit new tensors. An estimate.
 FRAGMENTATION = 0.05
 CONTEXT, POOL = (
     "CUDA context and libraries",
@@ -275,7 +275,7 @@ def pinned_rounding(setup: Setup, model: Model) -> float:
         return 1.0
     architecture = model.architecture
     matrices = [(architecture.layers, x.inputs * x.outputs) for x in architecture.linears]
-    matrices.append((1 if architecture.tied else 2, architecture.vocabulary * architecture.hidden))
+    matrices.append((architecture.embeddings, architecture.vocabulary * architecture.hidden))
     sizes = [(count, numbers * FLOAT32 // setup.sharing) for count, numbers in matrices]
     rounded = sum(count * 2 ** (size - 1).bit_length() for count, size in sizes)
     return rounded / sum(count * size for count, size in sizes)

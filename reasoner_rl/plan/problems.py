@@ -51,6 +51,16 @@ def _of_division(setup: Setup) -> list[str]:
                 architecture.kv_heads,
             ),
         ]
+        experts = (
+            "training.backend.expert_parallel",
+            megatron.expert_parallel,
+            "experts",
+            architecture.experts,
+        )
+        if architecture.experts:
+            checks.append(experts)
+        elif megatron.expert_parallel > 1:
+            found.append(f"{experts[0]}={experts[1]} is for a model with experts, and this one has none")
     if (vllm := setup.vllm) is not None:
         ranks = vllm.tensor_parallel
         checks.append(("rollout.engine.tensor_parallel", ranks, "attention heads", architecture.heads))

@@ -34,7 +34,7 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """With adapters; a critic's head is too small to count."""
+        """With adapters; the head of a critic or reward model is too small to count."""
         return self.architecture.parameters + self.adapters
 
 
@@ -168,14 +168,15 @@ def make_setup(config: Planned, hardware: Hardware, read: Read) -> Setup:
             models.append(_critic(config, read))
         if config.reward_model is not None:
             judge = config.reward_model
-            models.append(frozen("reward_model", judge.path, judge.offload or training.offload))
+            offload = judge.offload or training.offload
+            models.append(Model("reward_model", read(judge.path).without_head(), 0, offload, 0))
     _require_engine(hardware, model)
     return Setup(config, tuple(models), hardware)
 
 
 def _critic(config: OnlineConfig, read: Read) -> Model:
     critic = config.critic or CriticConfig()
-    architecture = read(critic.path or config.model.path)
+    architecture = read(critic.path or config.model.path).without_head()
     trained = architecture.trained_parameters(config.model)
     adapters = trained if config.model.lora is not None else 0
     return Model("critic", architecture, trained, critic.offload or config.training.offload, adapters)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.plan.architecture import Architecture
 from reasoner_rl.plan.setup import Model, Setup
 
@@ -68,14 +69,20 @@ def _megatron(setup: Setup, model: Model) -> State:
     """Weights in model.dtype, float32 gradients, and an optimizer that replicas share (ZeRO-1) if it is distributed."""
     backend = setup.megatron
     assert backend is not None
+    experts = megatron_experts(setup, model.architecture)
     own = megatron_parameters(setup, model.architecture)
-    replicas = setup.replicas * backend.context_parallel if backend.distributed_optimizer else 1
+    optimized = own  # that the rank's part of the optimizer updates
+    if backend.distributed_optimizer:
+        # Experts that expert parallelism divides have fewer replicas than the rest of the model.
+        holders = _expert_ranks(backend) * backend.pipeline_parallel
+        optimized = (own - experts) // (setup.replicas * backend.context_parallel)
+        optimized += experts // (setup.ranks // holders)
     trained = bool(model.trained)
     copied = trained and setup.element < FLOAT32
     return State(
         weights=own * setup.element,
-        moments=own * MOMENTS * FLOAT32 // replicas if trained else 0,
-        copies=own * FLOAT32 // replicas if copied else 0,
+        moments=optimized * MOMENTS * FLOAT32 if trained else 0,
+        copies=optimized * FLOAT32 if copied else 0,
         gradients=own * FLOAT32 if trained else 0,
         gathered=0,
         gathered_last=0,
@@ -88,11 +95,21 @@ def megatron_parameters(setup: Setup, architecture: Architecture) -> int:
     """Parameters of the largest stage's part of a layer's, and of the embeddings'; a tied matrix is on both ends."""
     backend = setup.megatron
     assert backend is not None
-    experts = architecture.expert_parameters
-    shared = architecture.layer_parameters - experts
-    expert_ranks = backend.expert_parallel if backend.expert_parallel > 1 else backend.tensor_parallel
-    layers = shared // backend.tensor_parallel + experts // expert_ranks
+    shared = architecture.layer_parameters - architecture.expert_parameters
+    layers = shared // backend.tensor_parallel // backend.pipeline_parallel
     embedding = architecture.embedding_parameters // backend.tensor_parallel
     if backend.pipeline_parallel > 1:  # one of the two, on the first and on the last stage
         embedding = architecture.vocabulary * architecture.hidden // backend.tensor_parallel
-    return layers // backend.pipeline_parallel + embedding
+    return layers + megatron_experts(setup, architecture) + embedding
+
+
+def megatron_experts(setup: Setup, architecture: Architecture) -> int:
+    """Parameters of a rank's experts."""
+    backend = setup.megatron
+    assert backend is not None
+    return architecture.expert_parameters // _expert_ranks(backend) // backend.pipeline_parallel
+
+
+def _expert_ranks(backend: MegatronBackendConfig) -> int:
+    """Ranks among which a layer's experts are divided: `reasoner_rl.training.megatron.moe.sizes`."""
+    return backend.expert_parallel if backend.expert_parallel > 1 else backend.tensor_parallel

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.plan.cache import embedded_rows, kv_bytes, vllm_concurrency
 from reasoner_rl.plan.setup import Model, Setup
 from reasoner_rl.plan.state import FLOAT32, state_of
@@ -35,7 +37,6 @@ class TimePlan:
     """Seconds of a step by part."""
 
     parts: tuple[tuple[str, float], ...]
-    decode_rate: float  # tokens per second of all replicas while they are full; 0 without generation
 
     @property
     def seconds(self) -> float:
@@ -46,12 +47,10 @@ class TimePlan:
 def plan_time(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency) -> TimePlan:
     """Seconds of one step. Rewards are computed while others are drawn, and not counted."""
     parts: list[tuple[str, float]] = []
-    rate = 0.0
     if work.generated_tokens:
         computed = setup.ranks * setup.hardware.flops * efficiency.compute
         parts.append(("generation: prompts", work.prefill_flops / computed))
-        seconds, rate = _decoding(setup, work, lengths, efficiency)
-        parts.append(("generation: responses", seconds))
+        parts.append(("generation: responses", _decoding(setup, work, lengths, efficiency)))
     for each in work.passes:
         role = each.name.rpartition(", ")[2]
         model = next(model for model in setup.models if model.role == role)
@@ -64,7 +63,7 @@ def plan_time(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency
     moved = _moved(setup) / setup.hardware.host_bandwidth
     if moved:
         parts.append(("moves to host memory and back", moved))
-    return TimePlan(tuple(parts), rate)
+    return TimePlan(tuple(parts))
 
 
 def decode_step_seconds(setup: Setup, rows: float, context: float, efficiency: Efficiency) -> float:
@@ -72,8 +71,10 @@ def decode_step_seconds(setup: Setup, rows: float, context: float, efficiency: E
     architecture, hardware = setup.policy.architecture, setup.hardware
     ranks = setup.vllm.tensor_parallel if setup.vllm is not None else 1
     weights = float(architecture.parameters * setup.engine_element // ranks)
-    if architecture.experts:  # of the experts, those that some token of the batch is sent to
-        reached = min(1.0, rows * architecture.experts_per_token / architecture.experts)
+    if (
+        architecture.experts
+    ):  # of the experts, those that some token of the batch is sent to if all are as likely
+        reached = 1 - (1 - architecture.experts_per_token / architecture.experts) ** rows
         weights *= 1 - (1 - reached) * architecture.expert_parameters / architecture.parameters
     read = weights + rows * context * kv_bytes(architecture, setup.engine_element, ranks)
     moving = read / (hardware.bandwidth * efficiency.bandwidth)
@@ -81,8 +82,8 @@ def decode_step_seconds(setup: Setup, rows: float, context: float, efficiency: E
     return max(moving, computing) + efficiency.decode_seconds + rows * efficiency.decode_seconds_per_sequence
 
 
-def _decoding(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency) -> tuple[float, float]:
-    """Seconds until all responses are drawn, and tokens per second of full replicas.
+def _decoding(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency) -> float:
+    """Seconds until all responses are drawn.
 
     A replica is as full as cache and limit allow until its share of the tokens is drawn; the longest response takes as
     many tokens one after the other, whatever else there is.
@@ -101,7 +102,7 @@ def _decoding(setup: Setup, work: Work, lengths: Lengths, efficiency: Efficiency
     step = decode_step_seconds(setup, rows, context, efficiency)
     seconds = share * lengths.response / rows * step
     longest = setup.longest_response * decode_step_seconds(setup, 1, setup.longest_sequence / 2, efficiency)
-    return max(seconds, longest), replicas * rows / step
+    return max(seconds, longest)
 
 
 def _training(
@@ -109,7 +110,9 @@ def _training(
 ) -> float:
     """Computation and communication overlap; the slower one counts. A pipeline is idle while it fills and empties."""
     computing = flops / (setup.ranks * setup.hardware.flops * efficiency.compute)
-    micro_batches = max(1.0, tokens / setup.replicas / setup.micro_batch_tokens)
+    updates = _updates(setup)
+    # At least one in each update; a pass without gradients divides a step's tokens as it likes.
+    micro_batches = max(updates if trained else 1, tokens / setup.replicas / setup.micro_batch_tokens)
     if (megatron := setup.megatron) is None:
         return max(computing, _gathering(setup, model, micro_batches, trained, efficiency))
     passes = (3 if trained else 1) + (1 if trained and setup.config.model.gradient_checkpointing else 0)
@@ -119,19 +122,34 @@ def _training(
     exchanged = 4 * own * architecture.hidden * setup.element * architecture.layers * passes
     exchanged *= (megatron.tensor_parallel - 1) / megatron.tensor_parallel / megatron.pipeline_parallel
     talking = exchanged / (setup.hardware.peer_bandwidth * efficiency.links)
-    bubble = (megatron.pipeline_parallel - 1) / megatron.virtual_stages / max(1, setup.micro_batches)
+    in_a_row = micro_batches / updates if trained else micro_batches
+    bubble = (megatron.pipeline_parallel - 1) / megatron.virtual_stages / in_a_row
     return (computing + talking) * (1 + bubble)
 
 
 def _gathering(
     setup: Setup, model: Model, micro_batches: float, trained: bool, efficiency: Efficiency
 ) -> float:
-    """Seconds of FSDP2's collectives: weights in forward and backward passes, float32 gradients in backward."""
-    if setup.sharing == 1:
-        return 0.0
-    once = model.parameters * setup.element
-    total = micro_batches * (2 * once + model.trained * FLOAT32 if trained else once)
-    return total / (_collective_rate(setup, setup.sharing) * efficiency.links)
+    """Seconds of FSDP2's collectives, in every micro-batch.
+
+    Weights in forward and backward passes and float32 gradients in backward, among the ranks that share them; then the
+    sum of a shard's gradients over the copies of the model, which a rank sends and receives once each.
+    """
+    gathered = reduced = 0.0
+    gradients = model.trained * FLOAT32 if trained else 0
+    if setup.sharing > 1:
+        weights = model.parameters * setup.element * (2 if trained else 1)
+        gathered = (weights + gradients) / _collective_rate(setup, setup.sharing)
+    if (copies := setup.ranks // setup.sharing) > 1:
+        one_machine = setup.ranks == setup.ranks_per_machine
+        rate = setup.hardware.peer_bandwidth if one_machine else setup.hardware.network_bandwidth
+        reduced = 2 * (1 - 1 / copies) * gradients / setup.sharing / rate
+    return micro_batches * (gathered + reduced) / efficiency.links
+
+
+def _updates(setup: Setup) -> int:
+    """Of one model in a step."""
+    return step_arithmetic(setup.config).updates_per_step if isinstance(setup.config, OnlineConfig) else 1
 
 
 def _collective_rate(setup: Setup, ranks: int) -> float:

@@ -280,7 +280,7 @@ def _format(config: DatasetConfig, first: Row) -> str:
 
 
 def _without_effect(config: DatasetConfig, file: Place) -> list[str]:
-    """What to tell about keys that are not at their default and say nothing of verl's rows."""
+    """Notes on keys that are not at their default and have no effect on verl's rows."""
     changed = [*changed_keys(config, FLAT_KEYS)]
     changed += [f"columns.{key}" for key in changed_keys(config.columns, FLAT_COLUMNS)]
     prefix = f"{file.dataset}." if file.dataset else ""

@@ -85,7 +85,7 @@ class PromptRenderer:
         return ids
 
     def _messages(self, problem: Problem) -> Sequence[Message]:
-        """What the model is asked, without the recipe's system prompt."""
+        """The messages of a problem, without the recipe's system prompt."""
         return problem.messages if self._named is None else self._named.messages(bare_text(problem))
 
     def _notice_left_out(self, problem: Problem, messages: Sequence[Message], *, added: bool) -> None:

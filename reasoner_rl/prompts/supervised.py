@@ -79,7 +79,7 @@ def supervised_samples(
 def _response_ids(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: SftDataConfig) -> list[int]:
     if problem.solution is None and "{solution}" in config.response_template:
         raise DataError(
-            f"problem {problem.uid} (row {problem.row}) has no solution, and data.response_template wants "
+            f"problem {problem.uid} (row {problem.row}) has no solution, and data.response_template needs "
             "one: set data.train.columns.solution to the column that holds it"
         )
     parts = {"{solution}": problem.solution or "", "{answer}": problem.ground_truth}

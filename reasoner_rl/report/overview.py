@@ -37,7 +37,7 @@ class Overview:
         self._pieces: dict[int, list[str]] = {}  # run -> the notes of looking for its tokenizer; found: none
 
     def read(self, advance: Callable[[int], None] = lambda amount: None) -> bytes:
-        """Read what changed and return the overview as gzip of JSON. ``advance`` is told of each page that is done."""
+        """Read what changed and return the overview as gzip of JSON. ``advance`` is called after each page."""
         runs = [read_run(folder, name) for folder, name in zip(self._folders, self._names, strict=True)]
         data = {
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,7 +91,7 @@ class Overview:
         return self._pages[signature]
 
     def _find_pieces(self, number: int, run: Run) -> list[str]:
-        """Hand out the tokenizer's pieces once; a run that has none yet is asked again."""
+        """Hand out the tokenizer's pieces once; a run that has none yet is searched again."""
         if self._pieces.get(number) != []:
             notes: list[str] = []
             pieces = find_pieces(run.folder, run.recipe, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import importlib.resources
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.summary import atomic_writer
 from reasoner_rl.report.overview import Overview
 from reasoner_rl.report.run_files import short_names
@@ -23,6 +25,7 @@ SCRIPTS = (
     *("tokens.js", "rollouts.js", "response.js", "main.js"),
 )
 MEBI = 1 << 20
+_CHUNK = re.compile(r"r\d+\.(?:pieces|p\d+\.(?:rows|tokens\.\d+))\.js")  # files of `chunk_script`
 
 
 def asset(name: str) -> str:
@@ -74,10 +77,12 @@ def write_report(
     """Write the page of runs to ``out``. Returns the folder beside it, or None if everything is in the page.
 
     limit_mib: how much the responses may add to the page, in MiB; above that all of them go into the folder.
-    bar: told how many pages will be read, gives what is told of each that was.
-    Nothing half-written stays behind; a folder that an earlier report of this name left is replaced or removed.
+    bar: called with the number of pages that will be read; returns what is called after each of them.
+    Nothing half-written stays behind; a folder that an earlier report of this name left is replaced or removed. Raises
+    ConfigError if there is something else of that folder's name.
     """
     beside = data_folder(out)
+    _check_of_report(beside, out)
     temporary = beside.with_name(f".{beside.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -104,6 +109,18 @@ def write_report(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return None if inside else beside
+
+
+def _check_of_report(beside: Path, out: Path) -> None:
+    """Raise ConfigError unless a folder beside the page is absent or holds chunks alone."""
+    if not beside.exists():
+        return
+    others = [p.name for p in beside.iterdir() if not _CHUNK.fullmatch(p.name)] if beside.is_dir() else []
+    if others or not beside.is_dir():
+        what = f"which holds {others[0]}" if others else "which is a file"
+        raise ConfigError(
+            f"--out {out}: responses would go into {beside}, {what} and was not made by a report; name another page"
+        )
 
 
 def _content(script: Path) -> str:

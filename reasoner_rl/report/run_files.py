@@ -105,7 +105,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """A name for each folder: as few of its last parts as tell them apart; of a single folder the last two."""
+    """A name for each folder: as few of its last parts as distinguish them; of a single folder the last two."""
     parts = [folder.resolve().parts for folder in folders]
     fewest = 2 if len(folders) == 1 else 1
     for count in range(fewest, max(fewest, *map(len, parts)) + 1):

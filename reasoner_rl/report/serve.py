@@ -20,7 +20,7 @@ CHUNKS = "chunks"
 class ReportServer(ThreadingHTTPServer):
     """Serves the page at /, what changes at /overview, and chunks of responses below /chunks/.
 
-    The runs' folders are read when the page asks for the overview, by one request at a time.
+    The runs' folders are read at each request for the overview, by one request at a time.
     Raises ConfigError if the port cannot be had.
     """
 

@@ -1,6 +1,6 @@
 """The JavaScript of others that a page carries: Plotly for charts, KaTeX for mathematics, from their Python packages.
 
-KaTeX is asked for MathML, which browsers lay out themselves, so neither its style sheet nor its fonts are needed.
+KaTeX renders to MathML, which browsers lay out themselves, so neither its style sheet nor its fonts are needed.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def follow_umask(folder: Path) -> None:
 
     safetensors writes files that only their owner can read, whatever the umask, and weights are shared.
     """
-    probe = folder / ".permissions"  # asks the system, which knows of umask and default ACLs
+    probe = folder / ".permissions"  # a new file: umask and default ACLs give it its mode
     probe.touch()
     mode = probe.stat().st_mode & 0o777
     probe.unlink()

@@ -46,9 +46,12 @@ def test_the_kind_follows_from_the_algorithm(tmp_path: Path, algorithm: str, mor
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "recipe: required, but not given: must be one of online, .*, or algorithm.kind, which tells it"),
-        ("algorithm: null\n", "or algorithm.kind, which tells it"),
-        ("algorithm: {kind: dappo}\n", "= \"dappo\" is none that tells it. Did you mean 'dapo'"),
+        (
+            "",
+            "recipe: required, but not given: must be one of online, .*, or algorithm.kind, from which it follows",
+        ),
+        ("algorithm: null\n", "or algorithm.kind, from which it follows"),
+        ("algorithm: {kind: dappo}\n", "= \"dappo\" belongs to no kind. Did you mean 'dapo'"),
         (
             "actor_rollout_ref: {rollout: {n: 8}}\n",
             "configuration of verl: `reasoner-rl config from-verl FILE`",

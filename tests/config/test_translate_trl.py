@@ -121,12 +121,26 @@ def test_batches_of_grpo_are_counted_in_prompts() -> None:
         translated("grpo", num_generations=16)
 
 
+def test_epochs_of_grpo_leave_out_incomplete_batches() -> None:
+    """TRL's sampler of GRPO drops the rows that fill no batch: 100 rows are 6 steps of 16 prompts."""
+    batch = {"per_device_train_batch_size": 32, "steps_per_generation": 4, "num_generations": 8}
+    found = translated("grpo", 1, 100, num_train_epochs=2, **batch)
+    assert (found.tree["batch"]["prompts_per_step"], found.tree["run"]["steps"]) == (16, 12)
+    with pytest.raises(ConfigError, match="--rows 15: a step of TRL's takes 16 prompts"):
+        translated("grpo", 1, 15, **batch)
+
+
 def test_objectives_of_grpo() -> None:
     plain = recipe_of("grpo", num_generations=8, beta=0.04, epsilon_high=0.28, loss_type="dr_grpo", delta=4.0)
     loss = plain.algorithm.loss
     assert (loss.aggregation, loss.clip_low, loss.clip_high) == ("seq-mean-token-sum-norm", 0.2, 0.28)
     assert (loss.dual_clip, loss.kl.coefficient, plain.algorithm.advantage) == (4.0, 0.04, "group_std")
     assert plain.training.optimizer.weight_decay == 0.0  # TRL's default, not ours
+    assert loss.kl.estimator == "k3"
+    weighted = translated("grpo", num_generations=8, beta=0.04)
+    assert "multiplies the KL term by the ratio" in weighted.words["algorithm.loss.kl.coefficient"]
+    stands_alone = translated("grpo", num_generations=8, beta=0.04, use_bias_correction_kl=False)
+    assert "algorithm.loss.kl.coefficient" not in stands_alone.words
     cispo = recipe_of("grpo", loss_type="cispo", epsilon_high=5.0, scale_rewards=False).algorithm
     assert (cispo.loss.objective, cispo.loss.clip_low, cispo.loss.clip_high) == ("cispo", 1.0, 4.0)
     assert cispo.advantage == "group_mean"
@@ -142,7 +156,7 @@ def test_preferences_and_examples() -> None:
         "dpo", 2, 1000, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], beta=0.2, use_peft=True
     )
     assert (dpo.algorithm.kind, dpo.algorithm.beta, dpo.algorithm.nll_coefficient) == ("dpo", 0.2, 0.5)
-    assert (dpo.batch.examples_per_step, dpo.run.steps) == (16, 188)  # 3 epochs of 1000 rows, 16 per step
+    assert (dpo.batch.examples_per_step, dpo.run.steps) == (16, 189)  # 3 epochs of 62.5 steps, rounded up
     assert (dpo.model.lora.rank, dpo.model.lora.dropout) == (16, 0.05)
     assert recipe_of("dpo", loss_type="ipo", label_smoothing=0.0).algorithm.objective == "ipo"
     kto = recipe_of("kto", undesirable_weight=0.25, eval_strategy="steps")

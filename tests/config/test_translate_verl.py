@@ -191,6 +191,8 @@ def test_numbers_that_follow() -> None:
     epochs = translated("data.train_batch_size=64", "trainer.total_epochs=3", rows=1000)
     assert epochs.tree["run"]["steps"] == 3 * (1000 // 64)
     assert epochs.words["run.steps"] == "1000 rows / 64 prompts = 15 batches per epoch, x 3."
+    with pytest.raises(ConfigError, match="--rows 63: a batch of verl's takes 64 prompts"):
+        translated("data.train_batch_size=64", rows=63)
 
 
 def test_choices_that_have_other_words_here() -> None:

@@ -114,6 +114,9 @@ def test_phrases_that_many_problems_have_are_no_overlap() -> None:
     asked = trained(PHRASE_EVALUATION + 1)
     assert len(find_overlaps(evaluation, asked[:-1]).pairs) == PHRASE_EVALUATION
     assert find_overlaps(evaluation, asked).pairs == ()
+    # One problem that a file has many times, with other answers or columns, makes no phrase of what it shares.
+    assert len(find_overlaps(trained(1) * (PHRASE_TRAIN + 1), evaluation).pairs) == PHRASE_TRAIN + 1
+    assert len(find_overlaps(evaluation, trained(1) * (PHRASE_EVALUATION + 1)).pairs) == PHRASE_EVALUATION + 1
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])

@@ -134,23 +134,18 @@ def test_every_model_has_its_turns() -> None:
     assert dpo == ["update policy"]  # the reference's logprobs are precomputed
 
 
-def saved_bytes(path: Path, lengths: list[int], checkpointing: bool) -> int:
-    """Bytes of the tensors that one micro-batch of these responses has saved when the loss is made; no weights."""
+def saved_bytes(path: Path, lengths: list[int]) -> int:
+    """Bytes of the tensors that one micro-batch of these responses has saved when the loss is made."""
     single_process_group()
-    model = ModelConfig(path=str(path), gradient_checkpointing=checkpointing)
+    model = ModelConfig(path=str(path), gradient_checkpointing=False)
     backend = FsdpBackend(
         model, TrainingConfig(), FsdpBackendConfig(), temperature=1.0, total_updates=1, updates_per_step=1
     )
-    weights = [tuple(parameter.shape) for parameter in backend._policy.parameters()]
     saved: dict[int, int] = {}
     at_loss: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
-        if (
-            tuple(tensor.shape) not in weights
-            and tuple(tensor.T.shape if tensor.ndim == 2 else ()) not in weights
-        ):
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     def loss(outputs: TokenOutputs, batch: MicroBatch) -> tuple[Tensor, Metrics]:
@@ -174,17 +169,80 @@ def response(tokens: int, number: int) -> TrainSample:
     )
 
 
-def test_activations_are_what_autograd_saves(tiny_checkpoint: Callable[[str], Path]) -> None:
-    """The difference between four layers and two, so that embeddings and head do not count."""
-    shallow, deep = tiny_checkpoint("qwen2-untied"), tiny_checkpoint("qwen2-deep-untied")
-    lengths = [148, 148]
-    layer = (saved_bytes(deep, lengths, False) - saved_bytes(shallow, lengths, False)) / 2
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("qwen2", 6 * 32 + 5 * 32 + 4 * 64),
+        # Norms of queries and keys, and two experts of width 32 with copies of what they read and make.
+        ("qwen3_moe", 6 * 32 + 5 * 32 + 2 * (32 + 16) + 4 * 2 * 32 + 2 * 2 * 32),
+    ],
+)
+def test_activations_are_what_autograd_saves(
+    tiny_checkpoint: Callable[[str], Path], kind: str, numbers: int
+) -> None:
+    """Four layers less two, so that embeddings and head do not count; 300 tokens less 150: nor do weights."""
+    shallow, deep = tiny_checkpoint(f"{kind}-untied"), tiny_checkpoint(f"{kind}-deep-untied")
+    saved = [saved_bytes(deep, lengths) - saved_bytes(shallow, lengths) for lengths in ([148, 148], [148])]
     setup = a_run(deep)
-    planned = 300 * layer_numbers(setup, setup.policy.architecture) * 4
-    # Besides: a number per token and norm, and one per token and head.
-    assert planned == 300 * (6 * 32 + 5 * 32 + 4 * 64) * 4
-    assert layer == pytest.approx(planned, rel=0.02)
-    assert activations(setup, setup.policy.architecture).saved == 4 * planned
+    assert layer_numbers(setup, setup.policy.architecture) == numbers
+    # Besides: a number per token and norm, one per token and head, and the router's.
+    assert (saved[0] - saved[1]) / 2 == pytest.approx(150 * numbers * 4, rel=0.05)
+    assert activations(setup, setup.policy.architecture).saved == 4 * 300 * numbers * 4
+
+
+def test_interleaved_stages_hold_more_than_plain_ones() -> None:
+    """Korthikanti et al., section 4.2.3: 1 + (p - 1) / (p m) times as much, of p = 2 stages of m chunks."""
+    saved = {}
+    for chunks in (1, 2, 4):
+        setup = setup_of("dapo_qwen2.5_32b_megatron", f"training.backend.virtual_stages={chunks}")
+        saved[chunks] = activations(setup, setup.policy.architecture).saved
+    assert saved[2] == saved[1] * (1 + 1 / (2 * 2))
+    assert saved[4] == saved[1] * (1 + 1 / (2 * 4))
+
+
+def test_state_of_experts_that_ranks_divide() -> None:
+    """Expert parallelism over all 8 ranks leaves no replica of an expert to share its optimizer with."""
+    experts, every = 48 * 128 * 3 * 2048 * 768, 30_532_122_624
+    rest = every - experts - 2048
+    for ranks, replicas in ((8, 1), (4, 2)):
+        setup = setup_of(
+            "dapo_qwen2.5_7b",
+            *("model.path=Qwen/Qwen3-30B-A3B", "training.backend={kind: megatron}"),
+            f"training.backend.expert_parallel={ranks}",
+        )
+        state = state_of(setup, setup.policy)
+        own = rest + experts // ranks
+        assert (state.weights, state.gradients) == (2 * own, 4 * own)
+        assert state.optimizer == 12 * (rest // 8 + experts // ranks // replicas)
+
+
+@pytest.mark.parametrize(
+    ("path", "ranks", "problem"),
+    [
+        ("Qwen/Qwen3-30B-A3B", 8, None),
+        ("Qwen/Qwen3-30B-A3B", 3, "expert_parallel=3 does not divide the model's 128 experts"),
+        ("Qwen/Qwen2.5-7B", 8, "expert_parallel=8 is for a model with experts, and this one has none"),
+    ],
+)
+def test_expert_parallelism_fits_the_model(path: str, ranks: int, problem: str | None) -> None:
+    setup = setup_of(
+        "dapo_qwen2.5_7b",
+        *(f"model.path={path}", "training.backend={kind: megatron}", "cluster.workers_per_node=24"),
+        f"training.backend.expert_parallel={ranks}",
+    )
+    found = [each for each in problems(setup, plan_memory(setup)) if "expert_parallel" in each]
+    assert found == ([f"training.backend.{problem}"] if problem else [])
+
+
+def test_a_critic_has_no_output_embedding() -> None:
+    setup = setup_of("ppo_qwen2.5_7b")
+    policy, critic = setup.models
+    matrix = 152_064 * 3584
+    assert critic.parameters == critic.trained == policy.parameters - matrix
+    assert critic.architecture.embedding_parameters == matrix
+    assert critic.architecture.multiplied_parameters == policy.architecture.multiplied_parameters - matrix
+    tied = setup_of("ppo_qwen2.5_1.5b").models  # nothing of its own to leave out
+    assert tied[0].parameters == tied[1].parameters
 
 
 def a_run(path: Path, **model: Any) -> Setup:

@@ -89,12 +89,37 @@ def test_a_pipeline_is_idle_while_it_fills() -> None:
     setup, lengths = setup_of("dapo_qwen2.5_32b_megatron"), Lengths(200, 3800)
     work = plan_work(setup, lengths)
     seconds = dict(plan_time(setup, work, lengths, Efficiency()).parts)
-    assert setup.micro_batches == 512 // 8
+    in_a_row = 512 * 4000 / 8 / 22_528  # of mean length; 64 if each were of the greatest
     computing = work.passes[1].flops / (128 * 0.3 * 989e12)
     exchanged = 4 * 512 * 16 * 4000 / 8 * 5120 * 2 * 64 * 4 * (7 / 8) / 2
     assert seconds["update, policy"] == pytest.approx(
-        (computing + exchanged / (0.7 * 450e9)) * (1 + 1 / 2 / 64)
+        (computing + exchanged / (0.7 * 450e9)) * (1 + 1 / 2 / in_a_row)
     )
+
+
+def test_copies_of_a_sharded_model_add_up_their_gradients() -> None:
+    """Two machines of 8 with a copy each: the ring over the network is slower than gathering inside a machine."""
+    options = (
+        *("cluster.kind=ray", "cluster.nodes=2", "cluster.workers_per_node=8", "cluster.address=auto"),
+        *("training.backend.shard_ranks=8", "batch.prompts_per_update=32", "batch.prompts_per_step=512"),
+    )
+    setup, lengths = setup_of("dapo_qwen2.5_7b", *options), Lengths(1, 1)  # hardly anything to compute
+    parameters = 7_615_616_512
+    inside = parameters * (2 * 2 + 4) / (0.7 * 450e9)
+    between = 2 * (1 - 1 / 2) * parameters * 4 / 8 / (0.7 * 50e9)
+    seconds = dict(plan_time(setup, plan_work(setup, lengths), lengths, Efficiency()).parts)
+    # A micro-batch at least in each of the 16 updates, however short it is.
+    assert seconds["update, policy"] == pytest.approx(16 * (inside + between))
+
+
+def test_decoding_reads_the_experts_that_a_batch_reaches() -> None:
+    """8 of 128 at one response, and with 16 responses each is missed by all with probability (15/16)^16."""
+    setup = setup_of("dapo_qwen2.5_7b", "model.path=Qwen/Qwen3-30B-A3B", "rollout.engine.tensor_parallel=1")
+    ideal = dataclasses.replace(Efficiency(), decode_seconds=0.0, decode_seconds_per_sequence=0.0)
+    experts, every = 48 * 128 * 3 * 2048 * 768, 30_532_122_624
+    for rows, reached in ((1, 1 / 16), (16, 1 - (15 / 16) ** 16)):
+        read = 2 * (every - (1 - reached) * experts)
+        assert decode_step_seconds(setup, rows, 0, ideal) == pytest.approx(read / (0.7 * 3.35e12))
 
 
 def test_hardware_is_found_by_name() -> None:

@@ -57,6 +57,17 @@ def test_what_is_no_run(tmp_path: Path, real_run: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_no_report_made_is_left_alone(tmp_path: Path, hostile_run: Path) -> None:
+    (tmp_path / "aime_data").mkdir()
+    (tmp_path / "aime_data" / "test.parquet").write_bytes(b"mine")
+    (tmp_path / "other_data").write_text("mine")
+    for name, what in (("aime", "which holds test.parquet"), ("other", "which is a file")):
+        with pytest.raises(ConfigError, match=f"{name}_data, {what} and was not made by a report"):
+            report([hostile_run], tmp_path / f"{name}.html", 1, 64)
+        assert not (tmp_path / f"{name}.html").exists()
+    assert (tmp_path / "aime_data" / "test.parquet").read_bytes() == b"mine"
+
+
 def test_a_run_without_anything_else_has_notes(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\nbroken\n{"step": 2}\n')
     (tmp_path / "evaluation.json").write_text('{"reports": {"a": 1}}')

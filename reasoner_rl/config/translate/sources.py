@@ -47,7 +47,7 @@ def verl_settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def trl_settings(path: Path) -> tuple[dict[str, Any], str | None, int | None]:
-    """Return TRL's arguments, the trainer and the number of processes, if the file tells.
+    """Return TRL's arguments, the trainer and the number of processes, where the file has them.
 
     path: YAML or JSON of arguments, or a shell script or text with `--flag value`. Raises ConfigError if it cannot be
     read, or holds none.

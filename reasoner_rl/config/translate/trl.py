@@ -21,7 +21,7 @@ _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 def method_of(given: Mapping[str, Any], named: str | None) -> str:
-    """The trainer whose arguments these are. Raises ConfigError where they do not tell."""
+    """The trainer whose arguments these are. Raises ConfigError where that is not clear."""
     if named is not None:
         if named not in METHODS:
             raise ConfigError(
@@ -38,7 +38,7 @@ def method_of(given: Mapping[str, Any], named: str | None) -> str:
     best = max(points, key=lambda method: points[method])
     if points[best] == 0 or sum(count > 0 for count in points.values()) > 1:
         raise ConfigError(
-            f"the arguments do not tell which trainer of TRL they are for: give --method, one of {', '.join(METHODS)}"
+            f"the arguments do not show which trainer of TRL they are for: give --method, one of {', '.join(METHODS)}"
         )
     return best
 
@@ -46,7 +46,7 @@ def method_of(given: Mapping[str, Any], named: str | None) -> str:
 def translate_trl(given: Mapping[str, Any], method: str, devices: int, rows: int | None) -> Translation:
     """Return the recipe that TRL's arguments describe.
 
-    method: one of `METHODS`. devices: processes that train, which TRL is not told by its arguments. rows: of the
+    method: one of `METHODS`. devices: processes that train, which is not among TRL's arguments. rows: of the
     training data, repetitions included, for what is counted in epochs. Raises ConfigError where an argument is no value
     of TRL's, or has no counterpart.
     """
@@ -220,12 +220,23 @@ def _objective(settings: Settings, draft: Draft) -> None:
     delta = None if settings.value("delta") is None else settings.number("delta")
     draft.put(f"{loss}.dual_clip", delta if kind != "cispo" else None, "delta")
     draft.copy(f"{loss}.ratio", settings.value, "importance_sampling_level")
-    draft.copy(f"{loss}.kl.coefficient", settings.number, "beta")
+    _kl(settings, draft)
     draft.copy(f"{loss}.entropy_coefficient", settings.number, "entropy_coef")
     share = settings.number("top_entropy_quantile")
     if share < 1:
         draft.put("algorithm.token_mask.kind", "entropy", "top_entropy_quantile")
         draft.put("algorithm.token_mask.share", share, "top_entropy_quantile")
+
+
+def _kl(settings: Settings, draft: Draft) -> None:
+    corrected = "use_bias_correction_kl"
+    weighted = settings.number("beta") > 0 and settings.switch(corrected)
+    words = "TRL multiplies the KL term by the ratio (use_bias_correction_kl); here it stands alone."
+    draft.copy("algorithm.loss.kl.coefficient", settings.number, "beta", words if weighted else "")
+    if settings.number("beta") > 0:
+        draft.put("algorithm.loss.kl.estimator", "k3", words="TRL's only estimator.")
+    if weighted:
+        draft.leave_out(corrected, "the KL term is not multiplied by the ratio")
 
 
 def _correction(settings: Settings, draft: Draft) -> None:
@@ -357,8 +368,12 @@ def _steps(settings: Settings, draft: Draft, updates: int, rows: int | None) -> 
     key = "batch.prompts_per_step" if "batch.prompts_per_step" in draft.values else "batch.examples_per_step"
     batch = draft.values[key]
     if rows is not None:
-        steps = math.ceil(rows * epochs / batch)
-        words = f"{epochs:g} x {rows} rows / {batch} per step."
+        # GRPO's sampler leaves out the rows of an incomplete batch; the others train on it.
+        per_epoch = rows // batch if draft.values["recipe"] == "online" else math.ceil(rows / batch)
+        if per_epoch == 0:
+            raise ConfigError(f"--rows {rows}: a step of TRL's takes {batch} prompts, so an epoch has none")
+        steps = math.ceil(per_epoch * epochs)
+        words = f"{rows} rows / {batch} per step = {per_epoch} steps per epoch, x {epochs:g} epochs."
         draft.put("run.steps", steps, "num_train_epochs", words=words)
         return steps
     draft.leave_out(

@@ -150,7 +150,7 @@ _GRPO = {
     "use_adaptive_entropy": Term("", False, "the entropy coefficient is constant"),
     "repetition_penalty": Term("", 1.0, "the distribution is not changed by what was generated before"),
     "min_p": Term("", None, "the distribution is cut by top_p and top_k alone"),
-    "generation_kwargs": Term("", None, "rollout.sampling has all that generation knows"),
+    "generation_kwargs": Term("", None, "rollout.sampling has all settings of generation"),
     "chat_template_kwargs": Term("", None, "the chat template is called without further arguments"),
     "off_policy_mask_threshold": Term("", None, f"{_CORRECTION}.kind=rejected leaves responses out"),
     "sync_ref_model": Term("", False, _NO_SYNC),

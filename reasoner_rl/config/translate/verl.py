@@ -318,6 +318,8 @@ def _length(settings: Settings, draft: Draft, rows: int | None) -> None:
     filtered = draft.values["algorithm.dynamic_sampling.enabled"]
     most = ", at most: refilling a step takes batches too" if filtered else ""
     if rows is not None:
+        if rows < batch:
+            raise ConfigError(f"--rows {rows}: a batch of verl's takes {batch} prompts, so an epoch has none")
         steps = rows // batch * epochs
         words = f"{rows} rows / {batch} prompts = {rows // batch} batches per epoch, x {epochs}{most}."
         draft.put("run.steps", steps, "trainer.total_epochs", words=words)

@@ -10,7 +10,6 @@ from reasoner_rl.config.translate.verl_sections import SECTIONS
 
 ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout.", "actor_rollout_ref.model."
 MEGATRON = f"{ACTOR}megatron."
-_ENGINE = "rollout.engine."
 _ALWAYS_PACKED = "sequences are always packed without padding here"
 _CORRECTION = "algorithm.loss.importance_sampling"
 
@@ -162,7 +161,7 @@ _ROLLOUT = {
     f"{ROLLOUT}val_kwargs.n": Term("evaluation.samples_per_prompt", 1),
     f"{ROLLOUT}seed": Term("", 42, "all seeds follow from run.seed"),
     f"{ROLLOUT}do_sample": Term("", True, "training always samples"),
-    f"{ROLLOUT}ignore_eos": Term("", False, "the end of a response is always heeded"),
+    f"{ROLLOUT}ignore_eos": Term("", False, "generation always stops at the end-of-sequence token"),
     f"{ROLLOUT}mode": Term("", "async", "generation and training take turns on the same GPUs"),
     f"{ROLLOUT}free_cache_engine": Term("", True, "vLLM always frees its cache before training on a GPU"),
     f"{ROLLOUT}enable_chunked_prefill": Term("", True, "vLLM's own choice"),
@@ -200,7 +199,7 @@ _ALGORITHM = {
         "algorithm.dynamic_sampling.max_generation_batches", 0
     ),
     "algorithm.filter_groups.metric": Term(
-        "", "reward", "groups are compared by accuracy, or by score where a reward function tells none"
+        "", "reward", "groups are compared by accuracy, or by score where a reward function reports none"
     ),
     "algorithm.filter_groups.max_inflight_gen_batches": Term("", 1, "set batch.prompts_per_generation"),
     "algorithm.rollout_correction.rollout_is": Term(f"{_CORRECTION}.level", None),

@@ -93,7 +93,7 @@ def megatron_weights(
 
 
 def _layers_of(state: State) -> Layers:
-    """Which layers the model was made of, which its names tell: TransformerEngine fuses norms into linear layers."""
+    """Which layers the tensors are of, by their names: TransformerEngine fuses norms into linear layers."""
     return "local" if any("input_layernorm.weight" in name for name in state) else "transformer_engine"
 
 
@@ -147,6 +147,6 @@ def _converted(bridge: Any, name: str, shards: list[Tensor]) -> Iterator[tuple[s
     if _EXPERTS in name or _dim(name) is not None:
         divided = SimpleNamespace(tensor_model_parallel=True, partition_dim=_dim(name))
         whole = bridge._weight_merge_across_tp(name, shards, divided)
-    bridge.padded_vocab_size = len(whole)  # which is asked for where a tensor has a row per token
+    bridge.padded_vocab_size = len(whole)  # which mbridge reads where a tensor has a row per token
     names, tensors = bridge._weight_to_hf_format(name, whole)
     yield from zip(names, tensors, strict=True)

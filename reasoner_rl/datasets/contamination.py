@@ -132,5 +132,9 @@ def _near(train: Sequence[str], evaluation: Sequence[str], threshold: float) -> 
 
 
 def near_form(texts: Iterable[str]) -> list[Shingles]:
-    """What near duplicates are compared by: the number-blind runs of `SHINGLE` words of each text."""
-    return [shingles(words_of(text, numbers=False), SHINGLE) for text in texts]
+    """What near duplicates are compared by: the number-blind runs of `SHINGLE` words of each text.
+
+    Runs of numbers alone are left out: without its numbers and signs, one formula is like any other.
+    """
+    runs = (shingles(words_of(text, numbers=False), SHINGLE) for text in texts)
+    return [frozenset(run for run in of_text if run.strip("# ")) for of_text in runs]

@@ -119,6 +119,11 @@ def test_phrases_that_many_problems_have_are_no_overlap() -> None:
     assert len(find_overlaps(evaluation, trained(1) * (PHRASE_EVALUATION + 1)).pairs) == PHRASE_EVALUATION + 1
 
 
+def test_formulas_alone_are_not_near() -> None:
+    assert find_overlaps(["12 + 7 - 4"], ["3 * 5 * 8", "1"]).pairs == ()
+    assert [pair.kind for pair in find_overlaps(["12 + 7"], ["3 + 4"]).pairs] == ["numbers"]
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 def test_near_pairs_are_those_that_a_comparison_of_all_pairs_finds(threshold: float) -> None:
     rng = random.Random(0)

@@ -63,9 +63,7 @@ def difference_table(differences: list[SetDifference]) -> Table:
             f"{found.accuracy_before:.3f}",
             f"{found.accuracy_after:.3f}",
             f"{found.difference.mean:+.3f}",
-            "unknown"
-            if found.difference.low is None
-            else f"{found.difference.low:+.3f} to {found.difference.high:+.3f}",
+            " to ".join(f"{end:+.3f}" for end in found.interval),
             "unknown" if found.p_value is None else f"{found.p_value:.3g}",
             _verdict(found),
         ]
@@ -91,10 +89,8 @@ def change_table(changes: tuple[ProblemChange, ...]) -> Table:
 def _verdict(found: SetDifference) -> str:
     if not found.changes:
         return "no problem changed"
-    if found.could_be_noise is None:
-        return "one problem does not tell"
     if found.could_be_noise:
-        low, high = found.difference.low or 0.0, found.difference.high or 0.0
+        low, high = found.interval
         return f"could be noise: {'the interval holds 0' if low <= 0 <= high else 'p is not below 0.05'}"
     return "B is better" if found.difference.mean > 0 else "B is worse"
 

@@ -20,6 +20,7 @@ import numpy
 from scipy import special
 
 from reasoner_rl.evaluation.intervals import TAIL
+from reasoner_rl.evaluation.paired import paired_keys
 
 _MOST_PROBLEMS = 10_000_000
 
@@ -53,9 +54,9 @@ def variances_of_two(
 ) -> Variances:
     """Estimate variances from the accuracies of two models, problem -> [samples], on the same problems.
 
-    Raises ValueError for a single problem or sample, and KeyError if the problems differ.
+    Raises ValueError for a single problem or sample, and if the problems differ.
     """
-    both = [(samples, after[problem]) for problem, samples in before.items()]
+    both = [(before[problem], after[problem]) for problem in paired_keys(before, after)]
     within = fmean(_variance(samples) for pair in both for samples in pair)
     seen = _variance([fmean(right) - fmean(left) for left, right in both])
     noise = fmean(_variance(samples) / len(samples) for pair in both for samples in pair) * 2
@@ -70,8 +71,9 @@ def power(difference: float, variances: Variances, problems: int, samples: int) 
     degrees = problems - 1
     critical = float(special.stdtrit(degrees, 1 - TAIL))
     shift = abs(difference) / error
-    below = float(special.nctdtr(degrees, shift, critical)) - float(special.nctdtr(degrees, shift, -critical))
-    return 1 - below
+    # nctdtr is nan for some large shifts, where the probability is practically 0.
+    below, far_below = numpy.nan_to_num(special.nctdtr(degrees, shift, [critical, -critical]), nan=0.0)
+    return float(1 - below + far_below)
 
 
 def problems_needed(difference: float, variances: Variances, samples: int, wanted: float = 0.8) -> int | None:
@@ -107,5 +109,7 @@ def detectable(variances: Variances, problems: int, samples: int, wanted: float 
 
 
 def _variance(numbers: Sequence[float]) -> float:
-    """The unbiased sample variance."""
+    """The unbiased sample variance. Raises ValueError for a single number."""
+    if len(numbers) < 2:
+        raise ValueError("a variance needs at least 2 problems, and 2 samples of each")
     return float(numpy.var(numbers, ddof=1))

@@ -166,9 +166,10 @@ def test_the_power_of_a_comparison(scored: tuple[Path, EvaluationResult], tmp_pa
         PowerOptions(0.1, (0,), 0.5, 0.8)
     with pytest.raises(ConfigError, match="--difference 2: must be between 0 and 1"):
         PowerOptions(2, (1,), 0.5, 0.8)
-    other = jsonl(tmp_path / "arithmetic.jsonl", [{**row, "question": "Other?"} for row in ROWS[:1]])
+    rows = [{**row, "question": f"Other than {row['question']}"} for row in ROWS[:2]]
+    other = jsonl(tmp_path / "arithmetic.jsonl", rows)
     score_files([other], MATHS, tmp_path / "other", workers=1, timeout=10)
-    with pytest.raises(DataError, match="has no problem"):
+    with pytest.raises(DataError, match="not the same problems: 3 and 2 of 3 and 2 are in one"):
         power_table(place, tmp_path / "other", options)
 
 

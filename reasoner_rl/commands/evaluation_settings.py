@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _WEIGHTS = (".safetensors", ".bin")
-_CONFIGS = ("config.json", "adapter_config.json")
+_CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 _TOKENIZER_FILES = (
     *("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template"),
     *("spiece", "sentencepiece"),
@@ -140,15 +140,14 @@ def _folders(model: ModelConfig) -> tuple[Path, Path]:
 
 
 def _model(config: EvalConfig, folder: Path) -> ModelRecord:
-    weights = [file for file in checkpoint_files(folder) if file.suffix in _WEIGHTS]
-    size = sum(file.stat().st_size for file in weights)
+    files = checkpoint_files(folder)
+    weights = [file for file in files if file.suffix in _WEIGHTS]
+    code = [file for file in files if file.suffix == ".py"] if config.model.trust_remote_code else []
     return ModelRecord(
         path=config.model.path,
         weights_sha256=_hash_of_files(weights, folder, config.logging.progress),
-        config_sha256=_hash_of_files(
-            [folder / name for name in _CONFIGS if (folder / name).is_file()], folder
-        ),
-        bytes=size,
+        config_sha256=_hash_of_files([file for file in files if file.name in _CONFIGS] + code, folder),
+        bytes=sum(file.stat().st_size for file in weights),
         dtype=config.rollout.engine.dtype or config.model.dtype,
     )
 
@@ -159,11 +158,12 @@ def _tokenizer(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, folder: P
         for file in checkpoint_files(folder)
         if file.name.startswith(_TOKENIZER_FILES) or file.suffix in _TOKENIZER_SUFFIXES
     ]
-    template = tokenizer.chat_template
+    template: Any = tokenizer.chat_template  # text; of several named ones a mapping
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     return TokenizerRecord(
         path=model.tokenizer or model.path,
         sha256=_hash_of_files(files, folder),
-        chat_template_sha256=hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else None,
+        chat_template_sha256=hashlib.sha256(text.encode()).hexdigest() if template else None,
     )
 
 

@@ -30,7 +30,10 @@ class ModelRecord(Record):
 
     path: str = Field(description="As the recipe names it.")
     weights_sha256: str = Field(description="Of the names and hashes of all files of weights.")
-    config_sha256: str = Field(description="Of config.json, and adapter_config.json if there is one.")
+    config_sha256: str = Field(
+        description="Of the names and hashes of config.json, generation_config.json, adapter_config.json and, with "
+        "model.trust_remote_code, Python files: those that are there."
+    )
     bytes: int = Field(description="Of the files of weights.")
     dtype: str = Field(description="Number format in which the engine holds them.")
 
@@ -40,7 +43,7 @@ class TokenizerRecord(Record):
 
     path: str
     sha256: str = Field(description="Of the names and hashes of the tokenizer's files.")
-    chat_template_sha256: str | None = Field(description="Of the chat template in force; null without one.")
+    chat_template_sha256: str | None = Field(description="Of the text of the chat template in force; null without one.")
 
 
 class PromptRecord(Record):
@@ -170,7 +173,7 @@ class EvaluationResult(Record):
         description="generated here; rescored: earlier generations with another verifier; scored: generations made "
         "elsewhere."
     )
-    source: dict[str, str] | None = Field(description="Path and sha256 of the file that was scored again.")
+    source: dict[str, str] | None = Field(description="Of rescored: path and sha256 of the result whose responses, in evaluations/ beside it, were scored.")
     settings: Settings
     machine: Machine
     reports: list[SetReport]

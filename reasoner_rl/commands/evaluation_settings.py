@@ -7,13 +7,14 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from reasoner_rl.commands.hashes import file_hash
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.data import DatasetConfig, PromptConfig
 from reasoner_rl.config.model import ModelConfig
@@ -120,15 +121,10 @@ def verifier_record(config: RewardConfig) -> VerifierRecord:
     )
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    return _hash_of_files([path], relative_to=None)
-
-
 def _hash_in_order(files: Sequence[Path]) -> str:
     """SHA-256 of a file, or of the hashes of several."""
     first, *others = digests = [file_hash(file) for file in files]
-    return _digest(digest.encode() for digest in digests) if others else first
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if others else first
 
 
 def _folders(model: ModelConfig) -> tuple[Path, Path]:
@@ -204,28 +200,15 @@ def _source_hash(fn: str) -> str:
     return _hash_of_files(files, folders[0])
 
 
-def _hash_of_files(
-    files: Sequence[Path], relative_to: Path | None, progress: bool | Literal["auto"] = False
-) -> str:
-    """SHA-256 of one file, or of the names and hashes of several. relative_to: what names are taken from."""
-    total = sum(file.stat().st_size for file in files)
+def _hash_of_files(files: Sequence[Path], folder: Path, progress: bool | Literal["auto"] = False) -> str:
+    """SHA-256 of one line per file: its name below the folder, and its hash."""
+    total, lines = sum(file.stat().st_size for file in files), []
     with progress_bar(progress, "hashing weights", total) as advance:
-        digests = [(file, _digest(_pieces(file, advance))) for file in files]
-    if relative_to is None:
-        return digests[0][1]
-    lines = (f"{file.relative_to(relative_to)} {digest}\n".encode() for file, digest in digests)
-    return _digest(lines)
-
-
-def _pieces(file: Path, advance: Any) -> Iterable[bytes]:
-    with file.open("rb") as opened:
-        while piece := opened.read(_CHUNK):
-            advance(len(piece))
-            yield piece
-
-
-def _digest(pieces: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+        for file in files:
+            digest = hashlib.sha256()
+            with file.open("rb") as opened:
+                while piece := opened.read(_CHUNK):
+                    digest.update(piece)
+                    advance(len(piece))
+            lines.append(f"{file.relative_to(folder)} {digest.hexdigest()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

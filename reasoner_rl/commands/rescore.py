@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from reasoner_rl.commands.evaluation_folder import write_result
 from reasoner_rl.commands.evaluation_settings import (
-    file_hash,
     machine_of,
     now,
     package_versions,
@@ -17,6 +16,7 @@ from reasoner_rl.commands.evaluation_settings import (
     verifier_versions,
 )
 from reasoner_rl.commands.foreign_responses import read_responses
+from reasoner_rl.commands.hashes import file_hash
 from reasoner_rl.commands.out_folder import naming_out
 from reasoner_rl.commands.verify import one_function
 from reasoner_rl.config.reward import RewardConfig

@@ -43,7 +43,9 @@ class TokenizerRecord(Record):
 
     path: str
     sha256: str = Field(description="Of the names and hashes of the tokenizer's files.")
-    chat_template_sha256: str | None = Field(description="Of the text of the chat template in force; null without one.")
+    chat_template_sha256: str | None = Field(
+        description="Of the text of the chat template in force; null without one."
+    )
 
 
 class PromptRecord(Record):
@@ -173,7 +175,9 @@ class EvaluationResult(Record):
         description="generated here; rescored: earlier generations with another verifier; scored: generations made "
         "elsewhere."
     )
-    source: dict[str, str] | None = Field(description="Of rescored: path and sha256 of the result whose responses, in evaluations/ beside it, were scored.")
+    source: dict[str, str] | None = Field(
+        description="Of rescored: path and sha256 of the result whose responses, in evaluations/ beside it, were judged."
+    )
     settings: Settings
     machine: Machine
     reports: list[SetReport]

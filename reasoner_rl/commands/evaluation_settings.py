@@ -1,4 +1,4 @@
-"""What decides an evaluation's numbers, as the result file pins it: hashes of weights, data, prompts and verifier."""
+"""The settings that the result file pins: hashes of weights, data, prompts and verifier, versions, engine, sampling."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def settings_of(
 
 
 def machine_of(config: EvalConfig | None = None) -> Machine:
-    """What this process runs on. Of a Ray cluster the head's platform, and the number of workers."""
+    """The machine of this process; of a Ray cluster that of the driver, and the number of workers."""
     device = "cpu"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
@@ -92,19 +92,19 @@ def now() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Of Python and of packages that decide an evaluation's numbers, those of verifiers included."""
+    """Versions of Python and of packages that an evaluation's numbers depend on, those of verifiers included."""
     found = {name: version for name, version in versions().items() if name not in _OF_THE_MACHINE}
     return found | verifier_versions()
 
 
 def verifier_versions() -> dict[str, str]:
-    """Of packages that verifiers use, those that are installed."""
+    """Versions of the installed packages that verifiers use."""
     found = {name: installed_version(name) for name in _OF_VERIFIERS}
     return {name: version for name, version in found.items() if version is not None}
 
 
 def verifier_record(config: RewardConfig) -> VerifierRecord:
-    """The reward functions as evaluation calls them."""
+    """The reward functions with their parameters in evaluation."""
     return VerifierRecord(
         functions=[
             VerifierFunctionRecord(

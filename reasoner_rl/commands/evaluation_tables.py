@@ -1,4 +1,4 @@
-"""Results of evaluations for people: columns and rows of tables."""
+"""Results of evaluations as columns and rows of printed tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONGEST_ANSWER = 40  # characters
 
 
 def result_tables(result: EvaluationResult, *, problems: bool = False) -> list[Table]:
-    """What is printed of a result. problems: with a line for each problem."""
+    """The tables of a result. problems: with a table of all problems per set."""
     tables = [report_table(result)]
     if any(report.lengths for report in result.reports):
         tables.append(length_table(result))
@@ -18,7 +18,7 @@ def result_tables(result: EvaluationResult, *, problems: bool = False) -> list[T
 
 
 def report_table(result: EvaluationResult) -> Table:
-    """One row per set: accuracy with its interval, and what else the samples say."""
+    """One row per set: accuracy with its interval, pass@k, maj@k, lengths."""
     rows = [_row(report, result.settings.greedy) for report in result.reports]
     return list(rows[0]), [list(row.values()) for row in rows]
 
@@ -54,7 +54,7 @@ def problem_table(report: SetReport) -> Table:
 
 
 def difference_table(differences: list[SetDifference]) -> Table:
-    """One row per set: both accuracies, the paired difference, and what to make of it."""
+    """One row per set: both accuracies, the paired difference with its interval and p-value, and a verdict."""
     columns = ["dataset", "problems", "A", "B", "B - A", "95 % interval", "p (sign flips)", "verdict"]
     return columns, [
         [

@@ -38,7 +38,7 @@ _VERSIONS = ("reasoner_rl", "pyarrow", "datasketch")
 
 @dataclass(frozen=True, slots=True)
 class PrepareOptions:
-    """What the command line asks for besides the data."""
+    """The options of `reasoner-rl data prepare` besides the source."""
 
     out: Path
     name: str | None = None  # of the files; by default that of the source

@@ -37,7 +37,7 @@ class SetDifference:
     accuracy_before: float
     accuracy_after: float
     difference: Difference  # after - before, with its 95 % interval over problems
-    p_value: float | None  # of `sign_flip_p_value`; None where accuracies are no counts
+    p_value: float | None  # of `sign_flip_p_value`; None if a response has partial credit
     changes: tuple[ProblemChange, ...]  # those that differ, the largest change first
 
     @property
@@ -101,7 +101,7 @@ def set_difference(before: SetReport, after: SetReport) -> SetDifference | None:
 
 
 def samples_by_problem(report: SetReport) -> dict[str, list[float]]:
-    """The accuracies of each problem's samples, in no order, by the hash of its text and how often that came before.
+    """The accuracies of each problem's samples, in no order, by the hash of its text and its number among equal texts.
 
     Raises ValueError if one is not known, or is between 0 and 1: reports have only the mean of such accuracies.
     """
@@ -140,7 +140,7 @@ def sign_flip_p_value(differences: Sequence[int]) -> float:
 
 
 def _by_problem(report: SetReport) -> dict[tuple[str, int], ProblemRecord]:
-    """Rows by the hash of the problem's text and, for repeated texts, how often it came before."""
+    """Rows by the hash of the problem's text and its number, from 0, among rows with the same text."""
     rows: dict[tuple[str, int], ProblemRecord] = {}
     for row in report.table:
         number = 0
@@ -161,7 +161,7 @@ def _samples(row: ProblemRecord, report: SetReport) -> list[float]:
 def _counts_difference(
     row: ProblemRecord, before: SetReport, other: ProblemRecord, after: SetReport
 ) -> int | None:
-    """The difference of the accuracies in steps of 1 / (k x k'); None where they are not made of counts."""
+    """The difference of the accuracies in steps of 1 / (k x k'); None if one has partial credit."""
     k, m = before.samples_per_problem, after.samples_per_problem
     if row.correct is None or other.correct is None or row.accuracy is None or other.accuracy is None:
         return None

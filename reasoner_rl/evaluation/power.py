@@ -27,21 +27,22 @@ _MOST_PROBLEMS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Variances:
-    """What makes a difference between two models vary; accuracies are in [0, 1]."""
+    """The two variances in the formula above; accuracies are in [0, 1]."""
 
     within: float  # of one sample of a problem, mean over problems (and over both models)
     spread: float  # of the true difference between the models, over problems
 
     def of_difference(self, problems: int, samples: int) -> float:
-        """Variance of the difference that is seen on so many problems, with so many samples of each."""
+        """Variance of the observed difference."""
         return (self.spread + 2 * self.within / samples) / problems
 
 
 def variances_of_one(accuracies: Sequence[Sequence[float]], resemblance: float) -> Variances:
     """Estimate variances from one model's accuracies, [problems][samples], at least 2 of each.
 
-    resemblance: assumed correlation in [0, 1] of the two models' true accuracies over problems. Models that differ by
-    some training are alike, say 0.9; 0 is the worst case. Raises ValueError for a single problem or sample.
+    resemblance: assumed correlation in [0, 1] of the two models' true accuracies over problems. For a model and the
+    same model after some more training it is high, such as 0.9; 0 is the worst case. Raises ValueError for a single
+    problem or sample.
     """
     within = fmean(map(_variance, accuracies))
     between = _variance([fmean(samples) for samples in accuracies])

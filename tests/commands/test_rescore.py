@@ -203,6 +203,7 @@ def test_rows_of_one_response_each_are_gathered_by_problem(tmp_path: Path) -> No
         for n in (1, 2)
         for name in "ab"
     ]
+    counted = {"tokens": 7, "finish_reason": "stop"}
     read = read_responses(jsonl(tmp_path / "set.jsonl", rows), "set")
     assert [[rollout.text for rollout in group.rollouts] for group in read.groups] == [
         ["a1", "a2"],
@@ -211,6 +212,13 @@ def test_rows_of_one_response_each_are_gathered_by_problem(tmp_path: Path) -> No
     assert [len(rollout.token_ids) for rollout in read.groups[0].rollouts] == [1, 2]
     assert read.lengths_known
     assert {rollout.finish_reason for group in read.groups for rollout in group.rollouts} == {"length"}
+    # Of a list `tokens` is that of no response, and the length must not be 0.
+    listed = jsonl(tmp_path / "list.jsonl", [{"id": 1, "response": ["a"], "answer": 1} | counted])
+    assert not read_responses(listed, "list").lengths_known
+    single = jsonl(tmp_path / "one.jsonl", [{"id": 1, "response": "a", "answer": 1} | counted])
+    both = score_files([listed, single], MATHS, tmp_path / "both", workers=1, timeout=10)
+    assert [report.mean_response_tokens for report in both.reports] == [None, 7]
+    assert [report.truncated_share for report in both.reports] == [None, 0]
 
 
 def test_export_for_lm_evaluation_harness(scored: tuple[Path, EvaluationResult], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which forms of an answer a rule counts: each form is put to the rule itself, so that what is said is what holds."""
+"""Which forms of an answer a rule counts, found by judging an example of each form with the rule itself."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def forms_that_count(score: Callable[[str, str], dict[str, Any]], truth_of_5: st
 def rules_in_force(fn: str, parameters: Mapping[str, Any], data_sources: Iterable[str]) -> list[str]:
     """Say by which rule the function named ``fn``, package.module:function, judges: a line, and one for each rule.
 
-    A function that is not one of ours decides by itself, which is said.
+    Of other functions than those of reward_fns only the name is printed.
     """
     if fn in _ALONE:
         rule = _ALONE[fn]
@@ -80,7 +80,7 @@ def _described(rule: Rule, score: Callable[[str, str], dict[str, Any]]) -> str:
     """What a rule is about, and which forms count with the given parameters, unless they do not fit it."""
     try:
         counts = forms_that_count(score, rule.truth_of_5)
-    except (TypeError, ValueError, ImportError):  # whoever has the function judge responses is told
+    except (TypeError, ValueError, ImportError):  # judging responses raises the same error
         return rule.about
     named = list(counts.items())[:_MOST_FORMS]
     right = ", ".join(form for form, counted in named if counted) or "none of the common forms"

@@ -375,6 +375,9 @@ def test_an_interruption_says_how_to_resume(
     monkeypatch.setattr("reasoner_rl.commands.rescore.rescore_result", lambda *_, **__: interrupted(None))
     outcome = reasoner_rl("eval", "rescore", "run", "--fn", "a:b", "--out", "other")
     assert (outcome.status, outcome.err) == (130, "interrupted\n"), "which starts anew"
+    monkeypatch.setattr("reasoner_rl.commands.compare_sets.compare_sets", interrupted)
+    outcome = reasoner_rl("data", "contamination", "train.jsonl", "--against", "test.jsonl")
+    assert (outcome.status, outcome.err) == (130, "interrupted\n"), "which samples no answers"
 
 
 def test_workers_that_fail_say_what_is_resumed(

@@ -21,7 +21,10 @@ _RESUMES_FROM = {
     "train": CHECKPOINT,
     "sft": CHECKPOINT,
     "eval run": "the parts of responses that are finished, if there are any",
-    "data": "the parts of answers that are finished, if there are any",
+    **dict.fromkeys(
+        ("data make-preferences", "data make-sft", "data difficulty"),
+        "the parts of answers that are finished, if there are any",
+    ),
 }
 
 

@@ -46,7 +46,9 @@ class CommandGroup(TyperGroup):
             near = did_you_mean(args[0], self.commands)
             known = ", ".join(self.commands)
             raise ConfigError(f"`{_typed(ctx)} {args[0]}`: must be one of {known}.{near}{self.remedy}")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        ctx.meta[COMMAND] = f"{ctx.info_name} {name}"
+        return name, command, rest
 
 
 def _typed(ctx: Any) -> str:

@@ -114,9 +114,7 @@ def prepare(
         tokenizer, overwrite, shlex.join(["reasoner-rl", *sys.argv[1:]]),
     )  # fmt: skip
     card = prepare_data(found, options)
-    print_table(
-        ["what became of the rows", "rows"], [[what, f"{n:,}"] for what, n in card.counts.items() if n]
-    )
+    print_table(["rows of the source", "rows"], [[what, f"{n:,}"] for what, n in card.counts.items() if n])
     sys.stdout.writelines(
         f"{out / written.path}: {written.rows:,} problems\n" for written in card.written.values()
     )

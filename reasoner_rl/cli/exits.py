@@ -25,7 +25,7 @@ def exit_statuses(resumes_from: Callable[[], str | None] = lambda: CHECKPOINT) -
     """Users' mistakes become one message and exit status 2, divergence 1, failed workers 3, an interruption 130.
 
     Errors of the operating system, such as a file that may not be read, have status 4.
-    resumes_from: asked when work has ended early for what the same command resumes from; None if it starts anew.
+    resumes_from: called when work has ended early; returns what the same command resumes from, None if it starts anew.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def exit_statuses(resumes_from: Callable[[], str | None] = lambda: CHECKPOINT) -
 
 
 def _system_error(error: OSError) -> str:
-    """What the system refused, of which file, and which line of this package asked for it."""
+    """The system's message, the file, and the line of this package where it happened."""
     named = [str(name) for name in (error.filename, error.filename2) if name is not None]
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in frame.filename]
     place = ""

@@ -37,8 +37,8 @@ def plan(
 ) -> None:
     """Say before GPUs are spent what a recipe needs: memory by phase, tokens, operations, time and cost of a step.
 
-    Neither the data nor the model's weights are needed. Where something cannot fit, the reasons and the nearest
-    settings that do are told, and the exit status is 2. docs/plan.md says how to read it and what was checked.
+    Neither the data nor the model's weights are needed. If the recipe cannot fit, the reasons and the nearest
+    settings that fit are printed, and the exit status is 2. docs/plan.md says how to read it and what was checked.
     """
     from reasoner_rl.commands.plan import Wish, calibrate, make_plan
 
@@ -148,7 +148,7 @@ def _print_calibration(found: Calibration) -> None:
         ],
     )
     typer.echo(
-        f"scaled by that: {found.step_seconds:,.1f} s a step, {found.gpu_hours:,.1f} hours of all processes, at most "
+        f"scaled by that: {found.step_seconds:,.1f} s per step, {found.gpu_hours:,.1f} hours of all processes, at most "
         f"{found.peak_gib:.2f} GiB"
     )
 

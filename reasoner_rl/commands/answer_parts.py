@@ -1,4 +1,4 @@
-"""Answers that were sampled to some of a recipe's problems, in a file of their own."""
+"""One file of sampled answers, which are those to a part of a recipe's problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the verifier takes each ground truth as its own answer: one that it refuses cannot be learnt or measured."""
+"""Whether the verifier accepts each ground truth as its own answer; without that no response can be right."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.read import Problem
 from reasoner_rl.rewards.runner import RewardRunner, RewardTask
 
-# A ground truth is put as an answer in each of these ways until one is taken: none suits every rule and every text.
+# A ground truth is judged in each of these forms until one is accepted: no form suits every rule and every text.
 WAYS = ("Answer: {}", "\\boxed{{{}}}", "#### {}")
 NOT_AN_ANSWER = "is a list or mapping, which a verifier of its own reads"
 
 
 def refused_golds(problems: Sequence[Problem]) -> dict[int, str]:
-    """Number of a problem -> what reward_fns.compute_score says of its ground truth as an answer, where it refuses it.
+    """Number of a problem -> verdict of reward_fns.compute_score on its ground truth as an answer, unless correct.
 
-    The verdict is that of the first way to put it: wrong, unparsed, undecided, timeout or crash. Ground truths that are
-    JSON are no answers, and are not asked about. Answers are judged in processes that are ended where one hangs.
+    The verdict is that of the first form: wrong, unparsed, undecided, timeout or crash. Ground truths that are JSON are
+    no answers, and are not judged. Answers are judged in processes with a deadline.
     """
     waiting = [number for number, problem in enumerate(problems) if not is_json(problem.ground_truth)]
     verdicts: dict[int, str] = {}
@@ -41,7 +41,7 @@ def refused_golds(problems: Sequence[Problem]) -> dict[int, str]:
 
 
 def is_json(truth: str) -> bool:
-    """Whether a ground truth was a list or a mapping; see `truth_text`."""
+    """Whether a ground truth is a mapping or a list of texts as JSON; see `truth_text`."""
     return truth.startswith(('{"', '["'))
 
 

@@ -31,7 +31,7 @@ class Rules:
 def compare_sets(
     train: Path, against: Sequence[Path], rules: Rules, out: Path | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Compare the problems of a file with those of others, tell the first pairs, and write all of them to ``out``.
+    """Compare the problems of a file with those of others, print the first pairs, and write all of them to ``out``.
 
     Returns columns and rows of a table with a line for each of the others.
     """
@@ -46,7 +46,7 @@ def compare_sets(
 def compare(
     problems: Sequence[Problem], against: Sequence[Path], rules: Rules
 ) -> tuple[list[ComparedWith], set[int]]:
-    """What problems have in common with each file, and the numbers of those that overlap in any way; tells of pairs."""
+    """Overlaps of the problems with each file, and the numbers of problems that overlap in any way; prints pairs."""
     texts = [problem_text(problem) for problem in problems]
     compared, overlapping = [], set[int]()
     for path in against:

@@ -1,4 +1,4 @@
-"""What `reasoner-rl data prepare` is given: the name of a known set, a file, or a repository on the hub."""
+"""The source of `reasoner-rl data prepare`: a known set by its name, a file, or a repository on the hub."""
 
 from __future__ import annotations
 

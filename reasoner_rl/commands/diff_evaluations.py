@@ -1,4 +1,4 @@
-"""`reasoner-rl eval diff`: what two results have in common, and what not."""
+"""`reasoner-rl eval diff`: which settings of two results differ, and the paired differences in accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Comparison:
     """Two results, A and B, side by side."""
 
     settings: list[tuple[str, str, str]]  # key, value in A, value in B, of those that differ
-    remarks: list[str]  # what stands in the way of a comparison, or is to be known with it
+    remarks: list[str]  # what makes a comparison impossible, or limits it
     sets: list[SetDifference]
 
 
@@ -28,7 +28,8 @@ def compare(first: Path, second: Path) -> Comparison:
         found = set_difference(before, after)
         if found is None:
             remarks.append(
-                f"{before.dataset}: not comparable: there is no problem in common whose accuracy both know"
+                f"{before.dataset}: not comparable: the two have no problem in common, or the accuracy on one of these "
+                "is not known"
             )
             continue
         remarks += _of_problems(found)

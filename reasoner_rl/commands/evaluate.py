@@ -1,7 +1,7 @@
 """`reasoner-rl eval run`: accuracy of a checkpoint on held-out problems, in one result file that pins everything.
 
-The responses are drawn in parts, each kept when it is finished, so that an interruption loses one part at most. The
-responses of a part have the seeds that they have in the whole, so that interruptions do not change the result.
+Responses are drawn in parts, and each part is saved when it is finished, so that an interruption loses one part at
+most. Seeds do not depend on the parts, so that interruptions do not change the result.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def evaluate_checkpoint(config: EvalConfig) -> EvaluationResult:
 def as_evaluation(config: AnyRecipe, *, model_chosen: bool) -> EvalConfig:
     """The evaluation that a recipe of any kind describes.
 
-    Of a training recipe it is of the weights that its run has made, unless a model is chosen or the run made none.
+    For a training recipe, the weights are those in the run's final/, if there are any and no model is chosen.
     Raises ConfigError for a reward model's recipe, and where no problems are named.
     """
     if isinstance(config, RewardModelConfig):
@@ -116,7 +116,7 @@ def _tell_of_sampling(config: EvalConfig) -> None:
 
 
 def _problems_per_part(config: EvalConfig) -> int:
-    """As many as fill all engines once, unless the recipe says how many responses."""
+    """As many as fill all engines once, unless evaluation.responses_per_part is set."""
     evaluation, engine = config.evaluation, config.rollout.engine
     copies = config.cluster.ranks // (engine.tensor_parallel if isinstance(engine, VllmEngineConfig) else 1)
     responses = evaluation.responses_per_part or engine.max_batch_sequences * max(1, copies)

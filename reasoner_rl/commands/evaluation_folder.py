@@ -1,4 +1,4 @@
-"""The folder of an evaluation: one result, or the parts of one that is not finished, and never two."""
+"""The folder of one evaluation: its result, or the parts of a result that is not finished."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ class EvaluationFolder:
             raise ConfigError(f"run.resume=never: {folder} holds {what}: {_REMEDY}")
         if not begun and (folder / "recipe.yaml").exists():
             raise ConfigError(f"{folder} holds a run that is no evaluation: {_REMEDY}")
+        self._finished = read_result(self.result) if self.result.exists() else None
         if begun:
             _check_same(folder, self._settings_there(), settings)
 
     def finished(self) -> EvaluationResult | None:
-        """The result, if there is one."""
-        return read_result(self.result) if self.result.exists() else None
+        """The result, if there is one; parts that an interruption left beside it are removed."""
+        if self._finished is not None:
+            self._remove_parts()
+        return self._finished
 
     def begin(self, problems_per_part: int) -> int:
-        """Note what is evaluated. Returns the size of the parts: that of those that are there, if there are any."""
+        """Write the settings down. Returns the number of problems per part, that of an earlier start if any."""
         if self._note.exists():
             return int(_read_note(self._note)["problems_per_part"])
         write_json(
@@ -56,12 +59,15 @@ class EvaluationFolder:
     def finish(self, result: EvaluationResult) -> None:
         """Write the result, and remove the parts, whose responses are in evaluations/ now."""
         write_result(self.result, result)
+        self._remove_parts()
+
+    def _remove_parts(self) -> None:
         shutil.rmtree(self.parts, ignore_errors=True)
         self._note.unlink(missing_ok=True)
 
     def _settings_there(self) -> Settings:
-        if self.result.exists():
-            return read_result(self.result).settings
+        if self._finished is not None:
+            return self._finished.settings
         try:
             return Settings.model_validate(_read_note(self._note)["settings"])
         except ValidationError as error:

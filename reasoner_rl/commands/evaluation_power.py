@@ -21,7 +21,7 @@ from reasoner_rl.evaluation.result import SetReport, read_result
 
 @dataclass(frozen=True, slots=True)
 class PowerOptions:
-    """What is asked. Differences and probabilities are in [0, 1]."""
+    """What is to be found out. Differences and probabilities are in [0, 1]."""
 
     difference: float
     samples: tuple[int, ...]  # per problem
@@ -40,13 +40,13 @@ class PowerOptions:
 def power_table(result: Path, other: Path | None, options: PowerOptions) -> Table:
     """For each set of a result and each number of samples: the problems needed, and what the set's problems can show.
 
-    Raises DataError for a set with fewer than 2 problems or samples, or without known accuracies, and where ``other``
-    has not the same problems.
+    Raises DataError for a set with fewer than 2 problems or samples, whose accuracies are not known or not all 0 or 1,
+    and where ``other`` does not have the same problems.
     """
     after = {} if other is None else {report.dataset: report for report in read_result(other).reports}
     rows = []
     for report in read_result(result).reports:
-        variances = _variances(report, after.get(report.dataset), other, options.resemblance)
+        variances = _variances(result, report, other, after.get(report.dataset), options.resemblance)
         for samples in options.samples:
             needed = problems_needed(options.difference, variances, samples, options.power)
             seen = detectable(variances, report.problems, samples, options.power)
@@ -59,26 +59,30 @@ def power_table(result: Path, other: Path | None, options: PowerOptions) -> Tabl
 
 
 def _variances(
-    report: SetReport, other: SetReport | None, place: Path | None, resemblance: float
+    place: Path, report: SetReport, other_place: Path | None, other: SetReport | None, resemblance: float
 ) -> Variances:
-    if place is not None and other is None:
-        raise DataError(f"{place}: has no set {report.dataset!r}")
+    if other_place is None:
+        return variances_of_one(list(_samples(place, report).values()), resemblance)
+    if other is None:
+        raise DataError(f"{other_place}: has no set {report.dataset!r}")
+    before, after = _samples(place, report), _samples(other_place, other)
+    try:
+        return variances_of_two(before, after)
+    except ValueError as error:
+        raise DataError(f"{report.dataset} of {place} and {other_place}: {error}") from error
+
+
+def _samples(place: Path, report: SetReport) -> dict[str, list[float]]:
+    """The accuracies of a set by problem. Raises DataError, naming the result, where no variance can be taken."""
     if report.problems < 2 or report.samples_per_problem < 2:
         raise DataError(
-            f"{report.dataset}: variances need at least 2 problems and 2 samples of each; the result has "
+            f"{place}: {report.dataset}: variances need at least 2 problems and 2 samples of each; the result has "
             f"{report.problems} and {report.samples_per_problem}"
         )
     try:
-        before = samples_by_problem(report)
-        if other is None:
-            return variances_of_one(list(before.values()), resemblance)
-        if other.samples_per_problem < 2:
-            raise DataError(f"{place}: variances need at least 2 samples of each problem")
-        return variances_of_two(before, samples_by_problem(other))
-    except KeyError as error:
-        raise DataError(f"{place}: has no problem {error}, as the other result does") from error
+        return samples_by_problem(report)
     except ValueError as error:
-        raise DataError(str(error)) from error
+        raise DataError(f"{place}: {error}") from error
 
 
 def parse_samples(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What decides an evaluation's numbers, as the result file pins it: hashes of weights, data, prompts and verifier."""
+"""The settings that the result file pins: hashes of weights, data, prompts and verifier, versions, engine, sampling."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from reasoner_rl.commands.hashes import file_hash
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.data import DatasetConfig, PromptConfig
 from reasoner_rl.config.model import ModelConfig
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _WEIGHTS = (".safetensors", ".bin")
-_CONFIGS = ("config.json", "adapter_config.json")
+_CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 _TOKENIZER_FILES = (
     *("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template"),
     *("spiece", "sentencepiece"),
@@ -76,7 +77,7 @@ def settings_of(
 
 
 def machine_of(config: EvalConfig | None = None) -> Machine:
-    """What this process runs on. Of a Ray cluster the head's platform, and the number of workers."""
+    """The machine of this process; of a Ray cluster that of the driver, and the number of workers."""
     device = "cpu"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
@@ -91,19 +92,19 @@ def now() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Of Python and of packages that decide an evaluation's numbers, those of verifiers included."""
+    """Versions of Python and of packages that an evaluation's numbers depend on, those of verifiers included."""
     found = {name: version for name, version in versions().items() if name not in _OF_THE_MACHINE}
     return found | verifier_versions()
 
 
 def verifier_versions() -> dict[str, str]:
-    """Of packages that verifiers use, those that are installed."""
+    """Versions of the installed packages that verifiers use."""
     found = {name: installed_version(name) for name in _OF_VERIFIERS}
     return {name: version for name, version in found.items() if version is not None}
 
 
 def verifier_record(config: RewardConfig) -> VerifierRecord:
-    """The reward functions as evaluation calls them."""
+    """The reward functions with their parameters in evaluation."""
     return VerifierRecord(
         functions=[
             VerifierFunctionRecord(
@@ -120,15 +121,10 @@ def verifier_record(config: RewardConfig) -> VerifierRecord:
     )
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    return _hash_of_files([path], relative_to=None)
-
-
 def _hash_in_order(files: Sequence[Path]) -> str:
     """SHA-256 of a file, or of the hashes of several."""
     first, *others = digests = [file_hash(file) for file in files]
-    return _digest(digest.encode() for digest in digests) if others else first
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if others else first
 
 
 def _folders(model: ModelConfig) -> tuple[Path, Path]:
@@ -140,15 +136,14 @@ def _folders(model: ModelConfig) -> tuple[Path, Path]:
 
 
 def _model(config: EvalConfig, folder: Path) -> ModelRecord:
-    weights = [file for file in checkpoint_files(folder) if file.suffix in _WEIGHTS]
-    size = sum(file.stat().st_size for file in weights)
+    files = checkpoint_files(folder)
+    weights = [file for file in files if file.suffix in _WEIGHTS]
+    code = [file for file in files if file.suffix == ".py"] if config.model.trust_remote_code else []
     return ModelRecord(
         path=config.model.path,
         weights_sha256=_hash_of_files(weights, folder, config.logging.progress),
-        config_sha256=_hash_of_files(
-            [folder / name for name in _CONFIGS if (folder / name).is_file()], folder
-        ),
-        bytes=size,
+        config_sha256=_hash_of_files([file for file in files if file.name in _CONFIGS] + code, folder),
+        bytes=sum(file.stat().st_size for file in weights),
         dtype=config.rollout.engine.dtype or config.model.dtype,
     )
 
@@ -159,11 +154,12 @@ def _tokenizer(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, folder: P
         for file in checkpoint_files(folder)
         if file.name.startswith(_TOKENIZER_FILES) or file.suffix in _TOKENIZER_SUFFIXES
     ]
-    template = tokenizer.chat_template
+    template: Any = tokenizer.chat_template  # text; of several named ones a mapping
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     return TokenizerRecord(
         path=model.tokenizer or model.path,
         sha256=_hash_of_files(files, folder),
-        chat_template_sha256=hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else None,
+        chat_template_sha256=hashlib.sha256(text.encode()).hexdigest() if template else None,
     )
 
 
@@ -206,28 +202,15 @@ def _source_hash(fn: str) -> str:
     return _hash_of_files(files, folders[0])
 
 
-def _hash_of_files(
-    files: Sequence[Path], relative_to: Path | None, progress: bool | Literal["auto"] = False
-) -> str:
-    """SHA-256 of one file, or of the names and hashes of several. relative_to: what names are taken from."""
-    total = sum(file.stat().st_size for file in files)
+def _hash_of_files(files: Sequence[Path], folder: Path, progress: bool | Literal["auto"] = False) -> str:
+    """SHA-256 of one line per file: its name below the folder, and its hash."""
+    total, lines = sum(file.stat().st_size for file in files), []
     with progress_bar(progress, "hashing weights", total) as advance:
-        digests = [(file, _digest(_pieces(file, advance))) for file in files]
-    if relative_to is None:
-        return digests[0][1]
-    lines = (f"{file.relative_to(relative_to)} {digest}\n".encode() for file, digest in digests)
-    return _digest(lines)
-
-
-def _pieces(file: Path, advance: Any) -> Iterable[bytes]:
-    with file.open("rb") as opened:
-        while piece := opened.read(_CHUNK):
-            advance(len(piece))
-            yield piece
-
-
-def _digest(pieces: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+        for file in files:
+            digest = hashlib.sha256()
+            with file.open("rb") as opened:
+                while piece := opened.read(_CHUNK):
+                    digest.update(piece)
+                    advance(len(piece))
+            lines.append(f"{file.relative_to(folder)} {digest.hexdigest()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Results of evaluations for people: columns and rows of tables."""
+"""Results of evaluations as columns and rows of printed tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONGEST_ANSWER = 40  # characters
 
 
 def result_tables(result: EvaluationResult, *, problems: bool = False) -> list[Table]:
-    """What is printed of a result. problems: with a line for each problem."""
+    """The tables of a result. problems: with a table of all problems per set."""
     tables = [report_table(result)]
     if any(report.lengths for report in result.reports):
         tables.append(length_table(result))
@@ -18,7 +18,7 @@ def result_tables(result: EvaluationResult, *, problems: bool = False) -> list[T
 
 
 def report_table(result: EvaluationResult) -> Table:
-    """One row per set: accuracy with its interval, and what else the samples say."""
+    """One row per set: accuracy with its interval, pass@k, maj@k, lengths."""
     rows = [_row(report, result.settings.greedy) for report in result.reports]
     return list(rows[0]), [list(row.values()) for row in rows]
 
@@ -54,7 +54,7 @@ def problem_table(report: SetReport) -> Table:
 
 
 def difference_table(differences: list[SetDifference]) -> Table:
-    """One row per set: both accuracies, the paired difference, and what to make of it."""
+    """One row per set: both accuracies, the paired difference with its interval and p-value, and a verdict."""
     columns = ["dataset", "problems", "A", "B", "B - A", "95 % interval", "p (sign flips)", "verdict"]
     return columns, [
         [
@@ -63,9 +63,7 @@ def difference_table(differences: list[SetDifference]) -> Table:
             f"{found.accuracy_before:.3f}",
             f"{found.accuracy_after:.3f}",
             f"{found.difference.mean:+.3f}",
-            "unknown"
-            if found.difference.low is None
-            else f"{found.difference.low:+.3f} to {found.difference.high:+.3f}",
+            " to ".join(f"{end:+.3f}" for end in found.interval),
             "unknown" if found.p_value is None else f"{found.p_value:.3g}",
             _verdict(found),
         ]
@@ -91,10 +89,8 @@ def change_table(changes: tuple[ProblemChange, ...]) -> Table:
 def _verdict(found: SetDifference) -> str:
     if not found.changes:
         return "no problem changed"
-    if found.could_be_noise is None:
-        return "one problem does not tell"
     if found.could_be_noise:
-        low, high = found.difference.low or 0.0, found.difference.high or 0.0
+        low, high = found.interval
         return f"could be noise: {'the interval holds 0' if low <= 0 <= high else 'p is not below 0.05'}"
     return "B is better" if found.difference.mean > 0 else "B is worse"
 

@@ -25,7 +25,7 @@ class ForeignResponses:
     """One file."""
 
     groups: list[ScoredGroup]  # the prompt's text is the question, or the id where there is none
-    lengths_known: bool  # every row says `tokens` and `finish_reason`
+    lengths_known: bool  # every row has one response, with `tokens` and `finish_reason`
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ def read_responses(path: Path, label: str, columns: Columns | None = None) -> Fo
         ):
             if value != wanted:
                 raise place.error(what, value, f"must be that of the problem's first row, {wanted!r}")
-        lengths_known &= _knows_lengths(row.content)
+        lengths_known &= _knows_lengths(row)
         found[row.problem].rollouts += _rollouts(row)
     if not found:
         raise DataError(f"{path}: the file holds no rows")
@@ -88,8 +88,10 @@ def _text(place: Place, row: Generation, columns: Columns) -> str:
     return text
 
 
-def _knows_lengths(content: Mapping[str, Any]) -> bool:
-    return isinstance(content.get("tokens"), int) and isinstance(content.get("finish_reason"), str)
+def _knows_lengths(row: Generation) -> bool:
+    """Whether `tokens` and `finish_reason` are there, which are of one response."""
+    tokens, reason = row.content.get("tokens"), row.content.get("finish_reason")
+    return not row.listed and isinstance(tokens, int) and isinstance(reason, str)
 
 
 def _rollouts(row: Generation) -> list[Rollout]:

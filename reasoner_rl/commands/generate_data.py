@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet
 
+from reasoner_rl.commands.hashes import file_hash
 from reasoner_rl.commands.out_folder import naming_out
 from reasoner_rl.config.data import resolved_template
 from reasoner_rl.datasets.generated.generators import Generator
@@ -119,7 +119,7 @@ def _write_all(
     for split, rows in splits.items():
         file = folder / form.name(split)
         form.write(file, split, generator.name, rows)
-        files[file.name] = {"rows": len(rows), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        files[file.name] = {"rows": len(rows), "sha256": file_hash(file)}
     made_by = {"generator": generator.name, "seed": seed, "options": asdict(options), **asdict(form)}
     write_json(folder / RECORD, {**made_by, "files": files})
     return [folder / name for name in (*files, RECORD)]

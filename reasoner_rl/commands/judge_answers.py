@@ -7,7 +7,6 @@ what is sampled does not depend on the reward model.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.commands.answer_parts import AnswersPart
+from reasoner_rl.commands.hashes import checkpoint_hash, file_hash
 from reasoner_rl.commands.settings import SETTINGS, settle
 from reasoner_rl.config.judging import JudgingConfig
 from reasoner_rl.config.recipes import SamplingRecipe
-from reasoner_rl.distributed.hub import checkpoint_files, is_hub_name
 from reasoner_rl.distributed.launch import launch_judge
 from reasoner_rl.errors import DataError
 from reasoner_rl.metrics import Metrics, values
@@ -61,7 +60,11 @@ class AnswerJudge:
             (self._folder / SETTINGS).unlink(missing_ok=True)  # of a call that failed before its first score
         section = recipe.reward_model.model_dump(mode="json", exclude={"weight", "offload"})
         settings: dict[str, Any] = {f"reward_model.{key}": value for key, value in section.items()}
-        settle(self._folder, settings | {"checkpoint": checksum(section["path"])}, "scores of a reward model")
+        settle(
+            self._folder,
+            settings | {"checkpoint": checkpoint_hash(section["path"])},
+            "scores of a reward model",
+        )
 
     def judge(self, parts: Sequence[AnswersPart]) -> None:
         """Ask the model about the parts that have no scores.
@@ -77,7 +80,7 @@ class AnswerJudge:
             for number, part in enumerate(missing, start=len(parts) - len(missing) + 1):
                 with_scores, metrics = judged(part.groups(), judge, self._weight)
                 scores = [[reward.components[REWARD_MODEL] for reward in g.rewards] for g in with_scores]
-                write_json(self._file(part), {"answers": _digest(part.file), "scores": scores})
+                write_json(self._file(part), {"answers": file_hash(part.file), "scores": scores})
                 agrees = values(metrics).get("reward_model/accuracy")
                 share = "" if agrees is None else f", {agrees:.1%} agreement with the verifier"
                 say(f"  {number} of {len(parts)} parts: {sum(map(len, scores)):,} answers judged{share}")
@@ -105,7 +108,7 @@ class AnswerJudge:
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
             scores: Scores = [[float(score) for score in group] for group in kept["scores"]]
-            return scores if kept["answers"] == _digest(part.file) else None
+            return scores if kept["answers"] == file_hash(part.file) else None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(
                 f"{file}: cannot be read as scores: {type(error).__name__}: {error}. {self._remedy(part)}"
@@ -128,16 +131,3 @@ def answer_judge(
     """
     make = choose_judge(recipe, tokenizer, prompts)
     return None if make is None else AnswerJudge(recipe, folder, make)
-
-
-def checksum(path: str) -> str | None:
-    """A digest of a checkpoint's files, which other weights at the same place change; None of a name on the hub."""
-    if is_hub_name(path):
-        return None
-    listed = "".join(f"{file.name} {_digest(file)}\n" for file in checkpoint_files(Path(path)))
-    return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -69,7 +69,7 @@ def measure_difficulty(config: OnlineConfig, folder: Path, choice: Choice) -> Di
     The file has the name and the columns of data.train.path, since the name may be the data source that a verifier goes
     by, and `PassRate.columns`; the report is beside it. Another choice with the same recipe and folder samples nothing
     again. Raises ConfigError for a recipe with a reward model, and if the file would replace data.train.path; DataError
-    if the verifier does not say what is right, or if no problem is kept. Then neither file is written.
+    if the accuracy of an answer is not known, or if no problem is kept. Then neither file is written.
     """
     source = _source(config)
     file = folder / source.name
@@ -110,8 +110,8 @@ def _rate(problem: Problem, group: ScoredGroup) -> PassRate:
     rate = PassRate.of_group(group)
     if rate is None:
         raise DataError(
-            f"problem {problem.uid}: a pass rate needs to know whether an answer is right; reward.functions return no "
-            "`acc` for some of its answers"
+            f"problem {problem.uid}: a pass rate needs the accuracy of every answer, and reward.functions return no "
+            "`acc` for some of them"
         )
     return rate
 

@@ -42,7 +42,7 @@ HELD: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the user says beside the recipe."""
+    """The options of `reasoner-rl plan` besides the recipe."""
 
     hardware: str = "H100"
     price: float | None = None  # dollars per GPU and hour
@@ -53,7 +53,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is said of a recipe."""
+    """The plan of a recipe: memory, tokens, operations, time and cost."""
 
     setup: Setup
     memory: MemoryPlan
@@ -154,7 +154,7 @@ def _proposal(
 
 
 def calibrate(plan: Plan) -> Calibration:
-    """Make one real step of the recipe on this machine, and hold the plan against it.
+    """Make one real step of the recipe on this machine, and compare the plan with it.
 
     Raises ConfigError if the recipe has several workers, or this machine is not the hardware of the plan.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ import pyarrow.parquet
 from reasoner_rl.commands.check_golds import is_json, refused_golds
 from reasoner_rl.commands.compare_sets import Rules, compare
 from reasoner_rl.commands.data_source import Source
+from reasoner_rl.commands.hashes import file_hash
 from reasoner_rl.commands.out_folder import naming_out
 from reasoner_rl.config.data import DAPO_PROMPT, DatasetConfig
 from reasoner_rl.config.model import ModelConfig
@@ -38,7 +38,7 @@ _VERSIONS = ("reasoner_rl", "pyarrow", "datasketch")
 
 @dataclass(frozen=True, slots=True)
 class PrepareOptions:
-    """What the command line asks for besides the data."""
+    """The options of `reasoner-rl data prepare` besides the source."""
 
     out: Path
     name: str | None = None  # of the files; by default that of the source
@@ -332,9 +332,7 @@ def _origin(source: Source) -> Origin:
 
 def facts(path: Path, rows: int | None) -> FileFacts:
     """Size and hash of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileFacts(path.name, rows, path.stat().st_size, digest)
+    return FileFacts(path.name, rows, path.stat().st_size, file_hash(path))
 
 
 def _write(card: Card, problems: Sequence[Problem], held_out: set[int], places: _Places) -> Card:

@@ -46,7 +46,7 @@ def serve(runs: Sequence[Path], every: int, host: str, port: int) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            say("the report is no longer served; the runs go on")
+            say("the report is no longer served; the runs continue")
 
 
 def check_all(runs: Sequence[Path]) -> None:

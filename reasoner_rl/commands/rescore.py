@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from reasoner_rl.commands.evaluation_folder import write_result
 from reasoner_rl.commands.evaluation_settings import (
-    file_hash,
     machine_of,
     now,
     package_versions,
@@ -18,6 +17,7 @@ from reasoner_rl.commands.evaluation_settings import (
 )
 from reasoner_rl.commands.foreign_responses import read_responses
 from reasoner_rl.commands.generations import Columns
+from reasoner_rl.commands.hashes import file_hash
 from reasoner_rl.commands.out_folder import naming_out
 from reasoner_rl.commands.verify import one_function
 from reasoner_rl.config.reward import RewardConfig
@@ -63,7 +63,7 @@ def rescore_result(place: Path, fn: str, out: Path, *, workers: int, timeout: fl
         }
     )
     identities = {report.dataset: report.table for report in old.reports}
-    known = all(report.truncated_share is not None for report in old.reports)
+    known = {report.dataset: report.truncated_share is not None for report in old.reports}
     return _score("rescored", settings, sets, identities, config, out, source=path, lengths_known=known)
 
 
@@ -113,7 +113,7 @@ def score_files(
         for label, of_file in sets.items()
     }
     groups = {label: of_file.groups for label, of_file in sets.items()}
-    known = all(of_file.lengths_known for of_file in sets.values())
+    known = {label: of_file.lengths_known for label, of_file in sets.items()}
     return _score("scored", settings, groups, identities, config, out, source=None, lengths_known=known)
 
 
@@ -136,7 +136,7 @@ def _score(
     out: Path,
     *,
     source: Path | None,
-    lengths_known: bool,
+    lengths_known: Mapping[str, bool],
 ) -> EvaluationResult:
     with exclusive_folder(out, "--out"), naming_out(out):
         if (out / RESULT_FILE).exists() or (out / "recipe.yaml").exists():
@@ -151,7 +151,8 @@ def _score(
                 recorder.evaluation(0, name, scored)
                 results = results_of_groups(scored, rewards)
                 report = summarise(name, results)
-                reports.append(report_of_set(report, results, identities[name], lengths_known=lengths_known))
+                known = lengths_known[name]
+                reports.append(report_of_set(report, results, identities[name], lengths_known=known))
         result = EvaluationResult(
             made=now(),
             how=how,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reasoner_rl.commands.answer_parts import AnswersPart
+from reasoner_rl.commands.hashes import checkpoint_hash
 from reasoner_rl.commands.judge_answers import answer_judge
 from reasoner_rl.commands.memory import run_phase
 from reasoner_rl.commands.out_folder import OUT, naming_out
@@ -80,6 +81,7 @@ def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None
     tree = config.model_dump(mode="json")
     settings = {
         "run.seed": config.run.seed,
+        "checkpoint": checkpoint_hash(config.model.path),  # a run's weights change at the same place
         **{name: tree[name] for name in sections},
         "prompts": fingerprint(prompts),
     }

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.commands.judge_answers import checksum
+from reasoner_rl.commands.hashes import checkpoint_hash
 from reasoner_rl.commands.make_data import AnswersReport, NothingMadeError, make_preferences
 from reasoner_rl.commands.memory import give_back_memory, run_phase
 from reasoner_rl.commands.settings import settle
@@ -170,7 +170,7 @@ def _check_data(config: IteratedConfig, output: Path) -> int:
     keys = flat_keys(config.model_dump(mode="json"))
     settings = {key: value for key, value in keys.items() if not key.startswith(_FREE)}
     if config.reward_model is not None:
-        settings["reward_model.checkpoint"] = checksum(config.reward_model.path)
+        settings["reward_model.checkpoint"] = checkpoint_hash(config.reward_model.path)
     if not _round(output, 1).exists():
         with suppress(FileNotFoundError):
             (output / "settings.json").unlink()  # of a run that failed before its first round

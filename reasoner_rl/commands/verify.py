@@ -1,4 +1,4 @@
-"""`reasoner-rl verify`: what a verifier says of responses that exist, and where another one says otherwise."""
+"""`reasoner-rl verify`: a verifier's verdicts on existing responses, and where those of another one differ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def verify(
     limit: int | None = None,
     out: Path | None = None,
 ) -> Report:
-    """Score the responses of files and run folders with one or two verifiers, and write what they said to ``out``.
+    """Score the responses of files and run folders with one or two verifiers, and write the verdicts to ``out``.
 
     columns: see `Columns.parse`. limit: rows read of each file. Raises ConfigError for a verifier or a place that
     cannot be used, and DataError naming file, row and key.

@@ -23,7 +23,7 @@ Table = tuple[list[str], list[list[str]]]  # columns and rows
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What one verifier said of all responses."""
+    """The rewards of all responses by one verifier."""
 
     fn: str
     rewards: list[Reward]
@@ -32,7 +32,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Report:
-    """Responses, and what was said of each."""
+    """Responses with their rewards by one or two verifiers."""
 
     generations: list[Generation]
     scored: list[Scored]  # by the verifier, and by the other one if there is one
@@ -90,7 +90,7 @@ class Report:
         return columns, cells
 
     def notes(self) -> list[str]:
-        """What has to be known to read the figures."""
+        """Remarks on how the figures are computed."""
         unnamed = sum(not row.problem for row in self.generations)
         if not unnamed:
             return []
@@ -129,7 +129,7 @@ class Report:
         return ["row", "data source", "ground truth", *names], cells
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows as they were, and under "verified" and "against" what was said: a list where the row lists responses."""
+        """The rows, with the verdicts added as "verified" and "against": a list where the row lists responses."""
         rewards = [iter(scored.rewards) for scored in self.scored]
         for row in self.generations:
             added: dict[str, Any] = {}

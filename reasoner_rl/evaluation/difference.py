@@ -37,7 +37,7 @@ class SetDifference:
     accuracy_before: float
     accuracy_after: float
     difference: Difference  # after - before, with its 95 % interval over problems
-    p_value: float | None  # of `sign_flip_p_value`; None where accuracies are no counts
+    p_value: float | None  # of `sign_flip_p_value`; None if a response has partial credit
     changes: tuple[ProblemChange, ...]  # those that differ, the largest change first
 
     @property
@@ -46,16 +46,25 @@ class SetDifference:
         return not self.only_before and not self.only_after
 
     @property
-    def could_be_noise(self) -> bool | None:
-        """Whether the interval holds 0, or the p-value, which is exact, is 0.05 or more; None without an interval."""
+    def interval(self) -> tuple[float, float]:
+        """The ends of the difference's 95 % interval, which `paired_difference` always has."""
         low, high = self.difference.low, self.difference.high
-        if low is None or high is None:
-            return None
+        assert low is not None
+        assert high is not None
+        return low, high
+
+    @property
+    def could_be_noise(self) -> bool:
+        """Whether the interval holds 0, or the p-value, which is exact, is 0.05 or more."""
+        low, high = self.interval
         return low <= 0 <= high or (self.p_value is not None and self.p_value >= SIGNIFICANCE)
 
 
 def set_difference(before: SetReport, after: SetReport) -> SetDifference | None:
-    """Compare two reports problem by problem; None if they have no problem in common with known accuracies."""
+    """Compare two reports problem by problem.
+
+    None if they have no problem in common, or if the accuracy on one of these is not known.
+    """
     old, new = _by_problem(before), _by_problem(after)
     common = [key for key in old if key in new]
     pairs = [(old[key], new[key]) for key in common]
@@ -92,20 +101,25 @@ def set_difference(before: SetReport, after: SetReport) -> SetDifference | None:
 
 
 def samples_by_problem(report: SetReport) -> dict[str, list[float]]:
-    """The accuracies of each problem's samples, in no order, by the hash of its text and how often that came before.
+    """The accuracies of each problem's samples, in no order, by the hash of its text and its number among equal texts.
 
-    Raises ValueError if one is not known.
+    Raises ValueError if one is not known, or is between 0 and 1: reports have only the mean of such accuracies.
     """
-    unknown = [row.uid for row in report.table if row.accuracy is None]
-    if unknown:
-        raise ValueError(f"{report.dataset}: the accuracy of {unknown[0]} is not known")
+    for row in report.table:
+        if row.accuracy is None:
+            raise ValueError(f"{report.dataset}: the accuracy of {row.uid} is not known")
+        if len(_samples(row, report)) < report.samples_per_problem:
+            raise ValueError(
+                f"{report.dataset}: responses to {row.uid} have accuracies between 0 and 1, and the result holds their "
+                "mean alone"
+            )
     return {f"{text}/{number}": _samples(row, report) for (text, number), row in _by_problem(report).items()}
 
 
 def sign_flip_p_value(differences: Sequence[int]) -> float:
     """Two-sided p-value of a paired randomisation test, exact; ``differences`` is [problems], in whole steps.
 
-    If the two evaluations did not differ but by chance, each problem's difference would have either sign with the same
+    If the two evaluations differed by chance alone, each problem's difference would have either sign with the same
     probability. The value is the probability that the absolute sum is then at least as large as observed (Fisher, "The
     Design of Experiments", 1935, section 21). All signs are counted, by adding one problem at a time to the
     distribution of the sum.
@@ -126,7 +140,7 @@ def sign_flip_p_value(differences: Sequence[int]) -> float:
 
 
 def _by_problem(report: SetReport) -> dict[tuple[str, int], ProblemRecord]:
-    """Rows by the hash of the problem's text and, for repeated texts, how often it came before."""
+    """Rows by the hash of the problem's text and its number, from 0, among rows with the same text."""
     rows: dict[tuple[str, int], ProblemRecord] = {}
     for row in report.table:
         number = 0
@@ -147,7 +161,7 @@ def _samples(row: ProblemRecord, report: SetReport) -> list[float]:
 def _counts_difference(
     row: ProblemRecord, before: SetReport, other: ProblemRecord, after: SetReport
 ) -> int | None:
-    """The difference of the accuracies in steps of 1 / (k x k'); None where they are not made of counts."""
+    """The difference of the accuracies in steps of 1 / (k x k'); None if one has partial credit."""
     k, m = before.samples_per_problem, after.samples_per_problem
     if row.correct is None or other.correct is None or row.accuracy is None or other.accuracy is None:
         return None

@@ -1,7 +1,7 @@
 """Accuracy on held-out problems from several samples each, with error bars.
 
-Every estimator is first taken within a problem and then averaged over problems, for problems are what was
-drawn at random; the samples of one problem resemble each other.
+Every estimator is computed for each problem and then averaged over problems: problems are what was drawn at random,
+and the samples of one problem are correlated.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from reasoner_rl.types import ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class ProblemResult:
-    """What came of the k samples of one problem; every field is [k], in the order of sampling."""
+    """The k samples of one problem; every field is [k], in the order of sampling."""
 
-    accuracies: tuple[float | None, ...]  # in [0, 1]; 1 is right; None: the verifier does not say
-    # As the verifier extracted them; None: no answer found. Equal ones have equal texts: `sources.agreement`.
+    accuracies: tuple[float | None, ...]  # in [0, 1]; 1 is right; None: not known
+    # As the verifier extracted them; None: no answer found. `majority_at_k` compares texts, so `sources.agreement`
+    # gives equal answers the same text.
     answers: tuple[str | None, ...]
     response_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]  # cut off at the token limit
@@ -44,7 +45,7 @@ class ProblemResult:
 class EvaluationReport:
     """Accuracy on one dataset. Shares and accuracies are in [0, 1]; k is ``samples_per_problem``.
 
-    What is made of accuracies is None if that of any response is not known.
+    Estimates from accuracies are None if the accuracy of any response is not known.
     """
 
     dataset: str
@@ -64,7 +65,7 @@ class EvaluationReport:
     def metrics(self, prefix: str = "eval") -> Metrics:
         """Return ``<prefix>/<dataset>/accuracy`` and the like, without what is not known.
 
-        pass@k and maj@k are there only where k is above 1, and the score only where it must stand in for accuracy.
+        pass@k and maj@k are included only if k is above 1, and the score only if the accuracy is not known.
         """
         numbers = {
             "accuracy": self.accuracy,
@@ -136,7 +137,7 @@ def summarise(dataset: str, results: Sequence[ProblemResult]) -> EvaluationRepor
 
 
 def _of_accuracies(results: Sequence[ProblemResult], k: int) -> dict[str, Any]:
-    """The fields of a report that are made of accuracies; None if one of those is not known."""
+    """The fields of a report that are computed from accuracies; all None if one accuracy is not known."""
     accuracies = [[a for a in result.accuracies if a is not None] for result in results]
     if any(len(samples) < k for samples in accuracies):
         return dict.fromkeys(("accuracy", "ci_low", "ci_high", "pass_at_k", "pass_at", "majority_at_k"))
@@ -178,9 +179,9 @@ def powers_of_two(k: int) -> list[int]:
 def majority_at_k(answers: Sequence[str | None], accuracies: Sequence[float]) -> float:
     """Accuracy of the answer that most of a problem's k samples give.
 
-    Self-consistency: Wang et al., arXiv 2203.11171. It is one plain vote of all k samples. Answers count as the same if
-    their text is, so equal ones are given the same text before. Samples without an answer do not vote. Of answers with
-    equally many votes the first seen wins; without any answer the accuracy is 0. The winner's accuracy is that of the
+    Self-consistency: Wang et al., arXiv 2203.11171. It is one unweighted vote of all k samples. Answers are compared as
+    text, so the caller gives equal answers the same text. Samples without an answer do not vote. Of answers with
+    equally many votes the first one wins; without any answer the accuracy is 0. The winner's accuracy is that of the
     first sample that gave it.
     """
     votes: dict[str, int] = {}

@@ -1,8 +1,7 @@
 """A 95 % interval of avg@k that holds for few problems, and near 0 and 1.
 
-Problems are drawn from a population, and the k samples of a problem resemble each other. How much, says the intraclass
-correlation: 0 if all problems are equally hard, 1 if each is solved always or never. With it, n problems of k samples
-are worth
+Problems are drawn from a population, and the k samples of a problem are correlated. The intraclass correlation is 0 if
+all problems are equally hard, 1 if each is solved always or never. With it, n problems of k samples are worth
 
     n_effective = n k / (1 + (k - 1) correlation)
 
@@ -11,10 +10,10 @@ seen would have a probability below 2.5 % under it, by the binomial distribution
 Pearson's interval with an effective sample size: Korn and Graubard, Survey Methodology 24 (1998) 193-201). As there,
 n_effective is multiplied by (z / t)^2, with Student's t of n - 1 degrees of freedom, because the correlation is
 estimated. Two things differ. What was seen counts half (mid-P: Lancaster, JASA 56 (1961) 223-234), without which the
-interval is too wide. And the correlation is estimated anew for each mean that is asked about, as the most likely one of
-a beta-binomial distribution of that mean. So it is known even where nothing is right: that a problem of which 4 % can
-be solved was missed in all 240 samples of 60 problems is likely only if solved problems are solved always, and the
-interval of 0 of 240 is as wide as that of 0 of 60.
+interval is too wide. And the correlation is estimated for each candidate mean, as the most likely one of a
+beta-binomial distribution with that mean. So there is an estimate even where nothing is right: that a problem of which
+4 % can be solved was missed in all 240 samples of 60 problems is likely only if solved problems are solved always, and
+the interval of 0 of 240 is as wide as that of 0 of 60.
 
 Its coverage is simulated in tests/evaluation/test_intervals.py; docs/evaluation.md has more.
 """
@@ -33,7 +32,7 @@ from scipy import special
 Z95 = NormalDist().inv_cdf(0.975)  # 1.96: half-width of a 95 % interval in standard errors
 TAIL = 0.025  # outside a 95 % interval on each side
 _HALVINGS = 40  # of [0, 1]: to 1e-12
-# Correlations that are tried, strictly between 0 and 1, the closer to the ends the finer.
+# Grid of correlations, strictly between 0 and 1, finer towards the ends.
 _CORRELATIONS = special.expit(numpy.linspace(-9.0, 7.0, 65))
 
 Floats = NDArray[numpy.float64]

@@ -1,8 +1,8 @@
 """Differences between two ways to train, measured on the same held-out problems from the same seeds.
 
-Problems and seeds are both drawn at random, and each has an interval of its own: that over problems says what other
-problems would show of these very runs, that over seeds what other runs would show on these problems. With few seeds
-the latter is the wider one, and it is the one to judge a method by.
+Problems and seeds are both drawn at random, and each has an interval of its own. The interval over problems is for the
+same runs on other problems; that over seeds is for other runs on the same problems. With few seeds the latter is wider,
+and it is the one to judge a method by.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reasoner_rl.evaluation.intervals import Z95, confidence_interval, t95
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A mean difference and its 95 % interval; the ends are None where the observations do not tell."""
+    """A mean difference and its 95 % interval; the ends are None where the observations show no spread."""
 
     mean: float
     low: float | None
@@ -27,7 +27,7 @@ class Difference:
 def over_seeds(differences: Sequence[float]) -> Difference:
     """Mean of one difference per seed with Student's t interval; ``differences`` is [seeds].
 
-    Where all are equal, which few seeds are by chance, there is no interval rather than one of no width.
+    Where all are equal, as a few seeds may be by chance, there is no interval instead of one of width 0.
     """
     centre, n = fmean(differences), len(differences)
     if len(set(differences)) == 1:
@@ -54,7 +54,7 @@ def paired_keys(before: Mapping[str, object], after: Mapping[str, object]) -> li
 def over_problems(differences: Sequence[Mapping[str, float]]) -> Difference:
     """Mean of differences per seed and problem with an interval clustered by problem; ``differences`` is [seeds].
 
-    A problem that several seeds have in common is one cluster, for its differences resemble each other; the standard
+    A problem that several seeds have in common is one cluster, because its differences are correlated; the standard
     error is that of Miller, "Adding Error Bars to Evals" (arXiv 2411.00640), with a sample variance.
     """
     pooled = [(problem, number) for of_seed in differences for problem, number in of_seed.items()]
@@ -75,10 +75,10 @@ def paired_difference(
 ) -> Difference:
     """avg@k ``after`` minus avg@k ``before`` on the same problems, problem -> [samples], with its interval.
 
-    It holds near 0 and 1, and has a width where all differences are 0. Each end is as far from the difference as the
-    ends of the two means' own intervals are from the means, less what the correlation of the problems' means makes go
-    together (Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702; for paired proportions it is Newcombe's
-    method 10). Raises ValueError if they are not of the same problems.
+    Its width is above 0 where all differences are 0. Each end combines the distances a and b of the two means from the
+    ends of their own intervals as sqrt(a^2 + b^2 - 2 r a b), with the correlation r of the problems' means (Zou and
+    Donner, Statistics in Medicine 27 (2008) 1693-1702; for paired proportions it is Newcombe's method 10). Raises
+    ValueError if they are not of the same problems.
     """
     rows = [(before[problem], after[problem]) for problem in paired_keys(before, after)]
     left, right = [row[0] for row in rows], [row[1] for row in rows]

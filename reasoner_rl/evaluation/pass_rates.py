@@ -1,4 +1,4 @@
-"""How difficult problems are for a model: the share of its answers to each that are right, and what to make of it."""
+"""Difficulty of problems for a model: the share of its answers that are right, and selection and order by it."""
 
 from __future__ import annotations
 

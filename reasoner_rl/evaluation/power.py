@@ -20,27 +20,29 @@ import numpy
 from scipy import special
 
 from reasoner_rl.evaluation.intervals import TAIL
+from reasoner_rl.evaluation.paired import paired_keys
 
 _MOST_PROBLEMS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Variances:
-    """What makes a difference between two models vary; accuracies are in [0, 1]."""
+    """The two variances in the formula above; accuracies are in [0, 1]."""
 
     within: float  # of one sample of a problem, mean over problems (and over both models)
     spread: float  # of the true difference between the models, over problems
 
     def of_difference(self, problems: int, samples: int) -> float:
-        """Variance of the difference that is seen on so many problems, with so many samples of each."""
+        """Variance of the observed difference."""
         return (self.spread + 2 * self.within / samples) / problems
 
 
 def variances_of_one(accuracies: Sequence[Sequence[float]], resemblance: float) -> Variances:
     """Estimate variances from one model's accuracies, [problems][samples], at least 2 of each.
 
-    resemblance: assumed correlation in [0, 1] of the two models' true accuracies over problems. Models that differ by
-    some training are alike, say 0.9; 0 is the worst case. Raises ValueError for a single problem or sample.
+    resemblance: assumed correlation in [0, 1] of the two models' true accuracies over problems. For a model and the
+    same model after some more training it is high, such as 0.9; 0 is the worst case. Raises ValueError for a single
+    problem or sample.
     """
     within = fmean(map(_variance, accuracies))
     between = _variance([fmean(samples) for samples in accuracies])
@@ -53,9 +55,9 @@ def variances_of_two(
 ) -> Variances:
     """Estimate variances from the accuracies of two models, problem -> [samples], on the same problems.
 
-    Raises ValueError for a single problem or sample, and KeyError if the problems differ.
+    Raises ValueError for a single problem or sample, and if the problems differ.
     """
-    both = [(samples, after[problem]) for problem, samples in before.items()]
+    both = [(before[problem], after[problem]) for problem in paired_keys(before, after)]
     within = fmean(_variance(samples) for pair in both for samples in pair)
     seen = _variance([fmean(right) - fmean(left) for left, right in both])
     noise = fmean(_variance(samples) / len(samples) for pair in both for samples in pair) * 2
@@ -70,8 +72,9 @@ def power(difference: float, variances: Variances, problems: int, samples: int) 
     degrees = problems - 1
     critical = float(special.stdtrit(degrees, 1 - TAIL))
     shift = abs(difference) / error
-    below = float(special.nctdtr(degrees, shift, critical)) - float(special.nctdtr(degrees, shift, -critical))
-    return 1 - below
+    # nctdtr is nan for some large shifts, where the probability is practically 0.
+    below, far_below = numpy.nan_to_num(special.nctdtr(degrees, shift, [critical, -critical]), nan=0.0)
+    return float(1 - below + far_below)
 
 
 def problems_needed(difference: float, variances: Variances, samples: int, wanted: float = 0.8) -> int | None:
@@ -107,5 +110,7 @@ def detectable(variances: Variances, problems: int, samples: int, wanted: float 
 
 
 def _variance(numbers: Sequence[float]) -> float:
-    """The unbiased sample variance."""
+    """The unbiased sample variance. Raises ValueError for a single number."""
+    if len(numbers) < 2:
+        raise ValueError("a variance needs at least 2 problems, and 2 samples of each")
     return float(numpy.var(numbers, ddof=1))

@@ -30,24 +30,31 @@ class ModelRecord(Record):
 
     path: str = Field(description="As the recipe names it.")
     weights_sha256: str = Field(description="Of the names and hashes of all files of weights.")
-    config_sha256: str = Field(description="Of config.json, and adapter_config.json if there is one.")
+    config_sha256: str = Field(
+        description="Of the names and hashes of config.json, generation_config.json, adapter_config.json and, with "
+        "model.trust_remote_code, Python files: those that are there."
+    )
     bytes: int = Field(description="Of the files of weights.")
     dtype: str = Field(description="Number format in which the engine holds them.")
 
 
 class TokenizerRecord(Record):
-    """What made tokens of texts."""
+    """The tokenizer."""
 
     path: str
     sha256: str = Field(description="Of the names and hashes of the tokenizer's files.")
-    chat_template_sha256: str | None = Field(description="Of the chat template in force; null without one.")
+    chat_template_sha256: str | None = Field(
+        description="Of the text of the chat template in force; null without one."
+    )
 
 
 class PromptRecord(Record):
-    """How a problem was put to the model."""
+    """How prompts were rendered."""
 
-    template: str | None = Field(description="data.prompts.template; null: as the data and the recipe say.")
-    system: str | None = Field(description="System prompt that was put before prompts without one.")
+    template: str | None = Field(
+        description="data.prompts.template; null: prompts as in the data, by the other keys."
+    )
+    system: str | None = Field(description="System prompt that was added to prompts without one.")
     chat_template: bool = Field(description="Whether the chat template was applied.")
     max_tokens: int
     overlong: str = Field(description="What was done with longer prompts.")
@@ -66,7 +73,7 @@ class VerifierFunctionRecord(Record):
 
 
 class VerifierRecord(Record):
-    """What judged the responses. The first function decides accuracy."""
+    """The reward functions. The first one decides accuracy."""
 
     functions: list[VerifierFunctionRecord]
     timeout_seconds: float
@@ -88,7 +95,7 @@ class DataRecord(Record):
 
 
 class Settings(Record):
-    """What decides the numbers. Two evaluations whose settings agree, but for paths, are the same."""
+    """Everything that the numbers depend on. Evaluations with equal settings, paths aside, are the same."""
 
     model: ModelRecord | None
     tokenizer: TokenizerRecord | None
@@ -103,7 +110,7 @@ class Settings(Record):
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token was always taken."""
+        """Whether decoding was greedy, which is temperature 0."""
         return self.sampling is not None and self.sampling.get("temperature") == 0
 
 
@@ -115,13 +122,15 @@ class LengthRecord(Record):
 
 
 class ProblemRecord(Record):
-    """What came of one problem. k is samples_per_problem."""
+    """Results on one problem. k is samples_per_problem."""
 
     uid: str = Field(description="Name of the set / index of the row in its file.")
     problem_sha256: str = Field(description="Of the problem's text without instructions.")
     prompt_sha256: str | None = Field(description="Of the token ids of the rendered prompt.")
     ground_truth: str
-    correct: int | None = Field(description="Of the k responses; null if one's accuracy is not known.")
+    correct: int | None = Field(
+        description="Right ones of the k responses; null if the accuracy of one is not known."
+    )
     accuracy: float | None = Field(description="Mean over the k responses.")
     majority_answer: str | None = Field(
         description="The answer that most responses give; null without answers."
@@ -149,13 +158,13 @@ class SetReport(Record):
     mean_response_tokens: float | None
     mean_score: float | None
     lengths: dict[Literal["right", "wrong", "truncated"], LengthRecord] = Field(
-        description="truncated: cut off, and not right all the same; wrong: the others that are not right."
+        description="truncated: cut off and not right; wrong: neither cut off nor right."
     )
     table: list[ProblemRecord] = Field(description="One entry per problem, in the order of the set.")
 
 
 class Machine(Record):
-    """What it ran on; recorded, and not compared."""
+    """The machine; recorded and not compared."""
 
     platform: str
     cpu_count: int
@@ -172,7 +181,10 @@ class EvaluationResult(Record):
         description="generated here; rescored: earlier generations with another verifier; scored: generations made "
         "elsewhere."
     )
-    source: dict[str, str] | None = Field(description="Path and sha256 of the file that was scored again.")
+    source: dict[str, str] | None = Field(
+        description="Of rescored: path and sha256 of the result whose responses were judged, which are in evaluations/ "
+        "beside it."
+    )
     settings: Settings
     machine: Machine
     reports: list[SetReport]
@@ -210,7 +222,7 @@ def read_result(place: Path) -> EvaluationResult:
 
 
 def differences(before: Settings, after: Settings) -> list[tuple[str, str, str]]:
-    """Key, and the value in each, of the settings that differ. Places do not count: what is there is hashed.
+    """Key, and the value in each, of the settings that differ. Files are compared by hash and not by path.
 
     A section that only one of them has is one entry.
     """

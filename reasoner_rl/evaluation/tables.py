@@ -18,7 +18,7 @@ def report_of_set(
 ) -> SetReport:
     """The report of a set for the result file.
 
-    identities: of each problem, with what is known of it before it is answered; see `identity`. lengths_known: whether
+    identities: one record per problem, without results; see `identity`. lengths_known: whether
     response_tokens and truncated were counted.
     """
     return SetReport(
@@ -46,7 +46,7 @@ def report_of_set(
 def identity(
     uid: str, problem_sha256: str, ground_truth: str, prompt_sha256: str | None = None
 ) -> ProblemRecord:
-    """A problem's entry before it is answered."""
+    """The record of a problem without results."""
     return ProblemRecord(
         uid=uid,
         problem_sha256=problem_sha256,
@@ -82,7 +82,7 @@ def _correct(result: ProblemResult) -> int | None:
 
 
 def _lengths(results: Sequence[ProblemResult]) -> dict[str, LengthRecord]:
-    """Lengths by what became of the response; responses whose accuracy is not known are left out."""
+    """Lengths of right, wrong and truncated responses; those whose accuracy is not known are left out."""
     tokens: dict[str, list[int]] = {"right": [], "wrong": [], "truncated": []}
     for result in results:
         each = zip(result.accuracies, result.truncated, result.response_tokens, strict=True)

@@ -1,4 +1,4 @@
-"""What a verifier says of many responses, in figures: verdicts counted, accuracy with its interval, mean score."""
+"""Summary of a verifier's rewards: counts of verdicts, accuracy with its interval, mean score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ VERDICTS = ("correct", "wrong", "unparsed", "undecided", "timeout", "crash", "un
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Shares and accuracies are in [0, 1]. What is made of accuracies is None if that of any response is not known."""
+    """Shares and accuracies are in [0, 1].
+
+    ``accuracy``, ``average`` and ``interval`` are None if the accuracy of any response is not known.
+    """
 
     responses: int
     problems: int
@@ -46,7 +49,7 @@ def verdict(reward: Reward) -> str:
 
 
 def figures(problems: Sequence[Hashable], rewards: Sequence[Reward]) -> Figures:
-    """Sum up what a verifier says of responses. problems: for each, which problem it answers; at least one response."""
+    """Summarise a verifier's rewards, at least one. problems: for each response, the problem that it answers."""
     by_problem: dict[Hashable, list[float | None]] = {}
     for problem, reward in zip(problems, rewards, strict=True):
         by_problem.setdefault(problem, []).append(reward.accuracy)

@@ -21,7 +21,7 @@ class StepBatch:
     groups: list[ScoredGroup] = field(default_factory=list)  # that samples were made of, in their order
     dropped: list[ScoredGroup] = field(default_factory=list)  # generated, and not trained on
     skipped_because: str = ""  # why there are no samples, for people
-    warning: str = ""  # what people should know of the step's samples
+    warning: str = ""  # for people, about the step's samples
 
 
 class Source(Protocol):

@@ -66,7 +66,7 @@ def score_groups(
 
 
 def reward_task(prompt: Prompt, rollout: Rollout) -> RewardTask:
-    """What the verifiers are asked about one response, taken by itself: the length limit and its group play no part."""
+    """The verifiers' task for one response by itself, without the length limit and its group."""
     return RewardTask(
         data_source=prompt.data_source,
         response=rollout.text,

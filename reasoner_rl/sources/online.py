@@ -143,7 +143,7 @@ class OnlineSource:
         )
 
     def _warning(self, kept: list[ScoredGroup]) -> str:
-        """That scores do not differ, of algorithms that compare responses to a prompt and train on every group."""
+        """A warning if the scores of groups do not differ, for algorithms that compare the responses to a prompt."""
         algorithm = self._config.algorithm
         compares = isinstance(algorithm, GroupPolicyGradientConfig) and not isinstance(
             algorithm, DistillationConfig
@@ -222,9 +222,9 @@ ADVICE = "Use easier or harder problems, more responses per prompt, or a higher 
 
 
 ADVICE_ON_EQUAL_SCORES = (
-    "Are problems too hard or too easy, are responses cut off, does the verifier read their answers? "
-    "algorithm.dynamic_sampling.enabled=true draws other problems in place of such groups. This is said once for as "
-    "long as it lasts; groups/equal_share is logged at every step"
+    "Check whether problems are too hard or too easy, whether responses are cut off, and whether the verifier finds "
+    "their answers. algorithm.dynamic_sampling.enabled=true draws other problems in place of such groups. The warning "
+    "is printed once for as long as this lasts; groups/equal_share is logged at every step"
 )
 
 

@@ -64,12 +64,12 @@ class Evaluator:
         self._recorder.evaluation(step, held_out.name, groups)
 
     def results(self, groups: Sequence[ScoredGroup]) -> list[ProblemResult]:
-        """What came of each problem; see `results_of_groups`."""
+        """The results by problem; see `results_of_groups`."""
         return results_of_groups(groups, self._rewards)
 
 
 def results_of_groups(groups: Sequence[ScoredGroup], rewards: RewardRunner) -> list[ProblemResult]:
-    """What came of each problem. Answers that the verifier finds equal have one text, so that they vote together."""
+    """The results by problem. Answers that the verifier finds equal get one text, so that they vote together."""
     results = [ProblemResult.from_group(group) for group in groups]
     if all(len(group.rollouts) == 1 for group in groups):
         return results  # nothing to vote on

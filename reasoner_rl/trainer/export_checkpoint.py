@@ -35,14 +35,14 @@ from reasoner_rl.training.manifest import MANIFEST, has_manifest
 from reasoner_rl.training.saved import saved_adapters, saved_weights
 
 _REMEDY = "Another checkpoint of the run may be whole: name it"
-RECORD = "export.json"  # in an exported folder: what it was made of
+RECORD = "export.json"  # in an exported folder: an `ExportRecord`
 Contents = Literal["weights", "weights with adapters merged", "adapters"]
 Recipe = TypeVar("Recipe", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
-    """What an exported folder was made of."""
+    """The checkpoint that an exported folder was made from, and what it contains."""
 
     checkpoint: str
     step: int
@@ -127,14 +127,17 @@ def with_exported_models(config: Recipe) -> Recipe:
 
 
 def _final_of(run: Path) -> Path | None:
-    """The final weights of a run, unless it has gone on after they were written."""
+    """The final weights of a run, unless it has been trained further since they were written."""
     newest = CheckpointStore(run / "checkpoints", 1).latest()
     try:
-        ended = int(json.loads((run / "summary.json").read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, LookupError, TypeError):
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        ended, exported = int(summary["steps"]), bool(summary.get("exported", True))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     final = run / "final"
-    return final if final.is_dir() and (newest is None or newest[0] <= ended) else None
+    if not final.is_dir() or (not exported and newest is not None):
+        return None  # of an earlier end: the newest did not write it
+    return final if newest is None or newest[0] <= ended else None
 
 
 def _recipe_of(checkpoint: Path) -> TrainConfig:
@@ -168,7 +171,7 @@ def _holds(folder: Path, record: ExportRecord) -> bool:
 
 
 def _write(config: TrainConfig, checkpoint: Path, record: ExportRecord, folder: Path) -> None:
-    transformers_logging.disable_progress_bar()  # bars of a second, between lines that matter
+    transformers_logging.disable_progress_bar()  # its bars take a second, between lines that matter
     tokenizer = load_tokenizer(config.model)
     is_reward_model = isinstance(config, RewardModelConfig)
     saved = checkpoint / ("reward_model" if is_reward_model else "policy")

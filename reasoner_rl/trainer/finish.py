@@ -34,7 +34,7 @@ def finish_run(
     if config.checkpoint.export_at_end:
         export_folder(output / "final", partial(_export, config, workers))
         say(f"weights: {output / 'final'}")
-    summary = {**summarise_run(config, state), **more}
+    summary = {**summarise_run(config, state), "exported": config.checkpoint.export_at_end, **more}
     write_json(output / "summary.json", summary)
     say(f"summary: {output / 'summary.json'}")
     draw_curves(output)
@@ -48,7 +48,7 @@ def _export(config: TrainConfig, workers: Workers, folder: Path) -> None:
 
 
 def draw_curves(output: Path) -> None:
-    """Plot what was logged, if anything was, and say where; or why not, for a picture is no reason to fail."""
+    """Plot the metrics, if any were logged, and print where; print why not if that fails, without an error."""
     if problem := _draw(output):
         say(f"curves are not drawn: {problem}")
     elif (output / "curves.png").is_file():
@@ -66,14 +66,14 @@ def _draw(output: Path) -> str:
 
 
 class LiveCurves:
-    """Draws the curves anew while a run goes on, for at most a twentieth of its time."""
+    """Redraws the curves during a run, for at most a twentieth of its time."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
         self._next = time.monotonic() + _FIRST_CURVES_SECONDS
 
     def refresh(self) -> None:
-        """Draw, unless that was done a short while ago. What cannot be drawn is said at the run's end."""
+        """Redraw the curves, unless they were drawn a short while ago. Failures are reported at the end of the run."""
         started = time.monotonic()
         if started >= self._next:
             _draw(self._output)
@@ -82,7 +82,7 @@ class LiveCurves:
 
 
 def tell_stopped(output: Path, step: int, store: CheckpointStore) -> None:
-    """Draw the curves of a run that stops before its end, and say how to go on and how to get at its weights."""
+    """Draw the curves of a run that stops before its end, and print how to resume it and how to export its weights."""
     draw_curves(output)
     say(f"stopped after step {step}; the same command resumes from there")
     if newest := store.latest():
@@ -108,7 +108,7 @@ def export_folder(final: Path, write: Callable[[Path], None]) -> None:
 
 
 def summarise_run(config: TrainConfig, state: DriverState) -> dict[str, Any]:
-    """Steps, seconds, and what the first held-out set says of the first weights and of the final ones, if evaluated."""
+    """Steps, seconds, and accuracy on the first held-out set before training and at the end, if evaluated."""
     summary: dict[str, Any] = {
         "steps": state.step,
         "seconds": round(state.seconds, 1),

@@ -66,7 +66,7 @@ class Trainer:
     store: CheckpointStore
     timer: PhaseTimer
     state: DriverState
-    refresh_curves: Callable[[], None] = lambda: None  # called where there is something new to be seen
+    refresh_curves: Callable[[], None] = lambda: None  # called after an evaluation or a checkpoint
 
     def step(self) -> None:
         """Make one training step, from a batch to published weights, and log it.

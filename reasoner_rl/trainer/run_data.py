@@ -83,7 +83,7 @@ class RunData:
 
 
 def tell_recipe(config: TrainConfig | IteratedConfig) -> None:
-    """Say which keys have no effect, and what the recipe comes to per step."""
+    """Print which keys have no effect, and the arithmetic of a step."""
     if not isinstance(config, RewardModelConfig):
         tell_switched_off(config)
     if isinstance(config, OnlineConfig):
@@ -92,7 +92,7 @@ def tell_recipe(config: TrainConfig | IteratedConfig) -> None:
 
 
 def check_run(config: TrainConfig) -> None:
-    """Say and check what a run says and checks before it loads weights, without its output folder."""
+    """Print and check everything that a run does before it loads weights, without its output folder."""
     tell_recipe(config)
     load_data(config, load_tokenizer(config.model))
     build_algorithm(config)

@@ -49,9 +49,9 @@ from reasoner_rl.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Observers:
-    """Who looks on at a run; nothing of it depends on them."""
+    """Observers of a run, on which its results do not depend."""
 
-    compare_to: Reference | None = None  # along which it is followed; the summary has what was found
+    compare_to: Reference | None = None  # compared with at each step; the summary has the result
     on_metrics: OnMetrics | None = None  # called with the step and its metrics, and those of evaluations
     timer: PhaseTimer = field(default_factory=PhaseTimer)  # measures the phases of every step
 

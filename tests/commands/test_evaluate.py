@@ -149,7 +149,12 @@ def responses(output: Path) -> list[str]:
 def test_another_evaluation_needs_a_folder_of_its_own(config: EvalConfig, tmp_path: Path) -> None:
     first = evaluate_checkpoint(config)
     written = (tmp_path / "run" / "evaluation.json").read_bytes()
+    # Parts that are left when the process ends between the result and their removal.
+    (tmp_path / "run" / "parts" / "heldout").mkdir(parents=True)
+    (tmp_path / "run" / "evaluation_settings.json").write_text("{}")
     assert evaluate_checkpoint(config) == first, "it says what is finished, and does not do it again"
+    assert not (tmp_path / "run" / "parts").exists()
+    assert not (tmp_path / "run" / "evaluation_settings.json").exists()
     with pytest.raises(ConfigError, match=r"(?s)holds another evaluation.*seed: 3 there, 4 now"):
         evaluate_checkpoint(in_folder(config, tmp_path / "run", seed=4))
     with pytest.raises(ConfigError, match=r"run\.resume=never: .* holds a finished evaluation"):

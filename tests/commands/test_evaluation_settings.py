@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ def test_the_place_of_a_model_does_not_count_and_its_files_do(tree: dict[str, An
     for name, key in (
         ("model.safetensors", "model.weights_sha256"),
         ("config.json", "model.config_sha256"),
+        ("generation_config.json", "model.config_sha256"),  # has the tokens that end a response
         ("tokenizer_config.json", "tokenizer.sha256"),
     ):
         file = tmp_path / "moved" / name
@@ -57,6 +59,24 @@ def test_the_place_of_a_model_does_not_count_and_its_files_do(tree: dict[str, An
         keys = [key for key, _, _ in differences(first, changed)]
         assert keys == ([key, "model.bytes"] if "weights" in key else [key]), name
         file.write_bytes(before)
+
+
+def test_code_that_runs_and_the_chat_template_in_force_are_pinned(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    first = settings(tree)
+    (tmp_path / "model" / "modeling_own.py").write_text("LAYERS = 2\n")
+    assert settings(tree) == first, "it does not run"
+    trusting = tree | {"model": tree["model"] | {"trust_remote_code": True}}
+    code = settings(trusting)
+    (tmp_path / "model" / "modeling_own.py").write_text("LAYERS = 3\n")
+    assert [key for key, _, _ in differences(code, settings(trusting))] == ["model.config_sha256"]
+
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
+    own = settings(tree | {"model": tree["model"] | {"chat_template": str(template)}})
+    assert own.tokenizer is not None
+    assert own.tokenizer.chat_template_sha256 == hashlib.sha256(template.read_bytes()).hexdigest()
 
 
 def test_what_is_asked_and_which_rows_are_read_count(tree: dict[str, Any]) -> None:

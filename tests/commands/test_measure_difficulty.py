@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from reasoner_rl.commands import measure_difficulty as measure_difficulty_module
 from reasoner_rl.commands import sample_answers
@@ -125,6 +127,24 @@ def test_pass_rates_are_measured_resumed_chosen_and_trained_on(
     assert prompts == [row["problem"] for row in ordered[:4]], "the easiest problems come first"
     info = json.loads(table[0]["extra_info"])
     assert info["pass_rate"] == ordered[0]["pass_rate"], "reward functions and records are told the rate"
+
+
+def test_answers_of_other_weights_at_the_same_place_are_not_mixed(
+    tiny_run: dict[str, Any], tmp_path: Path
+) -> None:
+    """As of a run's final/, which is replaced when the run is trained further."""
+    model = shutil.copytree(tiny_run["model"]["path"], tmp_path / "model")
+    tree = tree_of(tiny_run, model=tiny_run["model"] | {"path": str(model)})
+    config = OnlineConfig.model_validate(tree)
+    measure_difficulty(config, tmp_path / "out", Choice())
+    kept = (tmp_path / "out" / "train.jsonl").read_bytes()
+    weights = load_file(model / "model.safetensors")
+    save_file({name: tensor + 0.1 for name, tensor in weights.items()}, model / "model.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"holds answers that were sampled with other settings \(checkpoint;"
+    ):
+        measure_difficulty(config, tmp_path / "out", Choice())
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == kept
 
 
 def test_verl_files_keep_their_schema(tiny_run: dict[str, Any], tmp_path: Path) -> None:

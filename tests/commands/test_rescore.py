@@ -168,9 +168,10 @@ def test_the_power_of_a_comparison(scored: tuple[Path, EvaluationResult], tmp_pa
         PowerOptions(0.1, (0,), 0.5, 0.8)
     with pytest.raises(ConfigError, match="--difference 2: must be between 0 and 1"):
         PowerOptions(2, (1,), 0.5, 0.8)
-    other = jsonl(tmp_path / "arithmetic.jsonl", [{**row, "question": "Other?"} for row in ROWS[:1]])
+    rows = [{**row, "question": f"Other than {row['question']}"} for row in ROWS[:2]]
+    other = jsonl(tmp_path / "arithmetic.jsonl", rows)
     score_files([other], MATHS, tmp_path / "other", workers=1, timeout=10)
-    with pytest.raises(DataError, match="has no problem"):
+    with pytest.raises(DataError, match="not the same problems: 3 and 2 of 3 and 2 are in one"):
         power_table(place, tmp_path / "other", options)
 
 
@@ -208,6 +209,7 @@ def test_rows_of_one_response_each_are_gathered_by_problem(tmp_path: Path) -> No
         for n in (1, 2)
         for name in "ab"
     ]
+    counted = {"tokens": 7, "finish_reason": "stop"}
     read = read_responses(jsonl(tmp_path / "set.jsonl", rows), "set")
     assert [[rollout.text for rollout in group.rollouts] for group in read.groups] == [
         ["a1", "a2"],
@@ -216,6 +218,13 @@ def test_rows_of_one_response_each_are_gathered_by_problem(tmp_path: Path) -> No
     assert [len(rollout.token_ids) for rollout in read.groups[0].rollouts] == [1, 2]
     assert read.lengths_known
     assert {rollout.finish_reason for group in read.groups for rollout in group.rollouts} == {"length"}
+    # Of a list `tokens` is that of no response, and the length must not be 0.
+    listed = jsonl(tmp_path / "list.jsonl", [{"id": 1, "response": ["a"], "answer": 1} | counted])
+    assert not read_responses(listed, "list").lengths_known
+    single = jsonl(tmp_path / "one.jsonl", [{"id": 1, "response": "a", "answer": 1} | counted])
+    both = score_files([listed, single], MATHS, tmp_path / "both", workers=1, timeout=10)
+    assert [report.mean_response_tokens for report in both.reports] == [None, 7]
+    assert [report.truncated_share for report in both.reports] == [None, 0]
 
 
 def test_files_that_are_not_there_and_results_that_are_no_text(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from reasoner_rl.evaluation.difference import set_difference, sign_flip_p_value
+from reasoner_rl.evaluation.difference import samples_by_problem, set_difference, sign_flip_p_value
 from reasoner_rl.evaluation.estimators import ProblemResult, powers_of_two, summarise
 from reasoner_rl.evaluation.result import SetReport
 from reasoner_rl.evaluation.tables import identity, report_of_set
@@ -96,6 +96,22 @@ def test_unknown_accuracies_and_other_problems_are_not_compared() -> None:
     )
     assert set_difference(known, unknown) is None
     assert set_difference(known, report({"q": 1}, 2)) is None
+
+
+def test_samples_of_partial_credit_are_not_made_up() -> None:
+    """Of 0.5 and 1 a report has one right response and a mean of 0.75, which two samples of 0 and 1 cannot have."""
+    result = ProblemResult((0.5, 1.0), ("a", "b"), (3, 3), (False, False))
+    partial = report_of_set(summarise("set", [result]), [result], [identity("set/0", "p", "b")])
+    with pytest.raises(ValueError, match="responses to set/0 have accuracies between 0 and 1"):
+        samples_by_problem(partial)
+    whole = samples_by_problem(report({"p": 1, "q": 2}, 2))
+    assert {text: sorted(samples) for text, samples in whole.items()} == {
+        "p/0": [0.0, 1.0],
+        "q/0": [1.0, 1.0],
+    }
+    found = set_difference(partial, partial)
+    assert found is not None
+    assert (found.accuracy_before, found.p_value, found.could_be_noise) == (0.75, None, True)
 
 
 def test_powers_of_two_end_with_k() -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from reasoner_rl.evaluation.power import (
     Variances,
@@ -69,3 +69,26 @@ def test_variances_are_estimated_without_bias() -> None:
     assert two.within == pytest.approx(
         float(numpy.mean(before * (1 - before)) + numpy.mean(after * (1 - after))) / 2, abs=0.012
     )
+
+
+def test_large_differences_of_few_problems_have_a_power() -> None:
+    """scipy 1.17's nctdtr is nan at -12.7 for 1 degree of freedom and a shift of 7.75, and at 2.26 for 9 and 37.75."""
+    for problems, shift, expected in (
+        (2, 7.75, stats.nct.sf(stats.t.ppf(0.975, 1), 1, 7.75)),
+        (10, 37.75, 1.0),
+    ):
+        variances = Variances(within=0.0, spread=problems * (0.1 / shift) ** 2)
+        assert power(0.1, variances, problems, 1) == pytest.approx(expected, abs=1e-9)
+    # The smallest difference that 2 problems show, in standard errors: where 80 % of the distribution are significant.
+    critical = stats.t.ppf(0.975, 1)
+    wanted = optimize.brentq(lambda shift: stats.nct.sf(critical, 1, shift) - 0.8, 1, 100)
+    assert detectable(Variances(0.0, 2e-4), 2, 1) == pytest.approx(0.01 * wanted, rel=1e-3)
+
+
+def test_a_single_sample_or_problem_has_no_variance() -> None:
+    for accuracies in ([[1.0], [0.0]], [[1.0, 0.0]]):
+        with pytest.raises(ValueError, match="at least 2 problems, and 2 samples of each"):
+            variances_of_one(accuracies, resemblance=0.5)
+    pair = {"a": [1.0, 0.0], "b": [0.0, 0.0]}
+    with pytest.raises(ValueError, match="not the same problems: 0 and 1 of 2 and 3"):
+        variances_of_two(pair, pair | {"c": [1.0, 1.0]})

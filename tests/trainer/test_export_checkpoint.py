@@ -118,6 +118,9 @@ def test_a_recipe_may_name_a_run_or_its_checkpoint_as_a_model(
     gone_on = shutil.copytree(run, tmp_path / "gone_on")
     (gone_on / "summary.json").write_text('{"steps": 2}')
     assert named(gone_on) == str(gone_on / "exported" / "step_000003")
+    # Trained further with checkpoint.export_at_end=false: final/ is that of the first end.
+    (gone_on / "summary.json").write_text('{"steps": 3, "exported": false}')
+    assert named(gone_on) == str(gone_on / "exported" / "step_000003")
     assert named(Path(config.model.path)) == config.model.path
     with pytest.raises(ConfigError, match=r"`reasoner-rl export .*gone_on` writes its weights"):
         load_tokenizer(ModelConfig(path=str(gone_on)))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reasoner_rl.observability.messages import plain_console
+
 
 @contextmanager
 def progress_bar(
@@ -24,9 +25,9 @@ def progress_bar(
     """Show a bar while the block runs, and take it away afterwards.
 
     Yields ``advance(n)``: n more of ``total`` are done. Nothing is written when ``enabled`` is False or
-    standard error is not a terminal, so that log files stay clean.
+    standard error is not a terminal, so that log files and notebooks stay clean, whatever FORCE_COLOR says.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -35,7 +36,7 @@ def progress_bar(
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=enabled is False or not console.is_terminal,
+        disable=enabled is False or not console.file.isatty(),
     )
     with progress:
         task = progress.add_task(description, total=total)

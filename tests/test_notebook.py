@@ -29,7 +29,7 @@ def interrupt(step, metrics):
     if step == 1:
         os.kill(os.getpid(), signal.SIGINT)
 
-short = load_recipe(dapo, {"run.output_dir": RUN / "again", "evaluation": None})
+short = load_recipe(dapo, {"run.output_dir": RUN / "again", "evaluation": None, "batch.prompts_per_step": 8})
 stopped = train(short, on_metrics=interrupt)
 print("\\nsteps", steps, "summary", stopped)
 print("\\nsteps", train(short, on_metrics=interrupt)["steps"], steps)

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 class UserError(ValueError):
     """Something in the user's input is wrong. The text names the place, the value and the rule."""
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows in a notebook: as on the command line, the text without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(UserError):
     """A key of the configuration is unknown, or its value breaks a rule."""

@@ -66,8 +66,16 @@ class FileForm:
         pyarrow.parquet.write_table(problem_table(problems).table, file)
 
 
+JSONL = FileForm()
+
+
 def generate_data(
-    generator: Generator, options: Any, seed: int, folder: Path, form: FileForm, overwrite: bool
+    generator: Generator,
+    options: Any,
+    seed: int,
+    folder: Path,
+    form: FileForm = JSONL,
+    overwrite: bool = False,
 ) -> None:
     """Write a file per split into ``folder``, and ``generated.json``, which says how they were made.
 

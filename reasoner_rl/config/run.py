@@ -167,3 +167,8 @@ class LoggingConfig(RecordConfig):
 
     tensorboard: bool = Field(True, description="Write TensorBoard events to output_dir/tensorboard.")
     wandb: WandbConfig | None = Field(None, description="Log to Weights & Biases.")
+    console_every_steps: int = Field(
+        1,
+        ge=1,
+        description="A line on the console for every so many steps, for the last one and for each evaluation.",
+    )

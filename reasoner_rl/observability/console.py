@@ -67,13 +67,18 @@ def _fitted(parts: list[Part], width: int) -> Text:
         parts[place : place + 1] = [Part(least.shorter, least.drop)] if least.shorter is not None else []
 
 
+def is_of_evaluation(name: str) -> bool:
+    """Whether a metric is of held-out problems or pairs."""
+    return name.startswith("eval/")
+
+
 def _evaluations(values: Mapping[str, float]) -> list[Part]:
     """Accuracy on each held-out set, or the score where accuracy is not known."""
     found = []
     for name, value in values.items():
         _, _, rest = name.partition("eval/")
         dataset, _, measured = rest.rpartition("/")
-        if name.startswith("eval/") and (
+        if is_of_evaluation(name) and (
             measured == "accuracy" or (measured == "score" and f"eval/{dataset}/accuracy" not in values)
         ):
             found.append(Part(Text(f"{dataset} {measured} {value:.3f}", "bold cyan")))

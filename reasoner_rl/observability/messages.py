@@ -6,7 +6,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-_CONSOLE = Console()
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that writes lines of text to standard output, also in a notebook.
+
+    There rich would otherwise show each line as a piece of HTML of its own, which nothing that redirects standard
+    output would see.
+    """
+    return Console(stderr=stderr, force_jupyter=False)
+
+
+_CONSOLE = plain_console()
 
 
 def say(text: str) -> None:

@@ -19,11 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reasoner_rl.observability.messages import plain_console
+
 SECONDS_BETWEEN_LINES = 30
 
 
 class Advance(Protocol):
-    """What is called as the work goes on: ``amount`` more of the total are done, and ``tokens`` were generated."""
+    """What is called while the work is done: ``amount`` more of the total are done, and ``tokens`` were generated."""
 
     def __call__(self, amount: int, tokens: int = 0) -> None: ...
 
@@ -32,14 +34,14 @@ class Advance(Protocol):
 def progress_bar(enabled: bool | Literal["auto"], description: str, total: int) -> Iterator[Advance]:
     """Show how far the block is, of ``total``; it calls what this yields.
 
-    On a terminal a bar is shown, and taken away afterwards. In a log file a line is written every
-    `SECONDS_BETWEEN_LINES`, at the next call, so that work that takes less writes nothing. Nothing is shown when
-    ``enabled`` is False.
+    On a terminal a bar is shown, and taken away afterwards. In a log file or a notebook, whatever FORCE_COLOR says, a
+    line is written every `SECONDS_BETWEEN_LINES`, at the next call, so that work that takes less writes nothing.
+    Nothing is shown when ``enabled`` is False.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if enabled is False:
         yield _ignore
-    elif console.is_terminal:
+    elif console.file.isatty():
         with _bar(console, description, total) as advance:
             yield advance
     else:

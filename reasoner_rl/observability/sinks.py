@@ -17,7 +17,8 @@ from rich.console import Console
 
 from reasoner_rl.config.run import LoggingConfig, WandbConfig
 from reasoner_rl.errors import ConfigError, DataError, MissingExtraError
-from reasoner_rl.observability.console import step_line
+from reasoner_rl.observability.console import is_of_evaluation, step_line
+from reasoner_rl.observability.messages import plain_console
 from reasoner_rl.observability.summary import atomic_writer, json_ready, naming
 
 logger = logging.getLogger(__name__)
@@ -170,13 +171,19 @@ class WandbSink:
 
 
 class ConsoleSink:
-    """Prints one line per step; a step without any of the numbers that the line shows prints nothing."""
+    """Prints one line per step; a step without any of the numbers that the line shows prints nothing.
 
-    def __init__(self, total_steps: int, console: Console | None = None) -> None:
+    every: of the steps only each so many-th, and the last one, have a line; evaluations always do.
+    """
+
+    def __init__(self, total_steps: int, console: Console | None = None, every: int = 1) -> None:
         self._total_steps = total_steps
-        self._console = console or Console()
+        self._console = console or plain_console()
+        self._every = every
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        if not (step % self._every == 0 or step == self._total_steps or any(map(is_of_evaluation, values))):
+            return
         line = step_line(step, self._total_steps, values, self._width())
         if line is not None:
             # soft_wrap: what must be shown stays on one line, however narrow rich takes it to be.
@@ -254,5 +261,5 @@ def open_logger(
     sinks.append(JsonlSink(folder / "metrics.jsonl", resume_step))
     if config.tensorboard:
         sinks.append(TensorBoardSink(folder / "tensorboard", resume_step))
-    sinks += [ConsoleSink(total_steps), *more]
+    sinks += [ConsoleSink(total_steps, every=config.console_every_steps), *more]
     return MetricLogger(sinks)

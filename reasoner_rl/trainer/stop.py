@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -16,7 +17,13 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 def handling_signals(
     handler: Callable[[int, FrameType | None], None], numbers: Sequence[int] = STOPPING
 ) -> Iterator[None]:
-    """Call ``handler`` for these signals while the block runs. To be used in the main thread."""
+    """Call ``handler`` for these signals while the block runs.
+
+    In another thread than the main one, which alone may do that, signals stay as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

@@ -226,6 +226,15 @@ class TestConsole:
             "tokens/s generate 5,210, update 8,000\n"
         )
 
+    def test_only_every_so_many_steps_evaluations_and_the_end_have_a_line(self) -> None:
+        out = io.StringIO()
+        sink = ConsoleSink(7, Console(file=out), every=3)
+        sink.write(0, {"eval/aime/accuracy": 0.25})
+        for step in range(1, 8):
+            sink.write(step, {"sft/loss": 1.0 / step})
+        sink.write(4, {"eval/aime/accuracy": 0.5})
+        assert [line[:8] for line in out.getvalue().splitlines()] == [f"step {n}/7" for n in (0, 3, 6, 7, 4)]
+
     def test_missing_keys_are_left_out(self) -> None:
         assert console_line(1, {"sft/loss": 1.23456}) == "step   1/100  loss 1.2346\n"
         assert console_line(0, {"eval/aime/accuracy": 0.25}) == "step   0/100  aime accuracy 0.250\n"

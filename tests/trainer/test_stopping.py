@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,6 +41,15 @@ def test_a_second_interruption_stays_one_when_a_library_makes_another_error_of_i
     assert str(raised.value.__cause__) == "unexpected pos 704 vs 598"
     assert "stopping after this step, with a checkpoint; once more to stop at once" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_another_thread_leaves_signals_as_they_are() -> None:
+    def run() -> tuple[bool, object]:
+        with graceful_stop() as stop:
+            return stop.requested, signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result() == (False, signal.default_int_handler)
 
 
 def test_an_error_after_the_first_interruption_stays_what_it_is() -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import psutil  # type: ignore[import-untyped]
 
 from reasoner_rl.commands.probe import Probe, probe
 from reasoner_rl.config.arithmetic import step_arithmetic
-from reasoner_rl.config.load import load_recipe
+from reasoner_rl.config.load import change_recipe, load_recipe
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig
-from reasoner_rl.config.yaml_text import parse_value
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.plan.architecture import Architecture, read_architecture
 from reasoner_rl.plan.cache import Concurrency, vllm_concurrency
@@ -121,9 +120,10 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
 
     def judge(at_ease: bool, changes: Sequence[str]) -> Sequence[str] | None:
         try:
-            other = make_setup(_changed(setup.config, changes), machine, read)
-        except ValueError:  # a rule of the configuration is broken
+            changed = change_recipe(setup.config, changes)
+        except ConfigError:
             return None
+        other = make_setup(cast("Planned", changed), machine, read)
         cramped = [each for each in warnings(other) if at_ease and each.startswith("only ")]
         return [*problems(other, plan_memory(other), host_gib), *cramped]
 
@@ -212,19 +212,6 @@ def _load(recipe: str, overrides: Sequence[str]) -> Planned:
             f"{config.recipe!r}"
         )
     return config
-
-
-def _changed(config: Planned, changes: Sequence[str]) -> Planned:
-    """The recipe with overrides. Raises ValueError if they break a rule."""
-    tree = config.model_dump(mode="json")
-    for change in changes:
-        key, _, text = change.partition("=")
-        *path, last = key.split(".")
-        section = tree
-        for name in path:
-            section = section[name]
-        section[last] = parse_value(text, change)
-    return type(config).model_validate(tree)
 
 
 def _host_gib(machine: Hardware, wish: Wish) -> float | None:

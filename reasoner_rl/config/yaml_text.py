@@ -112,10 +112,10 @@ def dump_yaml(value: Any) -> str:
 
 
 def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as key.path -> value."""
+    """A nested mapping as key.path -> value; an empty mapping is a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= flat_keys(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

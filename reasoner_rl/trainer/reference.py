@@ -78,7 +78,7 @@ def load_reference(source: str) -> Reference:
     if not path.is_file():
         known = ", ".join(shipped) or "none"
         raise ConfigError(
-            f"--compare-to {source}: no such file, and the shipped references are {known}."
+            f"the reference {source}: no such file, and the shipped references are {known}."
             f"{did_you_mean(source, shipped)} `reasoner-rl reference make RUN RUN RUN --out FILE` makes one"
         )
     try:

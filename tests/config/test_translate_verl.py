@@ -11,13 +11,13 @@ import pytest
 
 from reasoner_rl.config.keys import walk_keys
 from reasoner_rl.config.load import check_text, load_recipe
-from reasoner_rl.config.translate.read import flatten, read_script, resolve
+from reasoner_rl.config.translate.read import read_script, resolve
 from reasoner_rl.config.translate.sources import verl_settings
 from reasoner_rl.config.translate.terms import Translation
 from reasoner_rl.config.translate.verl import translate_verl
 from reasoner_rl.config.translate.verl_keys import OLDER, VERL
 from reasoner_rl.config.translate.write import write_recipe
-from reasoner_rl.config.yaml_text import parse_yaml
+from reasoner_rl.config.yaml_text import flat_keys, parse_yaml
 from reasoner_rl.errors import ConfigError
 
 # The settings of the published run (recipe/dapo/run_dapo_qwen2.5_32b.sh in verl), in a script of the same manner.
@@ -74,10 +74,10 @@ def dapo(tmp_path: Path) -> Translation:
 
 
 def test_dapos_script_is_our_recipe_where_both_name_the_same(dapo: Translation) -> None:
-    theirs = flatten(check_text(write_recipe(dapo), "test").model_dump(mode="json"))
+    theirs = flat_keys(check_text(write_recipe(dapo), "test").model_dump(mode="json"))
     ours = load_recipe("dapo_qwen2.5_32b").model_dump(mode="json")
-    named = [path for path in flatten(dapo.tree) if path in flatten(ours)]
-    differing = {path for path in named if theirs[path] != flatten(ours)[path]}
+    named = [path for path in flat_keys(dapo.tree) if path in flat_keys(ours)]
+    differing = {path for path in named if theirs[path] != flat_keys(ours)[path]}
     assert len(named) > 55
     assert differing == {
         # A place or a name, and what verl's script leaves open.
@@ -139,7 +139,7 @@ def _references() -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for backend in ("ppo_megatron_trainer", "ppo_trainer"):
         tree = parse_yaml((folder / f"_generated_{backend}.yaml").read_text(), backend)
-        keys.update(flatten(tree))
+        keys.update(flat_keys(tree))
     return keys
 
 

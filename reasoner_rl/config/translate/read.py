@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.config.yaml_text import parse_value, parse_yaml
+from reasoner_rl.config.yaml_text import flat_keys, parse_value, parse_yaml
 from reasoner_rl.errors import ConfigError
 
 _ARITHMETIC = re.compile(r"\$\(\(((?:[^()]|\([^()]*\))*)\)\)")
@@ -53,15 +53,6 @@ def read_document(path: Path) -> Any:
     return parse_yaml(read_text(path), str(path))
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by their dotted paths; an empty mapping is a value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        flat.update(flatten(value, path) if isinstance(value, Mapping) and value else {path: value})
-    return flat
-
-
 def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in OmegaConf's interpolations of whole values, `${a.b}` and `${oc.select:a.b,default}`, as far as they lead.
 
@@ -91,12 +82,7 @@ def read_overrides(overrides: Iterable[str], place: str) -> dict[str, Any]:
         if not separator or not key.strip("+"):
             raise ConfigError(f"{place}: {override!r}: must read key=value")
         value = _hydra_value(text, f"{place}: {override!r}")
-        below = (
-            flatten(value, key.strip("+"))
-            if isinstance(value, Mapping) and value
-            else {key.strip("+"): value}
-        )
-        settings.update(below)
+        settings.update(flat_keys({key.strip("+"): value}))
     return settings
 
 

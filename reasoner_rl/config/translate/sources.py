@@ -10,7 +10,6 @@ from typing import Any
 from reasoner_rl.config.base import expand_home
 from reasoner_rl.config.explain import show
 from reasoner_rl.config.translate.read import (
-    flatten,
     is_document,
     overrides_of,
     read_document,
@@ -20,6 +19,7 @@ from reasoner_rl.config.translate.read import (
     resolve,
 )
 from reasoner_rl.config.translate.trl_keys import METHODS
+from reasoner_rl.config.yaml_text import flat_keys
 from reasoner_rl.errors import ConfigError
 
 _SCRIPT = re.compile(r"(?:^|/)(?P<name>[^/]+)\.py$|^trl\.scripts\.(?P<module>\w+)$")
@@ -85,7 +85,7 @@ def _command(words: Sequence[str]) -> tuple[int, str | None]:
 
 def _of_document(tree: Any, path: Path) -> dict[str, Any]:
     if isinstance(tree, Mapping):
-        return resolve(flatten(tree))
+        return resolve(flat_keys(tree))
     if isinstance(tree, list) and all(isinstance(line, str) for line in tree):
         return read_overrides(tree, str(path))
     raise ConfigError(

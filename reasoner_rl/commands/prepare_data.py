@@ -132,9 +132,14 @@ def _places(options: PrepareOptions, name: str) -> _Places:
         raise ConfigError(f"--name {name!r}: must be the name of files, without a folder")
     if options.drop_contaminated and not options.against:
         raise ConfigError("--drop-contaminated has no effect without --against FILE")
-    validation = options.out / f"{name}_validation.parquet" if options.validation else None
+    validation = options.out / f"{name}_validation.parquet"
     files = [options.out / f"{name}.{ending}" for ending in ("parquet", "md", "json")]
-    places = _Places(files[0], validation, files[1], files[2])
+    places = _Places(files[0], validation if options.validation else None, files[1], files[2])
+    if places.validation is None and validation.exists():
+        raise ConfigError(
+            f"--out {options.out}: {validation} would not be written by this call, and may hold the same problems; delete "
+            "it, or choose another folder or --name"
+        )
     there = [path for path in places.all() if path.exists()]
     if there and not options.overwrite:
         raise ConfigError(f"--out {options.out}: {there[0]} is there; --overwrite replaces it")

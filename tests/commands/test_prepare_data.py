@@ -164,6 +164,9 @@ def test_files_of_other_shapes_are_compared_and_split(run: Run, tmp_path: Path) 
     assert report["compared"][0]["pairs"] == [
         {"row": 17, "evaluation_row": 1, "kind": "exact", "similarity": None}
     ]
+    status, _, err = run(source, "--out", "made", "--data-source", "gsm8k", "--overwrite")
+    assert (status, "own_validation.parquet would not be written by this call" in err) == (2, True), err
+    assert len(contents(tmp_path / "made/own_validation.parquet")) == 4
     status, out, err = run(source, "--against", held, "--out", "pairs.json", name="contamination")
     assert (status, err) == (0, "")
     assert [cell.strip() for cell in out.splitlines()[-2].split("│")[2:-1]] == list("11000111")

@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reasoner_rl.commands.make_tiny_model import build_tokenizer, make_tiny_model
-
-__all__ = ["build_tokenizer", "main"]
+from reasoner_rl.commands.make_tiny_model import make_tiny_model
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from reasoner_rl.commands.make_tiny_model import build_tokenizer
 from reasoner_rl.observability.versions import installed_version
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
@@ -103,7 +103,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """The quickstart's tokenizer."""
-    return runpy.run_path(str(ROOT / "scripts" / "make_tiny_model.py"))["build_tokenizer"]()
+    return build_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -137,8 +137,8 @@ def _places(options: PrepareOptions, name: str) -> _Places:
     places = _Places(files[0], validation if options.validation else None, files[1], files[2])
     if places.validation is None and validation.exists():
         raise ConfigError(
-            f"--out {options.out}: {validation} would not be written by this call, and may hold the same problems; delete "
-            "it, or choose another folder or --name"
+            f"--out {options.out}: {validation} would not be written by this call, and may hold the same problems; "
+            "delete it, or choose another folder or --name"
         )
     there = [path for path in places.all() if path.exists()]
     if there and not options.overwrite:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import runpy
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -65,9 +64,10 @@ def make_checkpoint(folder: Path, shape: tuple[Any, ...]) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    from reasoner_rl.commands.make_tiny_model import build_tokenizer
+
     hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = shape
-    build = runpy.run_path(str(Path(__file__).parent.parent / "make_tiny_model.py"))["build_tokenizer"]
-    tokenizer = build()
+    tokenizer = build_tokenizer()
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=vocabulary,

@@ -28,7 +28,6 @@ import importlib.util
 import os
 import platform
 import random
-import runpy
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -92,13 +91,15 @@ def make_checkpoint(work: Work, folder: Path) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+    from reasoner_rl.commands.make_tiny_model import build_tokenizer
+
     if work.model not in SHAPES:
         given = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
         given.save_pretrained(folder)
         AutoTokenizer.from_pretrained(work.model).save_pretrained(folder)
         return given.num_parameters()
     torch.manual_seed(work.seed)
-    tokenizer = runpy.run_path(str(ROOT / "scripts" / "make_tiny_model.py"))["build_tokenizer"]()
+    tokenizer = build_tokenizer()
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         num_attention_heads=4,

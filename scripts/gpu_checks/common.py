@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import random
-import runpy
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,6 @@ Figures = dict[str, Figure]
 T = TypeVar("T")
 
 GIB = 2**30
-SCRIPTS = Path(__file__).resolve().parents[1]
 
 
 class Skip(Exception):
@@ -313,7 +311,9 @@ def _tokenizer(vocabulary: int | None) -> Any:
     """The quickstart's tokenizer, with fillers up to ``vocabulary`` tokens."""
     from transformers import Qwen2Tokenizer
 
-    tokenizer = runpy.run_path(str(SCRIPTS / "make_tiny_model.py"))["build_tokenizer"]()
+    from reasoner_rl.commands.make_tiny_model import build_tokenizer
+
+    tokenizer = build_tokenizer()
     if vocabulary is None:
         return tokenizer
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from reasoner_rl.commands.make_tiny_model import build_tokenizer
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig, SftConfig
 from reward_fns.math_answer import compute_score
 
 ROOT = Path(__file__).resolve().parents[2]
 ladder = runpy.run_path(str(ROOT / "data" / "make_ladder.py"))
-build_tokenizer = runpy.run_path(str(ROOT / "scripts" / "make_tiny_model.py"))["build_tokenizer"]
 Files = dict[str, list[dict[str, Any]]]
 
 

@@ -73,7 +73,7 @@ def end_not_trained() -> None:
             mask[-1] = False
         return Prepared([s.replace(loss_mask=m) for s, m in zip(samples, masks, strict=True)], metrics)
 
-    GroupPolicyGradient.prepare = prepare  # type: ignore[method-assign]
+    GroupPolicyGradient.prepare = prepare  # type: ignore[method-assign, assignment]
 
 
 WRONG_CODE: Mapping[str, Callable[[], None]] = {

@@ -73,7 +73,7 @@ def worked_examples(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
 
 def checkable(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
     """Rows whose answer is an exact short decimal; 0.6666666667 stands for a fraction that was rounded."""
-    kept = []
+    kept: list[Row] = []
     for row in rows:
         if NUMBER.fullmatch(row["answer"]) and len(row["answer"].partition(".")[2]) <= MAX_DECIMALS:
             kept.append(

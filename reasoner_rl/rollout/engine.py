@@ -35,7 +35,7 @@ class StepOutput:
     # The number of the request, and its responses.
     finished: list[tuple[int, list[Rollout]]] = field(default_factory=list)
     responses: int = 0  # those of requests that are still in flight count too
-    tokens: int = 0  # decoded since then, in all responses; to show progress
+    tokens: int = 0  # decoded since then, to show progress; vLLM counts a response's when it has ended
 
 
 class Generator(Protocol):

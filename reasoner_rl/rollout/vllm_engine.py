@@ -107,7 +107,7 @@ class VllmRolloutEngine(Generator):
     def step(self) -> StepOutput:
         """See `Generator.step`."""
         require_state(self, "generate", "ready")
-        before, ended = self._tokens_in_flight(), 0
+        ended = 0  # tokens of finished responses: vLLM returns nothing of the others
         for _ in range(MAX_DECODING_STEPS):
             if not self._in_flight or self._in_flight.any_finished:
                 break
@@ -118,15 +118,7 @@ class VllmRolloutEngine(Generator):
                     rollout = self._to_rollout(output.outputs[0])
                     ended += len(rollout.token_ids)
                     self._in_flight.record(*self._places.pop(count), rollout)
-        return replace(self._in_flight.take(), tokens=ended + self._tokens_in_flight() - before)
-
-    def _tokens_in_flight(self) -> int:
-        """Tokens of unfinished responses, which vLLM does not return; 0 if a version holds them elsewhere."""
-        processor = getattr(self._engine, "output_processor", None)
-        detokenizers = [
-            getattr(state, "detokenizer", None) for state in getattr(processor, "request_states", {}).values()
-        ]
-        return sum(each.num_output_tokens() for each in detokenizers if hasattr(each, "num_output_tokens"))
+        return replace(self._in_flight.take(), tokens=ended)
 
     def cancel(self) -> None:
         """See `Generator.cancel`.

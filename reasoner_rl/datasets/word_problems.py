@@ -53,7 +53,7 @@ def _plain(problem: str) -> str:
 
 def worked_examples(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
     """Rows of ASDiv with a worked solution; those whose formula gives none are dropped and counted by reason."""
-    examples = []
+    examples: list[Row] = []
     for row in rows:
         try:
             solution, answer = solution_of(row["formula"], row["answer"])

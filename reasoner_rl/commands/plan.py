@@ -120,10 +120,9 @@ def make_plan(recipe: str, overrides: Sequence[str], wish: Wish) -> Plan:
 
     def judge(at_ease: bool, changes: Sequence[str]) -> Sequence[str] | None:
         try:
-            changed = change_recipe(setup.config, changes)
+            other = make_setup(cast("Planned", change_recipe(setup.config, changes)), machine, read)
         except ConfigError:
             return None
-        other = make_setup(cast("Planned", changed), machine, read)
         cramped = [each for each in warnings(other) if at_ease and each.startswith("only ")]
         return [*problems(other, plan_memory(other), host_gib), *cramped]
 

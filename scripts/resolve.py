@@ -31,7 +31,7 @@ COMBINATIONS = (
     "flash-attn",
     "vllm,cluster",
     "vllm,cluster,megatron",
-    "cluster,data,dev,gguf,megatron,preferences,report,school-math,test,verifiers,vllm",
+    "cluster,data,dev,gguf,megatron,notebook,preferences,report,school-math,test,verifiers,vllm",
 )
 # Column of the table -> package.
 SHOWN = {

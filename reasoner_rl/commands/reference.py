@@ -41,7 +41,7 @@ def make(runs: Sequence[Path], out: Path) -> None:
 
 
 def check(run: Path, against: str) -> bool:
-    """Tell where a run left the bands of a reference; returns whether it did."""
+    """Report where a run left the bands of a reference; returns whether it did."""
     reference = load_reference(against)
     watch = follow_run(run, reference)
     for departure in watch.departed.values():

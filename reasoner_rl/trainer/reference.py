@@ -144,11 +144,11 @@ def follow_run(run: Path, reference: Reference, last_step: int | None = None) ->
 
 
 class ReferenceSink:
-    """Follows a run along a reference while it writes its metrics, and tells where one leaves its band.
+    """Follows a run along a reference while it writes its metrics, and reports where one leaves its band.
 
     Args:
         folder: the run's output_dir.
-        resume_step: what the run has logged up to this step, it is not told again; 0 in a new run.
+        resume_step: departures up to this step were reported before the run resumed; 0 in a new run.
     """
 
     name = "reference"  # in the summary
@@ -163,7 +163,7 @@ class ReferenceSink:
             say(str(departure))
 
     def close(self) -> None:
-        """Tell the verdict."""
+        """Report the verdict."""
         say(verdict(self._watch, self._reference))
 
     def summary(self) -> dict[str, Any]:

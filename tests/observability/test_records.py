@@ -86,10 +86,9 @@ def test_short_work_leaves_a_log_file_clean(capsys: pytest.CaptureFixture[str]) 
 def test_bar_on_a_terminal(
     enabled: bool, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = progress.Console
-    monkeypatch.setattr(
-        progress, "Console", lambda **options: real(force_terminal=True, width=100, **options)
-    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
     with progress_bar(enabled, "generating", 4) as advance:
         advance(3, tokens=1200)
     captured = capsys.readouterr()

@@ -28,16 +28,21 @@ def references(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
-def test_wrong_code_does_what_it_is_called(
-    references: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_advantage_of_the_next_response(references: dict[str, Any]) -> None:
     right = group.group_advantages(SCORES, "group_std")
     references["WRONG_CODE"]["advantages of the next response"]()
     assert torch.equal(group.group_advantages(SCORES, "group_std"), right[:, [1, 2, 3, 0]])
-    monkeypatch.undo()
+
+
+def test_advantages_that_are_not_centred(references: dict[str, Any]) -> None:
     references["WRONG_CODE"]["advantages not centred"]()
     wrong = group.group_advantages(SCORES, "group_std")
     assert torch.allclose(wrong, SCORES / (SCORES.std(1, keepdim=True) + 1e-6))
+
+
+def test_the_end_of_a_response_that_is_not_trained(
+    references: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     mask = torch.ones(1, dtype=torch.bool).expand(
         3
     )  # one cell that all tokens share, as where all are trained

@@ -214,7 +214,7 @@ def run_once(method: Method, seed: int, out: Path, processes: Processes) -> floa
     if processes.stopping:  # leave no trace of a run that never began
         raise Stopped
     folder.mkdir(parents=True, exist_ok=True)
-    begun = "goes on" if progress.seconds else "begins"
+    begun = "resumes" if progress.seconds else "begins"
     print(f"{method.name}, seed {seed} {begun}; log in {folder / 'log.txt'}", flush=True)
     while not progress.complete:
         if len(progress.seconds) == progress.finished:

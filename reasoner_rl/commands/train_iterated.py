@@ -77,7 +77,7 @@ def train_iterated(config: IteratedConfig) -> dict[str, Any] | None:
         problems = _check_data(config, output)
         record_run(config)
         if len(rounds) == config.rounds.count:
-            say(f"all {len(rounds)} rounds were made before; a higher rounds.count goes on")
+            say(f"all {len(rounds)} rounds were made before; a higher rounds.count continues")
         ended = None
         while len(rounds) < config.rounds.count and ended is None:
             try:

@@ -62,7 +62,7 @@ class Knockout:
     """Losers leave. A score is the sum of an answer's probabilities to win over the number of rounds.
 
     Answers are drawn into the first round at random; in a round of odd size the last one passes without a comparison,
-    which counts as half a win. Of two that are equally likely to win, the first goes on.
+    which counts as half a win. Of two that are equally likely to win, the first stays.
     """
 
     def __init__(self, players: int, rng: random.Random) -> None:

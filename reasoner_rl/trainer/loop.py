@@ -181,8 +181,8 @@ class Trainer:
         state = self.state
         if state.step >= self.config.run.steps > 0:
             say(
-                f"all {state.step} steps were made before: nothing is left to train. A higher run.steps goes on, "
-                "another run.output_dir starts anew"
+                f"all {state.step} steps were made before: nothing is left to train. A higher run.steps continues the "
+                "run, another run.output_dir starts anew"
             )
         if self.source.generates:
             self.workers.publish(state.version)

@@ -197,7 +197,7 @@ def test_what_is_finished_is_not_done_again(
     (copied / "round_2" / "train" / "checkpoints").mkdir()
     again = train_iterated.train_iterated(config_of(tree, copied, logging={"rollouts": "none"}))
     assert again == summary
-    assert "all 2 rounds were made before; a higher rounds.count goes on\n" in capsys.readouterr().out
+    assert "all 2 rounds were made before; a higher rounds.count continues\n" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in times if path.is_file()} == {
         path: time for path, time in times.items() if path.is_file()
     }

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from reasoner_rl.evaluation.reference import Watch
+from reasoner_rl.trainer.reference import follow_run, load_reference
+
 STEPS = 6  # accuracy is then above 0.6 from 0.16; the rest of the quickstart's curve is not asserted here
 HELD_OUT = 120  # problems that are evaluated, of 300
 LAYOUTS = {
@@ -25,6 +28,13 @@ LAYOUTS = {
         *("cluster.kind=ray", "cluster.workers_per_node=2"),
     ],
 }
+
+
+def follow(output: Path) -> Watch:
+    """The run along the reference of the quickstart, of whose first steps it has other samples."""
+    watch = follow_run(output, load_reference("quickstart"))
+    assert watch.compared["reward/score"] == watch.compared["train/grad_norm"] == STEPS
+    return watch
 
 
 def read(output: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -48,6 +58,7 @@ def test_the_embedded_engine_learns(quickstart: Path) -> None:
     summary, steps = read(quickstart / "rl")
     assert len(steps) == STEPS
     assert summary["accuracy_after"] > summary["accuracy_before"] + 0.3
+    assert follow(quickstart / "rl").departed == {}
 
 
 @pytest.mark.slow
@@ -75,5 +86,6 @@ def test_vllm_learns(layout: str, quickstart: Path, tmp_path: Path) -> None:
     summary, steps = read(tmp_path / "rl")
     assert len(steps) == STEPS
     assert summary["accuracy_after"] > summary["accuracy_before"] + 0.3
+    assert follow(tmp_path / "rl").departed == {}
     # Of fresh responses vLLM's logprobs are the trainer's, at every step, with every layout.
     assert max(step["policy/rollout_gap_max"] for step in steps) < 1e-4

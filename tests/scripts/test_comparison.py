@@ -119,7 +119,7 @@ def test_a_failure_is_told_and_does_not_stop_the_others(
     assert comparison.run_all(methods, [0], out, jobs=2) == []
     assert program.calls()[3:] == ["bad", "last"]
     said = capsys.readouterr()
-    assert f"A, seed 0 goes on; log in {log}\n" in said.out
+    assert f"A, seed 0 resumes; log in {log}\n" in said.out
     assert "] B, seed 0: finished before\n" in said.out
     [_] = comparison.run_all(
         [comparison.Method("C", lambda *_: [comparison.Command(("no-such-program",), out)])], [0], out, 1

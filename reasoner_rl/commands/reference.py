@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.config.yaml_text import flat_keys, parse_yaml
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.config.yaml_text import flat_keys
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.trainer.reference import (
@@ -17,7 +18,7 @@ from reasoner_rl.trainer.reference import (
     write_reference,
 )
 
-_MAY_DIFFER = ("run.seed", "run.output_dir", "run.threads")
+_MAY_DIFFER = ("run.seed", "run.output_dir", "run.threads", "logging.")
 
 
 def make(runs: Sequence[Path], out: Path) -> None:
@@ -54,13 +55,13 @@ def _recipe_of(run: Path) -> dict[str, Any]:
     path = run / "recipe.yaml"
     if not path.is_file():
         raise DataError(f"{run}: is no folder of a run: it has no recipe.yaml")
-    return dict(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    return load_recipe(path).model_dump(mode="json")  # with the defaults of keys that are newer than the run
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Every key by its path, but for those that runs of the same recipe may differ in: the seed, and places."""
+    """Every key by its path, but for those that runs of the same recipe may differ in: the seed, places, records."""
     flat = flat_keys(_without_paths(recipe))
-    return {key: value for key, value in flat.items() if key not in _MAY_DIFFER}
+    return {key: value for key, value in flat.items() if not key.startswith(_MAY_DIFFER)}
 
 
 def _without_paths(value: Any) -> Any:

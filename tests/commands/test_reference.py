@@ -11,14 +11,15 @@ import pytest
 import yaml
 
 from reasoner_rl.cli import main
+from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.trainer.reference import load_reference, shipped_references
 
 
-def made_run(folder: Path, seed: int, scores: list[float], **more: Any) -> Path:
+def made_run(folder: Path, seed: int, scores: list[float], *changes: str) -> Path:
     """A run's folder with the two files that a reference is made of."""
     folder.mkdir(parents=True)
-    recipe = {"recipe": "online", "run": {"seed": seed, "output_dir": str(folder), **more}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    changes = (f"run.seed={seed}", f"run.output_dir={folder}", *changes)
+    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe("quickstart", changes)))
     rows = [
         {"step": step, "reward/score": score, "time/step": 1.0} for step, score in enumerate(scores, start=1)
     ]
@@ -51,6 +52,11 @@ def test_a_reference_of_runs_and_where_others_leave_it(
     assert (status, "reference of 3 runs" in said) == (0, True)
     made = load_reference(str(out))
     assert (made.recipe, made.seeds, list(made.metrics)) == ("small", [0, 1, 2], ["reward/score"])
+    # Records differ, and a key that a run of an older version does not have is that key's default.
+    recipe = Path(runs[2]) / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("  tensorboard: true\n", ""))
+    assert command("reference", "make", *runs, "--out", str(out))[0] == 0
+    assert load_reference(str(out)).metrics == made.metrics
     assert made.metrics["reward/score"].values == [[0.1, 0.2, 0.3], [0.1, 0.2, 0.31], [0.1, 0.2, 0.32]]
 
     status, said = command("reference", "check", runs[1], "--against", str(out))
@@ -64,7 +70,7 @@ def test_a_reference_of_runs_and_where_others_leave_it(
         (str(tmp_path / "none"), runs[1], runs[2]): "is no folder of a run: it has no recipe.yaml",
         (runs[0], runs[1], runs[1]): "must have different seeds; they are 0, 1, 1",
         (runs[0], runs[1]): "at least 3 runs; there are 2",
-        (runs[0], runs[1], str(made_run(tmp_path / "long", 7, [0.1], steps=9))): "differs from",
+        (runs[0], runs[1], str(made_run(tmp_path / "long", 7, [0.1], "run.steps=9"))): "differs from",
     }
     for folders, rule in refused.items():
         status, said = command("reference", "make", *folders, "--out", str(tmp_path / "not.json"))

@@ -1,22 +1,34 @@
 """Does a run learn as runs of the same recipe did before? Bands around the curves of several seeds.
 
-At each step the band of a metric reaches from the lowest to the highest of the seeds' values, and beyond both by
-`MARGIN` times their mean distance at this step and its neighbours. One point outside can be chance. A curve has left
-the band where `PATIENCE` points in a row are outside on the same side, and is said to have left at the first of them.
-How often a further seed leaves it is simulated in tests/evaluation/test_reference_bands.py; docs/results.md has what
-was seen of the shipped references.
+At each step the band of a metric reaches from the lowest to the highest of the seeds' values, and beyond both, so that
+it has `REACH` standard deviations to either side of its middle. The deviation is estimated as on a control chart: the
+mean distance of lowest and highest at this step and its neighbours, over the distance that so many draws from a normal
+distribution of deviation 1 have on average. One point outside can be chance. A curve has left the band where
+`PATIENCE` points in a row are outside on the same side, and is said to have left at the first of them. How often a
+further seed leaves it is simulated in tests/evaluation/test_reference_bands.py; docs/results.md has what was seen of
+the shipped references.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import fmean
 
-MARGIN = 1.5
+from scipy.integrate import quad
+from scipy.special import ndtr
+
+REACH = 3.5
 PATIENCE = 3
 NEIGHBOURS = 3  # points on each side
 FEWEST_SEEDS = 3
+
+
+@cache
+def expected_range(draws: int) -> float:
+    """Mean distance of the lowest and the highest of so many draws from a standard normal distribution."""
+    return float(quad(lambda x: 1 - ndtr(x) ** draws - ndtr(-x) ** draws, -10, 10)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +46,8 @@ class Curves:
         here = [seed[place] for seed in self.values]
         near = range(max(0, place - NEIGHBOURS), min(len(self.steps), place + NEIGHBOURS + 1))
         columns = [[seed[other] for seed in self.values] for other in near]
-        margin = MARGIN * fmean(max(column) - min(column) for column in columns)
+        distance = fmean(max(column) - min(column) for column in columns)
+        margin = (REACH / expected_range(len(here)) - 0.5) * distance
         return min(here) - margin, max(here) + margin
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from reasoner_rl.evaluation.reference import Curves, Watch, curves_of, expected_range
 
-
 # d2 of control charts (Montgomery, Introduction to Statistical Quality Control, appendix VI).
 MEAN_RANGE = {3: 1.6926, 4: 2.0588, 5: 2.3259, 10: 3.0775}
 

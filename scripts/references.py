@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from reasoner_rl.cli import main as reasoner_rl
 from reasoner_rl.commands.reference import make
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.observability.summary import atomic_writer
 from reasoner_rl.trainer.folder import exclusive_folder
 from reasoner_rl.trainer.reference import Reference, follow_run, load_reference
@@ -105,11 +107,8 @@ def first_steps(reference: Reference, run: Path) -> dict[str, int]:
 def row(name: str, found: Sequence[Mapping[str, int]]) -> str:
     """A line of the table, over the runs of a name."""
     steps = [min(run.values()) for run in found if run]
-    metrics: dict[str, int] = {}
-    for run in found:
-        for metric in run:
-            metrics[metric] = metrics.get(metric, 0) + 1
-    shown = ", ".join(f"{metric} {n}" for metric, n in sorted(metrics.items(), key=lambda item: -item[1]))
+    metrics = Counter(metric for run in found for metric in run)
+    shown = ", ".join(f"{metric} {n}" for metric, n in metrics.most_common())
     return f"| {name} | {len(steps)} of {len(found)} | {', '.join(map(str, sorted(steps)))} | {shown} |"
 
 
@@ -150,7 +149,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Run what is not finished, and report. Raises ConfigError for mistakes, and UserError if a run failed."""
     config = load_recipe(options.recipe, options.set)
-    assert isinstance(config, OnlineConfig)
+    if not isinstance(config, OnlineConfig):
+        raise ConfigError(
+            f"{options.recipe}: must be a recipe of kind online; it is of kind {config.recipe!r}"
+        )
     as_it_is = training(options, AS_IT_IS, None)
     wrong = {**wrong_settings(config), **dict.fromkeys(WRONG_CODE)}
     mistakes = [training(options, name, change) for name, change in wrong.items()]

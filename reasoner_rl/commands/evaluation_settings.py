@@ -10,11 +10,11 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reasoner_rl.commands.hashes import file_hash
+from reasoner_rl.commands.hashes import file_hash, hash_of_files
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.data import DatasetConfig, PromptConfig
 from reasoner_rl.config.model import ModelConfig
@@ -50,7 +50,6 @@ _TOKENIZER_FILES = (
 _TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 _OF_THE_MACHINE = ("platform", "cpu_count")
 _OF_VERIFIERS = ("math-verify", "latex2sympy2_extended", "sympy", "mpmath")
-_CHUNK = 1 << 22
 
 
 def settings_of(
@@ -139,11 +138,14 @@ def _model(config: EvalConfig, folder: Path) -> ModelRecord:
     files = checkpoint_files(folder)
     weights = [file for file in files if file.suffix in _WEIGHTS]
     code = [file for file in files if file.suffix == ".py"] if config.model.trust_remote_code else []
+    size = sum(file.stat().st_size for file in weights)
+    with progress_bar(config.logging.progress, "hashing weights", size) as advance:
+        hashed = hash_of_files(weights, folder, advance)
     return ModelRecord(
         path=config.model.path,
-        weights_sha256=_hash_of_files(weights, folder, config.logging.progress),
-        config_sha256=_hash_of_files([file for file in files if file.name in _CONFIGS] + code, folder),
-        bytes=sum(file.stat().st_size for file in weights),
+        weights_sha256=hashed,
+        config_sha256=hash_of_files([file for file in files if file.name in _CONFIGS] + code, folder),
+        bytes=size,
         dtype=config.rollout.engine.dtype or config.model.dtype,
     )
 
@@ -158,7 +160,7 @@ def _tokenizer(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, folder: P
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     return TokenizerRecord(
         path=model.tokenizer or model.path,
-        sha256=_hash_of_files(files, folder),
+        sha256=hash_of_files(files, folder),
         chat_template_sha256=hashlib.sha256(text.encode()).hexdigest() if template else None,
     )
 
@@ -199,18 +201,4 @@ def _source_hash(fn: str) -> str:
     if not folders:
         return file_hash(Path(spec.origin)) if spec.origin else ""
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
-    return _hash_of_files(files, folders[0])
-
-
-def _hash_of_files(files: Sequence[Path], folder: Path, progress: bool | Literal["auto"] = False) -> str:
-    """SHA-256 of one line per file: its name below the folder, and its hash."""
-    total, lines = sum(file.stat().st_size for file in files), []
-    with progress_bar(progress, "hashing weights", total) as advance:
-        for file in files:
-            digest = hashlib.sha256()
-            with file.open("rb") as opened:
-                while piece := opened.read(_CHUNK):
-                    digest.update(piece)
-                    advance(len(piece))
-            lines.append(f"{file.relative_to(folder)} {digest.hexdigest()}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hash_of_files(files, folders[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from reasoner_rl.datasets.word_problems import (
 )
 from reasoner_rl.datasets.wording import proper_names, template_of
 from reasoner_rl.errors import DataError
+from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.summary import write_jsonl
 from reasoner_rl.prompts.read import Place, rows_of_file
 
@@ -47,9 +47,9 @@ def prepare_word_problems(asdiv: Path, mawps: Path, svamp: Path, out: Path, held
         write_jsonl(out / f"{name}.jsonl", rows)
     _report("asdiv", len(asdiv_rows), asdiv_dropped)
     _report("mawps", len(mawps_rows), mawps_dropped)
-    _say(f"svamp: {len(svamp_rows)} rows read, {svamp_seen} worded almost like asdiv or mawps_train (kept)")
+    say(f"svamp: {len(svamp_rows)} rows read, {svamp_seen} worded almost like asdiv or mawps_train (kept)")
     for name, rows in files.items():
-        _say(f"{out / name}.jsonl: {len(rows)} rows")
+        say(f"{out / name}.jsonl: {len(rows)} rows")
 
 
 def _read(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -65,10 +65,6 @@ def _read(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def _report(name: str, read: int, dropped: Counter[str]) -> None:
-    _say(f"{name}: {read} rows read, {dropped.total()} dropped")
+    say(f"{name}: {read} rows read, {dropped.total()} dropped")
     for reason, count in dropped.most_common():
-        _say(f"  {count:5d}  {reason}")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+        say(f"  {count:5d}  {reason}")

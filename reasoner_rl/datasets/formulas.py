@@ -88,17 +88,16 @@ class Evaluator:
         return value
 
     def _sum(self) -> Fraction:
-        value = self._product()
-        while (operator := self._peek()) in ("+", "-"):
-            self.position += 1
-            value = self._apply(operator, value, self._product())
-        return value
+        return self._left_to_right(("+", "-"), self._product)
 
     def _product(self) -> Fraction:
-        value = self._signed()
-        while (operator := self._peek()) in ("*", "/"):
+        return self._left_to_right(("*", "/"), self._signed)
+
+    def _left_to_right(self, operators: Sequence[str], operand: Callable[[], Fraction]) -> Fraction:
+        value = operand()
+        while (operator := self._peek()) in operators:
             self.position += 1
-            value = self._apply(operator, value, self._signed())
+            value = self._apply(operator, value, operand())
         return value
 
     def _signed(self) -> Fraction:
@@ -137,10 +136,8 @@ def work_out(statement: str) -> tuple[list[str], tuple[Fraction, ...]]:
     statement = UNIT.sub("", statement).strip()
     if division := REMAINDER.fullmatch(statement):
         evaluator = Evaluator(tokenize(division[1]))
-        dividend, (divisor, quotient, remainder) = (
-            evaluator.evaluate(),
-            map(Fraction, division.group(2, 3, 4)),
-        )
+        dividend = evaluator.evaluate()
+        divisor, quotient, remainder = map(Fraction, division.group(2, 3, 4))
         if not 0 <= remainder < divisor or dividend != quotient * divisor + remainder:
             raise FormulaError("the formula's result is wrong")
         line = f"{format_number(dividend)} / {divisor} = {quotient} remainder {remainder}"

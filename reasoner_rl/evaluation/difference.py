@@ -105,15 +105,17 @@ def samples_by_problem(report: SetReport) -> dict[str, list[float]]:
 
     Raises ValueError if one is not known, or is between 0 and 1: reports have only the mean of such accuracies.
     """
-    for row in report.table:
+    found = {}
+    for (text, number), row in _by_problem(report).items():
         if row.accuracy is None:
             raise ValueError(f"{report.dataset}: the accuracy of {row.uid} is not known")
-        if len(_samples(row, report)) < report.samples_per_problem:
+        found[f"{text}/{number}"] = samples = _samples(row, report)
+        if len(samples) < report.samples_per_problem:
             raise ValueError(
                 f"{report.dataset}: responses to {row.uid} have accuracies between 0 and 1, and the result holds their "
                 "mean alone"
             )
-    return {f"{text}/{number}": _samples(row, report) for (text, number), row in _by_problem(report).items()}
+    return found
 
 
 def sign_flip_p_value(differences: Sequence[int]) -> float:

@@ -71,9 +71,7 @@ def decode_step_seconds(setup: Setup, rows: float, context: float, efficiency: E
     architecture, hardware = setup.policy.architecture, setup.hardware
     ranks = setup.vllm.tensor_parallel if setup.vllm is not None else 1
     weights = float(architecture.parameters * setup.engine_element // ranks)
-    if (
-        architecture.experts
-    ):  # of the experts, those that some token of the batch is sent to if all are as likely
+    if architecture.experts:  # those that some token of the batch is sent to, if all are equally likely
         reached = 1 - (1 - architecture.experts_per_token / architecture.experts) ** rows
         weights *= 1 - (1 - reached) * architecture.expert_parameters / architecture.parameters
     read = weights + rows * context * kv_bytes(architecture, setup.engine_element, ranks)

@@ -47,7 +47,7 @@ class _Batch:
     decoded: Decoded
     steps: Iterator[
         tuple[int, int]
-    ]  # position, and how many ended there; after the last position, those cut off
+    ]  # position, and responses that ended there; after the last, those cut off
     going: int
 
 

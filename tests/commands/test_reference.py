@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from reasoner_rl.cli import main
 from reasoner_rl.config.load import dump_recipe, load_recipe
 from reasoner_rl.trainer.reference import load_reference, shipped_references
 
@@ -28,17 +27,12 @@ def made_run(folder: Path, seed: int, scores: list[float], *changes: str) -> Pat
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
+def command(command_line: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str]]:
     """Runs the command line in this process: its status, and all that it printed."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["reasoner-rl", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out + printed.err
+        status, out, err = command_line(*arguments)
+        return status, out + err
 
     return run
 

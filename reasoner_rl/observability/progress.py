@@ -25,9 +25,12 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class Advance(Protocol):
-    """What is called while the work is done: ``amount`` more of the total are done, and ``tokens`` were generated."""
+    """What is called while the work is done: ``amount`` more of the total are done, and ``tokens`` were generated.
 
-    def __call__(self, amount: int, tokens: int = 0) -> None: ...
+    ``total`` replaces the total, where more work has been begun than was known at first.
+    """
+
+    def __call__(self, amount: int, tokens: int = 0, total: int | None = None) -> None: ...
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def progress_bar(enabled: bool | Literal["auto"], description: str, total: int) 
         yield _Lines(description, total).advance
 
 
-def _ignore(amount: int, tokens: int = 0) -> None:
+def _ignore(amount: int, tokens: int = 0, total: int | None = None) -> None:
     """Show nothing."""
 
 
@@ -68,10 +71,10 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
     with progress:
         task = progress.add_task(description, total=total, speed="")
 
-        def advance(amount: int, tokens: int = 0) -> None:
+        def advance(amount: int, tokens: int = 0, total: int | None = None) -> None:
             nonlocal generated
             generated += tokens
-            progress.update(task, advance=amount, speed=_speed(generated, monotonic() - begun))
+            progress.update(task, advance=amount, total=total, speed=_speed(generated, monotonic() - begun))
 
         yield advance
 
@@ -84,8 +87,9 @@ class _Lines:
         self._begun = self._last = monotonic()
         self._done = self._tokens = 0
 
-    def advance(self, amount: int, tokens: int = 0) -> None:
+    def advance(self, amount: int, tokens: int = 0, total: int | None = None) -> None:
         """See `Advance`."""
+        self._total = self._total if total is None else total
         self._done += amount
         self._tokens += tokens
         if (now := monotonic()) - self._last >= SECONDS_BETWEEN_LINES:

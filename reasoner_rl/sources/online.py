@@ -178,7 +178,8 @@ class OnlineSource:
                     self._launch(step, builder)
                     with self._timer("generate"):
                         output = self._generator.step()
-                    advance(output.responses, output.tokens)
+                    launched = len(builder.launched) * config.rollout.responses_per_prompt
+                    advance(output.responses, output.tokens, max(launched, responses))
                     self._score(builder, output)
             except Exception:
                 self._sampler.restore(before)  # what was launched comes again

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opened import check_report
 
 from reasoner_rl.evaluation.reference import Watch
 from reasoner_rl.trainer.reference import follow_run, load_reference
@@ -59,6 +60,15 @@ def test_the_embedded_engine_learns(quickstart: Path) -> None:
     assert len(steps) == STEPS
     assert summary["accuracy_after"] > summary["accuracy_before"] + 0.3
     assert follow(quickstart / "rl").departed == {}
+
+
+@pytest.mark.slow
+def test_the_report_shows_what_the_files_hold(browser: Any, quickstart: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed: pip install '.[report]'")
+    pytest.importorskip(
+        "sphinxcontrib.katex", reason="sphinxcontrib-katex is not installed: pip install '.[report]'"
+    )
+    check_report(browser, quickstart / "rl", tmp_path / "report.html")
 
 
 @pytest.mark.slow

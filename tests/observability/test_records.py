@@ -63,9 +63,9 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
 ) -> None:
     clock = iter([100.0, 129.0, 131.0, 160.0, 191.0, 3700.0])
     monkeypatch.setattr(progress, "monotonic", lambda: next(clock))
-    with progress_bar(enabled, "generating", 1200) as advance:
+    with progress_bar(enabled, "generating", 1000) as advance:
         for amount, tokens in ((0, 900), (0, 2200), (100, 900), (200, 5100), (900, 0)):
-            advance(amount, tokens)
+            advance(amount, tokens, 1200)  # more was begun than was known at first
     captured = capsys.readouterr()
     lines = [
         "  generating: 0 of 1,200, 3,100 tokens (100 per second), 0:00:31 passed",
@@ -89,8 +89,8 @@ def test_bar_on_a_terminal(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    with progress_bar(enabled, "generating", 4) as advance:
-        advance(3, tokens=1200)
+    with progress_bar(enabled, "generating", 3) as advance:
+        advance(3, tokens=1200, total=4)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert all((part in captured.err) is shown for part in ("generating", "3/4", "1,200 tokens ("))

@@ -439,23 +439,28 @@ def test_a_trained_recipe_is_evaluated_with_the_weights_it_made(
     tiny_checkpoint: Callable[[str], Path],
 ) -> None:
     base, final = tiny_checkpoint("qwen2-tied"), tmp_path / "run" / "final"
+    checkpoints = final.parent / "checkpoints"
 
-    def evaluated(*overrides: str) -> str:
+    def evaluated(*overrides: str, said: str = "") -> str:
         datasets = f"evaluation.datasets=[{{path: {tmp_path / 'problems.jsonl'}, name: all}}]"
         out = tmp_path / f"result_{len(list(tmp_path.glob('result_*')))}"
         outcome = reasoner_rl("eval", str(recipe), datasets, *overrides, "--out", str(out))
         assert (outcome.status, outcome.err) == (0, "")
         path = json.loads((out / "evaluation.json").read_text())["settings"]["model"]["path"]
         assert f"weights: {path}\n" in outcome.out
-        unsaid = f"model.path={final.parent} evaluates the newest checkpoint" not in outcome.out
-        assert unsaid == (bool(overrides) or final.exists() or not (final.parent / "checkpoints").exists())
+        hint = f"model.path={final.parent} evaluates the newest checkpoint"
+        assert (hint in outcome.out) == bool(said)
+        assert f"{said}: {path} is evaluated; {hint}" in outcome.out or not said
         return str(path)
 
     assert evaluated() == str(base)
-    (final.parent / "checkpoints").mkdir(parents=True)
-    assert evaluated() == str(base)
+    (checkpoints / "step_000002").mkdir(parents=True)
+    assert evaluated(said="has no final weights yet") == str(base)
     shutil.copytree(tiny_checkpoint("llama-untied"), final)
+    (final.parent / "summary.json").write_text('{"steps": 2}')
     assert evaluated() == str(final)
+    (checkpoints / "step_000003").mkdir()
+    assert evaluated(said="has been trained further since its final weights were written") == str(final)
     assert evaluated(f"model.path={base}") == str(base)
 
 

@@ -32,7 +32,7 @@ from reasoner_rl.prompts.templates import TEMPLATES
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
-from reasoner_rl.trainer.export_checkpoint import with_exported_models
+from reasoner_rl.trainer.export_checkpoint import final_weights, with_exported_models
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
 from reasoner_rl.trainer.loading import (
     HeldOut,
@@ -92,12 +92,15 @@ def as_evaluation(config: AnyRecipe, *, model_chosen: bool) -> EvalConfig:
     run = config.run.output_dir
     final, checkpoints = run / "final", run / "checkpoints"
     made = final.is_dir() and not model_chosen
-    if checkpoints.is_dir() and not made and not model_chosen:
-        say(
-            f"{run} has no final weights yet, so {config.model.path} is evaluated; model.path={run} evaluates the "
-            "newest checkpoint"
+    model = str(final) if made else config.model.path
+    if checkpoints.is_dir() and not model_chosen and final_weights(run) is None:
+        why = (
+            "has been trained further since its final weights were written"
+            if made
+            else "has no final weights yet"
         )
-    return EvalConfig.of_training(config, str(final) if made else config.model.path)
+        say(f"{run} {why}: {model} is evaluated; model.path={run} evaluates the newest checkpoint")
+    return EvalConfig.of_training(config, model)
 
 
 def _tell_of_sampling(config: EvalConfig) -> None:

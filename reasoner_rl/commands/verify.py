@@ -119,7 +119,7 @@ def _rule(error: ValidationError) -> str:
 
 
 def _prepare(out: Path, files: Sequence[Path]) -> None:
-    """Find out before the work whether its result can be written, and that no file that is read is replaced by it."""
+    """Find out before the work whether its result can be written, and that it replaces no file."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,6 +128,8 @@ def _prepare(out: Path, files: Sequence[Path]) -> None:
         raise ConfigError(f"--out {out} is a folder; name a file")
     if out.resolve() in {file.resolve() for file in files}:
         raise ConfigError(f"--out {out} is one of the files that are read; name another")
+    if out.exists():
+        raise ConfigError(f"--out {out}: exists already; name another file, or remove it")
 
 
 def _score(config: RewardConfig, tasks: Sequence[RewardTask]) -> Scored:

@@ -120,14 +120,14 @@ def with_exported_models(config: Recipe) -> Recipe:
         section = getattr(config, name, None)
         path = getattr(section, "path", None)
         if isinstance(section, BaseModel) and isinstance(path, str) and is_training_folder(Path(path)):
-            folder = _final_of(Path(path)) or export(Path(path))
+            folder = final_weights(Path(path)) or export(Path(path))
             say(f"{name}.path={path}: its weights are read from {folder}")
             changes[name] = section.model_copy(update={"path": str(folder)})
     return config.model_copy(update=changes) if changes else config
 
 
-def _final_of(run: Path) -> Path | None:
-    """The final weights of a run, unless it has been trained further since they were written."""
+def final_weights(run: Path) -> Path | None:
+    """The folder ``final`` of a run, or None if there is none or the run has been trained further since."""
     newest = CheckpointStore(run / "checkpoints", 1).latest()
     try:
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))

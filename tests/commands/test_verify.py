@@ -110,6 +110,10 @@ def test_what_is_wrong_with_the_rest_is_said(tmp_path: Path, plugin: str) -> Non
         run(path, fn, out=tmp_path)
     with pytest.raises(ConfigError, match=r"--out .*rows\.jsonl is one of the files that are read"):
         run(path, fn, out=path)
+    (tmp_path / "earlier.jsonl").write_text("kept")
+    with pytest.raises(ConfigError, match=r"--out .*earlier\.jsonl: exists already"):
+        run(path, fn, out=tmp_path / "earlier.jsonl")
+    assert (tmp_path / "earlier.jsonl").read_text() == "kept"
     with pytest.raises(ConfigError, match="--columns 'respons=a': 'respons' must be one of"):
         run(path, fn, columns="respons=a")
     with pytest.raises(ConfigError, match=r"--out .*: File exists|Not a directory"):

@@ -196,6 +196,7 @@ def test_settings_of_verl_and_trl_become_a_recipe(
         (("config", "keys", "onlin"), ("KIND 'onlin'", "reward_model, iterated, eval")),
         (("config", "quickstart"), ("`reasoner-rl config quickstart`", "`reasoner-rl config show RECIPE`")),
         (("config", "--keys", "online"), ("`reasoner-rl config keys online` now",)),
+        (("config", "--keys", "online", "kl"), ("`reasoner-rl config keys online` now",)),
         (("config", "keys", "sft", "clip_high"), ("no key of kind sft has 'clip_high'",)),
         (("config", "lst"), ("must be one of list, show, keys, from-verl, from-trl", "Did you mean 'list'?")),
         (

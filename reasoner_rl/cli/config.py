@@ -45,14 +45,17 @@ Rows = Annotated[
 ]
 
 
+def _say_that_keys_moved(kind: str | None) -> None:
+    if kind is not None:
+        raise ConfigError(f"`reasoner-rl config --keys {kind}` is `reasoner-rl config keys {kind}` now")
+
+
 @group.callback()
 def main(
     ctx: typer.Context,
-    keys: Annotated[str | None, typer.Option("--keys", hidden=True)] = None,
+    keys: Annotated[str | None, typer.Option("--keys", hidden=True, callback=_say_that_keys_moved)] = None,
 ) -> None:
     """List recipes and keys, show a recipe as it is resolved, make one of settings of verl or TRL."""
-    if keys is not None:
-        raise ConfigError(f"`reasoner-rl config --keys {keys}` is `reasoner-rl config keys {keys}` now")
     if ctx.invoked_subcommand is None:
         list_recipes()
 

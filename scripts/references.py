@@ -118,7 +118,9 @@ def departures(reference: Reference, runs: Mapping[str, Sequence[Path]]) -> str:
         "| runs | left a band | first at step | metrics, and runs that left theirs |",
         "|---|---|---|---|",
     ]
-    lines += [row(name, [first_steps(reference, run) for run in folders]) for name, folders in runs.items()]
+    for name, folders in runs.items():
+        if folders:
+            lines.append(row(name, [first_steps(reference, run) for run in folders]))
     return "\n".join(lines) + "\n"
 
 

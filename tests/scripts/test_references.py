@@ -68,3 +68,8 @@ def test_a_row_counts_runs_and_metrics(references: dict[str, Any]) -> None:
     found = [{"reward/score": 9, "policy/entropy": 4}, {}, {"policy/entropy": 2}]
     assert references["row"]("x", found) == "| x | 2 of 3 | 2, 4 | policy/entropy 2, reward/score 1 |"
     assert references["row"]("x", [{}, {}]) == "| x | 0 of 2 |  |  |"
+
+
+def test_names_without_runs_have_no_row(references: dict[str, Any]) -> None:
+    table = references["departures"](None, {"as it is": [], "clip-higher at 0.2": []})
+    assert [line for line in table.splitlines()[2:] if line] == []

@@ -107,7 +107,9 @@ def diff(
 @group.command("rescore")
 def rescore(
     result: ResultArgument,
-    fn: Annotated[str, typer.Option(help="package.module:function or path/to/file.py:function.")],
+    fn: Annotated[
+        str, typer.Option(help="package.module:function or path/to/file.py:function, or math-verify.")
+    ],
     out: OutFolder,
     workers: Annotated[int, typer.Option(min=1, help="Verifier processes.")] = 2,
     timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,
@@ -132,7 +134,7 @@ def score(
     ],
     out: OutFolder,
     fn: Annotated[
-        str, typer.Option(help="package.module:function or path/to/file.py:function.")
+        str, typer.Option(help="package.module:function or path/to/file.py:function, or math-verify.")
     ] = "reward_fns:compute_score",
     workers: Annotated[int, typer.Option(min=1, help="Verifier processes.")] = 2,
     timeout: Annotated[float, typer.Option(help="Deadline of an answer, in seconds.")] = 10.0,

@@ -46,9 +46,7 @@ def verify(
     chosen = [("--fn", fn)] + ([("--against", against)] if against is not None else [])
     configs = [
         # Answers that are alike are judged each, or the times would be of something else.
-        one_function(
-            *(flag, _resolved(flag, name), workers, timeout), evaluation_parameters={}, deduplicate=False
-        )
+        one_function(flag, name, workers, timeout, evaluation_parameters={}, deduplicate=False)
         for flag, name in chosen
     ]
     names = Columns.parse(columns)
@@ -98,7 +96,11 @@ def one_function(
     evaluation_parameters: Mapping[str, Any] | None = None,
     deduplicate: bool = True,
 ) -> RewardConfig:
-    """The rewards of one function. Raises ConfigError naming the flag, ``flag`` for the function, and the rule."""
+    """The rewards of one function, or of ``math-verify``.
+
+    Raises ConfigError naming the flag, ``flag`` for the function, and the rule; MissingExtraError without math-verify.
+    """
+    fn = _resolved(flag, fn)
     own = {} if evaluation_parameters is None else {"evaluation_parameters": evaluation_parameters}
     try:
         function = RewardFunctionConfig(fn=fn, **own)

@@ -130,6 +130,13 @@ def test_another_verifier_scores_the_same_responses(
         rescore_result(tmp_path / "again", MATHS, tmp_path / "third", workers=1, timeout=10)
 
 
+def test_math_verify_by_its_name(scored: tuple[Path, EvaluationResult], tmp_path: Path) -> None:
+    pytest.importorskip("math_verify")
+    result = rescore_result(scored[0], "math-verify", tmp_path / "again", workers=1, timeout=10)
+    assert [row.correct for row in result.reports[0].table] == [3, 2, 5]
+    assert "reward_fns.math_verify_rule:compute_score" in str(result.settings)
+
+
 def test_results_of_other_problems_say_so(scored: tuple[Path, EvaluationResult], tmp_path: Path) -> None:
     place, _ = scored
     other = {"id": "extra", "question": "What is 9 + 9?", "responses": ["18"], "gold": "18"}

@@ -118,9 +118,11 @@ def departures(reference: Reference, runs: Mapping[str, Sequence[Path]]) -> str:
         "| runs | left a band | first at step | metrics, and runs that left theirs |",
         "|---|---|---|---|",
     ]
-    for name, folders in runs.items():
-        if folders:
-            lines.append(row(name, [first_steps(reference, run) for run in folders]))
+    lines += [
+        row(name, [first_steps(reference, run) for run in folders])
+        for name, folders in runs.items()
+        if folders
+    ]
     return "\n".join(lines) + "\n"
 
 

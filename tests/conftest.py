@@ -268,9 +268,9 @@ def write_recipe(tmp_path: Path, tiny_run: dict[str, Any]) -> Callable[..., Path
     return write
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The system's Chromium, started once."""
+    """The system's Chromium, started once per file: until it is closed, asyncio has a running loop in this thread."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'"
     )

@@ -59,8 +59,13 @@ def check_report(browser: Any, run: Path, out: Path) -> None:
     """Write the report of a finished online run to ``out`` and compare what a browser shows of it with its files.
 
     Curves of the reward and of the evaluation sets, responses of the last step by verdict and by search, one
-    response with its tokens; no error on the console, and no request but of the page itself.
+    response with its tokens; no error on the console, and no request but of the page itself. The test is skipped
+    without the packages of a report.
     """
+    pytest.importorskip("plotly", reason="plotly is not installed: pip install '.[report]'")
+    pytest.importorskip(
+        "sphinxcontrib.katex", reason="sphinxcontrib-katex is not installed: pip install '.[report]'"
+    )
     report([run], out, 1, 64)
     opened = Opened(browser, out.as_uri())
     rows = read_jsonl(run / "metrics.jsonl")

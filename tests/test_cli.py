@@ -461,7 +461,7 @@ def test_a_trained_recipe_is_evaluated_with_the_weights_it_made(
     (final.parent / "summary.json").write_text('{"steps": 2}')
     assert evaluated() == str(final)
     (checkpoints / "step_000003").mkdir()
-    assert evaluated(said="has been trained further since its final weights were written") == str(final)
+    assert evaluated(said="may have been trained further since its final weights were written") == str(final)
     assert evaluated(f"model.path={base}") == str(base)
 
 

@@ -95,7 +95,7 @@ def as_evaluation(config: AnyRecipe, *, model_chosen: bool) -> EvalConfig:
     model = str(final) if made else config.model.path
     if checkpoints.is_dir() and not model_chosen and final_weights(run) is None:
         why = (
-            "has been trained further since its final weights were written"
+            "may have been trained further since its final weights were written"
             if made
             else "has no final weights yet"
         )

@@ -64,10 +64,6 @@ def test_the_embedded_engine_learns(quickstart: Path) -> None:
 
 @pytest.mark.slow
 def test_the_report_shows_what_the_files_hold(browser: Any, quickstart: Path, tmp_path: Path) -> None:
-    pytest.importorskip("plotly", reason="plotly is not installed: pip install '.[report]'")
-    pytest.importorskip(
-        "sphinxcontrib.katex", reason="sphinxcontrib-katex is not installed: pip install '.[report]'"
-    )
     check_report(browser, quickstart / "rl", tmp_path / "report.html")
 
 

@@ -10,10 +10,6 @@ from opened import check_report
 
 
 def test_the_report_of_word_problems(browser: Any, repository: Path, tmp_path: Path) -> None:
-    pytest.importorskip("plotly", reason="plotly is not installed: pip install '.[report]'")
-    pytest.importorskip(
-        "sphinxcontrib.katex", reason="sphinxcontrib-katex is not installed: pip install '.[report]'"
-    )
     runs = repository / "runs"
     places = [runs / "word_problems" / "dapo", *sorted(runs.glob("reference_word_problems/*/seed_*/train"))]
     finished = [run for run in places if (run / "summary.json").is_file()]

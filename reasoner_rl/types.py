@@ -126,6 +126,7 @@ class TrainSample(ResponseColumns):
     policy_version: int = 0
     on_policy: bool = True  # False: sampled by an earlier policy, so old_logprobs are those of generation
     reward: float = 0.0  # the score of the whole response
+    weight: float = 1.0  # its advantage is multiplied by it where prompts are drawn with unequal chances
     truncated: bool = False  # cut off at the token limit
     group: int = 0  # samples of a batch with the same number answer the same prompt
     supervised: bool = False  # a worked example, and not a response of the policy

@@ -49,7 +49,10 @@ class GroupPolicyGradient(PolicyGradient):
         """Attach old and reference logprobs and advantages."""
         samples = self._with_logprobs(samples, models)
         advantages, metrics = self._advantages_by_reward(samples)
-        judged = [s.replace(advantages=a) for s, a in zip(samples, advantages, strict=True)]
+        judged = [
+            s.replace(advantages=a if s.weight == 1 else a * s.weight)
+            for s, a in zip(samples, advantages, strict=True)
+        ]
         return self._masked(judged, models, metrics)
 
     def _advantages_by_reward(self, samples: Sequence[TrainSample]) -> tuple[list[Tensor], Metrics]:

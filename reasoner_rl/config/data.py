@@ -186,6 +186,36 @@ class PromptConfig(Section):
         return self
 
 
+class PromptSelectionConfig(Section):
+    """Prompts by how likely their responses are to be neither all right nor all wrong (prompts/selection.py).
+
+    The run estimates each prompt's pass rate from its own responses. Off if the section is unset; `{}` switches it on.
+    """
+
+    half_life_steps: float | None = Field(
+        16.0,
+        gt=0,
+        description="Steps after which what was seen of a prompt counts half, because the policy changes; null: it "
+        "always counts whole.",
+    )
+    floor: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="Least weight of a prompt, where 1 is that of one whose group is certainly mixed: none is starved.",
+    )
+    importance_weights: bool = Field(
+        False,
+        description="Multiply a group's advantages by 1 / its weight, scaled to a mean of 1 over the step, so that the "
+        "mixture of prompts trained on is that of uniform draws. For group algorithms (grpo, dapo, ...).",
+    )
+    use_measured: bool = Field(
+        True,
+        description="Begin with the columns pass_rate and pass_rate_samples of the data, where it has them, as "
+        "`reasoner-rl data difficulty` writes them.",
+    )
+
+
 class PromptDataConfig(Section):
     """Prompts for reinforcement learning, and how they are ordered."""
 
@@ -194,6 +224,15 @@ class PromptDataConfig(Section):
         PromptConfig(), description="Rendering of prompts, for training and evaluation."
     )
     shuffle: bool = Field(True, description="Shuffle the prompts anew each epoch, from run.seed.")
+    selection: PromptSelectionConfig | None = Field(
+        None, description="Draw prompts by what the run has seen of them, in place of epoch after epoch."
+    )
+
+    @model_validator(mode="after")
+    def _one_order(self) -> Self:
+        if self.selection is not None:
+            refuse_without_effect(self, ["shuffle"], "with data.selection, which draws prompts itself")
+        return self
 
 
 class JudgedColumns(Section):

@@ -35,6 +35,7 @@ from reasoner_rl.config.rules import (
     check_preference_step,
     check_ranks,
     check_reference,
+    check_selection,
     check_tensor_parallel,
     check_warmup,
 )
@@ -237,6 +238,11 @@ class OnlineConfig(SamplingRecipe):
                 "advantage within the group, or its filter, needs another response to compare with; it is "
                 f"{self.rollout.responses_per_prompt}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _selection_has_groups(self) -> Self:
+        check_selection(self.data.selection, self.algorithm, self.rollout.responses_per_prompt)
         return self
 
     @model_validator(mode="after")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from reasoner_rl.config.algorithm import AlgorithmConfig, GroupAlgorithmConfig
 from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
-from reasoner_rl.config.data import PromptConfig
+from reasoner_rl.config.data import PromptConfig, PromptSelectionConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import (
     DpoConfig,
@@ -113,6 +114,24 @@ def check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str)
     warmup = schedule.warmup_steps
     if 0 < steps < warmup:
         raise ValueError(f"{key}.warmup_steps must not exceed {steps_key}: {warmup} exceeds {steps}")
+
+
+def check_selection(
+    selection: PromptSelectionConfig | None, algorithm: AlgorithmConfig, responses_per_prompt: int
+) -> None:
+    """Raise ValueError where no group can be mixed, or importance weights would have no effect."""
+    if selection is None:
+        return
+    if responses_per_prompt < 2:
+        raise ValueError(
+            "rollout.responses_per_prompt must be at least 2 with data.selection, which draws prompts by their chance "
+            f"that some responses are right and some wrong; it is {responses_per_prompt}"
+        )
+    if selection.importance_weights and not isinstance(algorithm, GroupAlgorithmConfig):
+        raise ValueError(
+            "data.selection.importance_weights is for algorithms whose advantages are within the group (grpo, dapo, "
+            f"dr_grpo, rloo, gspo, cispo); algorithm.kind is {algorithm.kind}"
+        )
 
 
 def check_preference_step(algorithm: PreferenceAlgorithmConfig, batch: PreferenceBatchConfig) -> None:

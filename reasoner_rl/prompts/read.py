@@ -32,6 +32,8 @@ TOLD_ROWS = 5000
 _LONGEST_VALUE = 80
 _UTF8_RULE = "must be text that UTF-8 can hold, without lone surrogates"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Written by `reasoner-rl data difficulty`; they become a part of extra_info.
+MEASURED_COLUMNS = ("pass_rate", "pass_rate_samples")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +300,13 @@ def _read_verl_row(config: DatasetConfig, place: Place, row: Row) -> Problem:
     if not isinstance(extra_info, dict):
         raise place.error("extra_info", extra_info, "must be a mapping")
     solution = config.columns.solution
+    measured = {name: row[name] for name in MEASURED_COLUMNS if row.get(name) is not None}
     return Problem(
         uid=place.uid,
         messages=messages,
         ground_truth=place.truth(place.column(row, "reward_model"), "ground_truth", "reward_model."),
         data_source=place.text(row, "data_source"),
-        extra_info=_plain(extra_info),
+        extra_info=_plain(measured | extra_info),
         solution=place.text(row, solution, key="columns.solution") if solution else None,
         row=place.number,
     )

@@ -46,10 +46,10 @@ class OrderedSampler:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state. Raises ConfigError if it was made for other prompts, or another order."""
         for name, own in (("size", self._size), ("seed", self._seed), ("shuffle", self._shuffle)):
-            if state[name] != own:
+            if state.get(name) != own:
                 raise ConfigError(
-                    f"the saved order of prompts has {name} {state[name]}, and this run has {name} {own}; "
-                    "resume with the same prompts, run.seed and data.shuffle, or start a new run"
+                    f"the saved order of prompts has {name} {state.get(name)}, and this run has {name} {own}; "
+                    "resume with the same prompts, run.seed, data.shuffle and data.selection, or start a new run"
                 )
         self._position = state["position"]
 

@@ -17,6 +17,7 @@ from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
 from reasoner_rl.prompts.sampler import OrderedSampler
+from reasoner_rl.prompts.selection import SelectingSampler
 from reasoner_rl.reward_models.component import judged
 from reasoner_rl.reward_models.judges import Judge
 from reasoner_rl.rewards.metrics import reward_metrics
@@ -27,6 +28,7 @@ from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.sources.batch_builder import BatchBuilder
 from reasoner_rl.sources.generate import score_groups
 from reasoner_rl.sources.samples import samples_of
+from reasoner_rl.sources.selecting import Selection
 from reasoner_rl.types import Prompt, ScoredGroup
 
 SURPLUS = "surplus.parquet"  # in a checkpoint: groups that are not trained on as yet
@@ -45,7 +47,7 @@ class OnlineSource:
         self,
         config: OnlineConfig,
         prompts: Sequence[Prompt],
-        sampler: OrderedSampler,
+        sampler: OrderedSampler | SelectingSampler,
         generator: Generator,
         rewards: RewardRunner,
         timer: PhaseTimer,
@@ -59,6 +61,12 @@ class OnlineSource:
         self._generator = generator
         self._rewards = rewards
         self._timer = timer
+        selecting = config.data.selection
+        self._selection = (
+            Selection(sampler, selecting.importance_weights)
+            if selecting is not None and isinstance(sampler, SelectingSampler)
+            else None
+        )
         self._surplus: list[ScoredGroup] = []
         self._equal_scores = EqualScores()
         self._all_right: set[str] = set()  # uids of prompts that the present policy has answered right
@@ -68,6 +76,7 @@ class OnlineSource:
         return {
             "sampler": self._sampler.state(),
             "all_right": sorted(self._all_right),
+            **({"selection": self._selection.state()} if self._selection else {}),
         }
 
     def save(self, folder: Path, step: int) -> None:
@@ -79,6 +88,8 @@ class OnlineSource:
         self._sampler.restore(state["sampler"])
         self._surplus = groups_of(read_rollouts(folder / SURPLUS))
         self._all_right = set(state["all_right"])
+        if self._selection:
+            self._selection.restore(state["selection"])
 
     def end(self) -> str | None:
         """Why no more batches are of use: the present policy was seen to answer every prompt right."""
@@ -99,7 +110,7 @@ class OnlineSource:
         before = self._sampler.state()
         fresh_enough = [g for g in self._surplus if version - g.policy_version <= dynamic.max_staleness]
         builder = BatchBuilder(self._config, fresh_enough)
-        self._fill(step, builder)
+        indices = self._fill(step, builder)
         kept, generated = builder.kept(), builder.generated()
         filtered = filter_groups(generated) if dynamic.enabled else Filtered(generated, [], [], [])
         counts = {
@@ -113,6 +124,7 @@ class OnlineSource:
             self._sampler.restore(before)
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
+        selecting = self._selection.learn(indices, generated) if self._selection else {}
         kept, rest = kept[: builder.wanted], kept[builder.wanted :]
         counts |= {
             "kept": len(kept),
@@ -128,10 +140,10 @@ class OnlineSource:
         whole = kept if self._judge is not None else generated
         counted: Metrics = {f"groups/{name}": total(count) for name, count in counts.items()}
         return StepBatch(
-            samples_of(kept, version),
+            samples_of(kept, version, self._selection.weights(kept) if self._selection else None),
             merge(
                 [
-                    *(counted, judging, rollout_metrics(generated), reward_metrics(generated)),
+                    *(counted, selecting, judging, rollout_metrics(generated), reward_metrics(generated)),
                     spread_metrics(whole),
                 ]
             ),
@@ -168,8 +180,11 @@ class OnlineSource:
         else:
             self._all_right |= {group.prompt.uid for group in filtered.all_right}
 
-    def _fill(self, step: int, builder: BatchBuilder) -> None:
-        """Launch prompts and judge what is finished until the batch is full, or the cap is reached."""
+    def _fill(self, step: int, builder: BatchBuilder) -> list[int]:
+        """Launch prompts and judge what is finished until the batch is full, or the cap is reached.
+
+        Returns the indices of the prompts that count, in their order.
+        """
         before, config = self._sampler.state(), self._config
         responses = step_arithmetic(config).responses_per_step
         with progress_bar(config.logging.progress, "generating", responses) as advance:
@@ -188,7 +203,7 @@ class OnlineSource:
         if len(builder.launched) > len(builder.generated()):
             self._generator.cancel()
         self._sampler.restore(before)
-        self._sampler.take(builder.used)  # what did not count comes again
+        return self._sampler.take(builder.used)  # what did not count comes again
 
     def _launch(self, step: int, builder: BatchBuilder) -> None:
         """Start as many prompts as the batch needs. A response's randomness is its prompt's position in the step."""

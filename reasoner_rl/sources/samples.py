@@ -10,17 +10,20 @@ from torch import Tensor
 from reasoner_rl.types import Reward, Rollout, ScoredGroup, TrainSample, constant_column
 
 
-def samples_of(groups: Sequence[ScoredGroup], version: int) -> list[TrainSample]:
+def samples_of(
+    groups: Sequence[ScoredGroup], version: int, weights: Sequence[float] | None = None
+) -> list[TrainSample]:
     """One sample per response, group after group, without advantages as yet.
 
     A response whose reward says ``trained=False`` has its loss mask False throughout, and counts in its group's
     baseline all the same. ``version``: of the policy that is trained; responses of an earlier one are not on-policy.
+    ``weights``: of each group, for its advantages; 1 if not given.
     """
     samples = []
-    for number, group in enumerate(groups):
+    for number, (group, weight) in enumerate(zip(groups, weights or [1.0] * len(groups), strict=True)):
         prompt_ids = torch.tensor(group.prompt.token_ids, dtype=torch.int32)
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
-            samples.append(_sample(prompt_ids, rollout, reward, number, version))
+            samples.append(_sample(prompt_ids, rollout, reward, number, version).replace(weight=weight))
     return samples
 
 

@@ -20,10 +20,12 @@ from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import CallbackSink, OnMetrics, open_logger
 from reasoner_rl.prompts.sampler import OrderedSampler
+from reasoner_rl.prompts.selection import SelectingSampler
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.base import Source
 from reasoner_rl.sources.offline import ExampleSource, ExampleStream
 from reasoner_rl.sources.online import OnlineSource
+from reasoner_rl.sources.selecting import measured_outcomes
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.export_checkpoint import with_exported_models
@@ -152,14 +154,25 @@ def build_source(
     config: TrainConfig, data: RunData, workers: Workers, rewards: RewardRunner | None, timer: PhaseTimer
 ) -> Source:
     """What the steps are made from."""
-    sampler = OrderedSampler(len(data.rows), config.run.seed, config.data.shuffle)
     if isinstance(config, OnlineConfig):
         assert workers.pool is not None
         assert rewards is not None
         prompts = [row for row in data.rows if isinstance(row, Prompt)]
+        sampler = prompt_sampler(config, prompts)
         judge = data.judge(workers.reward_model) if data.judge and workers.reward_model else None
         return OnlineSource(config, prompts, sampler, workers.pool, rewards, timer, judge)
-    return ExampleSource(ExampleStream(data.examples, sampler), config.batch.examples_per_step)
+    order = OrderedSampler(len(data.rows), config.run.seed, config.data.shuffle)
+    return ExampleSource(ExampleStream(data.examples, order), config.batch.examples_per_step)
+
+
+def prompt_sampler(config: OnlineConfig, prompts: Sequence[Prompt]) -> OrderedSampler | SelectingSampler:
+    """The order of the prompts: epoch after epoch, or by what the run has seen of them."""
+    selection = config.data.selection
+    if selection is None:
+        return OrderedSampler(len(prompts), config.run.seed, config.data.shuffle)
+    measured = measured_outcomes(prompts) if selection.use_measured else []
+    group_size = config.rollout.responses_per_prompt
+    return SelectingSampler(len(prompts), config.run.seed, group_size, selection, measured)
 
 
 def build_evaluation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import DataError, UserError
 from reasoner_rl.metrics import values
 from reasoner_rl.observability.measurements import PhaseTimer
-from reasoner_rl.prompts.sampler import OrderedSampler
+from reasoner_rl.prompts.selection import Outcome, SelectingSampler
 from reasoner_rl.rewards.runner import RewardTask
 from reasoner_rl.rollout.engine import StepOutput
 from reasoner_rl.sources.online import OnlineSource
+from reasoner_rl.sources.selecting import measured_outcomes
+from reasoner_rl.trainer.train import prompt_sampler
 from reasoner_rl.types import Prompt, Reward, Rollout
 
 RIGHT, WRONG, MIXED = "right", "wrong", "mixed"
@@ -77,12 +80,23 @@ class FakeRewards:
 class Setting:
     """A source over prompts of chosen fates, in the order of the file."""
 
-    def __init__(self, fates: Sequence[str], *, wanted: int, at_a_time: int | None = None, **dynamic: Any):
+    def __init__(
+        self,
+        fates: Sequence[str],
+        *,
+        wanted: int,
+        at_a_time: int | None = None,
+        selection: dict[str, Any] | None = None,
+        **dynamic: Any,
+    ):
         config = OnlineConfig.model_validate(
             {
                 "run": {"output_dir": Path("unused"), "seed": 5},
                 "model": {"path": "unused"},
-                "data": {"train": {"path": "unused.jsonl"}, "shuffle": False},
+                "data": {
+                    "train": {"path": "unused.jsonl"},
+                    **({"shuffle": False} if selection is None else {"selection": selection}),
+                },
                 "rollout": {"responses_per_prompt": 2},
                 "algorithm": {"kind": "dapo", "dynamic_sampling": dynamic},
                 "batch": {
@@ -96,7 +110,7 @@ class Setting:
         prompts = [Prompt(f"p/{i}", (i,), f"prompt {i}", fate, "test") for i, fate in enumerate(fates)]
         self.generator = FakeGenerator()
         rewards: Any = FakeRewards()
-        self.sampler = OrderedSampler(len(prompts), 5, shuffle=False)
+        self.sampler = prompt_sampler(config, prompts)
         generator: Any = self.generator
         self.source = OnlineSource(config, prompts, self.sampler, generator, rewards, PhaseTimer())
 
@@ -371,3 +385,75 @@ def test_equal_rewards_are_warned_of_once_where_every_group_is_trained_on() -> N
     assert warnings[3].startswith("within every group rewards are equal")
     filtered = Setting([*fates[:4], MIXED, MIXED], wanted=2)
     assert filtered.source.next(1, 0).warning == ""
+
+
+def test_selection_learns_from_what_counts_and_draws_what_teaches() -> None:
+    """Two prompts in sixteen teach; once all were seen, they come in every step."""
+    fates = [MIXED if i in (3, 11) else RIGHT for i in range(16)]
+    selection = {"half_life_steps": None, "floor": 0.02}
+    setting = Setting(fates, wanted=2, selection=selection, max_generation_batches=8, max_staleness=0)
+    for step in range(1, 21):
+        setting.step(step)
+    begun = len(setting.generator.launched)
+    kept = [setting.step(step) for step in range(21, 41)]
+    assert all(sorted(groups) == [3, 11] for groups, _ in kept)
+    # Uniform draws without replacement reach the second of two in sixteen after 34 / 3 on average.
+    assert (len(setting.generator.launched) - begun) / 20 < 0.7 * 34 / 3
+
+
+def test_selection_does_not_depend_on_the_time_that_groups_take() -> None:
+    fates = [MIXED, RIGHT, MIXED, WRONG, MIXED, MIXED, RIGHT, MIXED, MIXED, MIXED] * 2
+
+    def batches(finish: Callable[[list[int]], int]) -> list[Any]:
+        setting = Setting(fates, wanted=4, at_a_time=6, selection={}, max_staleness=1)
+        setting.generator.finish = finish
+        kept = [setting.step(step)[0] for step in (1, 2, 3)]
+        return [*kept, setting.source.state()]
+
+    in_order = batches(lambda prompts: 0)
+    assert batches(lambda prompts: len(prompts) - 1) == in_order
+
+
+def test_selection_is_resumed(tmp_path: Path) -> None:
+    fates = [MIXED, RIGHT, WRONG, MIXED] * 4
+    selection = {"importance_weights": True}
+    first, second = (Setting(fates, wanted=3, at_a_time=5, selection=selection) for _ in range(2))
+    first.step(1)
+    first.source.save(tmp_path, 1)
+    second.source.restore(json.loads(json.dumps(first.source.state())), tmp_path)
+    for step in (2, 3):
+        assert first.step(step) == second.step(step)
+    assert first.source.state() == second.source.state()
+
+
+def test_importance_weights_have_a_mean_of_one_and_undo_the_chances() -> None:
+    selection = {"importance_weights": True, "half_life_steps": None}
+    setting = Setting([MIXED, MIXED, RIGHT, MIXED], wanted=3, selection=selection, max_staleness=0)
+    setting.step(1)
+    sampler = setting.sampler
+    assert isinstance(sampler, SelectingSampler)
+    sampler.learn([Outcome(0, 32, 32)])  # as if this prompt had been all right many times
+    expected = dict(zip(range(4), sampler.weights(range(4)), strict=True))
+    setting.generator.version = 1
+    batch = setting.source.next(2, 1)
+    weights = {sample.prompt_ids[0].item(): sample.weight for sample in batch.samples}
+    assert sum(weights.values()) / len(weights) == pytest.approx(1)
+    first = next(iter(weights))
+    assert {i: w / weights[first] for i, w in weights.items()} == pytest.approx(
+        {i: expected[int(i)] / expected[int(first)] for i in weights}
+    )
+
+
+def test_selection_needs_accuracies() -> None:
+    with pytest.raises(UserError, match=r"p/\d+: return a dict with accuracy"):
+        Setting([PARTIAL] * 4, wanted=2, selection={}).step(1)
+
+
+def test_measured_pass_rates_must_be_rates() -> None:
+    prompts = [
+        Prompt("p/0", (0,), "", "", "", {"pass_rate": 0.25, "pass_rate_samples": 8}),
+        Prompt("p/1", (1,), "", "", ""),
+    ]
+    assert measured_outcomes(prompts) == [Outcome(0, 2.0, 8)]
+    with pytest.raises(DataError, match=r"p/0: pass_rate .* 1\.5 and 8"):
+        measured_outcomes([Prompt("p/0", (0,), "", "", "", {"pass_rate": 1.5, "pass_rate_samples": 8})])

@@ -1,0 +1,194 @@
+"""Which prompts are answered next, by the pass rates that the run itself has seen.
+
+A group teaches if some of its G responses are right and some are wrong. What is known of a prompt's pass rate p is a
+Beta distribution, whose evidence loses half of its weight every ``half_life_steps`` because the policy changes,
+
+    p ~ Beta(a + right, b + wrong),    P(mixed) = 1 - E[p^G] - E[(1 - p)^G]
+
+where Beta(a, b) is the distribution of pass rates over all prompts at present, fitted to recent groups by its first two
+moments. Prompts are drawn without replacement, within a step, in proportion to max(P(mixed), floor). Selection by a
+Beta posterior is also that of arXiv 2507.04632, and of 2506.09016 by a test on a few responses.
+
+**What this biases.** With uniform draws, prompt i is trained on in proportion to q_i, its true chance to be mixed; with
+weights w_i, in proportion to w_i q_i, which is nearly q_i^2. Prompts of a middling pass rate are trained on more often,
+and those that are nearly always right or wrong more rarely, so the gradient is that of another mixture of prompts. Its
+expectation for each single prompt stays as it was. ``importance_weights`` multiplies the advantages of a group by
+1 / w_i, scaled to a mean of 1 over the batch, which restores the mixture at the price of a larger variance. What
+remains: draws without replacement are in proportion to w_i only while a step takes a small part of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from reasoner_rl.config.data import PromptSelectionConfig
+from reasoner_rl.errors import ConfigError
+from reasoner_rl.seeding import derive_seed
+
+Array = NDArray[numpy.float64]
+
+_NEGLIGIBLE = 1e-3  # responses of evidence; less is forgotten
+_RATES = (1e-3, 1 - 1e-3)  # of all prompts: Beta(a, b) has no mean of 0 or 1
+_CORRELATIONS = (0.01, 0.99)  # within a group; 1 / (a + b + 1) of the Beta distribution
+
+
+class Outcome(NamedTuple):
+    """What the responses to a prompt were worth."""
+
+    index: int  # of the prompt
+    right: float  # the sum of their accuracies
+    responses: int
+
+
+def mixed_probability(a: Array, b: Array, group_size: int) -> Array:
+    """The chance [N] that of ``group_size`` responses some are right and some wrong, if p ~ Beta(a [N], b [N])."""
+    j = numpy.arange(group_size, dtype=numpy.float64)[:, None]
+    total = numpy.log(a + b + j).sum(0)
+    all_right = numpy.exp(numpy.log(a + j).sum(0) - total)
+    all_wrong = numpy.exp(numpy.log(b + j).sum(0) - total)
+    return numpy.clip(1.0 - all_right - all_wrong, 0.0, 1.0)
+
+
+@dataclass(slots=True)
+class Population:
+    """The distribution of pass rates over all prompts, from weighted sums over groups."""
+
+    # Begins as four groups of pass rate 0 and four of pass rate 1 do, which the first steps outweigh.
+    weight: float = 8.0
+    rates: float = 4.0
+    squares: float = 4.0
+    sampling: float = 0.0  # of 1 / responses
+
+    def decay(self, factor: float) -> None:
+        """Let older groups count less."""
+        self.weight, self.rates, self.squares, self.sampling = (
+            factor * each for each in (self.weight, self.rates, self.squares, self.sampling)
+        )
+
+    def add(self, rate: float, responses: int, weight: float) -> None:
+        """Count a group in. ``weight``: 1 / how likely its prompt was to be drawn, up to a constant."""
+        self.weight += weight
+        self.rates += weight * rate
+        self.squares += weight * rate * rate
+        self.sampling += weight / responses
+
+    def beta(self) -> tuple[float, float]:
+        """The parameters (a, b) of the Beta distribution with these moments.
+
+        A group's rate has variance m (1 - m) (c + (1 - c) / G), where c = 1 / (a + b + 1).
+        """
+        mean = float(numpy.clip(self.rates / self.weight, *_RATES))
+        spread = (self.squares / self.weight - mean**2) / (mean * (1 - mean))
+        share = self.sampling / self.weight
+        correlation = float(numpy.clip((spread - share) / (1 - share), *_CORRELATIONS))
+        strength = 1 / correlation - 1
+        return mean * strength, (1 - mean) * strength
+
+
+class SelectingSampler:
+    """Draws prompts by their chance of a mixed group; takes the place of `OrderedSampler`. See the module's docstring.
+
+    ``measured``: what is known of prompts before the run, which is evidence like any other.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        group_size: int,
+        config: PromptSelectionConfig,
+        measured: Sequence[Outcome] = (),
+    ) -> None:
+        self._size, self._seed, self._group_size, self._config = size, seed, group_size, config
+        self._right, self._wrong = numpy.zeros(size), numpy.zeros(size)
+        self._population = Population()
+        self._draw = self._position = 0  # number of the present order of all prompts, and the place in it
+        for outcome in measured:
+            self._add(outcome, weight=1.0)
+        self._arrange()
+
+    def take(self, n: int) -> list[int]:
+        """Return the next ``n`` indices. None comes twice before all have come, unless `learn` is called between."""
+        taken: list[int] = []
+        while len(taken) < n:
+            part = self._order[self._position : self._position + n - len(taken)]
+            taken += part
+            self._position += len(part)
+            if self._position == self._size:
+                self._draw, self._position = self._draw + 1, 0
+                self._arrange()
+        return taken
+
+    def weights(self, indices: Sequence[int]) -> list[float]:
+        """1 / w_i of each: what its group would have to count, up to a constant, to make up for unequal chances."""
+        return (1 / self._chances[list(indices)]).tolist()  # type: ignore[no-any-return]
+
+    def learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Take note of what a step's prompts came to, each drawn by the present weights; then make a new order."""
+        half_life = self._config.half_life_steps
+        factor = 1.0 if half_life is None else 0.5 ** (1 / half_life)
+        self._right *= factor
+        self._wrong *= factor
+        self._population.decay(factor)
+        weights = self.weights([outcome.index for outcome in outcomes])
+        for outcome, weight in zip(outcomes, weights, strict=True):
+            self._add(outcome, weight)
+        forgotten = self._right + self._wrong < _NEGLIGIBLE
+        self._right[forgotten] = self._wrong[forgotten] = 0.0
+        self._draw, self._position = self._draw + 1, 0
+        self._arrange()
+
+    def expected(self, indices: Sequence[int]) -> list[float]:
+        """P(mixed) of each, by what is known at present."""
+        return self._mixed[list(indices)].tolist()  # type: ignore[no-any-return]
+
+    def _add(self, outcome: Outcome, weight: float) -> None:
+        self._right[outcome.index] += outcome.right
+        self._wrong[outcome.index] += outcome.responses - outcome.right
+        self._population.add(outcome.right / outcome.responses, outcome.responses, weight)
+
+    def _arrange(self) -> None:
+        """A random order in which each prompt is the next with a chance in proportion to its weight.
+
+        Sorting by exponential variables divided by the weights gives that (Efraimidis and Spirakis, 2006).
+        """
+        a, b = self._population.beta()
+        self._mixed = mixed_probability(a + self._right, b + self._wrong, self._group_size)
+        self._chances = numpy.maximum(self._mixed, self._config.floor)
+        generator = numpy.random.default_rng(derive_seed("prompt selection", self._seed, self._draw))
+        self._order: list[int] = numpy.argsort(
+            generator.exponential(size=self._size) / self._chances, kind="stable"
+        ).tolist()
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs, as JSON can hold it: the place in the order, and the evidence there is."""
+        seen = numpy.flatnonzero(self._right + self._wrong)
+        return {
+            "size": self._size,
+            "seed": self._seed,
+            "draw": self._draw,
+            "position": self._position,
+            "population": [getattr(self._population, name) for name in Population.__slots__],
+            "seen": seen.tolist(),
+            "right": self._right[seen].tolist(),
+            "wrong": self._wrong[seen].tolist(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state. Raises ConfigError if it was made for other prompts, or by another sampler."""
+        own = {"size": self._size, "seed": self._seed}
+        if (found := {name: state.get(name) for name in own}) != own or "draw" not in state:
+            raise ConfigError(
+                f"the saved selection of prompts has {found}, and this run has {own}; resume with the same prompts, "
+                "run.seed and data.selection, or start a new run"
+            )
+        self._right, self._wrong = numpy.zeros(self._size), numpy.zeros(self._size)
+        self._right[state["seen"]], self._wrong[state["seen"]] = state["right"], state["wrong"]
+        self._population = Population(*state["population"])
+        self._draw, self._position = state["draw"], state["position"]
+        self._arrange()

@@ -1,22 +1,24 @@
-"""Decoding one batch side by side: prefill, then one token a row and step, until every row has ended."""
+"""Decoding responses side by side: one token per row and step, and rows of ended responses are given to others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.rollout.kv_cache import BLOCK_TOKENS, KvCache, concatenate
+from reasoner_rl.rollout.kv_cache import BLOCK_TOKENS, KvCache, aligned
 from reasoner_rl.rollout.sampling import UniformStreams, choose_tokens
 from reasoner_rl.rollout.stop_strings import StopStringWatcher
 
 PREFILL_TOKENS = 16384  # bounds the activations of one prefill pass
-# Rows that have ended are dropped when fewer than this share are still being decoded: each drop copies the cache.
-RETIRE_BELOW = 0.8
+# Rows are rearranged, which copies the cache, when so large a share of them has ended or can be added.
+REARRANGE_FROM = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Pending:
     sample: int
     seed: int
     prompt_ids: tuple[int, ...]
+    limit: int  # most tokens to draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,112 +41,197 @@ class TokenRules:
     stop_texts: Sequence[str]
 
 
-class Decoded:
-    """The responses of a batch of B, in its order. T is the limit on response tokens."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A response that is whole, or was cut off at its limit. R tokens."""
 
-    def __init__(self, batch: int, limit: int, device: torch.device) -> None:
-        self.token_ids = torch.zeros(batch, limit, dtype=torch.int64, device=device)  # [B, T]
-        self.logprobs = torch.zeros(batch, limit, device=device)  # [B, T] float32
-        self.lengths = torch.full((batch,), limit, device=device)  # [B] int64; entries past it are undefined
-        # [B]; True until the response has ended, so that in the end it marks those that were cut off at the limit.
-        self.going = torch.ones(batch, dtype=torch.bool, device=device)
+    pending: Pending
+    token_ids: NDArray[numpy.int32]  # [R]
+    logprobs: NDArray[numpy.float32]  # [R], of the distribution sampled from
+    cut_off: bool
 
 
-def decode_batch(
-    model: nn.Module,
-    batch: Sequence[Pending],
-    sampling: SamplingConfig,
-    rules: TokenRules,
-    tokenizer: Any,
-    decoded: Decoded,
-) -> Iterator[int]:
-    """Draw the responses of ``batch`` together into ``decoded``; yields, at every step, how many have ended with it.
+class DecodingBatch:
+    """The responses that are being drawn, one per row. What is said of them is kept on the host.
 
-    Raises FloatingPointError if the model's probabilities are NaN.
+    An ended response keeps its row until `rearrange`. Responses depend on their own context and random numbers alone,
+    up to rounding.
     """
-    limit, device = sampling.max_response_tokens, rules.ending.device
-    decoder = Decoder(model, batch, limit, device)
-    streams = UniformStreams([(pending.seed, pending.sample) for pending in batch], device)
-    watchers = [StopStringWatcher(tokenizer, rules.stop_texts) for _ in batch] if rules.stop_texts else []
-    going = decoded.going
-    rows = torch.arange(len(batch), device=device)  # which response each of the decoder's rows holds
-    early = torch.cat([rules.unused, rules.ending])
-    for position in range(limit):
-        forbidden = early if position < sampling.min_response_tokens else rules.unused
-        chosen, chosen_logprobs = choose_tokens(
-            decoder.logits, sampling, streams.next_column(position)[rows], forbidden
+
+    def __init__(self, model: nn.Module, sampling: SamplingConfig, rules: TokenRules, tokenizer: Any) -> None:
+        self._sampling, self._rules, self._tokenizer = sampling, rules, tokenizer
+        self._ending = rules.ending.cpu().numpy()
+        self._decoder = Decoder(model, rules.ending.device)
+        self._pending: list[Pending] = []
+        self._watchers: list[StopStringWatcher] = []  # one per row if there are stop texts
+        self._streams = UniformStreams([])
+        self._drawn = numpy.zeros(0, numpy.int64)  # [rows] tokens
+        self._limits = numpy.zeros(0, numpy.int64)  # [rows] tokens
+        self._going = numpy.zeros(0, bool)  # [rows]
+        width = sampling.max_response_tokens
+        self._token_ids = numpy.zeros(
+            (0, width), numpy.int32
+        )  # [rows, T]; entries past `drawn` are undefined
+        self._logprobs = numpy.zeros((0, width), numpy.float32)
+
+    @property
+    def going(self) -> int:
+        """Responses that have not ended."""
+        return int(self._going.sum())
+
+    def worth_rearranging(self, addable: int) -> bool:
+        """Whether enough rows have ended, or can be added, for `rearrange` to be worth a copy of the cache."""
+        rows = len(self._pending)
+        return addable >= max(1, REARRANGE_FROM * rows) or rows - self.going > REARRANGE_FROM * rows
+
+    def rearrange(self, added: Sequence[Pending]) -> None:
+        """Drop the rows of ended responses, and start ``added`` in new ones."""
+        kept, limits = numpy.flatnonzero(self._going), [pending.limit for pending in added]
+        self._limits = numpy.concatenate([self._limits[kept], numpy.array(limits, numpy.int64)])
+        self._drawn = _extended(self._drawn[kept], len(added))
+        self._token_ids = _extended(self._token_ids[kept], len(added))
+        self._logprobs = _extended(self._logprobs[kept], len(added))
+        self._going = numpy.ones(len(self._limits), bool)
+        self._pending = [self._pending[row] for row in kept] + list(added)
+        self._streams.rearrange(kept, [(pending.seed, pending.sample) for pending in added])
+        if self._rules.stop_texts:
+            fresh = [StopStringWatcher(self._tokenizer, self._rules.stop_texts) for _ in added]
+            self._watchers = [self._watchers[row] for row in kept] + fresh
+        self._decoder.rearrange(kept, added, int((self._limits - self._drawn).max()))
+
+    def step(self) -> list[Ended]:
+        """Draw one token per row; returns the responses that ended with it.
+
+        Raises FloatingPointError if the model's probabilities for one of them were NaN.
+        """
+        uniforms = torch.from_numpy(self._streams.next()).to(self._decoder.logits.device)
+        logits = self._without_early_endings(self._decoder.logits)
+        chosen, chosen_logprobs = choose_tokens(logits, self._sampling, uniforms, self._rules.unused)
+        tokens, rows = chosen.cpu().numpy(), numpy.flatnonzero(self._going)
+        self._token_ids[rows, self._drawn[rows]] = tokens[rows]
+        self._logprobs[rows, self._drawn[rows]] = chosen_logprobs.cpu().numpy()[rows]
+        self._drawn[rows] += 1
+        complete = self._going & numpy.isin(tokens, self._ending)
+        if self._watchers:
+            complete |= self._completed_by_text(tokens)
+        ended = self._going & (complete | (self._drawn == self._limits))
+        self._going &= ~ended
+        if self.going:
+            self._decoder.step(chosen)
+        return [self._ended(int(row), cut_off=not complete[row]) for row in numpy.flatnonzero(ended)]
+
+    def _without_early_endings(self, logits: Tensor) -> Tensor:
+        """Rows with fewer than min_response_tokens cannot end."""
+        early = self._drawn < self._sampling.min_response_tokens
+        if not early.any():
+            return logits
+        rows = torch.from_numpy(numpy.flatnonzero(early)).to(logits.device)
+        logits = logits.clone()
+        logits[rows.unsqueeze(1), self._rules.ending] = -torch.inf
+        return logits
+
+    def _completed_by_text(self, tokens: NDArray[numpy.int64]) -> NDArray[numpy.bool_]:
+        """Which rows [rows] have now written a stop string."""
+        return numpy.array(
+            [
+                going and watcher.completes(token)
+                for watcher, token, going in zip(
+                    self._watchers, tokens.tolist(), self._going.tolist(), strict=True
+                )
+            ]
         )
-        decoded.token_ids[rows, position], decoded.logprobs[rows, position] = chosen, chosen_logprobs
-        ended = torch.isin(chosen, rules.ending) & going[rows]
-        if watchers:
-            ended |= _ended_by_text(watchers, rows, chosen, going)
-        decoded.lengths[rows[ended]] = position + 1
-        going[rows[ended]] = False
-        yield int(ended.sum())
-        remaining = int(going.sum())
-        if remaining == 0 or position + 1 == limit:
-            break
-        if remaining < RETIRE_BELOW * len(rows):
-            kept = going[rows].nonzero().squeeze(1)
-            decoder.keep(kept)
-            rows, chosen = rows[kept], chosen[kept]
-        decoder.step(chosen)
-    if decoded.logprobs.isnan().any():
-        raise FloatingPointError("the model's probabilities are NaN: its weights or activations overflow")
-    yield remaining
+
+    def _ended(self, row: int, cut_off: bool) -> Ended:
+        length = self._drawn[row]
+        logprobs = self._logprobs[row, :length].copy()
+        if numpy.isnan(logprobs).any():
+            raise FloatingPointError("the model's probabilities are NaN: its weights or activations overflow")
+        return Ended(self._pending[row], self._token_ids[row, :length].copy(), logprobs, cut_off)
 
 
-def _ended_by_text(
-    watchers: Sequence[StopStringWatcher], rows: Tensor, chosen: Tensor, going: Tensor
-) -> Tensor:
-    """Which of the decoder's rows [rows] bool are still being decoded and have now written a stop string."""
-    ended = [
-        unfinished and watchers[response].completes(token)
-        for response, token, unfinished in zip(
-            rows.tolist(), chosen.tolist(), going[rows].tolist(), strict=True
-        )
-    ]
-    return torch.tensor(ended, device=chosen.device)
+def _extended(rows: NDArray[Any], more: int) -> NDArray[Any]:
+    return numpy.concatenate([rows, numpy.zeros((more, *rows.shape[1:]), rows.dtype)])
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """What the model has read, a context per row, padded on the left: the last token of each is in the last column."""
+
+    cache: KvCache
+    padding: Tensor  # [rows] int64, columns
+    logits: Tensor  # [rows, V]; they predict each row's next token
+
+
+def joined(parts: Sequence[tuple[Contexts, Tensor]], spare_tokens: int) -> Contexts:
+    """The given rows [n] int64 of each part, repeats allowed, one part below the other, without needless padding.
+
+    spare_tokens: room to leave for more.
+    """
+    columns = max(part.cache.get_seq_length() for part, _ in parts)
+    padding = torch.cat([part.padding[rows] + columns - part.cache.get_seq_length() for part, rows in parts])
+    needless = int(padding.min())
+    cache = aligned([(part.cache, rows) for part, rows in parts], columns - needless, spare_tokens)
+    return Contexts(cache, padding - needless, torch.cat([part.logits[rows] for part, rows in parts]))
 
 
 class Decoder:
-    """The rows that are being decoded: their cache, and the arguments that describe it to the model.
+    """Lets the model read: prompts when rows are added, and one token per row at every step."""
 
-    Prompts are padded on the left, so that every row's next token goes to the same column of the cache.
-    """
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._model, self._device = model, device
+        nothing = torch.empty(0, dtype=torch.int64, device=device)
+        self._contexts = Contexts(KvCache(), nothing, torch.empty(0, device=device))
+        # The requests whose prompts were read last, and these prompts: other responses to them may start later.
+        self._prompts: tuple[list[int], Contexts] = ([], self._contexts)
 
-    def __init__(self, model: nn.Module, batch: Sequence[Pending], limit: int, device: torch.device) -> None:
-        self._model = model
-        self._limit = limit
-        prompts = {pending.request: pending.prompt_ids for pending in batch}
-        places = {request: place for place, request in enumerate(prompts)}
-        self._columns = max(map(len, prompts.values()))
-        padding = torch.tensor([self._columns - len(prompt) for prompt in prompts.values()], device=device)
-        self._cache, logits = self._prefill(list(prompts.values()), padding)
-        rows = torch.tensor([places[pending.request] for pending in batch], device=device)
-        self._cache.gather_rows(rows, min(limit, BLOCK_TOKENS))
-        self._padding = padding[rows]
-        self.logits = logits[rows]  # [rows, V]; they predict each row's next token
+    @property
+    def logits(self) -> Tensor:
+        """[rows, V]; they predict each row's next token."""
+        return self._contexts.logits
 
-    def _prefill(self, prompts: list[tuple[int, ...]], padding: Tensor) -> tuple[KvCache, Tensor]:
-        """Read each prompt once; the last column's logits are those of the prompt's last token."""
-        padded = torch.tensor([(0,) * (self._columns - len(prompt)) + prompt for prompt in prompts])
-        rows = max(1, PREFILL_TOKENS // self._columns)
-        caches, logits = [], []
-        for input_ids, pads in zip(padded.to(padding.device).split(rows), padding.split(rows), strict=True):
-            caches.append(KvCache())
-            logits.append(self._forward(input_ids, pads, caches[-1], self._columns))
-        return concatenate(caches), torch.cat(logits)
+    def rearrange(self, kept: NDArray[numpy.int64], added: Sequence[Pending], remaining: int) -> None:
+        """Keep the rows ``kept`` [n] and append one for each of ``added``, with its prompt read.
+
+        remaining: most tokens that any of these rows may still get.
+        """
+        parts = [(self._contexts, torch.from_numpy(kept).to(self._device))] if len(kept) else []
+        if added:
+            prompts, contexts = self._read({pending.request: pending.prompt_ids for pending in added})
+            places = {request: place for place, request in enumerate(prompts)}
+            parts.append((contexts, torch.tensor([places[p.request] for p in added], device=self._device)))
+        self._contexts = joined(parts, min(remaining, BLOCK_TOKENS))
+
+    def _read(self, prompts: dict[int, tuple[int, ...]]) -> tuple[list[int], Contexts]:
+        """The requests in an order, and their prompts read; those that were read last time are not read again."""
+        before, contexts = self._prompts
+        again = [place for place, request in enumerate(before) if request in prompts]
+        requests = [before[place] for place in again]
+        fresh = [request for request in prompts if request not in requests]
+        parts = [(contexts, torch.tensor(again, device=self._device))] if again else []
+        if fresh:
+            parts += self._prefill([prompts[request] for request in fresh])
+        self._prompts = requests + fresh, joined(parts, 0)
+        return self._prompts
+
+    def _prefill(self, prompts: list[tuple[int, ...]]) -> list[tuple[Contexts, Tensor]]:
+        """Read each prompt once, as many at a time as memory is meant for; the parts of `joined`, in order."""
+        columns = max(map(len, prompts))
+        padding = torch.tensor([columns - len(prompt) for prompt in prompts], device=self._device)
+        padded = torch.tensor([(0,) * (columns - len(prompt)) + prompt for prompt in prompts])
+        rows = max(1, PREFILL_TOKENS // columns)
+        parts = []
+        for input_ids, pads in zip(padded.to(self._device).split(rows), padding.split(rows), strict=True):
+            cache = KvCache()
+            logits = self._forward(input_ids, pads, cache, columns)
+            parts.append((Contexts(cache, pads, logits), torch.arange(len(pads), device=self._device)))
+        return parts
 
     def step(self, tokens: Tensor) -> None:
-        """Read one token a row, [rows] int64."""
-        self._columns += 1
-        self.logits = self._forward(tokens.unsqueeze(1), self._padding, self._cache, self._columns)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but ``rows`` [n] int64."""
-        self._cache.gather_rows(rows, BLOCK_TOKENS)
-        self._padding = self._padding[rows]
+        """Read one token per row, [rows] int64."""
+        contexts = self._contexts
+        columns = contexts.cache.get_seq_length() + 1
+        logits = self._forward(tokens.unsqueeze(1), contexts.padding, contexts.cache, columns)
+        self._contexts = replace(contexts, logits=logits)
 
     def _forward(self, input_ids: Tensor, padding: Tensor, cache: KvCache, columns: int) -> Tensor:
         """The logits [rows, V] after ``input_ids`` [rows, n], which fill the cache up to ``columns``."""

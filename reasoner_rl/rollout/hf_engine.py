@@ -1,15 +1,14 @@
 """The embedded rollout engine: a batched sampling loop over a transformers model.
 
 It needs nothing but PyTorch and transformers, runs anywhere, and is the fastest choice for models of up to some tens
-of millions of parameters. Left out on purpose: continuous batching, paged caches and tensor parallelism, which are
-what the vLLM engine is for.
+of millions of parameters. Places of ended responses are given to waiting ones. Left out on purpose: paged caches and
+tensor parallelism, which are what the vLLM engine is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
 from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.rollout.attention import DECODE_ATTENTION
-from reasoner_rl.rollout.decoding import Decoded, Pending, TokenRules, decode_batch
+from reasoner_rl.rollout.decoding import DecodingBatch, Ended, Pending, TokenRules
 from reasoner_rl.rollout.engine import (
     MAX_DECODING_STEPS,
     EngineState,
@@ -37,18 +36,6 @@ from reasoner_rl.tokenizer import require_folder
 from reasoner_rl.types import Rollout
 
 _CACHED_LAYERS = {"full_attention", "sliding_attention"}
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Responses that are being decoded side by side."""
-
-    pending: list[Pending]
-    decoded: Decoded
-    steps: Iterator[
-        tuple[int, int]
-    ]  # position, and responses that ended there; after the last, those cut off
-    going: int
 
 
 class HfRolloutEngine(Generator):
@@ -85,8 +72,8 @@ class HfRolloutEngine(Generator):
         self.state: EngineState = "ready"
         self._weights_complete = True
         self._in_flight = InFlight()
-        self._waiting: list[Pending] = []
-        self._batch: _Batch | None = None
+        self._waiting = deque[Pending]()
+        self._batch: DecodingBatch | None = None
 
     @property
     def policy_version(self) -> int:
@@ -100,63 +87,59 @@ class HfRolloutEngine(Generator):
             raise RuntimeError("generate needs complete weights; the last load_weights failed")
         self._in_flight.add(requests, sampling)
         self._waiting += [
-            Pending(request.number, sample, request.seed, request.prompt_ids)
+            Pending(request.number, sample, request.seed, request.prompt_ids, sampling.max_response_tokens)
             for request in requests
             for sample in range(request.samples)
         ]
 
     @torch.inference_mode()
     def step(self) -> StepOutput:
-        """See `Generator.step`. A batch's responses are returned together, when the last of them has ended."""
+        """See `Generator.step`."""
         require_state(self, "generate", "ready")
-        if self._batch is None:
-            if not self._waiting:
-                return StepOutput()
-            self._batch = self._next_batch()
-        batch, sampling = self._batch, self._in_flight.sampling
-        ended = tokens = 0
-        for position, ended_now in islice(batch.steps, MAX_DECODING_STEPS):
-            tokens += batch.going if position < sampling.max_response_tokens else 0
-            ended += ended_now
-            batch.going -= ended_now
-        if batch.going:
-            return StepOutput([], ended, tokens)
-        for _ in batch.steps:  # to the end, where it is checked that all probabilities were numbers
-            pass
-        for pending, rollout in zip(batch.pending, self._to_rollouts(batch.decoded), strict=True):
-            self._in_flight.record(pending.request, pending.sample, rollout)
-        self._batch = None
-        return StepOutput(self._in_flight.take().finished, ended, tokens)
+        finished = tokens = 0
+        for _ in range(MAX_DECODING_STEPS):
+            self._fill()
+            if self._batch is None or self._in_flight.any_finished:
+                break
+            tokens += self._batch.going
+            for pending, rollout in self._rollouts(self._batch.step()):
+                self._in_flight.record(pending.request, pending.sample, rollout)
+                finished += 1
+        return StepOutput(self._in_flight.take().finished, finished, tokens)
 
     def cancel(self) -> None:
         """See `Generator.cancel`."""
         self._in_flight.clear()
-        self._waiting, self._batch = [], None
+        self._waiting.clear()
+        self._batch = None
 
-    def _next_batch(self) -> _Batch:
-        """One of the batches of about the same size that the waiting responses make, with the longest prompts."""
-        self._waiting.sort(key=lambda pending: -len(pending.prompt_ids))
-        batches = -(-len(self._waiting) // self._max_batch_sequences)
-        size = len(self._waiting) // batches
-        chosen, self._waiting = self._waiting[:size], self._waiting[size:]
+    def _fill(self) -> None:
+        """Give free rows to waiting responses, in their order; the batch ends with its last response."""
+        if self._batch is None and self._waiting:
+            self._batch = self._new_batch()
+        if self._batch is None:
+            return
+        addable = min(self._max_batch_sequences - self._batch.going, len(self._waiting))
+        if not addable and not self._batch.going:
+            self._batch = None
+        elif self._batch.worth_rearranging(addable):
+            self._batch.rearrange([self._waiting.popleft() for _ in range(addable)])
+
+    def _new_batch(self) -> DecodingBatch:
         sampling = self._in_flight.sampling
-        decoded = Decoded(len(chosen), sampling.max_response_tokens, self._device)
         stop_ids, stop_texts = split_stops(self._tokenizer, sampling.stop)
         ending = torch.tensor(sorted({*self._eos_ids, *stop_ids}), device=self._device)
         rules = TokenRules(ending, self._unused_ids, stop_texts)
-        steps = decode_batch(self._model, chosen, sampling, rules, self._tokenizer, decoded)
-        return _Batch(chosen, decoded, enumerate(steps), going=len(chosen))
+        return DecodingBatch(self._model, sampling, rules, self._tokenizer)
 
-    def _to_rollouts(self, decoded: Decoded) -> list[Rollout]:
-        lengths = decoded.lengths.tolist()
-        token_ids = [row[:n].tolist() for row, n in zip(decoded.token_ids.cpu(), lengths, strict=True)]
-        logprobs = [row[:n].tolist() for row, n in zip(decoded.logprobs.cpu(), lengths, strict=True)]
-        texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    def _rollouts(self, ended: Sequence[Ended]) -> list[tuple[Pending, Rollout]]:
+        if not ended:  # of nothing, a tokenizer makes one empty text
+            return []
+        texts = self._tokenizer.batch_decode([e.token_ids.tolist() for e in ended], skip_special_tokens=True)
+        version = self._policy_version
         return [
-            Rollout(tuple(ids), tuple(row), "length" if cut_off else "stop", self._policy_version, text)
-            for ids, row, cut_off, text in zip(
-                token_ids, logprobs, decoded.going.tolist(), texts, strict=True
-            )
+            (e.pending, Rollout(e.token_ids, e.logprobs, "length" if e.cut_off else "stop", version, text))
+            for e, text in zip(ended, texts, strict=True)
         ]
 
     @torch.no_grad()

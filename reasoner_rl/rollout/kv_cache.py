@@ -31,7 +31,7 @@ class InPlaceLayer(CacheLayerMixin):
         self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Start empty, with room for exactly these states; `gather_rows` makes room for more."""
+        """Start empty, with room for exactly these states."""
         self.keys, self.values = torch.empty_like(key_states), torch.empty_like(value_states)
         self.is_initialized = True
 
@@ -49,12 +49,6 @@ class InPlaceLayer(CacheLayerMixin):
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def gather_rows(self, rows: Tensor, spare_tokens: int) -> None:
-        """Keep only ``rows`` [n] int64, in that order, repeats allowed, with room for ``spare_tokens`` more."""
-        capacity = self.length + spare_tokens
-        self.keys = _copy(self.keys[rows, :, : self.length], capacity)
-        self.values = _copy(self.values[rows, :, : self.length], capacity)
 
     def get_seq_length(self) -> int:
         """Tokens stored."""
@@ -84,20 +78,41 @@ class KvCache(Cache):
         """The layers, which appear as the model first writes to them."""
         return cast("list[InPlaceLayer]", self.layers)
 
-    def gather_rows(self, rows: Tensor, spare_tokens: int) -> None:
-        """See `InPlaceLayer.gather_rows`."""
-        for layer in self.in_place_layers:
-            layer.gather_rows(rows, spare_tokens)
+
+def aligned(parts: Sequence[tuple[KvCache, Tensor]], columns: int, spare_tokens: int) -> KvCache:
+    """The given rows [n] int64 of each cache, repeats allowed, one part below the other, with the last columns aligned.
+
+    columns: how many to keep; where a cache has fewer, those before its first are zero. spare_tokens: room for more.
+    """
+    together = KvCache()
+    for layers in zip(*(cache.in_place_layers for cache, _ in parts), strict=True):
+        layer = InPlaceLayer()
+        chosen = [rows for _, rows in parts]
+        layer.keys = _aligned([each.keys for each in layers], layers, chosen, columns, spare_tokens)
+        layer.values = _aligned([each.values for each in layers], layers, chosen, columns, spare_tokens)
+        layer.length, layer.is_initialized = columns, True
+        together.layers.append(layer)
+    return together
 
 
-def concatenate(caches: Sequence[KvCache]) -> KvCache:
-    """Put the rows of caches of the same length one below the other, in the first of them."""
-    first = caches[0]
-    if len(caches) > 1:
-        for layers in zip(*(cache.in_place_layers for cache in caches), strict=True):
-            layers[0].keys = torch.cat([layer.keys for layer in layers])
-            layers[0].values = torch.cat([layer.values for layer in layers])
-    return first
+def _aligned(
+    states: Sequence[Tensor],
+    layers: Sequence[InPlaceLayer],
+    chosen: Sequence[Tensor],
+    columns: int,
+    spare_tokens: int,
+) -> Tensor:
+    _, heads, _, width = states[0].shape
+    rows = sum(map(len, chosen))
+    whole = states[0].new_zeros(rows, heads, columns + spare_tokens, width)
+    first = 0
+    for each, layer, indices in zip(states, layers, chosen, strict=True):
+        last, filled = first + len(indices), min(layer.length, columns)
+        whole[first:last, :, columns - filled : columns] = each[
+            indices, :, layer.length - filled : layer.length
+        ]
+        first = last
+    return whole
 
 
 def _copy(states: Tensor, capacity: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reasoner_rl.config.rollout import SamplingConfig
@@ -14,25 +15,36 @@ _BLOCK_TOKENS = 256
 
 
 class UniformStreams:
-    """One stream per response of uniform numbers in [0, 1), from the counter-based generator Philox.
+    """One stream per row of uniform numbers in [0, 1), from the counter-based generator Philox.
 
-    A stream is keyed by (request seed, sample number) and read by position, so a response draws the same numbers
-    whatever else is in the batch.
+    A stream is keyed by (request seed, sample number) and read in order, so a response draws the same numbers whatever
+    else is in the batch.
     """
 
-    def __init__(self, keys: Sequence[tuple[int, int]], device: torch.device) -> None:
-        self._generators = [
-            np.random.Generator(np.random.Philox(key=np.array(key, np.uint64))) for key in keys
-        ]
-        self._device = device
-        self._block = torch.empty(0)
+    def __init__(self, keys: Sequence[tuple[int, int]]) -> None:
+        self._generators = [_philox(key) for key in keys]
+        self._read = np.zeros(len(keys), np.int64)  # numbers read of each stream
+        self._block = np.empty((len(keys), _BLOCK_TOKENS), np.float32)
 
-    def next_column(self, position: int) -> Tensor:
-        """Return the numbers [responses] float32 at ``position``; positions must be asked for in order."""
-        if position % _BLOCK_TOKENS == 0:
-            drawn = [generator.random(_BLOCK_TOKENS, dtype=np.float32) for generator in self._generators]
-            self._block = torch.from_numpy(np.stack(drawn, axis=1)).to(self._device)
-        return self._block[position % _BLOCK_TOKENS]
+    def rearrange(self, kept: NDArray[np.int64], added: Sequence[tuple[int, int]]) -> None:
+        """Keep the streams ``kept`` [n], and append new ones."""
+        fresh = UniformStreams(added)
+        self._generators = [self._generators[row] for row in kept] + fresh._generators
+        self._read = np.concatenate([self._read[kept], fresh._read])
+        self._block = np.concatenate([self._block[kept], fresh._block])
+
+    def next(self) -> NDArray[np.float32]:
+        """Return the next number of each stream, [rows]."""
+        places = self._read % _BLOCK_TOKENS
+        for row in np.flatnonzero(places == 0):
+            self._block[row] = self._generators[row].random(_BLOCK_TOKENS, dtype=np.float32)
+        self._read += 1
+        numbers: NDArray[np.float32] = self._block[np.arange(len(places)), places]
+        return numbers
+
+
+def _philox(key: tuple[int, int]) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
 
 
 def sampling_logprobs(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:

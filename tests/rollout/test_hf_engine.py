@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_retirement_growth_and_split_prefill_change_nothing(
     assert lengths[-1] > 12  # mixed, or this test would show nothing
     assert rows_decoded[0] == 15
     assert rows_decoded[-1] <= 3
-    monkeypatch.setattr(decoding, "RETIRE_BELOW", 0.0)
+    monkeypatch.setattr(decoding, "REARRANGE_FROM", 1.0)
     monkeypatch.setattr(decoding, "PREFILL_TOKENS", 10)
     for module in (decoding, kv_cache):
         monkeypatch.setattr(module, "BLOCK_TOKENS", 3)
@@ -454,3 +455,52 @@ def masked_logprobs(model: Any, unused: list[int]) -> Callable[..., Any]:
 
     model.register_forward_hook(mask)
     return lambda prompt, response, temperature: plain_logprobs(model, prompt, response, temperature)
+
+
+def test_rows_of_ended_responses_are_given_to_waiting_ones(
+    engine: Any, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also across requests, and in the middle of one, whose prompt is not read again."""
+    read: list[int] = []
+    steps: list[int] = []
+    prefill, step = decoding.Decoder._prefill, decoding.DecodingBatch.step
+
+    def noted_prefill(decoder: Any, prompts: list[tuple[int, ...]]) -> Any:
+        read.extend(PROMPTS.index(prompt) for prompt in prompts)
+        return prefill(decoder, prompts)
+
+    def noted_step(batch: Any) -> Any:
+        steps.append(batch.going)
+        return step(batch)
+
+    sampling = SamplingConfig(max_response_tokens=40)
+    whole = engine(endings=ENDINGS).generate(REQUESTS, sampling)
+    monkeypatch.setattr(decoding.Decoder, "_prefill", noted_prefill)
+    monkeypatch.setattr(decoding.DecodingBatch, "step", noted_step)
+    refilled = engine(endings=ENDINGS, max_batch_sequences=4).generate(REQUESTS, sampling)
+    assert tokens(refilled) == tokens(whole)
+    assert_logprobs_match(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied")), refilled)
+    assert read == [0, 1, 2, 3, 4], "four rows hold the first prompt and a third of the second, and so on"
+    lengths = [len(rollout.token_ids) for rollout in flat(refilled)]
+    assert max(steps) == 4
+    # Batches of four that wait for their longest response would take the sum of these maxima.
+    waiting = sum(max(lengths[i : i + 4]) for i in range(0, 15, 4))
+    assert len(steps) < 0.8 * waiting
+    assert sum(steps) == sum(lengths)
+
+
+def test_requests_join_those_that_are_being_answered(engine: Any) -> None:
+    sampling = SamplingConfig(max_response_tokens=90, min_response_tokens=90)
+    rollout_engine = engine()
+    alone = engine().generate(REQUESTS, sampling)
+    rollout_engine.submit(REQUESTS[:1], sampling)
+    rollout_engine.step()
+    later = [replace(request, number=number) for number, request in enumerate(REQUESTS)][1:]
+    rollout_engine.submit(later, sampling)
+    output = rollout_engine.step()
+    assert [number for number, _ in output.finished] == [0]
+    assert output.tokens == (90 - 64) * 15, "all have joined, at once"
+    found = dict(output.finished)
+    while len(found) < len(REQUESTS):
+        found |= dict(rollout_engine.step().finished)
+    assert tokens([found[number] for number in range(len(REQUESTS))]) == tokens(alone)

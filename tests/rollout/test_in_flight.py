@@ -56,7 +56,7 @@ def test_what_cannot_be_taken_on() -> None:
 @pytest.fixture
 def engine(tiny_checkpoint: Callable[[str], Path], tiny_tokenizer: Any) -> Any:
     config = ModelConfig(path=str(tiny_checkpoint("llama-untied")))
-    return build_hf_engine(config, HfEngineConfig(max_batch_sequences=4), tiny_tokenizer, torch.device("cpu"))
+    return build_hf_engine(config, HfEngineConfig(max_batch_sequences=3), tiny_tokenizer, torch.device("cpu"))
 
 
 def test_the_embedded_engine_generates_in_steps_and_forgets_what_is_cancelled(
@@ -64,13 +64,13 @@ def test_the_embedded_engine_generates_in_steps_and_forgets_what_is_cancelled(
 ) -> None:
     sampling = SamplingConfig(max_response_tokens=30, min_response_tokens=30)
     monkeypatch.setattr("reasoner_rl.rollout.hf_engine.MAX_DECODING_STEPS", 20)
-    engine.submit([request(0), request(1), request(2)], sampling)  # six responses, in batches of three
+    engine.submit([request(0), request(1), request(2)], sampling)  # six responses, three at a time
     assert engine.step() == StepOutput(tokens=60)
     with pytest.raises(RuntimeError, match="nothing in flight"):
         engine.sleep()
     output = engine.step()
     assert output.responses == 3
-    assert [number for number, _ in output.finished] == [0], "of request 1 a response is in the second batch"
+    assert [number for number, _ in output.finished] == [0], "of request 1 a response has not begun"
     engine.cancel()
     assert engine.step() == StepOutput()
     engine.submit([request(1)], sampling)

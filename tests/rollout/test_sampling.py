@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy
 import pytest
 import torch
 
@@ -77,16 +78,19 @@ def test_draw_does_not_need_sums_in_order(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_streams_depend_on_their_key_and_position_only() -> None:
-    device = torch.device("cpu")
     keys = [(2**63 - 1, 0), (5, 0), (5, 1), (0, 5)]
-    together, alone = UniformStreams(keys, device), UniformStreams([(5, 1)], device)
-    columns = [together.next_column(position) for position in range(600)]
-    assert [column[2] for column in columns] == [alone.next_column(position)[0] for position in range(600)]
-    numbers = torch.stack(columns)
-    assert len(numbers.unique()) > 0.999 * numbers.numel()
+    together, alone = UniformStreams(keys), UniformStreams([(5, 1)])
+    columns = [together.next() for _ in range(300)]
+    kept, late = numpy.array([2, 0]), UniformStreams([(9, 9)])
+    together.rearrange(kept, [(9, 9)])
+    rearranged = [together.next() for _ in range(300)]
+    assert [*(c[2] for c in columns), *(c[0] for c in rearranged)] == [alone.next()[0] for _ in range(600)]
+    assert [c[2] for c in rearranged] == [late.next()[0] for _ in range(300)]
+    numbers = numpy.stack(columns)
+    assert len(numpy.unique(numbers)) > 0.999 * numbers.size
     assert numbers.min() >= 0
     assert numbers.max() < 1
-    assert numbers.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert numbers.mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_greedy_takes_the_likeliest_token_and_gives_its_logprob_at_temperature_1() -> None:

@@ -27,9 +27,10 @@ class Pending:
 
     request: int  # pending responses to the same request share the prefill of its prompt
     sample: int
-    seed: int
+    stream: tuple[int, int]  # of random numbers
     prompt_ids: tuple[int, ...]
-    limit: int  # most tokens to draw
+    begun: tuple[int, ...]  # tokens of the response that were drawn before
+    limit: int  # most tokens to add
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class DecodingBatch:
         self._pending: list[Pending] = []
         self._watchers: list[StopStringWatcher] = []  # one per row if there are stop texts
         self._streams = UniformStreams([])
-        self._drawn = numpy.zeros(0, numpy.int64)  # [rows] tokens
+        self._begun = numpy.zeros(0, numpy.int64)  # [rows] tokens drawn before
+        self._drawn = numpy.zeros(0, numpy.int64)  # [rows] tokens added
         self._limits = numpy.zeros(0, numpy.int64)  # [rows] tokens
         self._going = numpy.zeros(0, bool)  # [rows]
         width = sampling.max_response_tokens
@@ -93,11 +95,17 @@ class DecodingBatch:
         self._logprobs = _extended(self._logprobs[kept], len(added))
         self._going = numpy.ones(len(self._limits), bool)
         self._pending = [self._pending[row] for row in kept] + list(added)
-        self._streams.rearrange(kept, [(pending.seed, pending.sample) for pending in added])
+        self._begun = numpy.concatenate([self._begun[kept], [len(pending.begun) for pending in added]])
+        self._streams.rearrange(kept, [(pending.stream, len(pending.begun)) for pending in added])
         if self._rules.stop_texts:
-            fresh = [StopStringWatcher(self._tokenizer, self._rules.stop_texts) for _ in added]
-            self._watchers = [self._watchers[row] for row in kept] + fresh
+            self._watchers = [self._watchers[row] for row in kept] + [self._watcher(p) for p in added]
         self._decoder.rearrange(kept, added, int((self._limits - self._drawn).max()))
+
+    def _watcher(self, pending: Pending) -> StopStringWatcher:
+        watcher = StopStringWatcher(self._tokenizer, self._rules.stop_texts)
+        for token in pending.begun:
+            watcher.completes(token)
+        return watcher
 
     def step(self) -> list[Ended]:
         """Draw one token per row; returns the responses that ended with it.
@@ -122,7 +130,7 @@ class DecodingBatch:
 
     def _without_early_endings(self, logits: Tensor) -> Tensor:
         """Rows with fewer than min_response_tokens cannot end."""
-        early = self._drawn < self._sampling.min_response_tokens
+        early = self._begun + self._drawn < self._sampling.min_response_tokens
         if not early.any():
             return logits
         rows = torch.from_numpy(numpy.flatnonzero(early)).to(logits.device)
@@ -196,7 +204,7 @@ class Decoder:
         """
         parts = [(self._contexts, torch.from_numpy(kept).to(self._device))] if len(kept) else []
         if added:
-            prompts, contexts = self._read({pending.request: pending.prompt_ids for pending in added})
+            prompts, contexts = self._read({p.request: p.prompt_ids + p.begun for p in added})
             places = {request: place for place, request in enumerate(prompts)}
             parts.append((contexts, torch.tensor([places[p.request] for p in added], device=self._device)))
         self._contexts = joined(parts, min(remaining, BLOCK_TOKENS))

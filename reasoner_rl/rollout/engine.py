@@ -20,12 +20,23 @@ MAX_DECODING_STEPS = 64
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Draw ``samples`` responses to one prompt."""
+    """Draw ``samples`` responses to one prompt, or continue one."""
 
     prompt_ids: tuple[int, ...]
     samples: int
     seed: int  # response j is drawn from its own random stream (seed, j), whatever else is in the batch
     number: int = 0  # the caller's name for it, unique among those in flight
+    first_sample: int = 0  # the j of its first response
+    # Tokens of the one response that were drawn before. The rollout holds what is added, and the text of the whole.
+    begun: tuple[int, ...] = ()
+    max_tokens: int | None = (
+        None  # most tokens to add; sampling.max_response_tokens, less those begun, if unset
+    )
+
+    def limit(self, sampling: SamplingConfig) -> int:
+        """Most tokens to add to each response."""
+        room = sampling.max_response_tokens - len(self.begun)
+        return room if self.max_tokens is None else min(room, self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,14 @@ class HfRolloutEngine(Generator):
             raise RuntimeError("generate needs complete weights; the last load_weights failed")
         self._in_flight.add(requests, sampling)
         self._waiting += [
-            Pending(request.number, sample, request.seed, request.prompt_ids, sampling.max_response_tokens)
+            Pending(
+                request.number,
+                sample,
+                (request.seed, request.first_sample + sample),
+                request.prompt_ids,
+                request.begun,
+                request.limit(sampling),
+            )
             for request in requests
             for sample in range(request.samples)
         ]
@@ -135,7 +142,8 @@ class HfRolloutEngine(Generator):
     def _rollouts(self, ended: Sequence[Ended]) -> list[tuple[Pending, Rollout]]:
         if not ended:  # of nothing, a tokenizer makes one empty text
             return []
-        texts = self._tokenizer.batch_decode([e.token_ids.tolist() for e in ended], skip_special_tokens=True)
+        whole = [[*e.pending.begun, *e.token_ids.tolist()] for e in ended]
+        texts = self._tokenizer.batch_decode(whole, skip_special_tokens=True)
         version = self._policy_version
         return [
             (e.pending, Rollout(e.token_ids, e.logprobs, "length" if e.cut_off else "stop", version, text))

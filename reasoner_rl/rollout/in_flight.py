@@ -23,10 +23,18 @@ class InFlight:
         return bool(self._wanted)
 
     def add(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
-        """Take requests on. Raises ValueError for an empty prompt, a number in use, or a change of sampling."""
+        """Take requests on.
+
+        Raises ValueError for an empty prompt, a number in use, a change of sampling, several responses that are to go
+        on after the same tokens, or no room for a token.
+        """
         for index, request in enumerate(requests):
             if not request.prompt_ids:
                 raise ValueError(f"request {index} has an empty prompt; a prompt needs at least one token")
+            if request.begun and request.samples != 1:
+                raise ValueError(f"request {index} continues a response, and asks for {request.samples}")
+            if request.limit(sampling) < 1:
+                raise ValueError(f"request {index} has no room for a token: {len(request.begun)} are there")
         if self and sampling != self.sampling:
             raise ValueError("requests with another sampling are in flight; wait for them or cancel them")
         self.sampling = sampling

@@ -21,30 +21,35 @@ class UniformStreams:
     else is in the batch.
     """
 
-    def __init__(self, keys: Sequence[tuple[int, int]]) -> None:
-        self._generators = [_philox(key) for key in keys]
-        self._read = np.zeros(len(keys), np.int64)  # numbers read of each stream
-        self._block = np.empty((len(keys), _BLOCK_TOKENS), np.float32)
+    def __init__(self, streams: Sequence[tuple[tuple[int, int], int]]) -> None:
+        """streams: the key of each, and how many of its numbers were read before."""
+        self._generators = [
+            np.random.Generator(np.random.Philox(key=np.array(key, np.uint64))) for key, _ in streams
+        ]
+        self._read = np.array([read for _, read in streams], np.int64)
+        self._block = np.empty((len(streams), _BLOCK_TOKENS), np.float32)
+        for row, (blocks, begun) in enumerate(np.stack(np.divmod(self._read, _BLOCK_TOKENS), 1).tolist()):
+            for _ in range(blocks + (begun > 0)):
+                self._next_block(row)
 
-    def rearrange(self, kept: NDArray[np.int64], added: Sequence[tuple[int, int]]) -> None:
+    def rearrange(self, kept: NDArray[np.int64], added: Sequence[tuple[tuple[int, int], int]]) -> None:
         """Keep the streams ``kept`` [n], and append new ones."""
         fresh = UniformStreams(added)
         self._generators = [self._generators[row] for row in kept] + fresh._generators
         self._read = np.concatenate([self._read[kept], fresh._read])
         self._block = np.concatenate([self._block[kept], fresh._block])
 
+    def _next_block(self, row: int) -> None:
+        self._block[row] = self._generators[row].random(_BLOCK_TOKENS, dtype=np.float32)
+
     def next(self) -> NDArray[np.float32]:
         """Return the next number of each stream, [rows]."""
         places = self._read % _BLOCK_TOKENS
         for row in np.flatnonzero(places == 0):
-            self._block[row] = self._generators[row].random(_BLOCK_TOKENS, dtype=np.float32)
+            self._next_block(row)
         self._read += 1
         numbers: NDArray[np.float32] = self._block[np.arange(len(places)), places]
         return numbers
-
-
-def _philox(key: tuple[int, int]) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
 
 
 def sampling_logprobs(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:

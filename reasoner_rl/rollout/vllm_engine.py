@@ -74,9 +74,8 @@ class VllmRolloutEngine(Generator):
         self._sleep_level = sleep_level
         self._policy_version = 0
         self._in_flight = InFlight()
-        self._places: dict[
-            int, tuple[int, int]
-        ] = {}  # vLLM's count of requests -> ours, and number in the group
+        # vLLM's count of requests -> ours, and number in the group
+        self._places: dict[int, tuple[GenerationRequest, int]] = {}
         self._names: dict[int, str] = {}
         self.state: EngineState = "ready"
         if unused_ids:
@@ -93,16 +92,13 @@ class VllmRolloutEngine(Generator):
         self._in_flight.add(requests, sampling)
         samples = [(request, sample) for request in requests for sample in range(request.samples)]
         names: list[str] = self._llm.enqueue(
-            [{"prompt_token_ids": list(request.prompt_ids)} for request, _ in samples],
-            [
-                self._sampling_params(sampling, derive_seed(request.seed, sample) % _SEEDS)
-                for request, sample in samples
-            ],
+            [{"prompt_token_ids": [*request.prompt_ids, *request.begun]} for request, _ in samples],
+            [self._sampling_params(sampling, request, sample) for request, sample in samples],
             use_tqdm=False,
         )
         for name, (request, sample) in zip(names, samples, strict=True):
             count = int(name.partition("-")[0])  # newer versions append letters to it
-            self._places[count], self._names[count] = (request.number, sample), name
+            self._places[count], self._names[count] = (request, sample), name
 
     def step(self) -> StepOutput:
         """See `Generator.step`."""
@@ -115,9 +111,10 @@ class VllmRolloutEngine(Generator):
                 if output.finished:
                     count = int(output.request_id)
                     del self._names[count]
-                    rollout = self._to_rollout(output.outputs[0])
+                    request, sample = self._places.pop(count)
+                    rollout = self._to_rollout(output.outputs[0], request.begun)
                     ended += len(rollout.token_ids)
-                    self._in_flight.record(*self._places.pop(count), rollout)
+                    self._in_flight.record(request.number, sample, rollout)
         return replace(self._in_flight.take(), tokens=ended)
 
     def cancel(self) -> None:
@@ -130,24 +127,32 @@ class VllmRolloutEngine(Generator):
         self._in_flight.clear()
         self._places, self._names = {}, {}
 
-    def _sampling_params(self, sampling: SamplingConfig, seed: int) -> Any:
+    def _sampling_params(self, sampling: SamplingConfig, request: GenerationRequest, sample: int) -> Any:
         stop_ids, stop_texts = split_stops(self._tokenizer, sampling.stop)
+        begun = len(request.begun)
+        if begun and stop_texts:
+            raise ConfigError(
+                f"rollout.sampling.stop has {stop_texts[0]!r}, and vLLM would not find it where it begins in the part "
+                "of a response that was drawn before: use stop tokens, or rollout.engine.kind: hf"
+            )
+        # vLLM cannot take up a random stream in its middle, so what is added has one of its own.
+        stream = (request.seed, request.first_sample + sample, *([begun] if begun else []))
         return self._params(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
-            max_tokens=sampling.max_response_tokens,
-            min_tokens=sampling.min_response_tokens,
+            max_tokens=request.limit(sampling),
+            min_tokens=min(max(sampling.min_response_tokens - begun, 0), request.limit(sampling)),
             stop=stop_texts or None,
             include_stop_str_in_output=True,
             stop_token_ids=[*self._eos_ids, *stop_ids],
-            seed=seed,
+            seed=derive_seed(*stream) % _SEEDS,
             logprobs=0,  # of the sampled token alone
             detokenize=bool(stop_texts),  # vLLM finds stop strings in the text
             **self._flat,
         )
 
-    def _to_rollout(self, output: Any) -> Rollout:
+    def _to_rollout(self, output: Any, begun: tuple[int, ...]) -> Rollout:
         token_ids = tuple(output.token_ids)
         if self._flat:  # one entry per position, that of the sampled token
             assert tuple(output.logprobs.token_ids) == token_ids
@@ -156,7 +161,7 @@ class VllmRolloutEngine(Generator):
             positions = zip(output.logprobs, token_ids, strict=True)
             logprobs = tuple(position[token].logprob for position, token in positions)
         reason: FinishReason = "length" if output.finish_reason == "length" else "stop"
-        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        text = self._tokenizer.decode([*begun, *token_ids], skip_special_tokens=True)
         return Rollout(token_ids, logprobs, reason, self._policy_version, text)
 
     def score(self, token_ids: Sequence[int]) -> list[float]:

@@ -504,3 +504,37 @@ def test_requests_join_those_that_are_being_answered(engine: Any) -> None:
     while len(found) < len(REQUESTS):
         found |= dict(rollout_engine.step().finished)
     assert tokens([found[number] for number in range(len(REQUESTS))]) == tokens(alone)
+
+
+def test_a_continued_response_is_that_of_one_piece(engine: Any, tiny_tokenizer: Any) -> None:
+    """With the same weights; also where a stop string lies across the cut, and in the same batch as fresh ones."""
+    free = engine(endings=ENDINGS).generate(REQUESTS, SamplingConfig(max_response_tokens=40))
+    stop = next(rollout.text[8:11] for rollout in flat(free) if len(rollout.token_ids) > 20)
+    sampling = SamplingConfig(max_response_tokens=40, min_response_tokens=6, stop=[stop])
+    whole = engine(endings=ENDINGS).generate(REQUESTS, sampling)
+    for cut in (1, 9):
+        rollout_engine = engine(endings=ENDINGS, max_batch_sequences=4)
+        begun = rollout_engine.generate([replace(r, max_tokens=cut) for r in REQUESTS], sampling)
+        assert {len(rollout.token_ids) for rollout in flat(begun)} <= set(range(1, cut + 1))
+        rest = [
+            replace(request, samples=1, first_sample=sample, begun=tuple(rollout.token_ids))
+            for request, group in zip(REQUESTS, begun, strict=True)
+            for sample, rollout in enumerate(group)
+            if rollout.finish_reason == "length"
+        ]
+        assert len(rest) > 5
+        added = iter(flat(rollout_engine.generate(rest, sampling)))
+        for first, expected in zip(flat(begun), flat(whole), strict=True):
+            parts = [first] if first.finish_reason == "stop" else [first, next(added)]
+            assert [token for part in parts for token in part.token_ids] == list(expected.token_ids)
+            assert (parts[-1].text, parts[-1].finish_reason) == (expected.text, expected.finish_reason)
+            logprobs = [logprob for part in parts for logprob in part.logprobs]
+            torch.testing.assert_close(torch.tensor(logprobs), torch.tensor(expected.logprobs))
+
+
+def test_what_cannot_be_continued_is_refused(engine: Any) -> None:
+    sampling = SamplingConfig(max_response_tokens=3)
+    with pytest.raises(ValueError, match="request 0 continues a response, and asks for 2"):
+        engine().generate([GenerationRequest((5,), 2, 0, begun=(6,))], sampling)
+    with pytest.raises(ValueError, match="request 0 has no room for a token: 3 are there"):
+        engine().generate([GenerationRequest((5,), 1, 0, begun=(6, 7, 8))], sampling)

@@ -78,14 +78,19 @@ def test_draw_does_not_need_sums_in_order(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_streams_depend_on_their_key_and_position_only() -> None:
-    keys = [(2**63 - 1, 0), (5, 0), (5, 1), (0, 5)]
-    together, alone = UniformStreams(keys), UniformStreams([(5, 1)])
+    keys = [((2**63 - 1, 0), 0), ((5, 0), 0), ((5, 1), 0), ((0, 5), 0)]
+    together, alone = UniformStreams(keys), UniformStreams([((5, 1), 0)])
     columns = [together.next() for _ in range(300)]
-    kept, late = numpy.array([2, 0]), UniformStreams([(9, 9)])
-    together.rearrange(kept, [(9, 9)])
+    kept, late = numpy.array([2, 0]), UniformStreams([((9, 9), 0)])
+    together.rearrange(kept, [((9, 9), 0)])
     rearranged = [together.next() for _ in range(300)]
     assert [*(c[2] for c in columns), *(c[0] for c in rearranged)] == [alone.next()[0] for _ in range(600)]
     assert [c[2] for c in rearranged] == [late.next()[0] for _ in range(300)]
+    for read in (255, 256, 300):
+        assert (
+            UniformStreams([((5, 1), read)]).next()[0]
+            == [*columns, *rearranged][read][2 if read < 300 else 0]
+        )
     numbers = numpy.stack(columns)
     assert len(numpy.unique(numbers)) > 0.999 * numbers.size
     assert numbers.min() >= 0

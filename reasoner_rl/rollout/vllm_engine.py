@@ -89,13 +89,11 @@ class VllmRolloutEngine(Generator):
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`."""
         require_state(self, "generate", "ready")
-        self._in_flight.add(requests, sampling)
         samples = [(request, sample) for request in requests for sample in range(request.samples)]
-        names: list[str] = self._llm.enqueue(
-            [{"prompt_token_ids": [*request.prompt_ids, *request.begun]} for request, _ in samples],
-            [self._sampling_params(sampling, request, sample) for request, sample in samples],
-            use_tqdm=False,
-        )
+        params = [self._sampling_params(sampling, request, sample) for request, sample in samples]
+        self._in_flight.add(requests, sampling)
+        prompts = [{"prompt_token_ids": [*request.prompt_ids, *request.begun]} for request, _ in samples]
+        names: list[str] = self._llm.enqueue(prompts, params, use_tqdm=False)
         for name, (request, sample) in zip(names, samples, strict=True):
             count = int(name.partition("-")[0])  # newer versions append letters to it
             self._places[count], self._names[count] = (request, sample), name

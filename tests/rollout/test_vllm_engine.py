@@ -19,7 +19,7 @@ from reasoner_rl.config.algorithm import LossConfig
 from reasoner_rl.config.model import LoraConfig, ModelConfig
 from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig, OptimizerConfig, TrainingConfig
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError, check_token_ids
@@ -139,6 +139,32 @@ def test_a_response_depends_on_its_own_seed_alone(engine: Any) -> None:
     assert draw(REQUESTS[::-1]) == together[::-1]
     assert len(set(together[2])) == 3, "responses to one prompt differ"
     assert draw([GenerationRequest(REQUESTS[2].prompt_ids, 3, seed=99)]) != together[2:3]
+
+
+def test_a_response_is_continued(engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any) -> None:
+    vllm, model = engine(), plain(tiny_checkpoint("qwen2-wide-tied"))
+    vllm.load_weights(as_trained(model).items(), version=1)
+    sampling = SamplingConfig(max_response_tokens=12)
+    begun = flat(vllm.generate([replace(request, max_tokens=5) for request in REQUESTS], sampling))
+    rest = [
+        replace(request, samples=1, first_sample=sample, begun=tuple(begun[3 * place + sample].token_ids))
+        for place, request in enumerate(REQUESTS)
+        for sample in range(3)
+        if begun[3 * place + sample].finish_reason == "length"
+    ]
+    assert len(rest) > 9
+    added = flat(vllm.generate(rest, sampling))
+    assert added == flat(vllm.generate(rest[::-1], sampling)[::-1])
+    assert len({tuple(rollout.token_ids) for rollout in added}) == len(rest)
+    for request, rollout in zip(rest, added, strict=True):
+        whole = [*request.begun, *rollout.token_ids]
+        assert 5 < len(whole) <= 12
+        assert rollout.text == tiny_tokenizer.decode(whole, skip_special_tokens=True)
+        expected = plain_logprobs(model, [*request.prompt_ids, *request.begun], list(rollout.token_ids))
+        torch.testing.assert_close(torch.tensor(rollout.logprobs), expected, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="vLLM would not find it"):
+        vllm.submit(rest, SamplingConfig(max_response_tokens=12, stop=["x"]))
+    assert vllm.step() == StepOutput()
 
 
 def test_endings(engine: Any, tiny_tokenizer: Any) -> None:

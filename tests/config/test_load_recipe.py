@@ -444,6 +444,8 @@ def test_an_override_that_is_not_utf8(recipe: Path) -> None:
 
 def test_an_override_that_is_not_yaml(recipe: Path) -> None:
     assert error(recipe, "run.steps={a").startswith("override 'run.steps={a', line 1: not valid YAML")
+    template = error(recipe, "data.train.prompt_template={problem} Think.")
+    assert template.endswith("; text that begins with a bracket or a quote needs quotes")
     for text in ("{quantile:0.5}", "{quantile:0.5, b: 1}", "[{b: 1, quantile:0.5}]"):
         assert "has no value; a space must follow the colon" in error(recipe, f"algorithm.parameters={text}")
 

@@ -263,6 +263,11 @@ def test_responses_in_the_terminal(
     )
     inspect(hostile_run / "rollouts" / "step_000001.parquet", None, None, Choice(search="SCRIPT>"), None)
     assert "</script><script>window.broken = 1</script>" in capsys.readouterr().out.replace("\n", " ")
+    inspect(real_run, None, None, Choice(status="okay"), None)
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "0 shown of 0 that pass" in out
+    assert "--status okay: this step has ok" in out
+    assert "Did you mean 'ok'?" in out
     with pytest.raises(ConfigError, match=r"--step 9: .*has 3 from 0 to 4, and the nearest is 4"):
         inspect(real_run, "heldout", 9, Choice(), None)
     with pytest.raises(ConfigError, match=r"--set held: must be one of training, held out: heldout."):

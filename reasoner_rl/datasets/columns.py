@@ -54,12 +54,13 @@ def recognise(path: Path, given: Mapping[str, Any], preferred: ColumnMap | None 
         chosen["problem"] = _problem(path, names)
     if "answer" not in chosen:
         chosen["answer"] = _answer(path, names)
+    answers = [row.get(chosen["answer"]) for row in rows]
     if "answer_form" not in chosen:
-        chosen["answer_form"] = answer_form([row.get(chosen["answer"]) for row in rows])
+        chosen["answer_form"] = answer_form(answers)
     if "id" not in chosen:
         chosen["id"] = _first(names, ID)
     columns = ColumnMap.model_validate(chosen)
-    return Recognised(False, columns, describe(columns))
+    return Recognised(False, columns, describe(columns) + _partly_hash(given, answers))
 
 
 def describe(columns: ColumnMap) -> str:
@@ -85,6 +86,17 @@ def answer_form(answers: Sequence[object]) -> str:
     if all("####" in text for text in texts):
         return "hash"
     return "boxed" if all(_BOXED.search(text) for text in texts) else "whole"
+
+
+def _partly_hash(given: Mapping[str, Any], answers: Sequence[object]) -> str:
+    """What is said where some answers have #### and others do not, so that all are taken whole."""
+    count = sum(isinstance(answer, str) and "####" in answer for answer in answers)
+    if "answer_form" in given or count in (0, len(answers)):
+        return ""
+    return (
+        f" (whole: {count} of the first {len(answers)} have ####, the others do not; --answer-form hash takes what is "
+        "behind it, and refuses the others)"
+    )
 
 
 def _sample(path: Path) -> list[Row]:

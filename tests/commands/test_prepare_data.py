@@ -149,6 +149,8 @@ def test_files_of_other_shapes_are_compared_and_split(run: Run, tmp_path: Path) 
     assert (status, err) == (0, ""), err
     assert "own: columns problem: question, answer: answer (behind ####); 17 rows read" in out
     assert "exact: row 17: What is $2 + 2$?" in out
+    (line,) = (line for line in out.splitlines() if line.count("│") == 10)
+    assert [cell.strip() for cell in line.split("│")[2:-1]] == list("11000111")
     train = read_problems(DatasetConfig(path=tmp_path / "made/own.parquet"))[0]
     validation = contents(tmp_path / "made/own_validation.parquet")
     assert (len(train), len(validation)) == (12, 4)

@@ -127,6 +127,10 @@ def test_unknown_names_are_told_with_the_flag(tmp_path: Path) -> None:
     file = jsonl(tmp_path, [{"problem": "p", "key": "a"}])
     with pytest.raises(DataError, match=r"found problem, key\. Say which it is: --answer-column NAME"):
         recognise(file, {})
+    with pytest.raises(
+        DataError, match=r"--answer-column kye: no row has .*; found problem, key\. Did you mean 'key'"
+    ):
+        recognise(file, {"problem": ["problem"], "answer": "kye"})
     file.write_text("\n")
     with pytest.raises(DataError, match="the file holds no rows"):
         recognise(file, {})

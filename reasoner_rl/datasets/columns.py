@@ -96,7 +96,7 @@ def _refuse_unknown(path: Path, given: Mapping[str, Any], names: Sequence[str]) 
         for column in [columns] if isinstance(columns, str) else columns:
             if column not in names:
                 raise DataError(
-                    f"{path}: --{key}-column {column}: no row has such a column; found {', '.join(names) or 'none'}."
+                    f"{path}: --{key}-column {column}: there is no such column; found {', '.join(names) or 'none'}."
                     f"{did_you_mean(column, names)}"
                 )
 

@@ -83,7 +83,7 @@ def test_answers_become_data_that_a_recipe_learns_from(
     other = tmp_path / "other.jsonl"
     other.write_text('{"problem": "1 plus 1?", "answer": "2"}\n')
     moved = recipe.model_dump() | {"data": recipe.model_dump()["data"] | {"train": {"path": other}}}
-    with pytest.raises(ConfigError, match=r"other settings \(evaluation\.datasets, prompts;"):
+    with pytest.raises(ConfigError, match=r"other settings \(evaluation\.datasets, prompts\.contents, "):
         make_sft(OnlineConfig.model_validate(moved), made, 1, "first", None)
     assert (made / "pairs.jsonl").read_bytes() == written, "what fails leaves the files as they were"
     agreed = make_sft(recipe, made, 9, "first", 0.0)

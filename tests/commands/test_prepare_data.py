@@ -279,7 +279,7 @@ def test_files_that_cannot_be_used(run: Run, tmp_path: Path) -> None:
         (
             "--problem-column",
             "prmpt",
-        ): "--problem-column prmpt: no row has such a column; found data_source, prompt,",
+        ): "--problem-column prmpt: there is no such column; found data_source, prompt,",
         ("--split", "test"): "--split test has no effect",
         ("--revision", "main"): "--revision main has no effect",
         ("--drop-contaminated",): "--drop-contaminated has no effect without --against",

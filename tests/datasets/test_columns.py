@@ -128,7 +128,7 @@ def test_unknown_names_are_told_with_the_flag(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"found problem, key\. Say which it is: --answer-column NAME"):
         recognise(file, {})
     with pytest.raises(
-        DataError, match=r"--answer-column kye: no row has .*; found problem, key\. Did you mean 'key'"
+        DataError, match=r"--answer-column kye: there is .*; found problem, key\. Did you mean 'key'"
     ):
         recognise(file, {"problem": ["problem"], "answer": "kye"})
     file.write_text("\n")

@@ -19,7 +19,7 @@ from reasoner_rl.report.responses import Responses, TokenColumns, lines_of
 from reasoner_rl.report.run_files import RecordFiles
 
 Verdict = Literal["right", "wrong", "unknown"]
-TokenColour = Literal["logprob", "advantage", "gap"]
+TokenColour = Literal["logprob", "entropy", "advantage", "gap"]
 _LOW, _HIGH = (213, 94, 0), (0, 114, 178)  # as on the page: orange and blue
 
 
@@ -117,6 +117,7 @@ def _coloured(
     columns: dict[TokenColour, NDArray[Any]] = {
         "logprob": tokens.logprobs[cut],
         "advantage": tokens.advantages[cut],
+        "entropy": tokens.entropies[cut],
         "gap": tokens.trainer_logprobs[cut] - tokens.logprobs[cut],
     }
     values = columns[colour]

@@ -35,6 +35,10 @@ def load_recipe(recipe: Recipe, overrides: Overrides | None = None) -> AnyRecipe
 
     Raises ConfigError with one line for each problem.
     """
+    if not isinstance(overrides, Mapping | None):
+        raise ConfigError(
+            f'overrides must map key.path to value, such as {{"run.seed": 1}}; it is {overrides!r}'
+        )
     given = [f"{key}={json.dumps(_plain(value))}" for key, value in (overrides or {}).items()]
     if isinstance(recipe, str | Path):
         return load.load_recipe(recipe, given)

@@ -130,6 +130,9 @@ class TrainSample(ResponseColumns):
     truncated: bool = False  # cut off at the token limit
     group: int = 0  # samples of a batch with the same number answer the same prompt
     supervised: bool = False  # a worked example, and not a response of the policy
+    entropies: Tensor | None = (
+        None  # [R] float32, nats, by the policy before the step's first update; for records
+    )
 
     @property
     def tokens(self) -> int:

@@ -41,6 +41,10 @@ def test_recipes_are_changed_by_mappings(tmp_path: Path) -> None:
             ConfigError, match=r"override: run\.sed = 1: unknown key\. Did you mean 'run\.seed'\?"
         ):
             reasoner_rl.load_recipe(recipe, {"run.sed": 1})
+    with pytest.raises(
+        ConfigError, match=r'must map key\.path to value, such as \{"run\.seed": 1\}; it is \[.run'
+    ):
+        reasoner_rl.load_recipe("quickstart", ["run.seed=1"])  # type: ignore[arg-type]
 
 
 def test_a_run_and_its_evaluation(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> None:

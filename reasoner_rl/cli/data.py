@@ -104,6 +104,7 @@ def prepare(
     from reasoner_rl.commands.compare_sets import Rules
     from reasoner_rl.commands.data_source import find_source
     from reasoner_rl.commands.prepare_data import PrepareOptions, prepare_data
+    from reasoner_rl.datasets.card import overlap_table
 
     found = find_source(source, local=local_path or (), split=split, file=file, revision=revision)
     columns = {"problem": problem_column, "answer": answer_column, "answer_form": answer_form}
@@ -114,6 +115,8 @@ def prepare(
         tokenizer, overwrite, shlex.join(["reasoner-rl", *sys.argv[1:]]),
     )  # fmt: skip
     card = prepare_data(found, options)
+    if card.compared:
+        print_table(*overlap_table(card.compared))
     print_table(["rows of the source", "rows"], [[what, f"{n:,}"] for what, n in card.counts.items() if n])
     sys.stdout.writelines(
         f"{out / written.path}: {written.rows:,} problems\n" for written in card.written.values()

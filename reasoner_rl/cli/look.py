@@ -92,8 +92,8 @@ def inspect(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Show at most so many responses.")] = 5,
     colour: Annotated[
-        Literal["logprob", "advantage", "gap"] | None,
-        typer.Option(help="Colour each token by its logprob, advantage, or train/rollout gap."),
+        Literal["logprob", "entropy", "advantage", "gap"] | None,
+        typer.Option(help="Colour each token by its logprob, entropy, advantage, or train/rollout gap."),
     ] = None,
 ) -> None:
     """Show responses in the terminal: prompts, answers, verdicts, and tokens by colour."""

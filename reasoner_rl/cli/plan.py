@@ -126,7 +126,10 @@ def _refusal(made: Plan) -> str:
     setup = made.setup
     reasons = "\n".join(f"  {reason}" for reason in made.problems)
     if made.proposal is None:
-        end = "No change of settings that was tried lets it fit: it needs more or larger GPUs, or a smaller model"
+        end = (
+            "No change of settings that was tried lets it fit: what is left are more memory or GPUs, a smaller model, "
+            "or shorter prompts and responses"
+        )
     else:
         end = f"The nearest that fits: add {' '.join(made.proposal)}"
     return f"this recipe does not fit {setup.ranks} x {setup.hardware.name}:\n{reasons}\n{end}"

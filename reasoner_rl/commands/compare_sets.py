@@ -91,3 +91,5 @@ def _tell(path: Path, found: Overlaps, problems: Sequence[Problem], others: Sequ
         similarity = "" if pair.similarity is None else f" ({pair.similarity:.2f})"
         say(f"{pair.kind}{similarity}: row {one.row}: {one_line(problem_text(one), LONGEST)}")
         say(f"    row {other.row} of {path.name}: {one_line(problem_text(other), LONGEST)}")
+    if len(found.pairs) > SHOWN:
+        say(f"... and {len(found.pairs) - SHOWN:,} more pairs with {path.name}")

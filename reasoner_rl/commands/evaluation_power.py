@@ -17,6 +17,7 @@ from reasoner_rl.evaluation.power import (
     variances_of_two,
 )
 from reasoner_rl.evaluation.result import SetReport, read_result
+from reasoner_rl.observability.messages import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,40 @@ def power_table(result: Path, other: Path | None, options: PowerOptions) -> Tabl
     rows = []
     for report in read_result(result).reports:
         variances = _variances(result, report, other, after.get(report.dataset), options.resemblance)
+        if variances.spread == 0 and (other is not None or options.resemblance < 1):
+            _tell_of_zeros(report.dataset, variances)
         for samples in options.samples:
-            needed = problems_needed(options.difference, variances, samples, options.power)
-            seen = detectable(variances, report.problems, samples, options.power)
             cells = [f"{variances.within:.4f}", f"{variances.spread:.4f}", str(samples)]
-            cells += ["more than 10,000,000" if needed is None else f"{needed:,}", f"{seen:.3f}"]
+            cells += _needed_and_seen(variances, report.problems, samples, options)
             rows.append([report.dataset, str(report.problems), *cells])
     wanted = f"problems needed for {options.difference:g}"
     columns = ["dataset", "problems", "variance within", "spread of differences", "samples", wanted]
     return [*columns, "smallest difference that the set shows"], rows
+
+
+def _tell_of_zeros(dataset: str, variances: Variances) -> None:
+    """Say what a spread of 0 means, which is an estimate and no fact."""
+    if variances.known:
+        say(
+            f"{dataset}: problems differ no more than chance between samples explains, so the spread is taken as 0; "
+            "with many samples, more problems may be needed than the table says"
+        )
+    else:
+        say(
+            f"{dataset}: all samples have the same accuracy, so variances cannot be measured: take a result in which "
+            "some are right and some are wrong"
+        )
+
+
+def _needed_and_seen(
+    variances: Variances, problems: int, samples: int, options: PowerOptions
+) -> tuple[str, str]:
+    """The problems that are needed, and the smallest difference that ``problems`` show."""
+    if not variances.known:
+        return "unknown", "unknown"
+    needed = problems_needed(options.difference, variances, samples, options.power)
+    seen = detectable(variances, problems, samples, options.power)
+    return "more than 10,000,000" if needed is None else f"{needed:,}", f"{seen:.3f}"
 
 
 def _variances(

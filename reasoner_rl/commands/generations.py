@@ -202,7 +202,12 @@ def needed(
     for key in keys:
         if (value := _value(content, key)) is not _MISSING:
             return key, value
-    near = next((text for key in content if (text := did_you_mean(key, keys))), "")
+    # Of a key that the user names the nearest in the row is meant; else a key of the row may be a common one, misspelt.
+    near = (
+        did_you_mean(chosen, content)
+        if chosen
+        else next((text for key in content if (text := did_you_mean(key, keys))), "")
+    )
     wanted = " or ".join(filter(None, (", ".join(map(repr, keys[:-1])), repr(keys[-1]))))
     said = f"{COLUMNS} {name}={chosen}" if chosen else f"{COLUMNS} {name}=KEY names another"
     found = ", ".join(content) or "none"

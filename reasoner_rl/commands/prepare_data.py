@@ -164,7 +164,11 @@ def _dataset(source: Source, options: PrepareOptions) -> tuple[DatasetConfig, Re
     source_of_flat = None if read.verl or read.columns.data_source else flat_source
     path = source.paths[0] if len(source.paths) == 1 else list(source.paths)
     config = DatasetConfig(
-        path=path, columns=read.columns, data_source=source_of_flat, on_bad_row=options.on_bad_row
+        path=path,
+        format="verl" if read.verl else "jsonl",  # also where columns are given that stand beside verl's
+        columns=read.columns,
+        data_source=source_of_flat,
+        on_bad_row=options.on_bad_row,
     )
     return config, read
 

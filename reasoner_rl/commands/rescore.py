@@ -45,6 +45,7 @@ from reasoner_rl.rewards.runner import RewardRunner, RewardTask
 from reasoner_rl.sources.generate import reward_task, score_groups
 from reasoner_rl.trainer.evaluate import results_of_groups
 from reasoner_rl.trainer.folder import exclusive_folder
+from reasoner_rl.trainer.loading import tell_rules
 from reasoner_rl.types import ScoredGroup
 
 
@@ -79,17 +80,21 @@ def score_files(
     config = one_function("--fn", fn, workers, timeout)
     labels = _labels(files)
     sets = {label: read_responses(file, label, names) for label, file in labels.items()}
-    counts = {len(group.rollouts) for groups in sets.values() for group in groups.groups}
-    if len(counts) > 1:
+    counts = {
+        label: len(of_file.groups[0].rollouts) for label, of_file in sets.items()
+    }  # of all its problems
+    samples, *others = set(counts.values())
+    if others:
+        found = ", ".join(f"{labels[label]} {count}" for label, count in counts.items())
         raise DataError(
-            f"the files must have the same number of responses per problem; they have {sorted(counts)}"
+            f"the files must have the same number of responses per problem: {found}; score them one by one"
         )
     settings = Settings(
         model=None,
         tokenizer=None,
         prompts=None,
         sampling=None,
-        samples_per_problem=counts.pop(),
+        samples_per_problem=samples,
         seed=None,
         engine=None,
         verifier=verifier_record(config),
@@ -142,6 +147,7 @@ def _score(
         if (out / RESULT_FILE).exists() or (out / "recipe.yaml").exists():
             raise ConfigError(f"--out {out}: holds a result or a run already; choose another folder")
         dry_run(config, answer_of(_first_task(sets)))
+        tell_rules(config.for_evaluation(), (group.prompt for groups in sets.values() for group in groups))
         recorder, reports = RolloutRecorder(out, "all"), []
         with RewardRunner(config, 1) as runner:
             rewards = runner.for_evaluation(1)

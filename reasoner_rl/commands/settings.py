@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reasoner_rl.config.yaml_text import flat_keys
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.summary import write_json
 
@@ -30,7 +31,8 @@ def settle(folder: Path, settings: Mapping[str, Any], what: str) -> None:
         raise DataError(f"{file}: cannot be read ({error}): {otherwise}") from error
     if not isinstance(old, dict):
         raise DataError(f"{file}: must hold a mapping of settings; it is {str(old)[:80]}: {otherwise}")
-    changed = [name for name in sorted(old.keys() | settings.keys()) if old.get(name) != settings.get(name)]
+    before, now = flat_keys(old), flat_keys(settings)
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if changed:
         raise ConfigError(
             f"{folder} holds {what} with other settings ({', '.join(changed)}; see {file}): {otherwise}"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from reasoner_rl.commands.generations import Columns, Generation, generation_files, read_generations
 from reasoner_rl.commands.verify_report import Report, Scored
 from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
-from reasoner_rl.errors import ConfigError, DataError, require_package
+from reasoner_rl.errors import ConfigError, DataError, did_you_mean, require_package
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.summary import write_jsonl
@@ -105,7 +105,7 @@ def one_function(
     try:
         function = RewardFunctionConfig(fn=fn, **own)
     except ValidationError as error:
-        raise ConfigError(f"{flag} {fn!r}: {_rule(error)}") from None
+        raise ConfigError(f"{flag} {fn!r}: {_rule(error)}.{did_you_mean(fn, [MATH_VERIFY])}") from None
     try:
         return RewardConfig(
             functions=[function], workers=workers, timeout_seconds=timeout, deduplicate=deduplicate

@@ -47,7 +47,7 @@ class ColumnMap(Section):
     id: str | None = Field(
         None,
         description="Column with an id of the problem, which becomes extra_info.index and is not compared when "
-        "repetitions are dropped; the number of the row, from 0, if unset.",
+        "repetitions are dropped; no two problems may have the same. The number of the row, from 0, if unset.",
     )
     extra: list[str] | None = Field(
         None,

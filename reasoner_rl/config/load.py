@@ -120,6 +120,10 @@ def _locate(source: str, folder: Path, is_path: bool = False) -> Path:
         return shipped[source]
     path = folder / expand_home(source)
     if not path.is_file():
+        if path.is_dir():
+            raise ConfigError(
+                f"recipe {path} is a folder; a run's folder holds its recipe: {path / 'recipe.yaml'}"
+            )
         siblings = [file.name for file in path.parent.glob("*.y*ml")]
         hint = did_you_mean(path.name, siblings) or did_you_mean(path.stem, shipped)
         raise ConfigError(f"recipe file {path} does not exist.{hint}")

@@ -112,6 +112,12 @@ class TrainingRecipe(Section):
         return int(self.data.prompts.max_tokens) + longest
 
     @model_validator(mode="after")
+    def _entropies_are_of_responses(self) -> Self:
+        if self.recipe != "online":
+            refuse_without_effect(self.logging, ["entropies"], f"with recipe {self.recipe!r}", "logging.")
+        return self
+
+    @model_validator(mode="after")
     def _overlong_buffer_fits(self) -> Self:
         if not self.generates:
             return self

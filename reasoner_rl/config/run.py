@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner_rl.config.base import Off, Section, UserPath
+from reasoner_rl.config.base import Off, Section, UserPath, refuse_without_effect
 from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.rollout import SamplingConfig
 
@@ -165,6 +165,11 @@ class LoggingConfig(RecordConfig):
 
     off: ClassVar[Off] = "logging.rollouts=none and logging.tensorboard=false leave metrics.jsonl alone"
 
+    entropies: bool = Field(
+        False,
+        description="Record the policy's entropy at each response token that is trained on, in the parquet records of "
+        "`reasoner-rl train`: one more forward pass per step.",
+    )
     tensorboard: bool = Field(True, description="Write TensorBoard events to output_dir/tensorboard.")
     wandb: WandbConfig | None = Field(None, description="Log to Weights & Biases.")
     console_every_steps: int = Field(
@@ -172,3 +177,12 @@ class LoggingConfig(RecordConfig):
         ge=1,
         description="A line on the console for every so many steps, for the last one and for each evaluation.",
     )
+
+    @model_validator(mode="after")
+    def _entropies_are_recorded(self) -> Self:
+        if self.rollouts == "none" or self.rollout_format == "jsonl":
+            reason = f"with rollouts {self.rollouts!r} and rollout_format {self.rollout_format!r}"
+            refuse_without_effect(
+                self, ["entropies"], f"{reason}: only parquet records have a value per token"
+            )
+        return self

@@ -97,7 +97,10 @@ def parse_value(text: str, place: str) -> Any:
     """
     text = text.strip()
     if text.startswith(("[", "{", "'", '"')):
-        return parse_yaml(text, place)
+        try:
+            return parse_yaml(text, place)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; text that begins with a bracket or a quote needs quotes") from None
     loader = _Loader("")
     node = yaml.ScalarNode(loader.resolve(yaml.ScalarNode, text, (True, False)), text)
     try:

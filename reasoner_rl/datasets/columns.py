@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoner_rl.config.data import ColumnMap
-from reasoner_rl.errors import DataError
+from reasoner_rl.errors import DataError, did_you_mean
 from reasoner_rl.prompts.read import Row, rows_of_file
 
 # In the order in which they are looked for; compared without regard to case.
@@ -40,13 +40,14 @@ def recognise(path: Path, given: Mapping[str, Any], preferred: ColumnMap | None 
     """Look at a file's first rows and say which columns hold what.
 
     given: keys of `ColumnMap` that the user has set. preferred: the columns of the published file, taken where the file
-    has them. Raises DataError that lists the columns if none of a known name holds the problem or the answer, or the
-    file has no rows.
+    has them. Raises DataError that lists the columns if none of a known name holds the problem or the answer, if one
+    that is given is not there, or the file has no rows.
     """
     rows = _sample(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     if "reward_model" in names and not {"problem", "answer"} & given.keys():
         return Recognised(True, ColumnMap(solution=given.get("solution")), "rows in verl's format")
+    _refuse_unknown(path, given, names)
     if preferred is not None and not given and _has(names, preferred):
         return Recognised(False, preferred, describe(preferred))
     chosen: dict[str, Any] = dict(given)
@@ -54,12 +55,13 @@ def recognise(path: Path, given: Mapping[str, Any], preferred: ColumnMap | None 
         chosen["problem"] = _problem(path, names)
     if "answer" not in chosen:
         chosen["answer"] = _answer(path, names)
+    answers = [row.get(chosen["answer"]) for row in rows]
     if "answer_form" not in chosen:
-        chosen["answer_form"] = answer_form([row.get(chosen["answer"]) for row in rows])
+        chosen["answer_form"] = answer_form(answers)
     if "id" not in chosen:
         chosen["id"] = _first(names, ID)
     columns = ColumnMap.model_validate(chosen)
-    return Recognised(False, columns, describe(columns))
+    return Recognised(False, columns, describe(columns) + _partly_hash(given, answers))
 
 
 def describe(columns: ColumnMap) -> str:
@@ -85,6 +87,29 @@ def answer_form(answers: Sequence[object]) -> str:
     if all("####" in text for text in texts):
         return "hash"
     return "boxed" if all(_BOXED.search(text) for text in texts) else "whole"
+
+
+def _refuse_unknown(path: Path, given: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise DataError, naming the flag, if a column that every row must have is given and is not there."""
+    for key in ("problem", "answer", "solution", "id"):
+        columns = given.get(key, ())
+        for column in [columns] if isinstance(columns, str) else columns:
+            if column not in names:
+                raise DataError(
+                    f"{path}: --{key}-column {column}: there is no such column; found {', '.join(names) or 'none'}."
+                    f"{did_you_mean(column, names)}"
+                )
+
+
+def _partly_hash(given: Mapping[str, Any], answers: Sequence[object]) -> str:
+    """What is said where some answers have #### and others do not, so that all are taken whole."""
+    count = sum(isinstance(answer, str) and "####" in answer for answer in answers)
+    if "answer_form" in given or count in (0, len(answers)):
+        return ""
+    return (
+        f" (whole: {count} of the first {len(answers)} have ####, the others do not; --answer-form hash takes what is "
+        "behind it, and refuses the others)"
+    )
 
 
 def _sample(path: Path) -> list[Row]:

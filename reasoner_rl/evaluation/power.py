@@ -32,6 +32,11 @@ class Variances:
     within: float  # of one sample of a problem, mean over problems (and over both models)
     spread: float  # of the true difference between the models, over problems
 
+    @property
+    def known(self) -> bool:
+        """Whether anything varied. Where nothing did, as with no sample right, the variances are not 0 but unknown."""
+        return self.within > 0 or self.spread > 0
+
     def of_difference(self, problems: int, samples: int) -> float:
         """Variance of the observed difference."""
         return (self.spread + 2 * self.within / samples) / problems

@@ -40,6 +40,7 @@ def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample |
         "token_ids": rollout.token_ids,
         "logprobs": rollout.logprobs,
         "trainer_logprobs": sample.old_logprobs if sample else None,
+        "entropies": sample.entropies if sample else None,
         "advantages": sample.advantages if sample else None,
         "loss_mask": sample.loss_mask if sample else None,
         "ground_truth": prompt.ground_truth,

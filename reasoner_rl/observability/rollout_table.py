@@ -24,7 +24,7 @@ from reasoner_rl.types import ScoredGroup, TrainSample
 
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 _TEXT = pa.string()
-_NULLABLE = ("trainer_logprobs", "advantages", "loss_mask", "accuracy", "extracted")
+_NULLABLE = ("trainer_logprobs", "entropies", "advantages", "loss_mask", "accuracy", "extracted")
 SCHEMA = pa.schema(
     pa.field(name, kind, nullable=name in _NULLABLE)
     for name, kind in {
@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         "token_ids": _INTS,
         "logprobs": _FLOATS,
         "trainer_logprobs": _FLOATS,
+        "entropies": _FLOATS,
         "advantages": _FLOATS,
         "loss_mask": pa.list_(pa.bool_()),
         "ground_truth": _TEXT,
@@ -54,9 +55,10 @@ SCHEMA = pa.schema(
         "seconds": pa.float64(),
     }.items()
 )
+_ADDED = ("entropies",)  # columns that files of earlier versions have not
 _TOKENS_PER_ROW_GROUP = 1 << 20
 # Logprobs hardly ever repeat; their bytes compress better when they are sorted by significance.
-_SPLIT = [f"{name}.list.element" for name in ("logprobs", "trainer_logprobs")]
+_SPLIT = [f"{name}.list.element" for name in ("logprobs", "trainer_logprobs", "entropies")]
 _LISTS = [f"{field.name}.list.element" for field in SCHEMA if pa.types.is_list(field.type)]
 _ENCODING: dict[str, Any] = {
     "compression": "zstd",
@@ -148,6 +150,9 @@ def _check(path: Path, table: pa.Table) -> pa.Table:
     """The columns of SCHEMA in its types, which another writer may have widened."""
     columns = []
     for field in SCHEMA:
+        if field.name in _ADDED and field.name not in table.column_names:
+            columns.append(pa.nulls(len(table), field.type))
+            continue
         if field.name not in table.column_names:
             near = did_you_mean(field.name, table.column_names)
             raise DataError(

@@ -152,7 +152,7 @@ class WandbSink:
                 resume="allow",
             )
         except wandb.Error as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise ConfigError(
                 f"logging.wandb: Weights & Biases cannot log: {reason}. Log in with `wandb login`, or set "
                 "WANDB_API_KEY; logging.wandb.mode=offline writes into output_dir for a later `wandb sync`, and "

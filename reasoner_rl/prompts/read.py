@@ -142,6 +142,8 @@ def _read_file(
             notes += _without_effect(config, file) if format == "verl" else ()
         try:
             problem = read_row(config, place, row)
+            if config.columns.id is not None:
+                seen.check_id(problem, place)
             known = seen.before(problem)
         except RecursionError:
             refuse(DataError(f"{file.path}, row {number}: brackets are nested too deeply"))
@@ -170,6 +172,17 @@ class _Seen:
 
     def __init__(self) -> None:
         self._tasks: dict[bytes, dict[tuple[str, bytes, bytes], None]] = {}
+        self._ids: dict[object, tuple[bytes, Place]] = {}  # id -> the prompt that it was met with first
+
+    def check_id(self, problem: Problem, place: Place) -> None:
+        """Raise DataError if the problem has the id of one with another prompt."""
+        index, prompt = problem.extra_info.get("index"), _digest(problem.messages)
+        first, where = self._ids.setdefault(index, (prompt, place))
+        if first != prompt:
+            raise DataError(
+                f"{place.path}, row {place.number}: the id {index!r} is that of another problem, in {where.path.name}, "
+                f"row {where.number}"
+            )
 
     def before(self, problem: Problem) -> bool:
         """Note a problem, and return whether one that is the same in all respects was seen before."""

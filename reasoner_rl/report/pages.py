@@ -21,7 +21,7 @@ from reasoner_rl.report.responses import Responses, TokenColumns, compact_json, 
 from reasoner_rl.report.run_files import RecordFiles
 
 TOKENS_PER_PART = 1 << 20
-_LOGPROB_UNIT, _GAP_UNIT = 1e-3, 1e-4  # nats; what the stored whole numbers count
+_LOGPROB_UNIT, _GAP_UNIT, _ENTROPY_UNIT = 1e-3, 1e-4, 1e-3  # nats; what the stored whole numbers count
 _LEVEL = 6  # of gzip
 Put = Callable[[str, bytes], None]  # takes a chunk by its key
 
@@ -107,6 +107,9 @@ def token_part(tokens: TokenColumns, first: int, last: int) -> bytes:
     gap = tokens.trainer_logprobs[cut] - tokens.logprobs[cut]
     if not numpy.isnan(gap).all():
         columns.append(("gap", "i16", _whole(_scaled(gap, _GAP_UNIT, -32767, 32767, -32768), "<i2")))
+    entropies = tokens.entropies[cut]
+    if not numpy.isnan(entropies).all():
+        columns.append(("entropy", "u16", _whole(_scaled(entropies, _ENTROPY_UNIT, 0, 65534, 65535), "<u2")))
     advantages, flat = tokens.advantages[cut], _flat(tokens.advantages[cut], offsets)
     if flat is not None:
         columns.append(("advantage", "f32", flat.astype("<f4").tobytes()))

@@ -36,6 +36,7 @@ class TokenColumns:
     ids: NDArray[numpy.int32]  # [N]
     logprobs: Floats  # [N]
     trainer_logprobs: Floats  # [N]; NaN: not known
+    entropies: Floats  # [N]; NaN: not known
     advantages: Floats  # [N]; NaN: not known
     trained: NDArray[numpy.bool_]  # [N]; False: masked out of the loss
 
@@ -114,6 +115,7 @@ def _token_columns(path: Path, table: pa.Table) -> TokenColumns:
         ids=flat("token_ids", 0),
         logprobs=flat("logprobs", numpy.nan),
         trainer_logprobs=flat("trainer_logprobs", numpy.nan),
+        entropies=flat("entropies", numpy.nan),
         advantages=flat("advantages", numpy.nan),
         trained=flat("loss_mask", True).astype(bool),
     )
@@ -184,7 +186,7 @@ def joined(parts: Sequence[Responses]) -> Responses:
 def _joined_tokens(parts: Sequence[TokenColumns]) -> TokenColumns:
     starts = numpy.cumsum([0, *(part.offsets[-1] for part in parts)])
     shifted = [part.offsets[1:] + start for part, start in zip(parts, starts[:-1], strict=True)]
-    names = ("ids", "logprobs", "trainer_logprobs", "advantages", "trained")
+    names = ("ids", "logprobs", "trainer_logprobs", "entropies", "advantages", "trained")
     columns = {name: numpy.concatenate([getattr(part, name) for part in parts]) for name in names}
     return TokenColumns(offsets=numpy.concatenate([[0], *shifted]).astype(numpy.int64), **columns)
 

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, did_you_mean
 from reasoner_rl.report.pieces import Piece
 from reasoner_rl.report.responses import Responses, TokenColumns, lines_of
 from reasoner_rl.report.run_files import RecordFiles
 
 Verdict = Literal["right", "wrong", "unknown"]
-TokenColour = Literal["logprob", "advantage", "gap"]
+TokenColour = Literal["logprob", "entropy", "advantage", "gap"]
 _LOW, _HIGH = (213, 94, 0), (0, 114, 178)  # as on the page: orange and blue
 
 
@@ -86,6 +86,10 @@ def show_responses(
         f"{files.set}, step {files.step}: {shown} shown of {len(rows)} that pass, {len(lines)} in all",
         markup=False,
     )
+    found = sorted({line["status"] for line in lines})
+    if choice.status is not None and choice.status not in found:
+        near = did_you_mean(choice.status, found)
+        console.print(f"--status {choice.status}: this step has {', '.join(found)}.{near}", markup=False)
 
 
 def _title(line: dict[str, Any]) -> str:
@@ -113,6 +117,7 @@ def _coloured(
     columns: dict[TokenColour, NDArray[Any]] = {
         "logprob": tokens.logprobs[cut],
         "advantage": tokens.advantages[cut],
+        "entropy": tokens.entropies[cut],
         "gap": tokens.trainer_logprobs[cut] - tokens.logprobs[cut],
     }
     values = columns[colour]

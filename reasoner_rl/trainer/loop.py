@@ -75,7 +75,7 @@ class Trainer:
         """
         state, timer, models = self.state, self.timer, self.workers.models
         timer.reset()
-        number, measured = state.step + 1, list[Metrics]()
+        number, measured, recorded = state.step + 1, list[Metrics](), list[TrainSample]()
         with timer("step"):
             batch = self._next_batch(number)
             samples = batch.samples
@@ -86,14 +86,22 @@ class Trainer:
                     if own:  # what it gives for real samples may be wrong too
                         check_prepared(f"step {number}: {own}", samples, returned)
                     samples, prepared = returned
+                    recorded = self._recorded(samples)
                 with timer("update"):
                     updated = self._update(number, samples, own)
                 state.version += 1
                 with timer("sync"):
                     synced = self.workers.publish(state.version) if self.source.generates else {}
                 measured = [synced, prepared, updated]
-        self._log(number, batch, samples, measured)
+        self._log(number, batch, recorded, measured)
         state.step = number
+
+    def _recorded(self, samples: list[TrainSample]) -> list[TrainSample]:
+        """The samples of the step's record, with entropies if the recipe asks for them."""
+        if not (self.config.logging.entropies and self.source.generates):
+            return samples
+        entropies = self.workers.models.policy.entropies(samples)
+        return [s.replace(entropies=each) for s, each in zip(samples, entropies, strict=True)]
 
     def _update(self, step: int, samples: list[TrainSample], own: str) -> Metrics:
         """Train on prepared samples. ``own``: the user's functions, which may be what makes a gradient not finite."""

@@ -69,6 +69,7 @@ def test_columns_name_other_keys(tmp_path: Path) -> None:
     assert (read.responses, read.ground_truth, read.data_source) == (("a",), "1", "x")
     assert (read.problem, read.extra_info) == ("3", {"n": 1})
     for text, said in (
+        ("response=respons", "found out, a.b, from, response, key, more. Did you mean 'response'?"),
         ("response=ou.text", "row 1: no key 'ou.text' (--columns response=ou.text); found out, a.b, from, "),
         ("ground_truth=a.c", "row 1: no key 'a.c' (--columns ground_truth=a.c); found out, a.b"),
         ("ground_truth=a.b,data_source=sources", "no key 'sources' (--columns data_source=sources)"),

@@ -70,7 +70,9 @@ def test_answers_become_data_that_a_recipe_learns_from(
     assert (made / "pairs.jsonl").read_bytes() == written, "the same answers were drawn again"
     assert [part for part in parts if part.stat().st_mtime_ns == before[part]] == [parts[0], parts[2]]
 
-    with pytest.raises(ConfigError, match=r"other settings \(evaluation; see .*settings.json\)"):
+    with pytest.raises(
+        ConfigError, match=r"other settings \(evaluation\.samples_per_prompt; see .*settings.json\)"
+    ):
         make_sft(OnlineConfig.model_validate(changed(recipe, responses_per_prompt=3)), made, 1, "first", None)
     wide = make_preferences(recipe, made, "best_worst", 100.0)
     assert wide.rows == report.rows | {"pairs.jsonl": 0}
@@ -81,7 +83,7 @@ def test_answers_become_data_that_a_recipe_learns_from(
     other = tmp_path / "other.jsonl"
     other.write_text('{"problem": "1 plus 1?", "answer": "2"}\n')
     moved = recipe.model_dump() | {"data": recipe.model_dump()["data"] | {"train": {"path": other}}}
-    with pytest.raises(ConfigError, match=r"other settings \(evaluation, prompts;"):
+    with pytest.raises(ConfigError, match=r"other settings \(evaluation\.datasets, prompts\.contents, "):
         make_sft(OnlineConfig.model_validate(moved), made, 1, "first", None)
     assert (made / "pairs.jsonl").read_bytes() == written, "what fails leaves the files as they were"
     agreed = make_sft(recipe, made, 9, "first", 0.0)

@@ -138,6 +138,9 @@ def test_answers_of_other_weights_at_the_same_place_are_not_mixed(
     config = OnlineConfig.model_validate(tree)
     measure_difficulty(config, tmp_path / "out", Choice())
     kept = (tmp_path / "out" / "train.jsonl").read_bytes()
+    more = OnlineConfig.model_validate(tree | {"rollout": tree["rollout"] | {"responses_per_prompt": 3}})
+    with pytest.raises(ConfigError, match=r"with other settings \(evaluation\.samples_per_prompt;"):
+        measure_difficulty(more, tmp_path / "out", Choice())
     weights = load_file(model / "model.safetensors")
     save_file({name: tensor + 0.1 for name, tensor in weights.items()}, model / "model.safetensors")
     with pytest.raises(

@@ -149,6 +149,8 @@ def test_files_of_other_shapes_are_compared_and_split(run: Run, tmp_path: Path) 
     assert (status, err) == (0, ""), err
     assert "own: columns problem: question, answer: answer (behind ####); 17 rows read" in out
     assert "exact: row 17: What is $2 + 2$?" in out
+    (line,) = (line for line in out.splitlines() if line.count("│") == 10)
+    assert [cell.strip() for cell in line.split("│")[2:-1]] == list("11000111")
     train = read_problems(DatasetConfig(path=tmp_path / "made/own.parquet"))[0]
     validation = contents(tmp_path / "made/own_validation.parquet")
     assert (len(train), len(validation)) == (12, 4)
@@ -239,6 +241,17 @@ def test_bad_rows_can_be_skipped_and_are_listed(run: Run, tmp_path: Path) -> Non
     assert "## Rows that could not be used\n\n9:" in card
 
 
+def test_columns_that_are_given_are_read_where_the_rows_are_also_in_verls_format(
+    run: Run, tmp_path: Path
+) -> None:
+    jsonl(tmp_path / "both.jsonl", [verl_row(1) | {"plain": "1+1?", "key": "2"}])
+    given = ("--problem-column", "plain", "--answer-column", "key")
+    status, out, err = run("both.jsonl", "--out", "made", *given)
+    assert (status, err, "no effect" in out) == (0, "", False), (out, err)
+    (problem,), _ = read_problems(DatasetConfig(path=tmp_path / "made/both.parquet"))
+    assert (problem.messages[0]["content"], problem.ground_truth) == ("1+1?", "2")
+
+
 def test_files_that_cannot_be_used(run: Run, tmp_path: Path) -> None:
     whole = parquet(
         tmp_path / "whole.parquet", [verl_row(n, content=f"{n}? " + "x" * 50) for n in range(6000)]
@@ -263,6 +276,10 @@ def test_files_that_cannot_be_used(run: Run, tmp_path: Path) -> None:
     assert "Did you mean 'gsm8k'?" in run("gsm9k", "--out", "made")[2]
     for flags, message in {
         ("--id-column", "x"): "--id-column has no effect on whole.parquet, whose rows are in verl's format",
+        (
+            "--problem-column",
+            "prmpt",
+        ): "--problem-column prmpt: there is no such column; found data_source, prompt,",
         ("--split", "test"): "--split test has no effect",
         ("--revision", "main"): "--revision main has no effect",
         ("--drop-contaminated",): "--drop-contaminated has no effect without --against",

@@ -155,7 +155,9 @@ def test_results_of_other_problems_say_so(scored: tuple[Path, EvaluationResult],
     assert twice.remarks == ["no setting differs: these are two runs of the same evaluation"]
 
 
-def test_the_power_of_a_comparison(scored: tuple[Path, EvaluationResult], tmp_path: Path) -> None:
+def test_the_power_of_a_comparison(
+    scored: tuple[Path, EvaluationResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place, _ = scored
     options = PowerOptions(difference=0.1, samples=(1, 16), resemblance=0.5, power=0.8)
     columns, rows = power_table(place, None, options)
@@ -168,6 +170,9 @@ def test_the_power_of_a_comparison(scored: tuple[Path, EvaluationResult], tmp_pa
     assert int(rows[1][5]) < int(rows[0][5])
     columns, rows = power_table(place, place, options)
     assert rows[0][3] == "0.0000", "the same result twice does not differ"
+    assert (
+        "arithmetic: problems differ no more than chance between samples explains" in capsys.readouterr().out
+    )
     for samples, rule in (("1,x", "'x' must be a whole number"), ("", "'' must be a whole number")):
         with pytest.raises(ConfigError, match=rule):
             parse_samples(samples)
@@ -180,6 +185,19 @@ def test_the_power_of_a_comparison(scored: tuple[Path, EvaluationResult], tmp_pa
     score_files([other], MATHS, tmp_path / "other", workers=1, timeout=10)
     with pytest.raises(DataError, match="not the same problems: 3 and 2 of 3 and 2 are in one"):
         power_table(place, tmp_path / "other", options)
+
+
+def test_where_no_sample_is_right_no_variance_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = jsonl(tmp_path / "hard.jsonl", [{**row, "gold": "99"} for row in ROWS])
+    score_files([file], MATHS, tmp_path / "hard", workers=1, timeout=10)
+    assert "data source none (no rule of its own) -> mathematical answers" in capsys.readouterr().out
+    _, rows = power_table(tmp_path / "hard", None, PowerOptions(0.1, (1, 16), 0.8, 0.8))
+    assert [row[-2:] for row in rows] == [["unknown", "unknown"]] * 2
+    assert (
+        "hard: all samples have the same accuracy, so variances cannot be measured" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -232,6 +250,11 @@ def test_rows_of_one_response_each_are_gathered_by_problem(tmp_path: Path) -> No
     both = score_files([listed, single], MATHS, tmp_path / "both", workers=1, timeout=10)
     assert [report.mean_response_tokens for report in both.reports] == [None, 7]
     assert [report.truncated_share for report in both.reports] == [None, 0]
+    two = jsonl(tmp_path / "two.jsonl", rows)
+    with pytest.raises(
+        DataError, match=r"responses per problem: \S*one\.jsonl 1, \S*two\.jsonl 2; score them"
+    ):
+        score_files([single, two], MATHS, tmp_path / "three", workers=1, timeout=10)
 
 
 def test_files_that_are_not_there_and_results_that_are_no_text(tmp_path: Path) -> None:

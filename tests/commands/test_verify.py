@@ -100,6 +100,8 @@ def test_what_is_wrong_with_the_rest_is_said(tmp_path: Path, plugin: str) -> Non
         ConfigError, match=r"^--fn 'nothing': reward function must read package.module:function"
     ):
         run(path, "nothing")
+    with pytest.raises(ConfigError, match=r"it is 'math-verif'\. Did you mean 'math-verify'\?"):
+        run(path, "math-verif")
     with pytest.raises(ConfigError, match=r"^--against 'x.py:1': reward function must read"):
         run(path, fn, "x.py:1")
     with pytest.raises(ConfigError, match="--workers 0: Input should be greater than or equal to 1"):

@@ -332,6 +332,12 @@ def test_rules_of_fine_tuning() -> None:
     assert "rollout.responses_per_prompt 4 has no effect in an sft recipe" in refusal(
         SftConfig, PROMPTS | {"rollout": {"responses_per_prompt": 4}}
     )
+    assert "logging.entropies True has no effect with recipe 'sft'" in refusal(
+        SftConfig, PROMPTS | {"logging": {"entropies": True}}
+    )
+    assert "entropies True has no effect with rollouts 'none' and rollout_format 'both'" in refusal(
+        OnlineConfig, PROMPTS | {"logging": {"entropies": True, "rollouts": "none"}}
+    )
     data = PROMPTS["data"] | {"response_template": "yes"}
     assert "response_template must contain {solution} or {answer}; it is 'yes'" in refusal(
         SftConfig, {"data": data}

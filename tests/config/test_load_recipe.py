@@ -230,6 +230,7 @@ def test_extends_names_a_shipped_recipe_or_a_path_relative_to_the_file(
         "unknown recipe 'first_2.6'; shipped recipes: first_2.5 (the path of a file ends in .yaml)."
         " Did you mean 'first_2.5'?"
     )
+    assert error(own) == f"recipe {own} is a folder; a run's folder holds its recipe: {own / 'recipe.yaml'}"
     assert error("first_2.5.yaml").endswith("does not exist. Did you mean 'first_2.5'?")
     (own / "last.yaml").write_text("extends: first_2.4\n")
     assert f"{own / 'last.yaml'}: extends: unknown recipe 'first_2.4'" in error(own / "last.yaml")
@@ -444,6 +445,8 @@ def test_an_override_that_is_not_utf8(recipe: Path) -> None:
 
 def test_an_override_that_is_not_yaml(recipe: Path) -> None:
     assert error(recipe, "run.steps={a").startswith("override 'run.steps={a', line 1: not valid YAML")
+    template = error(recipe, "data.train.prompt_template={problem} Think.")
+    assert template.endswith("; text that begins with a bracket or a quote needs quotes")
     for text in ("{quantile:0.5}", "{quantile:0.5, b: 1}", "[{b: 1, quantile:0.5}]"):
         assert "has no value; a space must follow the colon" in error(recipe, f"algorithm.parameters={text}")
 

@@ -81,7 +81,14 @@ def test_common_names(
 def test_the_form_of_an_answer_is_that_of_all_rows(tmp_path: Path) -> None:
     rows = [{"problem": f"p{n}", "answer": f"so #### {n}"} for n in range(SAMPLE)]
     rows[7]["answer"] = "7"
-    assert recognise(jsonl(tmp_path, rows), {}).columns.answer_form == "whole"
+    file = jsonl(tmp_path, rows)
+    found = recognise(file, {})
+    assert found.columns.answer_form == "whole"
+    assert (
+        f"(whole: {SAMPLE - 1} of the first {SAMPLE} have ####, the others do not; --answer-form"
+        in found.said
+    )
+    assert "####" not in recognise(file, {"answer_form": "whole"}).said
     rows[7]["answer"] = "#### 7"
     file = jsonl(tmp_path, [*rows, {"problem": "late", "answer": "8"}])
     found = recognise(file, {})
@@ -120,6 +127,10 @@ def test_unknown_names_are_told_with_the_flag(tmp_path: Path) -> None:
     file = jsonl(tmp_path, [{"problem": "p", "key": "a"}])
     with pytest.raises(DataError, match=r"found problem, key\. Say which it is: --answer-column NAME"):
         recognise(file, {})
+    with pytest.raises(
+        DataError, match=r"--answer-column kye: there is .*; found problem, key\. Did you mean 'key'"
+    ):
+        recognise(file, {"problem": ["problem"], "answer": "kye"})
     file.write_text("\n")
     with pytest.raises(DataError, match="the file holds no rows"):
         recognise(file, {})

@@ -50,6 +50,7 @@ def sample(advantages: list[float], old: list[float] | None) -> TrainSample:
         advantages=torch.tensor(advantages),
         rollout_logprobs=torch.zeros(tokens),
         old_logprobs=None if old is None else torch.tensor(old),
+        entropies=None if old is None else torch.tensor([0.125, 0.0, 2.5]),
     )
 
 
@@ -77,6 +78,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "token_ids": [7, 8, 2],
             "logprobs": [-0.5, -1.5, -0.25],
             "trainer_logprobs": [-0.75, -1.25, -0.5],
+            "entropies": [0.125, 0.0, 2.5],
             "advantages": [0.5, -1.0, 2.0],
             "loss_mask": [True, False, True],
             "ground_truth": "2",
@@ -103,6 +105,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "token_ids": [],
             "logprobs": [],
             "trainer_logprobs": None,
+            "entropies": None,
             "advantages": [],
             "loss_mask": [],
             "ground_truth": "2",
@@ -124,12 +127,21 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
 def test_without_samples_what_the_trainer_says_is_null(tmp_path: Path) -> None:
     write_rollouts(tmp_path / "a.parquet", 0, [GROUP])
     table = read_rollouts(tmp_path / "a.parquet")
-    for name in ("trainer_logprobs", "advantages", "loss_mask"):
+    for name in ("trainer_logprobs", "entropies", "advantages", "loss_mask"):
         assert table[name].to_pylist() == [None, None], name
     with pytest.raises(ValueError, match="zip"):
         write_rollouts(tmp_path / "a.parquet", 0, [GROUP], [sample([1.0], None)])
     assert groups_of(read_rollouts(tmp_path / "a.parquet")) == [GROUP], "the file is as it was"
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_files_from_before_entropies_were_recorded_are_read(written: Path) -> None:
+    before = pq.read_table(written)
+    pq.write_table(before.drop_columns("entropies"), written)
+    table = read_rollouts(written)
+    assert table.schema == SCHEMA
+    assert table["entropies"].to_pylist() == [None, None]
+    assert table.drop_columns("entropies") == before.drop_columns("entropies")
 
 
 def test_no_groups_are_a_table_too(tmp_path: Path) -> None:

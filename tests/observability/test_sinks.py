@@ -179,7 +179,9 @@ class TestWandb:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-        with pytest.raises(ConfigError, match=r"No API key.*`wandb login`.*logging\.wandb\.mode=offline"):
+        with pytest.raises(
+            ConfigError, match=r"No API key.*[^.]\. Log in with `wandb login`.*logging\.wandb\.mode=offline"
+        ):
             WandbSink(WandbConfig(), tmp_path / "run")
         sink = WandbSink(WandbConfig(mode="disabled"), tmp_path / "run")
         sink.write(1, {"reward/score": 1.0})

@@ -107,6 +107,7 @@ def test_a_refusal_ends_with_status_2(
     )
     assert shown.exit_code == 2
     assert "longer than the 256 tokens that" in shown.output
+    assert "shorter prompts and responses" in shown.output
 
 
 def test_a_probe_is_of_this_machine_and_one_process(tiny_checkpoint: Callable[[str], Path]) -> None:

@@ -397,6 +397,21 @@ def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     assert "the file holds no rows" in read_error(tmp_path / "empty.jsonl", on_bad_row="skip")
 
 
+def test_an_id_is_of_one_problem(tmp_path: Path) -> None:
+    """A problem may be there again, with the same ground truth or another."""
+    rows = [(7, "1+1?", "2"), (7, "1+1?", "2"), (7, "1+1?", "3"), (8, "2+2?", "4")]
+    columns = {"id": "key"}
+    names = ("key", "problem", "answer")
+    file = jsonl(tmp_path, [dict(zip(names, row, strict=True)) for row in rows])
+    assert len(read_problems(DatasetConfig(path=file, columns=columns))[0]) == 3
+    file = jsonl(tmp_path, [dict(zip(names, row, strict=True)) for row in [*rows, (8, "3+3?", "6")]])
+    assert "row 5: the id 8 is that of another problem, in set.jsonl, row 4" in read_error(
+        file, columns=columns
+    )
+    _, report = read_problems(DatasetConfig(path=file, columns=columns, on_bad_row="skip"))
+    assert (report.kept, len(report.bad)) == (3, 1)
+
+
 def test_a_missing_column_names_the_key_to_type(tmp_path: Path) -> None:
     file = jsonl(tmp_path, [{"question": "p", "answer": "a"}])
     with pytest.raises(

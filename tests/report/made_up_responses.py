@@ -25,7 +25,7 @@ HOSTILE = (
 def made_up_group(
     tokenizer: Any, uid: str, texts: Sequence[str], accuracies: Sequence[float]
 ) -> tuple[ScoredGroup, list[TrainSample]]:
-    """A group with these responses. Token i of a response has logprob -i/10, and the trainer's is 0.05 higher."""
+    """A group with these responses. Token i of each has logprob -i/10, by the trainer 0.05 more, and entropy i/4."""
     rollouts, rewards, samples = [], [], []
     for number, (text, accuracy) in enumerate(zip(texts, accuracies, strict=True)):
         ids = tokenizer.encode(text[:200].encode("utf-8", "replace").decode(), add_special_tokens=False)
@@ -43,6 +43,7 @@ def made_up_group(
                 advantages=torch.linspace(-1, 1, len(ids)),
                 rollout_logprobs=torch.tensor(logprobs),
                 old_logprobs=torch.tensor(logprobs) + 0.05,
+                entropies=torch.arange(len(ids)) / 4,
             )
         )
     prompt = Prompt(uid, (1, 2), f"<b>{uid}</b>: what is $1 + 1$?", "<i>", "made up")

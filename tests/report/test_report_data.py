@@ -151,15 +151,17 @@ def test_tokens_come_back_from_bytes() -> None:
         ids=numpy.array([7, 70_000, 1, 2, 3], "i4"),
         logprobs=numpy.array([0, -1.2345, -numpy.inf, -100, -0.0004], "f4"),
         trainer_logprobs=numpy.array([-0.5, -1.2345, nan, nan, -0.0003], "f4"),
+        entropies=numpy.array([0.0, 1.2344, nan, nan, 99.0], "f4"),
         advantages=numpy.array([0.5, 0.5, nan, nan, nan], "f4"),
         trained=numpy.ones(5, bool),
     )
     header, found = columns_of(token_part(tokens, 0, 3))
     assert header["offsets"] == [0, 2, 2, 5]
-    assert found.keys() == {"ids", "logprobs", "gap", "advantage"}
+    assert found.keys() == {"ids", "logprobs", "gap", "entropy", "advantage"}
     assert found["ids"].tolist() == [7, 70_000, 1, 2, 3]
     assert found["logprobs"].tolist() == [0, 1234, 65535, 65535, 0] or found["logprobs"].tolist()[1] == 1235
     assert found["gap"].tolist() == [-5000, 0, -32768, -32768, 1]
+    assert found["entropy"].tolist() == [0, 1234, 65535, 65535, 65534]
     assert found["advantage"].tolist() == pytest.approx([0.5, nan, nan], nan_ok=True)
     header, found = columns_of(token_part(tokens, 2, 3))  # of the last response alone
     assert header["first"] == 2
@@ -177,7 +179,7 @@ def test_parts_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         ([], []),
     ):
         offsets = numpy.concatenate([[0], numpy.cumsum(lengths)]).astype("i8")
-        assert list(_parts(TokenColumns(offsets, none, none, none, none, none))) == expected
+        assert list(_parts(TokenColumns(offsets, none, none, none, none, none, none))) == expected
 
 
 def test_the_pieces_of_tokens(tmp_path: Path, tiny_tokenizer: Any) -> None:
@@ -263,6 +265,11 @@ def test_responses_in_the_terminal(
     )
     inspect(hostile_run / "rollouts" / "step_000001.parquet", None, None, Choice(search="SCRIPT>"), None)
     assert "</script><script>window.broken = 1</script>" in capsys.readouterr().out.replace("\n", " ")
+    inspect(real_run, None, None, Choice(status="okay"), None)
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "0 shown of 0 that pass" in out
+    assert "--status okay: this step has ok" in out
+    assert "Did you mean 'ok'?" in out
     with pytest.raises(ConfigError, match=r"--step 9: .*has 3 from 0 to 4, and the nearest is 4"):
         inspect(real_run, "heldout", 9, Choice(), None)
     with pytest.raises(ConfigError, match=r"--set held: must be one of training, held out: heldout."):

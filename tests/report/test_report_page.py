@@ -147,7 +147,7 @@ def test_tokens_are_coloured(opened: Opened, tiny_tokenizer: Any) -> None:
     opened.count("7 of 7 responses")
     page.click("#list .item >> nth=0")
     opened.wait("text => document.querySelector('.response').innerText === text", HOSTILE[0])
-    for view in ("advantage", "gap", "logprob"):
+    for view in ("advantage", "gap", "entropy", "logprob"):
         page.click(f"[data-view={view}]")
         page.wait_for_selector(f".chosen[data-view={view}]")
         tokens = opened.texts(".response .tokens span")
@@ -163,6 +163,7 @@ def test_tokens_are_coloured(opened: Opened, tiny_tokenizer: Any) -> None:
     assert "trainer +0.0500 nats" in title
     advantage = -1 + 2 * 10 / (len(ids) - 1)
     assert f"advantage {advantage:.3f}" in title
+    assert "entropy 2.500 nats" in title
     assert page.locator(".response .tokens span >> nth=0").get_attribute("class") == "masked"
     opened.choose(step="2")  # JSONL alone
     opened.count("5 of 5 responses")

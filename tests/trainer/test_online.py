@@ -425,6 +425,21 @@ def test_a_run_that_was_killed_resumes_as_if_nothing_had_happened(
     assert_same_run(output, uninterrupted)
 
 
+def test_entropies_are_recorded_on_request(write_recipe: Recipe, tmp_path: Path) -> None:
+    """They are those of the update, whose metric is their mean over tokens; with one update, before it."""
+    batch = {"prompts_per_step": 4, "prompts_per_update": 4}
+    recipe = write_recipe(evaluation={}, batch=batch, logging={"entropies": True})
+    output = tmp_path / "run"
+    resume(recipe, f"run.output_dir={output}", "run.steps=1")
+    [step] = [row for row in read_lines(output / "metrics.jsonl") if "train/lr" in row]
+    table = read_rollouts(output / "rollouts" / "step_000001.parquet")
+    entropies = [value for row in table["entropies"].to_pylist() for value in row]
+    assert [len(row) for row in table["entropies"].to_pylist()] == table["tokens"].to_pylist()
+    assert len(set(entropies)) > 10
+    assert sum(entropies) / len(entropies) == pytest.approx(step["policy/entropy"], rel=1e-5)
+    assert (output / "rollouts" / "step_000001.jsonl").exists()
+
+
 def resume(recipe: Path, *overrides: str) -> None:
     train(load_recipe(recipe, overrides))  # type: ignore[arg-type]
 

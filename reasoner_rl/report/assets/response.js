@@ -49,7 +49,7 @@ const ResponsePane = (() => {
       return el("button", { "data-view": name, class: name === view ? "chosen" : "", disabled: off,
         title: off ? "This record is JSONL, which has means alone." : name in Tokens.MODES ? `Colour tokens by ${label}` : "",
         onclick: () => { view = name; redraw(); } }, label);
-    }), el("span", { class: "hint" }, hasTokens ? "Entropy per token is not recorded." : "No per-token columns: this record is JSONL."));
+    }), hasTokens ? null : el("span", { class: "hint" }, "No per-token columns: this record is JSONL."));
   }
 
   function facts({ rows }, row) {

@@ -3,11 +3,12 @@
 
 const Tokens = (() => {
   const SHOWN = 3000; // tokens that are laid out at once
-  const LOGPROB_UNIT = 1e-3, GAP_UNIT = 1e-4, UNKNOWN_GAP = -32768; // as pages.py writes them
+  const LOGPROB_UNIT = 1e-3, GAP_UNIT = 1e-4, UNKNOWN_GAP = -32768, ENTROPY_UNIT = 1e-3, UNKNOWN_ENTROPY = 65535; // as pages.py writes them
 
   const MODES = {
     logprob: { label: "logprob", needs: () => true },
     advantage: { label: "advantage", needs: (tokens) => tokens.advantage !== null },
+    entropy: { label: "entropy", needs: (tokens) => tokens.entropy !== null },
     gap: { label: "train/rollout gap", needs: (tokens) => tokens.gap !== null },
   };
 
@@ -55,10 +56,11 @@ const Tokens = (() => {
     const ids = cut("ids");
     const flat = columns.advantage ? columns.advantage[row - first] : NaN;
     const each = cut("advantages") ?? (Number.isNaN(flat) ? null : new Float32Array(ids.length).fill(flat));
-    const gap = cut("gap");
+    const gap = cut("gap"), entropy = cut("entropy");
     return {
       ids, logprob: Float32Array.from(cut("logprobs"), (value) => -value * LOGPROB_UNIT),
       gap: gap && gap.some((value) => value !== UNKNOWN_GAP) ? Float32Array.from(gap, (value) => value * GAP_UNIT) : null,
+      entropy: entropy && entropy.some((value) => value !== UNKNOWN_ENTROPY) ? Float32Array.from(entropy, (value) => value * ENTROPY_UNIT) : null,
       advantage: each && each.some((value) => !Number.isNaN(value)) ? each : null,
       trained: cut("trained"), pieces: run.pieces ? await Chunks.json(`${run.key}.pieces`) : null,
     };
@@ -97,6 +99,7 @@ const Tokens = (() => {
   function scale(mode, tokens) {
     if (mode === "logprob") return 5;
     if (mode === "advantage") return Math.max(1, largest(tokens.advantage));
+    if (mode === "entropy") return Math.max(0.1, largest(tokens.entropy));
     return Math.max(0.01, largest(tokens.gap));
   }
 
@@ -104,14 +107,16 @@ const Tokens = (() => {
     const share = Math.min(1, Math.abs(value) / top);
     if (!(share > 0.004)) return "";
     if (mode === "logprob") return `rgba(${LOW}, ${(0.75 * share ** 0.7).toFixed(3)})`;
+    if (mode === "entropy") return `rgba(${HIGH}, ${(0.75 * share ** 0.7).toFixed(3)})`;
     const hue = mode === "advantage" ? (value > 0 ? HIGH : LOW) : (value > 0 ? ABOVE : BELOW);
     return `rgba(${hue}, ${(0.65 * share ** 0.8).toFixed(3)})`;
   }
 
   function legend(mode, top) {
     const [left, right] = { logprob: [`≤ −${top}`, "0"], advantage: [`−${shortNumber(top)}`, `+${shortNumber(top)}`],
+      entropy: ["0", `${shortNumber(top)} nats`],
       gap: [`trainer lower by ${shortNumber(top)}`, `higher by ${shortNumber(top)} nats`] }[mode];
-    const stops = mode === "logprob" ? [-top, -top / 2, 0] : [-top, -top / 2, 0, top / 2, top];
+    const stops = mode === "logprob" ? [-top, -top / 2, 0] : mode === "entropy" ? [0, top / 2, top] : [-top, -top / 2, 0, top / 2, top];
     return el("span", { class: "legend" }, left, el("span", { class: "ramp", style: {
       background: `linear-gradient(to right, ${stops.map((value) => colour(mode, value, top) || "transparent").join(", ")})` } }), right);
   }
@@ -122,6 +127,7 @@ const Tokens = (() => {
       const logprob = tokens.logprob[i];
       said.push([`token ${i + 1}, id ${tokens.ids[i]}`, `logprob ${logprob.toFixed(3)} (probability ${Math.exp(logprob).toFixed(3)})`,
         tokens.gap && `trainer ${tokens.gap[i] >= 0 ? "+" : "−"}${Math.abs(tokens.gap[i]).toFixed(4)} nats`,
+        tokens.entropy && `entropy ${tokens.entropy[i].toFixed(3)} nats`,
         tokens.advantage && `advantage ${tokens.advantage[i].toFixed(3)}`,
         tokens.trained && !tokens.trained[i] && "masked out of the loss"].filter(Boolean).join("\n"));
     }

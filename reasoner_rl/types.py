@@ -60,12 +60,35 @@ class Rollout:
     # [R] array of float32, of the distribution sampled from, after temperature and cuts
     logprobs: Sequence[float]
     finish_reason: FinishReason  # "length": cut off at the token limit
-    policy_version: int  # of the weights: how many training steps had made them
+    policy_version: int  # of the weights that drew the first token: how many training steps had made them
     text: str  # decoded without special tokens; what verifiers read
+    # Where later weights went on: (first token, policy version) of each later part, in order.
+    switches: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind in (("token_ids", "i"), ("logprobs", "f")):
             object.__setattr__(self, name, array(kind, getattr(self, name)))
+
+    @property
+    def latest_version(self) -> int:
+        """Of the weights that drew the last token."""
+        return self.switches[-1][1] if self.switches else self.policy_version
+
+    def continued(self, added: Rollout) -> Rollout:
+        """This response and what was drawn after it; ``added`` has the text of the whole."""
+        begun = len(self.token_ids)
+        switches = self.switches
+        if added.policy_version != self.latest_version:
+            switches += ((begun, added.policy_version),)
+        switches += tuple((begun + first, version) for first, version in added.switches)
+        return Rollout(
+            token_ids=array("i", [*self.token_ids, *added.token_ids]),
+            logprobs=array("f", [*self.logprobs, *added.logprobs]),
+            finish_reason=added.finish_reason,
+            policy_version=self.policy_version,
+            text=added.text,
+            switches=switches,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,11 @@ class ScoredGroup:
     def policy_version(self) -> int:
         """The oldest policy that any of the responses came from."""
         return min(rollout.policy_version for rollout in self.rollouts)
+
+    @property
+    def latest_version(self) -> int:
+        """The policy that finished the last of the responses."""
+        return max(rollout.latest_version for rollout in self.rollouts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -456,6 +456,32 @@ AlgorithmConfig = Annotated[
 ]
 
 
+class PutOffConfig(Section):
+    """Responses that are not waited for: one that reaches its budget is kept with its tokens, and continued later.
+
+    A step is filled with other prompts in their place. Groups stay in the order in which their prompts were begun, and
+    every prompt that was put off is finished, so short answers are not favoured; they come earlier.
+    """
+
+    budget_tokens: int = Field(
+        ge=1, description="Most response tokens that are added to a response in a step, before it is put off."
+    )
+    until: Literal["next_step", "long_round"] = Field(
+        "long_round",
+        description="When a response is continued. next_step: for another budget (partial rollouts, arXiv 2509.18521). "
+        "long_round: when there are long_round_prompts of them, to its end (tail batching, arXiv 2509.21009).",
+    )
+    long_round_prompts: int | None = Field(
+        None, ge=1, description="Prompts that make a long round; batch.prompts_per_step if unset."
+    )
+
+    @model_validator(mode="after")
+    def _rounds_are_made(self) -> Self:
+        if self.until != "long_round":
+            refuse_without_effect(self, ["long_round_prompts"], f"with until {self.until!r}")
+        return self
+
+
 class BatchConfig(Section):
     """Sizes of a training step. The unit is prompts; each brings rollout.responses_per_prompt responses."""
 
@@ -471,6 +497,9 @@ class BatchConfig(Section):
         ge=1,
         description="Prompts in flight at a time. Above prompts_per_step (DAPO: three times) it is how many groups "
         "are generated and kept while the batch is filled; prompts_per_step if unset.",
+    )
+    put_off: PutOffConfig | None = Field(
+        None, description="Put long responses off instead of waiting for them; they are waited for if unset."
     )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")
     micro_batch_tokens: int = Field(

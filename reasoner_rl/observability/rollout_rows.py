@@ -54,6 +54,7 @@ def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample |
         "tokens": len(rollout.token_ids),
         "finish_reason": rollout.finish_reason,
         "policy_version": rollout.policy_version,
+        "policy_switches": [number for switch in rollout.switches for number in switch],
         "seconds": reward.seconds,
     }
 
@@ -77,12 +78,14 @@ def groups_of_rows(rows: Iterable[Row]) -> list[ScoredGroup]:
 
 
 def _rollout(row: Row) -> Rollout:
+    switches = row["policy_switches"] or []
     return Rollout(
         token_ids=tuple(row["token_ids"]),
         logprobs=tuple(row["logprobs"]),
         finish_reason=row["finish_reason"],
         policy_version=row["policy_version"],
         text=row["response"],
+        switches=tuple(zip(switches[::2], switches[1::2], strict=True)),
     )
 
 

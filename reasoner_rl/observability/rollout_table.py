@@ -24,7 +24,15 @@ from reasoner_rl.types import ScoredGroup, TrainSample
 
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 _TEXT = pa.string()
-_NULLABLE = ("trainer_logprobs", "entropies", "advantages", "loss_mask", "accuracy", "extracted")
+_NULLABLE = (
+    "trainer_logprobs",
+    "policy_switches",
+    "entropies",
+    "advantages",
+    "loss_mask",
+    "accuracy",
+    "extracted",
+)
 SCHEMA = pa.schema(
     pa.field(name, kind, nullable=name in _NULLABLE)
     for name, kind in {
@@ -52,10 +60,11 @@ SCHEMA = pa.schema(
         "tokens": pa.int32(),
         "finish_reason": _TEXT,
         "policy_version": pa.int64(),
+        "policy_switches": pa.list_(pa.int64()),
         "seconds": pa.float64(),
     }.items()
 )
-_ADDED = ("entropies",)  # columns that files of earlier versions have not
+_ADDED = ("entropies", "policy_switches")  # columns that files of earlier versions have not
 _TOKENS_PER_ROW_GROUP = 1 << 20
 # Logprobs hardly ever repeat; their bytes compress better when they are sorted by significance.
 _SPLIT = [f"{name}.list.element" for name in ("logprobs", "trainer_logprobs", "entropies")]

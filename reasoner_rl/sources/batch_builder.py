@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from reasoner_rl.advantages.filters import teaches
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.types import Prompt, ScoredGroup
+from reasoner_rl.types import ScoredGroup
 
 
 class BatchBuilder:
     """Decides how many prompts to launch, and which groups make the batch.
 
-    A dropped group is replaced at once by the next prompt, so that no rank waits for a whole round to end. Groups are
-    accepted in the order of their prompts, whatever time their responses took: a batch of whatever is finished first
-    would favour short answers. What is accepted therefore depends on neither timing nor the number of ranks.
+    A group that is dropped, or put off, is replaced at once by the next prompt, so that no rank waits for a whole
+    round to end. Groups are accepted in the order of their prompts, whatever time their responses took: a batch of
+    whatever is finished first would favour short answers. What is accepted therefore depends on neither timing nor the
+    number of ranks.
 
     Args:
         reused: surplus groups of earlier steps, which open the batch.
@@ -33,27 +34,31 @@ class BatchBuilder:
         self._goal = max(min(self._at_a_time, useful), self.wanted) if dynamic.enabled else self.wanted
         self.cap = dynamic.max_generation_batches * self._at_a_time if dynamic.enabled else math.inf
         self.reused = list(reused)
-        self.launched: list[Prompt] = []
-        # Position among the launched -> the group, and whether it is kept.
-        self._finished: dict[int, tuple[ScoredGroup, bool]] = {}
+        self.launched = 0
+        # Position among the launched -> the group, and whether it is kept; None: it was put off.
+        self._finished: dict[int, tuple[ScoredGroup | None, bool]] = {}
 
     def to_launch(self) -> int:
         """How many more prompts may be started now."""
         if len(self.reused) >= self.wanted:
             return 0
-        in_flight = len(self.launched) - len(self._finished)
+        in_flight = self.launched - len(self._finished)
         kept = len(self.reused) + sum(keeps for _, keeps in self._finished.values())
         room = min(self._at_a_time - in_flight, self._goal - kept - in_flight)
-        return int(max(0, min(room, self.cap - len(self.launched))))
+        return int(max(0, min(room, self.cap - self.launched)))
 
     def add(self, position: int, group: ScoredGroup) -> None:
         """Take a finished group; ``position`` is that of its prompt among the launched."""
         self._finished[position] = (group, not self._filtered or teaches(group))
 
+    def put_off(self, position: int) -> None:
+        """A group is not waited for: it makes room for the next prompt, as one that is dropped does."""
+        self._finished[position] = (None, False)
+
     @property
     def done(self) -> bool:
         """Whether nothing more is to be waited for: all is finished, or what is not would be thrown away."""
-        if len(self._finished) == len(self.launched):
+        if len(self._finished) == self.launched:
             return self.to_launch() == 0
         return not self._keeps_surplus and len(self._in_order(self._settled())) >= self.wanted
 
@@ -66,7 +71,7 @@ class BatchBuilder:
 
     def _in_order(self, used: int) -> list[ScoredGroup]:
         finished = [self._finished[position] for position in range(used)]
-        return self.reused + [group for group, keeps in finished if keeps]
+        return self.reused + [group for group, keeps in finished if group is not None and keeps]
 
     @property
     def used(self) -> int:
@@ -84,6 +89,7 @@ class BatchBuilder:
         """Groups that teach, in prompt order, those of earlier steps first; perhaps more than are wanted."""
         return self._in_order(self.used)
 
-    def generated(self) -> list[ScoredGroup]:
-        """All groups of this step that count, kept or not, in prompt order."""
-        return [self._finished[position][0] for position in range(self.used)]
+    def generated(self) -> dict[int, ScoredGroup]:
+        """All groups of this step that count, kept or not, by the position of their prompts, in order."""
+        found = ((position, self._finished[position][0]) for position in range(self.used))
+        return {position: group for position, group in found if group is not None}

@@ -9,12 +9,10 @@ from typing import Any
 from reasoner_rl.advantages.filters import Filtered, filter_groups
 from reasoner_rl.advantages.spread import EqualScores, spread_metrics
 from reasoner_rl.config.algorithm import DistillationConfig, GroupPolicyGradientConfig
-from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import UserError
 from reasoner_rl.metrics import Metrics, merge, total
 from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
-from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
@@ -22,16 +20,17 @@ from reasoner_rl.reward_models.component import judged
 from reasoner_rl.reward_models.judges import Judge
 from reasoner_rl.rewards.metrics import reward_metrics
 from reasoner_rl.rewards.runner import RewardRunner
-from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
-from reasoner_rl.seeding import derive_seed
+from reasoner_rl.rollout.engine import Generator
 from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.sources.batch_builder import BatchBuilder
-from reasoner_rl.sources.generate import score_groups
+from reasoner_rl.sources.filling import Filler
+from reasoner_rl.sources.launches import Launch, read_launches, save_launches, state_of
 from reasoner_rl.sources.samples import samples_of
 from reasoner_rl.sources.selecting import Selection
 from reasoner_rl.types import Prompt, ScoredGroup
 
-SURPLUS = "surplus.parquet"  # in a checkpoint: groups that are not trained on as yet
+# In a checkpoint: groups that are not trained on as yet, and groups with responses that have not ended.
+SURPLUS, PUT_OFF = "surplus.parquet", "put_off.parquet"
 
 
 class OnlineSource:
@@ -58,9 +57,8 @@ class OnlineSource:
         self._config = config
         self._prompts = prompts
         self._sampler = sampler
-        self._generator = generator
-        self._rewards = rewards
         self._timer = timer
+        self._filler = Filler(config, prompts, sampler, generator, rewards, timer)
         selecting = config.data.selection
         self._selection = (
             Selection(sampler, selecting.importance_weights)
@@ -68,6 +66,7 @@ class OnlineSource:
             else None
         )
         self._surplus: list[ScoredGroup] = []
+        self._put_off: list[Launch] = []
         self._equal_scores = EqualScores()
         self._all_right: set[str] = set()  # uids of prompts that the present policy has answered right
 
@@ -77,11 +76,14 @@ class OnlineSource:
             "sampler": self._sampler.state(),
             "all_right": sorted(self._all_right),
             **({"selection": self._selection.state()} if self._selection else {}),
+            **({"put_off": state_of(self._put_off)} if self._put_off else {}),
         }
 
     def save(self, folder: Path, step: int) -> None:
         """Write the surplus groups, in the format of rollout records."""
         write_rollouts(folder / SURPLUS, step, self._surplus)
+        if self._put_off:
+            save_launches(folder / PUT_OFF, step, self._put_off)
 
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
         """See `Source.restore`. Raises DataError if the surplus groups cannot be read."""
@@ -90,6 +92,9 @@ class OnlineSource:
         self._all_right = set(state["all_right"])
         if self._selection:
             self._selection.restore(state["selection"])
+        self._put_off = (
+            read_launches(folder / PUT_OFF, state["put_off"], self._prompts) if "put_off" in state else []
+        )
 
     def end(self) -> str | None:
         """Why no more batches are of use: the present policy was seen to answer every prompt right."""
@@ -108,10 +113,10 @@ class OnlineSource:
         """
         dynamic = self._config.algorithm.dynamic_sampling
         before = self._sampler.state()
-        fresh_enough = [g for g in self._surplus if version - g.policy_version <= dynamic.max_staleness]
+        fresh_enough = [g for g in self._surplus if version - g.latest_version <= dynamic.max_staleness]
         builder = BatchBuilder(self._config, fresh_enough)
-        indices = self._fill(step, builder)
-        kept, generated = builder.kept(), builder.generated()
+        filled = self._filler.fill(step, builder, self._put_off)
+        kept, generated = builder.kept(), filled.groups
         filtered = filter_groups(generated) if dynamic.enabled else Filtered(generated, [], [], [])
         counts = {
             "generated": len(generated),
@@ -124,7 +129,8 @@ class OnlineSource:
             self._sampler.restore(before)
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
-        selecting = self._selection.learn(indices, generated) if self._selection else {}
+        self._put_off = filled.put_off
+        selecting = self._selection.learn(filled.indices, generated) if self._selection else {}
         kept, rest = kept[: builder.wanted], kept[builder.wanted :]
         counts |= {
             "kept": len(kept),
@@ -132,8 +138,10 @@ class OnlineSource:
             "stale": len(self._surplus) - len(fresh_enough),
             "reused": len(fresh_enough),
             "surplus": len(rest),
-            "aborted": len(builder.launched) - len(generated),
+            "aborted": builder.launched - builder.used,
         }
+        if self._config.batch.put_off is not None:
+            counts["put_off"] = filled.newly_put_off
         self._surplus = rest
         kept, judging = self._with_model_scores(kept)
         # With a reward model scores are whole only where it has judged, and that is what is trained on.
@@ -147,7 +155,7 @@ class OnlineSource:
                     spread_metrics(whole),
                 ]
             ),
-            generated_tokens=sum(len(r.token_ids) for group in generated for r in group.rollouts),
+            generated_tokens=filled.added_tokens,
             groups=kept,
             dropped=[*filtered.all_right, *filtered.all_wrong, *filtered.alike],
             skipped_because="" if kept else _nothing_kept(counts),
@@ -179,52 +187,6 @@ class OnlineSource:
             self._all_right.clear()
         else:
             self._all_right |= {group.prompt.uid for group in filtered.all_right}
-
-    def _fill(self, step: int, builder: BatchBuilder) -> list[int]:
-        """Launch prompts and judge what is finished until the batch is full, or the cap is reached.
-
-        Returns the indices of the prompts that count, in their order.
-        """
-        before, config = self._sampler.state(), self._config
-        responses = step_arithmetic(config).responses_per_step
-        with progress_bar(config.logging.progress, "generating", responses) as advance:
-            try:
-                while not builder.done:
-                    self._launch(step, builder)
-                    with self._timer("generate"):
-                        output = self._generator.step()
-                    launched = len(builder.launched) * config.rollout.responses_per_prompt
-                    advance(output.responses, output.tokens, max(launched, responses))
-                    self._score(builder, output)
-            except Exception:
-                self._sampler.restore(before)  # what was launched comes again
-                self._generator.cancel()
-                raise
-        if len(builder.launched) > len(builder.generated()):
-            self._generator.cancel()
-        self._sampler.restore(before)
-        return self._sampler.take(builder.used)  # what did not count comes again
-
-    def _launch(self, step: int, builder: BatchBuilder) -> None:
-        """Start as many prompts as the batch needs. A response's randomness is its prompt's position in the step."""
-        config, requests = self._config, []
-        for index in self._sampler.take(builder.to_launch()):
-            prompt, position = self._prompts[index], len(builder.launched)
-            seed = derive_seed(config.run.seed, "train", step, position, prompt.uid)
-            requests.append(
-                GenerationRequest(prompt.token_ids, config.rollout.responses_per_prompt, seed, position)
-            )
-            builder.launched.append(prompt)
-        if requests:
-            self._generator.submit(requests, config.rollout.sampling)
-
-    def _score(self, builder: BatchBuilder, output: StepOutput) -> None:
-        positions = [position for position, _ in output.finished]
-        prompts = [builder.launched[position] for position in positions]
-        rollouts = [group for _, group in output.finished]
-        groups = score_groups(prompts, rollouts, self._rewards, timer=self._timer, progress=False)
-        for position, group in zip(positions, groups, strict=True):
-            builder.add(position, group)
 
     def _shortage(self, step: int, kept: int, counts: dict[str, int]) -> UserError:
         return UserError(

@@ -36,7 +36,7 @@ def _sample(prompt_ids: Tensor, rollout: Rollout, reward: Reward, group: int, ve
         advantages=constant_column(0.0, tokens),
         rollout_logprobs=_view(rollout.logprobs, torch.float32),
         policy_version=rollout.policy_version,
-        on_policy=rollout.policy_version == version,
+        on_policy=rollout.policy_version == version and not rollout.switches,
         reward=reward.score,
         truncated=rollout.finish_reason == "length",
         group=group,

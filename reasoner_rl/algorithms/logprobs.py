@@ -25,14 +25,16 @@ def with_old_logprobs(
     source: Literal["auto", "recompute", "rollout"],
     *,
     ratio_is_one: bool,
+    decoupled: bool = False,
 ) -> list[TrainSample]:
     """Attach the denominators of the ratio, unless ``source`` is "auto" and the ratio is known to be exactly 1.
 
-    A surplus response of an earlier policy keeps the logprobs it was sampled with: against the present policy's
-    the ratio would start at 1 and hide how far the policy has moved since.
+    A response of an earlier policy keeps the logprobs it was sampled with: against the present policy's the ratio
+    would start at 1 and hide how far the policy has moved since. Unless ``decoupled``, where importance weights make up
+    for that, so that all samples are treated alike.
     ratio_is_one: whether the batch is a single update, so that the old policy is the present one for fresh samples.
     """
-    fresh = [index for index, sample in enumerate(samples) if sample.on_policy]
+    fresh = [index for index, sample in enumerate(samples) if sample.on_policy or decoupled]
     if source == "auto" and ratio_is_one and len(fresh) == len(samples):
         return list(samples)
     old: list[Tensor] = [sample.rollout_logprobs for sample in samples]

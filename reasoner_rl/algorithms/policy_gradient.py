@@ -28,6 +28,7 @@ class PolicyGradient(Algorithm):
         self, config: PolicyGradientConfig, updates_per_step: int, examples: Examples | None = None
     ) -> None:
         self._old_logprobs, self._updates_per_step = config.loss.old_logprobs, updates_per_step
+        self._decoupled = config.loss.stale_old_logprobs == "trainer"
         self._kl = KlInReward(config.kl_in_reward)
         self._refresh = ReferenceRefresh(config.reference_refresh_steps)
         self.refreshes_reference = config.reference_refresh_steps is not None
@@ -49,7 +50,13 @@ class PolicyGradient(Algorithm):
         if "reference" in self.roles:
             samples = with_reference_logprobs(samples, models)
         ratio_is_one = self._updates_per_step == 1 and not self._kl.used and not all_old
-        return with_old_logprobs(samples, models.policy, self._old_logprobs, ratio_is_one=ratio_is_one)
+        return with_old_logprobs(
+            samples,
+            models.policy,
+            self._old_logprobs,
+            ratio_is_one=ratio_is_one,
+            decoupled=self._decoupled,
+        )
 
     def _masked(self, samples: Sequence[TrainSample], models: Models, metrics: Metrics) -> Prepared:
         """Samples with advantages, of which only the chosen tokens are trained, and what to log."""

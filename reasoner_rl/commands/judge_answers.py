@@ -19,7 +19,7 @@ from reasoner_rl.commands.answer_parts import AnswersPart
 from reasoner_rl.commands.hashes import checkpoint_hash, file_hash
 from reasoner_rl.commands.settings import SETTINGS, settle
 from reasoner_rl.config.judging import JudgingConfig
-from reasoner_rl.config.recipes import SamplingRecipe
+from reasoner_rl.config.training_recipe import SamplingRecipe
 from reasoner_rl.distributed.launch import launch_judge
 from reasoner_rl.errors import DataError
 from reasoner_rl.metrics import Metrics, values

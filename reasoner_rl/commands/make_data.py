@@ -9,7 +9,8 @@ from pathlib import Path
 
 from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.sample_answers import sampled_groups
-from reasoner_rl.config.recipes import OnlineConfig, SamplingRecipe
+from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.training_recipe import SamplingRecipe
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.summary import write_json, write_jsonl

@@ -11,7 +11,8 @@ from reasoner_rl.commands.judge_answers import answer_judge
 from reasoner_rl.commands.memory import run_phase
 from reasoner_rl.commands.out_folder import OUT, naming_out
 from reasoner_rl.commands.settings import settle
-from reasoner_rl.config.recipes import EvalConfig, SamplingRecipe
+from reasoner_rl.config.recipes import EvalConfig
+from reasoner_rl.config.training_recipe import SamplingRecipe
 from reasoner_rl.distributed.launch import launch_pool
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say

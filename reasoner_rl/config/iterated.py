@@ -15,10 +15,11 @@ from reasoner_rl.config.preference import (
     PreferenceBatchConfig,
     ReferenceConfig,
 )
-from reasoner_rl.config.recipes import PreferenceConfig, SamplingRecipe
+from reasoner_rl.config.recipes import PreferenceConfig
 from reasoner_rl.config.rollout import RolloutConfig
 from reasoner_rl.config.rules import check_preference_step, check_reference
 from reasoner_rl.config.run import RunConfig
+from reasoner_rl.config.training_recipe import SamplingRecipe
 from reasoner_rl.seeding import derive_seed
 
 

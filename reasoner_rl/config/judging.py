@@ -8,9 +8,10 @@ from typing import Literal
 
 from reasoner_rl.config.cluster import ClusterConfig
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.config.recipes import Recipe, SamplingRecipe
+from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.config.run import RunConfig
 from reasoner_rl.config.training import TrainingConfig
+from reasoner_rl.config.training_recipe import SamplingRecipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from reasoner_rl.config.algorithm import AlgorithmConfig, GroupAlgorithmConfig
 from reasoner_rl.config.base import Section, refuse_without_effect
+from reasoner_rl.config.batch import BatchConfig
 from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
 from reasoner_rl.config.data import PromptConfig, PromptSelectionConfig
 from reasoner_rl.config.model import ModelConfig
@@ -114,6 +116,33 @@ def check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str)
     warmup = schedule.warmup_steps
     if 0 < steps < warmup:
         raise ValueError(f"{key}.warmup_steps must not exceed {steps_key}: {warmup} exceeds {steps}")
+
+
+def with_stale_defaults(given: Any) -> Any:
+    """A recipe as it was given, in which responses that are put off are weighted unless the loss says otherwise."""
+    if not isinstance(given, Mapping):
+        return given
+    batch, algorithm = given.get("batch"), given.get("algorithm")
+    if not isinstance(batch, Mapping) or batch.get("put_off") is None or not isinstance(algorithm, Mapping):
+        return given
+    loss = algorithm.get("loss", {})
+    decided = ("stale_old_logprobs", "importance_sampling", "old_logprobs")
+    if not isinstance(loss, Mapping) or any(key in loss for key in decided):
+        return given
+    weighted = {**loss, "stale_old_logprobs": "trainer", "importance_sampling": {"kind": "truncated"}}
+    return {**given, "algorithm": {**algorithm, "loss": weighted}}
+
+
+def check_put_off(batch: BatchConfig, sampling: SamplingConfig) -> None:
+    """Raise ValueError where no response could be put off, or logprobs of generation cannot be compared."""
+    if batch.put_off is None:
+        return
+    budget, limit = batch.put_off.budget_tokens, sampling.max_response_tokens
+    if budget >= limit:
+        raise ValueError(
+            "batch.put_off.budget_tokens must be smaller than rollout.sampling.max_response_tokens, or nothing is put "
+            f"off: {budget} is not smaller than {limit}"
+        )
 
 
 def check_selection(

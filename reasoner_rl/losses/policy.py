@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reasoner_rl.config.algorithm import LossConfig
+from reasoner_rl.config.algorithm import ImportanceSamplingConfig, LossConfig
 from reasoner_rl.losses.kl import kl_estimate
 from reasoner_rl.losses.mismatch import mismatch_ratio, mismatch_weights
 from reasoner_rl.losses.reduce import aggregate
@@ -46,6 +46,9 @@ def policy_loss(outputs: TokenOutputs, batch: MicroBatch, config: LossConfig) ->
         means, maxima = _observe_policy(logprobs, old, surrogate, batch, config)
         means["entropy"] = outputs.entropy
         gap_means, gap_maxima = _observe_rollout(logprobs, old, batch, config)
+        # Decoupled, weights make up for earlier policies too, and are of all tokens.
+        decoupled = config.stale_old_logprobs == "trainer"
+        (means if decoupled else gap_means).update(_observe_weights(old, batch, config.importance_sampling))
         trained, compared = batch.loss_mask, batch.loss_mask & batch.on_policy
         tokens = trained.sum() / max(batch.denominators.tokens, 1.0)
         # Shares of the loss add up within an update and average over updates: their weights sum to 1 per update.
@@ -94,14 +97,23 @@ def _observe_rollout(logprobs: Tensor, old: Tensor, batch: MicroBatch, config: L
         "rollout_gap_share": gap > _NOTICEABLE_GAP,
         "rollout_kl": kl_estimate(batch.rollout_logprobs, trainer, "k3"),
     }
-    correction = config.importance_sampling
-    if correction.kind != "none":
-        ratio = mismatch_ratio(old, batch, correction.level)
-        means["importance_weight_mean"] = mismatch_weights(old, batch, correction)
-        means["importance_weight_above"] = ratio > correction.cap
-        if correction.kind != "truncated":
-            means["importance_weight_below"] = ratio < correction.floor
     return means, {"rollout_gap_max": gap}
+
+
+def _observe_weights(
+    old: Tensor, batch: MicroBatch, correction: ImportanceSamplingConfig
+) -> dict[str, Tensor]:
+    """The importance weights, and how many of the ratios were outside of the bounds."""
+    if correction.kind == "none":
+        return {}
+    ratio = mismatch_ratio(old, batch, correction.level)
+    means = {
+        "importance_weight_mean": mismatch_weights(old, batch, correction),
+        "importance_weight_above": ratio > correction.cap,
+    }
+    if correction.kind != "truncated":
+        means["importance_weight_below"] = ratio < correction.floor
+    return means
 
 
 def _reduce(means: Mapping[str, Tensor], maxima: Mapping[str, Tensor], mask: Tensor) -> Metrics:

@@ -20,10 +20,10 @@ from reasoner_rl.config.recipes import (
     OnlineConfig,
     PreferenceConfig,
     SftConfig,
-    TrainingRecipe,
 )
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import RolloutConfig, SamplingConfig
+from reasoner_rl.config.training_recipe import TrainingRecipe
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say, show
 from reasoner_rl.prompts.judged import read_judged

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.batching.reading import EXTRA_TOKENS
 from reasoner_rl.config.data import JudgedDatasetConfig
-from reasoner_rl.config.recipes import SamplingRecipe
 from reasoner_rl.config.reward_model import (
     ComparisonConfig,
     PairwiseConfig,
@@ -23,6 +22,7 @@ from reasoner_rl.config.reward_model import (
     PointwiseJudgeConfig,
 )
 from reasoner_rl.config.reward_recipe import RewardModelConfig
+from reasoner_rl.config.training_recipe import SamplingRecipe
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.evaluation.calibration import Calibration
 from reasoner_rl.evaluation.pairs import PairReport, summarise_pairs

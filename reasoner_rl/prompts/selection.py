@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ _RATES = (1e-3, 1 - 1e-3)  # of all prompts: Beta(a, b) has no mean of 0 or 1
 _CORRELATIONS = (0.01, 0.99)  # within a group; 1 / (a + b + 1) of the Beta distribution
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Outcome:
     """What the responses to a prompt were worth."""
 
     index: int  # of the prompt
@@ -58,10 +59,10 @@ def mixed_probability(a: Array, b: Array, group_size: int) -> Array:
 class Population:
     """The distribution of pass rates over all prompts, from weighted sums over groups."""
 
-    # Begins as four groups of pass rate 0 and four of pass rate 1 do, which the first steps outweigh.
+    # Begins as eight groups do whose rates are spread evenly over 0 to 1, which the first steps outweigh.
     weight: float = 8.0
-    rates: float = 4.0
-    squares: float = 4.0
+    rates: float = 8 / 2
+    squares: float = 8 / 3
     sampling: float = 0.0  # of 1 / responses
 
     def decay(self, factor: float) -> None:
@@ -126,7 +127,7 @@ class SelectingSampler:
 
     def weights(self, indices: Sequence[int]) -> list[float]:
         """1 / w_i of each: what its group would have to count, up to a constant, to make up for unequal chances."""
-        return (1 / self._chances[list(indices)]).tolist()  # type: ignore[no-any-return]
+        return (1 / self._chances[list(indices)]).tolist()
 
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Take note of what a step's prompts came to, each drawn by the present weights; then make a new order."""
@@ -145,7 +146,7 @@ class SelectingSampler:
 
     def expected(self, indices: Sequence[int]) -> list[float]:
         """P(mixed) of each, by what is known at present."""
-        return self._mixed[list(indices)].tolist()  # type: ignore[no-any-return]
+        return self._mixed[list(indices)].tolist()
 
     def _add(self, outcome: Outcome, weight: float) -> None:
         self._right[outcome.index] += outcome.right

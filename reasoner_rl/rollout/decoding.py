@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,8 +48,8 @@ class Ended:
     """A response that is whole, or was cut off at its limit. R tokens."""
 
     pending: Pending
-    token_ids: NDArray[numpy.int32]  # [R]
-    logprobs: NDArray[numpy.float32]  # [R], of the distribution sampled from
+    token_ids: array[int]  # [R] int32
+    logprobs: array[float]  # [R] float32, of the distribution sampled from
     cut_off: bool
 
 
@@ -151,10 +152,11 @@ class DecodingBatch:
 
     def _ended(self, row: int, cut_off: bool) -> Ended:
         length = self._drawn[row]
-        logprobs = self._logprobs[row, :length].copy()
+        token_ids, logprobs = self._token_ids[row, :length], self._logprobs[row, :length]
         if numpy.isnan(logprobs).any():
             raise FloatingPointError("the model's probabilities are NaN: its weights or activations overflow")
-        return Ended(self._pending[row], self._token_ids[row, :length].copy(), logprobs, cut_off)
+        ids, numbers = array("i", token_ids.tobytes()), array("f", logprobs.tobytes())
+        return Ended(self._pending[row], ids, numbers, cut_off)
 
 
 def _extended(rows: NDArray[Any], more: int) -> NDArray[Any]:

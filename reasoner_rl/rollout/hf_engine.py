@@ -142,7 +142,7 @@ class HfRolloutEngine(Generator):
     def _rollouts(self, ended: Sequence[Ended]) -> list[tuple[Pending, Rollout]]:
         if not ended:  # of nothing, a tokenizer makes one empty text
             return []
-        whole = [[*e.pending.begun, *e.token_ids.tolist()] for e in ended]
+        whole = [[*e.pending.begun, *e.token_ids] for e in ended]
         texts = self._tokenizer.batch_decode(whole, skip_special_tokens=True)
         version = self._policy_version
         return [

@@ -19,6 +19,10 @@ from reasoner_rl.sources.generate import score_groups
 from reasoner_rl.sources.launches import Launch, Launches
 from reasoner_rl.types import Prompt, ScoredGroup
 
+# Times batch.prompts_per_generation: so many of the prompts of a step may be put off. Later ones are answered to their
+# ends, so that a step is filled even where every response is long.
+MAY_BE_PUT_OFF = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Filled:
@@ -92,21 +96,26 @@ class Filler:
     def _launch(self, step: int, builder: BatchBuilder, launches: Launches, due: Sequence[Launch]) -> None:
         """Start as many prompts as the batch needs. A response's randomness is its prompt's position in the step."""
         config, requests = self._config, []
-        rule = config.batch.put_off
-        budget = None if rule is None else rule.budget_tokens
         for _ in range(builder.to_launch()):
             position = builder.launched
             if position < len(due):
-                to_the_end = rule is not None and rule.until == "long_round"
-                requests += launches.add(due[position], None if to_the_end else budget)
+                launch = due[position]
             else:
                 [index] = self._sampler.take(1)
                 prompt = self._prompts[index]
                 seed = derive_seed(config.run.seed, "train", step, position, prompt.uid)
-                requests += launches.add(Launch(index, prompt, seed), budget)
+                launch = Launch(index, prompt, seed)
+            requests += launches.add(launch, self._budget(position, launch))
             builder.launched += 1
         if requests:
             self._generator.submit(requests, config.rollout.sampling)
+
+    def _budget(self, position: int, launch: Launch) -> int | None:
+        """Most tokens to add to each response in this step; None: to its end."""
+        rule, at_a_time = self._config.batch.put_off, step_arithmetic(self._config).prompts_per_generation
+        if rule is None or position >= MAY_BE_PUT_OFF * at_a_time:
+            return None
+        return None if launch.rollouts and rule.until == "long_round" else rule.budget_tokens
 
     def _judge(self, builder: BatchBuilder, found: Mapping[int, Launch]) -> None:
         limit = self._config.rollout.sampling.max_response_tokens

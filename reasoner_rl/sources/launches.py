@@ -64,7 +64,9 @@ class Launches:
         self._launched.append(launch)
         numbers = launch.unfinished(self._limit)
         self._waiting.append(dict.fromkeys(numbers))
-        return [self._request(position, number, max_tokens) for number in numbers or [None]]
+        if not launch.rollouts:
+            return [self._request(position, None, max_tokens)]
+        return [self._request(position, number, max_tokens) for number in numbers]
 
     def _request(self, position: int, number: int | None, max_tokens: int | None) -> GenerationRequest:
         launch, place = self._launched[position], len(self._requests)

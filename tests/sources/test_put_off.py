@@ -135,14 +135,15 @@ def test_every_prompt_is_trained_on_once_whatever_its_length(rule: dict[str, Any
 
 
 def test_only_long_rounds_wait_for_long_responses() -> None:
-    run = Run(LENGTHS, RULES[1])
+    run = Run(LENGTHS, RULES[1], prompts_per_generation=9)
     waits = []
     for step in range(1, 41):
         batch = run.step(step)
         waits.append(run.writer.longest)
-        long_round = any(rollout.switches for group in batch.groups for rollout in group.rollouts)
-        assert (run.writer.longest > 20) == long_round
-    assert set(waits[:2]) == {20}
+        groups = [*batch.groups, *batch.dropped, *run.source._surplus]
+        continued = [r.latest_version for group in groups for r in group.rollouts if r.switches]
+        assert (run.writer.longest > 20) == (step - 1 in continued)
+    assert waits[0] == 20
     assert 4 < sum(wait > 20 for wait in waits) < 16
     plain = Run(LENGTHS, None)
     unlimited = [plain.step(step) and plain.writer.longest for step in range(1, 41)]
@@ -181,6 +182,18 @@ def test_samples_of_several_policies_are_not_on_policy(rule: dict[str, Any]) -> 
             drawn_now = bool((sample.rollout_logprobs == -(step - 1)).all())
             assert sample.on_policy == drawn_now
             assert sample.policy_version == -sample.rollout_logprobs[0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_steps_are_filled_where_every_response_is_long(rule: dict[str, Any]) -> None:
+    """The first 2 x 4 prompts are put off, and the following ones are answered to their ends."""
+    run = Run([90] * 200, rule)
+    batch = run.step(1)
+    assert indices(batch) == [8, 10, 11, 12]
+    assert values(batch.metrics)["groups/put_off"] == 8
+    for step in range(2, 20):
+        assert len(run.step(step).groups) == 4
+        assert len(run.source._put_off) < 8 + rule.get("long_round_prompts", 4)
 
 
 def test_tokens_count_in_the_step_that_draws_them() -> None:

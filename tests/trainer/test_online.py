@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts
 from reasoner_rl.sources.base import StepBatch
-from reasoner_rl.sources.online import SURPLUS, OnlineSource
+from reasoner_rl.sources.online import PUT_OFF, SURPLUS, OnlineSource
 from reasoner_rl.trainer.folder import output_folder
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
@@ -399,19 +400,59 @@ def test_every_term_of_the_loss_at_another_temperature(write_recipe: Recipe, tmp
 def test_a_run_that_was_killed_resumes_as_if_nothing_had_happened(
     uninterrupted: Path, write_recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any], repository: Path
 ) -> None:
-    # A slow verifier leaves time to kill the run between step 3 and its end.
+    recipe = write_recipe(checkpoint={"every_steps": 2}, reward=slow_reward(tiny_run, tmp_path))
+    kill_in_step_four_and_resume(recipe, tmp_path, repository)
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_trained_twice_where_prompts_are_selected_and_responses_put_off(
+    write_recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any], repository: Path
+) -> None:
+    """Killed with pass rates, surplus groups and responses that are not finished."""
+    sections = {
+        "data": {**tiny_run["data"], "selection": {"half_life_steps": 2, "importance_weights": True}},
+        "batch": {**tiny_run["batch"], "put_off": {"budget_tokens": 5, "until": "next_step"}},
+        "checkpoint": {"every_steps": 2},
+    }
+    whole = write_recipe(**sections)
+    resume(whole, f"run.output_dir={tmp_path / 'whole'}")
+    rows = [row for row in read_lines(tmp_path / "whole" / "metrics.jsonl") if "train/lr" in row]
+    assert sum(row["groups/put_off"] for row in rows) > 4
+    recipe = write_recipe(**sections, reward=slow_reward(tiny_run, tmp_path))
+    kill_in_step_four_and_resume(recipe, tmp_path, repository)
+    assert (tmp_path / "run" / "checkpoints" / "step_000004" / PUT_OFF).exists()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    tables = [
+        read_rollouts(tmp_path / "run" / "rollouts" / f"step_{step:06d}.parquet") for step in (1, 2, 3, 4)
+    ]
+    switches = [found for table in tables for found in table["policy_switches"].to_pylist()]
+    assert any(switches), "responses of several policies were trained on"
+    responses = Counter(
+        (uid, tuple(ids), tuple(logprobs))
+        for table in tables
+        for uid, ids, logprobs in zip(
+            *(table[n].to_pylist() for n in ("uid", "token_ids", "logprobs")), strict=True
+        )
+    )
+    assert set(responses.values()) == {1}
+    assert all(abs(row["policy/importance_weight_mean"] - 1) < 0.1 for row in rows)
+
+
+def slow_reward(tiny_run: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The reward section with a verifier that leaves time to kill the run."""
     verifier = Path(tiny_run["reward"]["functions"][0]["fn"].partition(":")[0]).read_text()
     slowly = "\n    __import__('time').sleep(0.02)\n    return"
-    (tmp_path / "slow.py").write_text(verifier.replace("\n    return", slowly))
-    reward = {
-        **tiny_run["reward"],
-        "functions": [{"fn": f"{tmp_path}/slow.py:compute_score", "name": "vowel"}],
-    }
-    recipe = write_recipe(checkpoint={"every_steps": 2}, reward=reward)
+    (folder / "slow.py").write_text(verifier.replace("\n    return", slowly))
+    return {**tiny_run["reward"], "functions": [{"fn": f"{folder}/slow.py:compute_score", "name": "vowel"}]}
+
+
+def kill_in_step_four_and_resume(recipe: Path, folder: Path, repository: Path) -> None:
+    """Run a recipe whose output is folder/run, with a checkpoint every two steps."""
     command = [sys.executable, "-m", "reasoner_rl.cli", "train", str(recipe)]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    metrics, output = tmp_path / "run" / "metrics.jsonl", tmp_path / "run"
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log) as run:
+    metrics, output = folder / "run" / "metrics.jsonl", folder / "run"
+    with (folder / "log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log) as run:
         deadline = time.monotonic() + 120
         while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
             assert run.poll() is None, "the run ended by itself"
@@ -422,7 +463,6 @@ def test_a_run_that_was_killed_resumes_as_if_nothing_had_happened(
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert "resuming after step 2" in finished.stdout
-    assert_same_run(output, uninterrupted)
 
 
 def test_entropies_are_recorded_on_request(write_recipe: Recipe, tmp_path: Path) -> None:

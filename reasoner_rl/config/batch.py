@@ -14,8 +14,8 @@ class PutOffConfig(Section):
     """Responses that are not waited for: one that reaches its budget is kept with its tokens, and continued later.
 
     A step is filled with other prompts in their place. Groups stay in the order in which their prompts were begun, and
-    every prompt that was put off is finished, so short answers are not favoured; they come earlier. Of a step's prompts,
-    the first 2 x prompts_per_generation may be put off; further ones are answered to their ends.
+    every prompt that was put off is finished, so short answers are not favoured; they come earlier. The first
+    2 x prompts_per_generation prompts of a step may be put off; further ones are answered to their ends.
     """
 
     budget_tokens: int = Field(

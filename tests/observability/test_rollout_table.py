@@ -30,7 +30,7 @@ from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup, TrainSample
 GROUP = ScoredGroup(
     Prompt("math/3", (5, 6), "What is 1+1? ✓", "2", "math", {"index": 3, "nested": {"a": [1, 2.5, None]}}),
     (
-        Rollout((7, 8, 2), (-0.5, -1.5, -0.25), "stop", 4, "Answer: 2 ✓"),
+        Rollout((7, 8, 2), (-0.5, -1.5, -0.25), "stop", 4, "Answer: 2 ✓", switches=((2, 6),)),
         Rollout((), (), "length", 3, ""),
     ),
     (
@@ -92,6 +92,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "tokens": 3,
             "finish_reason": "stop",
             "policy_version": 4,
+            "policy_switches": [2, 6],
             "seconds": 0.25,
         },
         {
@@ -119,6 +120,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "tokens": 0,
             "finish_reason": "length",
             "policy_version": 3,
+            "policy_switches": [],
             "seconds": 0.0,
         },
     ]
@@ -135,13 +137,14 @@ def test_without_samples_what_the_trainer_says_is_null(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_files_from_before_entropies_were_recorded_are_read(written: Path) -> None:
-    before = pq.read_table(written)
-    pq.write_table(before.drop_columns("entropies"), written)
+def test_files_from_before_a_column_was_added_are_read(written: Path) -> None:
+    before, added = pq.read_table(written), ["entropies", "policy_switches"]
+    pq.write_table(before.drop_columns(added), written)
     table = read_rollouts(written)
     assert table.schema == SCHEMA
-    assert table["entropies"].to_pylist() == [None, None]
-    assert table.drop_columns("entropies") == before.drop_columns("entropies")
+    assert [table[name].to_pylist() for name in added] == [[None, None]] * 2
+    assert table.drop_columns(added) == before.drop_columns(added)
+    assert [rollout.switches for rollout in groups_of(table)[0].rollouts] == [(), ()]
 
 
 def test_no_groups_are_a_table_too(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from reasoner_rl.commands.evaluate import evaluate_checkpoint
 from reasoner_rl.commands.inspect_data import inspect_data
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, SftConfig
 from reasoner_rl.errors import ConfigError
-from reasoner_rl.rollout.decoding import Decoded
+from reasoner_rl.rollout.decoding import Ended
 from reasoner_rl.rollout.hf_engine import HfRolloutEngine
 from reasoner_rl.trainer.train import train
 
@@ -89,14 +89,13 @@ def test_padding_of_the_vocabulary_is_neither_drawn_nor_trained(
 ) -> None:
     path, size = tiny_checkpoint("qwen2-padded-tied"), len(tiny_tokenizer)
     drawn: list[list[int]] = []
-    to_rollouts = HfRolloutEngine._to_rollouts
+    rollouts_of = HfRolloutEngine._rollouts
 
-    def look(engine: HfRolloutEngine, decoded: Decoded) -> Any:
-        rollouts = to_rollouts(engine, decoded)
-        drawn.extend(list(rollout.token_ids) for rollout in rollouts)
-        return rollouts
+    def look(engine: HfRolloutEngine, ended: Sequence[Ended]) -> Any:
+        drawn.extend(list(response.token_ids) for response in ended)
+        return rollouts_of(engine, ended)
 
-    monkeypatch.setattr(HfRolloutEngine, "_to_rollouts", look)
+    monkeypatch.setattr(HfRolloutEngine, "_rollouts", look)
     config = online(path, ["<|pad|>"])
     train(config)
     said = f"has no token for 42 of the model's {size + 42} ids (the first is {size})"

@@ -123,6 +123,19 @@ def test_a_stale_response_keeps_the_logprobs_it_was_sampled_with(source: str, up
     assert [sample.on_policy for sample in samples] == [False, False, True, True]
 
 
+def test_decoupled_a_stale_response_is_compared_with_the_present_policy_like_any_other() -> None:
+    """The importance weight, exp(-2 + 1) here, makes up for the policy that drew it."""
+    decoupled = {"stale_old_logprobs": "trainer", "importance_sampling": {"kind": "truncated"}}
+    samples, calls = run(PARTLY_STALE, decoupled, updates=2)
+    assert old_logprobs(samples) == [[TRAINER_LOGPROB] * 2] * 4
+    assert [len(tokens) for _, tokens in calls] == [4]
+    samples, calls = run(PARTLY_STALE, decoupled, updates=1)
+    assert [sample.old_logprobs for sample in samples] == [None] * 4, (
+        "every ratio is 1, and weights come from the update"
+    )
+    assert calls == []
+
+
 def test_kl_in_the_loss_brings_the_reference_and_leaves_the_advantage() -> None:
     samples, calls = run(FRESH, {"kl": {"coefficient": 0.5}})
     assert calls == [(True, [10, 11, 12, 13])]

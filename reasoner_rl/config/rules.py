@@ -122,7 +122,7 @@ def with_stale_defaults(given: Any) -> Any:
     """A recipe as it was given, in which responses that are put off are weighted unless the loss says otherwise."""
     if not isinstance(given, Mapping):
         return given
-    batch, algorithm = given.get("batch"), given.get("algorithm")
+    batch, algorithm = given.get("batch"), given.get("algorithm", {"kind": "dapo"})  # the default of a recipe
     if not isinstance(batch, Mapping) or batch.get("put_off") is None or not isinstance(algorithm, Mapping):
         return given
     loss = algorithm.get("loss", {})
@@ -134,7 +134,7 @@ def with_stale_defaults(given: Any) -> Any:
 
 
 def check_put_off(batch: BatchConfig, sampling: SamplingConfig) -> None:
-    """Raise ValueError where no response could be put off, or logprobs of generation cannot be compared."""
+    """Raise ValueError where no response could be put off."""
     if batch.put_off is None:
         return
     budget, limit = batch.put_off.budget_tokens, sampling.max_response_tokens

@@ -325,6 +325,28 @@ def test_a_batch_need_not_be_filled_by_a_filter_that_is_off() -> None:
     assert config.batch.prompts_per_generation == 1
 
 
+def test_responses_that_are_put_off_are_weighted_unless_the_loss_says_otherwise() -> None:
+    put_off = {"batch": {"put_off": {"budget_tokens": 8}}}
+    for algorithm in (
+        {},
+        {"algorithm": {"kind": "dapo"}},
+        {"algorithm": {"kind": "grpo", "loss": {"clip_low": 0.1}}},
+    ):
+        loss = OnlineConfig.model_validate(COMMON | PROMPTS | put_off | algorithm).algorithm.loss
+        assert (loss.stale_old_logprobs, loss.importance_sampling.kind) == ("trainer", "truncated")
+    assert OnlineConfig.model_validate(COMMON | PROMPTS).algorithm.loss.stale_old_logprobs == "rollout"
+    own = {"algorithm": {"kind": "dapo", "loss": {"stale_old_logprobs": "rollout"}}}
+    loss = OnlineConfig.model_validate(COMMON | PROMPTS | put_off | own).algorithm.loss
+    assert (loss.stale_old_logprobs, loss.importance_sampling.kind) == ("rollout", "none")
+    assert "stale_old_logprobs 'trainer' needs algorithm.loss.importance_sampling.kind" in refusal(
+        OnlineConfig, PROMPTS | {"algorithm": {"kind": "dapo", "loss": {"stale_old_logprobs": "trainer"}}}
+    )
+    limit = OnlineConfig.model_validate(COMMON | PROMPTS).rollout.sampling.max_response_tokens
+    assert f"{limit} is not smaller than {limit}" in refusal(
+        OnlineConfig, PROMPTS | {"batch": {"put_off": {"budget_tokens": limit}}}
+    )
+
+
 def test_rules_of_fine_tuning() -> None:
     assert "warmup_steps must not exceed" in refusal(
         SftConfig, PROMPTS | {"training": {"schedule": {"warmup_steps": 11}}}

@@ -82,8 +82,8 @@ class Rollout:
             switches += ((begun, added.policy_version),)
         switches += tuple((begun + first, version) for first, version in added.switches)
         return Rollout(
-            token_ids=array("i", [*self.token_ids, *added.token_ids]),
-            logprobs=array("f", [*self.logprobs, *added.logprobs]),
+            token_ids=array("i", self.token_ids) + array("i", added.token_ids),
+            logprobs=array("f", self.logprobs) + array("f", added.logprobs),
             finish_reason=added.finish_reason,
             policy_version=self.policy_version,
             text=added.text,
@@ -158,9 +158,8 @@ class TrainSample(ResponseColumns):
     truncated: bool = False  # cut off at the token limit
     group: int = 0  # samples of a batch with the same number answer the same prompt
     supervised: bool = False  # a worked example, and not a response of the policy
-    entropies: Tensor | None = (
-        None  # [R] float32, nats, by the policy before the step's first update; for records
-    )
+    # [R] float32, in nats, of the policy before the step's first update; for records
+    entropies: Tensor | None = None
 
     @property
     def tokens(self) -> int:

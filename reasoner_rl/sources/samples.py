@@ -23,11 +23,13 @@ def samples_of(
     for number, (group, weight) in enumerate(zip(groups, weights or [1.0] * len(groups), strict=True)):
         prompt_ids = torch.tensor(group.prompt.token_ids, dtype=torch.int32)
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
-            samples.append(_sample(prompt_ids, rollout, reward, number, version).replace(weight=weight))
+            samples.append(_sample(prompt_ids, rollout, reward, number, version, weight))
     return samples
 
 
-def _sample(prompt_ids: Tensor, rollout: Rollout, reward: Reward, group: int, version: int) -> TrainSample:
+def _sample(
+    prompt_ids: Tensor, rollout: Rollout, reward: Reward, group: int, version: int, weight: float
+) -> TrainSample:
     tokens = len(rollout.token_ids)
     return TrainSample(
         prompt_ids=prompt_ids,
@@ -38,6 +40,7 @@ def _sample(prompt_ids: Tensor, rollout: Rollout, reward: Reward, group: int, ve
         policy_version=rollout.policy_version,
         on_policy=rollout.policy_version == version and not rollout.switches,
         reward=reward.score,
+        weight=weight,
         truncated=rollout.finish_reason == "length",
         group=group,
     )

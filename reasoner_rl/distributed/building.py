@@ -196,7 +196,14 @@ def _with_rollout(
         assert isinstance(policy, FsdpBackend)
         assert isinstance(rollout, VllmRolloutEngine)
         policy.train_in(rollout.storage(policy.parameter_shapes()))
-    return HybridEngine(models, rollout, check, _offloads(config, models), shared=shared)
+    return HybridEngine(
+        models,
+        rollout,
+        check,
+        _offloads(config, models),
+        shared=shared,
+        sync_bucket_bytes=config.rollout.sync_bucket_mib * 2**20,
+    )
 
 
 def build_backend(

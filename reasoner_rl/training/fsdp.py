@@ -37,12 +37,15 @@ from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
 from reasoner_rl.training.device import default_device
 from reasoner_rl.training.export import write_checkpoint
+from reasoner_rl.training.gather import Transfer, gather_shards
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import (
     Policy,
     adapters_off,
     build_policy,
     decoder_layers,
+    is_adapted,
+    is_adapter,
     merged_weights,
     tensor_names,
 )
@@ -216,13 +219,23 @@ class FsdpBackend:
         return float(norm)
 
     @torch.no_grad()
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """See TrainBackend. Adapters are merged; tied tensors appear once, under their first name."""
+    def full_weights(self, transfer: Transfer | None = None) -> Iterator[tuple[str, Tensor]]:
+        """See TrainBackend. Adapters are merged; tied tensors appear once, under their first name.
+
+        What is merged is added up in float32, so it travels in float32 too.
+        """
         model = self._policy.model
         state = model.state_dict()
-        held = {name: state[name] for name in tensor_names(model)}
-        whole = merged_weights(held, _whole, self._model_config.lora)
-        yield from as_in_checkpoints(model.config, whole)
+
+        def read(names: Sequence[str]) -> Iterator[Tensor]:
+            if transfer is None:
+                return (_whole(state[name]) for name in names)
+            exact = {name for name in names if is_adapter(name) or is_adapted(name)}
+            held = [(state[name], None if name in exact else transfer.dtype) for name in names]
+            return gather_shards(held, transfer.bucket_bytes, self.device)
+
+        merged = merged_weights(tensor_names(model), read, self._model_config.lora)
+        yield from as_in_checkpoints(model.config, merged)
 
     def parameter_shapes(self) -> dict[str, torch.Size]:
         """Shape of every whole parameter, by its Hugging Face name."""

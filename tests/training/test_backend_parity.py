@@ -33,6 +33,7 @@ from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.training.saved import saved_weights
 from reasoner_rl.types import IDLE
 
@@ -197,6 +198,7 @@ def train_all_models(
         }
         trained.save(folder / name / "checkpoint")
         result["saved"] = copied(trained)
+        gather_in_buckets(trained, result["saved"])
         move_away_and_back(trained)
         move_away_and_back(reference)
         result["metrics"] += [trained.update(mine, loss) for _ in range(UPDATES - 1)]
@@ -227,6 +229,17 @@ def forget_the_layout() -> None:
 
 def copied(backend: Any) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in backend.full_weights()}
+
+
+def gather_in_buckets(backend: Any, plain: dict[str, Tensor]) -> None:
+    """A sync's buckets, whatever their size, bring what is gathered tensor by tensor, in the reader's format."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for bucket_bytes in (1, 20_000, 2**30):
+            streamed = list(backend.full_weights(Transfer(dtype, bucket_bytes)))
+            assert sorted(name for name, _ in streamed) == sorted(plain), "each once"
+            for name, tensor in streamed:
+                assert tensor.dtype in (dtype, torch.float32), "as it is held, where nothing travels"
+                assert torch.equal(tensor.to(dtype), plain[name].to(dtype)), (name, bucket_bytes)
 
 
 def by_sample(backend: Any, batch: Any) -> dict[int, Tensor]:

@@ -24,10 +24,12 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
 from reasoner_rl.training.export import write_checkpoint
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.training.megatron import model as parts
 from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
 from reasoner_rl.training.megatron.schedule import run
+from reasoner_rl.training.megatron.stream import stream_in_buckets
 from reasoner_rl.training.optimizer import learning_rate_factor, move_state
 from reasoner_rl.types import MicroBatch, MiniBatch
 
@@ -164,9 +166,12 @@ class MegatronBackend:
         return optimizer.lr * factor
 
     @torch.no_grad()
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def full_weights(self, transfer: Transfer | None = None) -> Iterator[tuple[str, Tensor]]:
         """See TrainBackend. Tied tensors appear once."""
-        yield from parts.stream_weights(self._bridge, self._models)
+        if transfer is None:
+            yield from parts.stream_weights(self._bridge, self._models)
+        else:
+            yield from stream_in_buckets(self._bridge, self._models, transfer, self.device)
 
     @torch.no_grad()
     def host_shards(self) -> list[Tensor]:

@@ -20,9 +20,10 @@ from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.training.backend import Head
 from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.model import build_bridge
+from reasoner_rl.training.megatron.stream import EXPERTS
 from reasoner_rl.training.value import HEAD_WEIGHT
 
-_LAYERS, _EXPERTS = "decoder.layers.", ".mlp.experts.linear_fc"
+_LAYERS = "decoder.layers."
 # Which tensors tensor-parallel ranks have parts of, and along which dimension; all others are whole on every rank.
 _DIVIDED = {
     "word_embeddings.weight": 0,
@@ -114,7 +115,7 @@ def _shards(
     """Yield the tensors of a chunk, under their names in the whole model, each as the parts that ranks have of it."""
     dense = files.parts(stage, chunk, range(files.layout["tensor_parallel"]))
     for local, tensor in dense[0].items():
-        if _EXPERTS not in local:
+        if EXPERTS not in local:
             yield (
                 _global_name(local, offset),
                 [part[local] for part in dense] if _dim(local) is not None else [tensor],
@@ -123,7 +124,7 @@ def _shards(
     for place in range(share if experts else 0):
         parts = files.parts(stage, chunk, range(place * ranks, (place + 1) * ranks))
         for local in parts[0]:
-            if _EXPERTS in local:
+            if EXPERTS in local:
                 stem, _, expert = _global_name(local, offset).rpartition("weight")
                 number = int(expert) + place * ((experts or 0) // share)
                 yield f"{stem}weight{number}", [part[local] for part in parts]
@@ -144,7 +145,7 @@ def _dim(name: str) -> int | None:
 
 def _converted(bridge: Any, name: str, shards: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
     whole = shards[0]
-    if _EXPERTS in name or _dim(name) is not None:
+    if EXPERTS in name or _dim(name) is not None:
         divided = SimpleNamespace(tensor_model_parallel=True, partition_dim=_dim(name))
         whole = bridge._weight_merge_across_tp(name, shards, divided)
     bridge.padded_vocab_size = len(whole)  # which mbridge reads where a tensor has a row per token

@@ -40,7 +40,7 @@ from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import load_tokenizer, unused_ids
 from reasoner_rl.training.backend import Head, TrainBackend
-from reasoner_rl.training.device import default_device
+from reasoner_rl.training.device import default_device, prepare_allocator
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
 from reasoner_rl.training.megatron.layer_choice import Layers, settle_layers
 from reasoner_rl.types import Role
@@ -51,6 +51,7 @@ def build_worker(config: Launched) -> Worker:
 
     In a process group of several ranks, all of them must call it together.
     """
+    prepare_allocator(sleep_mode=_sleeps_here(config))
     tokenizer = load_tokenizer(config.model)
     if isinstance(config, EvalConfig):
         rollout = build_engine(
@@ -81,6 +82,15 @@ def build_worker(config: Launched) -> Worker:
         saves_reference=algorithm.refreshes_reference,
         product=algorithm.product,
     )
+
+
+def _sleeps_here(config: Launched) -> bool:
+    """Whether vLLM, with its own pool of memory, sleeps in the worker's process."""
+    if isinstance(config, JudgingConfig | RewardModelConfig):
+        return False
+    generates = isinstance(config, EvalConfig) or config.generates
+    engine = config.rollout.engine
+    return generates and isinstance(engine, VllmEngineConfig) and not engine.share_weights
 
 
 def roles_of(config: TrainConfig, algorithm: Algorithm) -> tuple[Role, ...]:

@@ -126,8 +126,8 @@ class HybridEngine(Generator):
                 if offload != "none":
                     policy.offload_optimizer()
                     self._here.remove("policy")
-            with meter.part("sync_wake"):
                 _give_back_cached_memory()
+            with meter.part("sync_wake"):
                 rollout.wake_weights()
             with meter.part("sync_load"):
                 if self._shared:
@@ -140,8 +140,8 @@ class HybridEngine(Generator):
             with meter.part("sync_offload"):
                 if offload == "all":
                     policy.offload_weights()
-            with meter.part("sync_wake"):
                 _give_back_cached_memory()
+            with meter.part("sync_wake"):
                 rollout.wake_cache()
             with meter.part("sync_check"):
                 self._compare_scores(expected)

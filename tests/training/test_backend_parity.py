@@ -214,6 +214,7 @@ def train_all_models(
     if isinstance(backend, MegatronBackendConfig):
         refuse_what_cannot_be_divided(path, backend)
         refuse_another_layout(path, backend, folder / name / "checkpoint")
+        read_what_earlier_versions_wrote(rank, path, backend, folder / name / "checkpoint", result["saved"])
         learn_in_bfloat16(path, backend, mine, loss)
         if ranks == 1:
             restore_random_states(path, backend, folder / name / "checkpoint")
@@ -331,6 +332,27 @@ def refuse_another_layout(path: Path, backend: MegatronBackendConfig, checkpoint
     other = backend.model_copy(update={"distributed_optimizer": not backend.distributed_optimizer})
     with pytest.raises(ConfigError, match="cannot be divided anew"):
         build(path, other).load(checkpoint)
+
+
+def read_what_earlier_versions_wrote(
+    rank: int, path: Path, backend: MegatronBackendConfig, checkpoint: Path, saved: dict[str, Tensor]
+) -> None:
+    """They kept the layout beside the weights of rank 0, and made no file of it."""
+    from reasoner_rl.training.megatron.saved import read_layout
+
+    layout, file = read_layout(checkpoint), checkpoint / "rank_0.pt"
+    assert layout["tensor_parallel"] == backend.tensor_parallel
+    assert "layout" not in torch.load(file, weights_only=False, mmap=True)
+    dist.barrier()
+    if rank == 0:
+        torch.save(torch.load(file, weights_only=False) | {"layout": layout}, file)
+        (checkpoint / "layout.json").unlink()
+    dist.barrier()
+    assert read_layout(checkpoint) == layout
+    refuse_another_layout(path, backend, checkpoint)
+    resumed = build(path, backend)
+    resumed.load(checkpoint)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in resumed.full_weights())
 
 
 def restore_random_states(path: Path, backend: MegatronBackendConfig, checkpoint: Path) -> None:

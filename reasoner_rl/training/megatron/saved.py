@@ -5,6 +5,7 @@ No process groups are made: the files say how the model was divided, and mbridge
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ _DIVIDED = {
     "linear_fc2.weight": 1,
 }
 State = Mapping[str, Tensor]
+Layout = Mapping[str, Any]  # see `MegatronBackend._layout`
+_LAYOUT_FILE = "layout.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class _Files:
     """The files of all ranks, and how the model is divided among them."""
 
     folder: Path
-    layout: Mapping[str, Any]
+    layout: Layout
 
     @cached_property
     def ranks_per_stage(self) -> int:
@@ -66,6 +69,23 @@ class _Files:
         return (chunk * stages + stage) * (layers // (stages * chunks))
 
 
+def write_layout(folder: Path, layout: Layout) -> None:
+    """Write into a checkpoint how its ranks divide the model."""
+    (folder / _LAYOUT_FILE).write_text(json.dumps(layout, indent=1) + "\n", encoding="utf-8")
+
+
+def read_layout(folder: Path) -> Layout:
+    """How the ranks that made a checkpoint divide the model: some hundred bytes, which every rank reads.
+
+    Checkpoints of earlier versions have it beside rank 0's weights, of which nothing else is read then.
+    """
+    file = folder / _LAYOUT_FILE
+    layout: Layout = (
+        json.loads(file.read_text(encoding="utf-8")) if file.exists() else read_rank(folder, 0)["layout"]
+    )
+    return layout
+
+
 def read_rank(folder: Path, rank: int) -> dict[str, Any]:
     """What a rank has saved, mapped into memory: only what is used is read from the disk."""
     state: dict[str, Any] = torch.load(
@@ -78,9 +98,8 @@ def megatron_weights(
     folder: Path, model: ModelConfig, config: MegatronBackendConfig, head: Head
 ) -> Iterator[tuple[str, Tensor]]:
     """Stream the whole tensors under Hugging Face names, each once, without padding."""
-    first = read_rank(folder, 0)
-    files = _Files(folder, first["layout"])
-    bridge = _bridge(model, config, files, _layers_of(first["models"][0]), head)
+    files = _Files(folder, read_layout(folder))
+    bridge = _bridge(model, config, files, _layers_of(read_rank(folder, 0)["models"][0]), head)
     layers = bridge.config.num_layers
     seen: set[str] = set()
     for stage in range(files.layout["pipeline_parallel"]):

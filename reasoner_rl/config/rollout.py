@@ -124,9 +124,9 @@ class RolloutConfig(GenerationConfig):
     sync_bucket_mib: int = Field(
         512,
         ge=1,
-        description="Weights are gathered from the workers' shards in buckets of this many MiB. A GPU has room for two of "
-        "them, and one whole tensor, during a sync; the next bucket is gathered while the engine loads one. A larger "
-        "tensor is a bucket by itself. Of no effect where a worker holds the whole model.",
+        description="Weights are gathered from the workers' shards in buckets of this many MiB. A GPU then holds "
+        "two of them and one whole tensor; the next bucket is gathered while the engine loads one. A larger tensor is "
+        "a bucket by itself. Of no effect where a worker holds the whole model.",
     )
 
     @model_validator(mode="after")

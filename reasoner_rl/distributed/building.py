@@ -51,7 +51,7 @@ def build_worker(config: Launched) -> Worker:
 
     In a process group of several ranks, all of them must call it together.
     """
-    prepare_allocator(sleep_mode=_sleeps_here(config))
+    prepare_allocator(sleep_mode=vllm_sleeps_here(config))
     tokenizer = load_tokenizer(config.model)
     if isinstance(config, EvalConfig):
         rollout = build_engine(
@@ -84,7 +84,7 @@ def build_worker(config: Launched) -> Worker:
     )
 
 
-def _sleeps_here(config: Launched) -> bool:
+def vllm_sleeps_here(config: Launched) -> bool:
     """Whether vLLM, with its own pool of memory, sleeps in the worker's process."""
     if isinstance(config, JudgingConfig | RewardModelConfig):
         return False

@@ -14,7 +14,8 @@ Every phase change is made here and nowhere else, in this order:
 What a model moves to host memory while another has its turn, or generation has, is its own ``offload``. So the device
 holds one whole copy of the weights, one rank's shards of the models that stay, and what is in transit, two buckets and
 one whole tensor at most (`training.gather`); the key-value cache comes only once the trainer has made room. Before each
-wake torch gives its cached blocks back: vLLM maps device memory itself and cannot use them. A call that does not belong to the present phase raises RuntimeError.
+wake torch gives its cached blocks back: vLLM maps device memory itself and cannot use them. A call that does not belong
+to the present phase raises RuntimeError.
 """
 
 from __future__ import annotations

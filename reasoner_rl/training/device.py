@@ -58,7 +58,9 @@ class CopyStream:
             self._stream.wait_stream(torch.cuda.current_stream())  # which may still write the tensor
             with torch.cuda.stream(self._stream):
                 moved = tensor.to(device, non_blocking=True)
-            _local(tensor).record_stream(self._stream)  # its memory is not reused before the copy has been made
+            _local(tensor).record_stream(
+                self._stream
+            )  # its memory is not reused before the copy has been made
             return moved
         moved = torch.empty_like(tensor, device=device)  # of the memory of the stream that computes
         self._stream.wait_stream(torch.cuda.current_stream())  # which may still use what that memory held
@@ -115,7 +117,9 @@ def prepare_allocator(*, sleep_mode: bool) -> None:
 
 
 def _set_allocator(settings: str) -> None:
-    newer = getattr(torch._C, "_accelerator_setAllocatorSettings", None)  # the name in newer versions of torch
+    newer = getattr(
+        torch._C, "_accelerator_setAllocatorSettings", None
+    )  # the name in newer versions of torch
     (newer or torch.cuda.memory._set_allocator_settings)(settings)
 
 

@@ -15,12 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+# The name in newer versions of torch, or in older ones.
+all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 ALIGNMENT = 16  # bytes; a part begins at a multiple of it, so that it can be seen as numbers of any format
 
 
@@ -148,7 +151,7 @@ class _Flight:
     def _gather(self) -> None:
         own, ranks = self._own, self._route.ranks
         self._whole = own.new_empty(ranks * len(own))
-        self._work = dist.all_gather_into_tensor(self._whole, own, group=self._route.group, async_op=True)
+        self._work = all_gather(self._whole, own, group=self._route.group, async_op=True)
 
     def arrive(self) -> list[Tensor]:
         """Wait, on a GPU only the current stream does, and return [ranks, *shape] of each part."""

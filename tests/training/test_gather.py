@@ -23,6 +23,7 @@ from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError
 from reasoner_rl.metrics import values
 from reasoner_rl.rollout.hf_engine import HfRolloutEngine
+from reasoner_rl.training import gather as gathering
 from reasoner_rl.training.fsdp import FsdpBackend
 from reasoner_rl.training.gather import HERE, Part, Route, Transfer, gather, plan_buckets, travelling_dtype
 
@@ -129,14 +130,14 @@ def the_next_bucket_is_on_its_way(rank: int) -> None:
 def collectives() -> Iterator[list[weakref.ref[Any]]]:
     """The storage of every buffer that is gathered into while the block runs."""
     buffers: list[weakref.ref[Any]] = []
-    original = dist.all_gather_into_tensor
+    original = gathering.all_gather
 
     def counting(whole: Tensor, own: Tensor, **options: Any) -> Any:
         buffers.append(weakref.ref(whole))
         return original(whole, own, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dist, "all_gather_into_tensor", counting)
+        patch.setattr(gathering, "all_gather", counting)
         yield buffers
 
 

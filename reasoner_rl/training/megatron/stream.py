@@ -48,7 +48,7 @@ def stream_in_buckets(
     bridge: Any, models: Sequence[Any], transfer: Transfer, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield whole tensors, each once, without padding. Collective: every rank must exhaust it."""
-    own = {described: parameter for described, parameter in _described(bridge, models)}
+    own = dict(_described(bridge, models))
     everything = _needed(bridge, _of_all_stages(bridge, list(own)))
     routes = {
         (stage, division): _route(bridge, stage, division)

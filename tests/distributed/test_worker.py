@@ -172,7 +172,7 @@ VLLM = "rollout.engine.kind=vllm"
         ("quickstart", [], False),
         ("quickstart", [VLLM], True),
         ("quickstart", [VLLM, "rollout.engine.share_weights=true", "model.dtype=float32"], False),
-        ("eval_aime", [], True),
+        ("aime", [VLLM], True),
         ("quickstart_sft", [], False),
         ("dpo_qwen2.5_7b", [VLLM], False),
     ],

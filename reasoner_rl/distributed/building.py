@@ -212,7 +212,7 @@ def _with_rollout(
         check,
         _offloads(config, models),
         shared=shared,
-        sync_bucket_bytes=config.rollout.sync_bucket_mib * 2**20,
+        sync_bucket_bytes=config.rollout.sync_bucket_bytes(on_gpu=torch.cuda.is_available()),
     )
 
 

@@ -252,7 +252,8 @@ def _sync(setup: Setup) -> list[Part]:
     weights = vllm_weights(setup) if setup.vllm is not None else _rollout_copy(setup)
     shared = setup.vllm is not None and setup.vllm.share_weights
     largest = policy.architecture.vocabulary * policy.architecture.hidden
-    buckets = min(2 * setup.config.rollout.sync_bucket_mib * 2**20, policy.parameters * setup.sync_element)
+    bucket = setup.config.rollout.sync_bucket_bytes(on_gpu=not setup.hardware.on_cpu)
+    buckets = min(2 * bucket, policy.parameters * setup.sync_element)
     in_transit = 0 if setup.ranks == 1 else buckets + largest * setup.sync_element
     others = [
         part for part in _resting(setup, policy, first_step=False) if not part.name.startswith("policy")

@@ -5,8 +5,9 @@
 
 Two ranks over gloo hold a Qwen2 of random float32 weights, sharded by FSDP2. One way gathers every tensor in float32
 and casts it as it is loaded; the others gather buckets in bfloat16, the next one while this one is loaded. Ways take
-turns, round by round, and the first round is not counted. Seconds are those of the slower rank, medians over rounds;
-the copies that the ways make are compared to the bit.
+turns, round by round, and the first round is not counted. Seconds are those of the slower rank, CPU seconds those of
+both ranks' processes together, which other programs on the machine disturb less; medians over rounds, and of the
+ratios of each round. The copies that the ways make are compared to the bit.
 """
 
 from __future__ import annotations
@@ -77,14 +78,21 @@ def measure(rank: int, folder: Path, buckets: Sequence[int], rounds: int) -> Non
         assert copy.keys() == copies[PLAIN].keys()
         assert all(torch.equal(tensor, copies[PLAIN][name]) for name, tensor in copy.items()), way
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    cpu_seconds: dict[str, list[float]] = {way: [] for way in ways}
     sizes: dict[str, int] = {}
     for number in range(rounds + 1):
         for way, stream in ways.items():
-            taken, sizes[way] = load(stream, copies[way])
+            taken, computed, sizes[way] = load(stream, copies[way])
             if number > 0:
                 seconds[way].append(taken)
+                cpu_seconds[way].append(computed)
     if rank == 0:
-        found = {"seconds": seconds, "bytes": sizes, "collectives": collectives(backend, buckets)}
+        found = {
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "bytes": sizes,
+            "collectives": collectives(backend, buckets),
+        }
         (folder / "found.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
@@ -95,16 +103,19 @@ def named(mib: int) -> str:
     return f"buckets of {mib} MiB, bfloat16"
 
 
-def load(stream: Callable[[], Iterator[tuple[str, Tensor]]], copy: dict[str, Tensor]) -> tuple[float, int]:
-    """Seconds of the slower rank to load the copy, and bytes of the whole tensors that came."""
+def load(
+    stream: Callable[[], Iterator[tuple[str, Tensor]]], copy: dict[str, Tensor]
+) -> tuple[float, float, int]:
+    """Seconds of the slower rank to load the copy, CPU seconds of both, and bytes of the whole tensors that came."""
     dist.barrier()
-    start, size = time.perf_counter(), 0
+    start, computed, size = time.perf_counter(), time.process_time(), 0
     for name, tensor in stream():
         copy[name].copy_(tensor)
         size += tensor.numel() * tensor.element_size()
-    seconds = torch.tensor(time.perf_counter() - start)
+    seconds, both = torch.tensor(time.perf_counter() - start), torch.tensor(time.process_time() - computed)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-    return float(seconds), size
+    dist.all_reduce(both, op=dist.ReduceOp.SUM)
+    return float(seconds), float(both), size
 
 
 def collectives(backend: FsdpBackend, buckets: Sequence[int]) -> dict[str, int]:
@@ -117,18 +128,15 @@ def collectives(backend: FsdpBackend, buckets: Sequence[int]) -> dict[str, int]:
 
 def report_of(found: dict[str, Any], work: dict[str, Any]) -> dict[str, Any]:
     """Medians, and how many times as long the plain way takes."""
-    medians = {way: median(each) for way, each in found["seconds"].items()}
-    ratios = {
-        way: median(a / b for a, b in zip(found["seconds"][PLAIN], found["seconds"][way], strict=True))
-        for way in medians
-    }
-    return {
-        "work": work,
-        "machine": step_time.machine(),
-        "median_seconds": medians,
-        "plain_over_way": ratios,
-        **found,
-    }
+    report: dict[str, Any] = {"work": work, "machine": step_time.machine()}
+    for kind in ("seconds", "cpu_seconds"):
+        taken: dict[str, list[float]] = found[kind]
+        report[f"median_{kind}"] = {way: median(each) for way, each in taken.items()}
+        report[f"plain_over_way_{kind}"] = {
+            way: median(plain / own for plain, own in zip(taken[PLAIN], each, strict=True))
+            for way, each in taken.items()
+        }
+    return report | found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -152,10 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: getattr(options, name) for name in ("hidden", "layers", "vocabulary", "bucket_mib", "rounds")
     }
     report = report_of(found, work)
-    print(f"{'':<28}{'seconds':>10}{'MiB':>10}{'collectives':>13}{'plain / it':>12}")
-    for way, seconds in report["median_seconds"].items():
-        size, count = report["bytes"][way] / 2**20, report["collectives"][way]
-        print(f"{way:<28}{seconds:>10.3f}{size:>10.1f}{count:>13}{report['plain_over_way'][way]:>12.2f}")
+    print(
+        f"{'':<28}{'MiB':>8}{'collectives':>13}{'seconds':>10}{'plain / it':>12}{'CPU s':>8}{'plain / it':>12}"
+    )
+    for way, size in report["bytes"].items():
+        line = f"{way:<28}{size / 2**20:>8.1f}{report['collectives'][way]:>13}"
+        for kind, width in (("seconds", 10), ("cpu_seconds", 8)):
+            taken, ratio = report[f"median_{kind}"][way], report[f"plain_over_way_{kind}"][way]
+            line += f"{taken:>{width}.3f}{ratio:>12.2f}"
+        print(line)
     if options.json:
         write_json(options.json, report)
 

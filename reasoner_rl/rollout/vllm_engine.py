@@ -91,7 +91,7 @@ class VllmRolloutEngine(Generator):
     def weight_dtype(self) -> torch.dtype | None:
         """See `RolloutEngine.weight_dtype`."""
         [found] = self._llm.apply_model(only_dtype)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`."""

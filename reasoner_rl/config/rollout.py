@@ -127,7 +127,7 @@ class RolloutConfig(GenerationConfig):
         description="Weights are gathered from the workers' shards in buckets of this many MiB. A worker then holds "
         "two of them and one whole tensor; the next bucket is gathered while the engine loads one. A larger tensor is "
         "a bucket by itself. Of no effect where a worker holds the whole model. If unset: 512 on a GPU, more than the "
-        "matrices of a 32B model; 8 on a CPU, which its caches hold.",
+        "matrices of a 32B model; 8 on a CPU, where larger ones were slower.",
     )
 
     def sync_bucket_bytes(self, *, on_gpu: bool) -> int:

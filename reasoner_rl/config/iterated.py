@@ -157,7 +157,9 @@ class IteratedConfig(SamplingRecipe):
     def _syncs_happen(self) -> Self:
         if not self.evaluation.datasets:
             reason = "without evaluation.datasets: a round's answers are drawn by a model that was loaded"
-            refuse_without_effect(self.rollout, ["sync_check", "sync_tolerance"], reason, "rollout.")
+            refuse_without_effect(
+                self.rollout, ["sync_check", "sync_tolerance", "sync_bucket_mib"], reason, "rollout."
+            )
         return self
 
     @model_validator(mode="after")

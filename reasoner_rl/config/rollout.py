@@ -121,6 +121,19 @@ class RolloutConfig(GenerationConfig):
         "to. tensors: every tensor is compared to the bit, at the cost of another sync.",
     )
 
+    sync_bucket_mib: int | None = Field(
+        None,
+        ge=1,
+        description="Weights are gathered from the workers' shards in buckets of this many MiB. A worker then holds "
+        "two of them and one whole tensor; the next bucket is gathered while the engine loads one. A larger tensor is "
+        "a bucket by itself. Of no effect where a worker holds the whole model. If unset: 512 on a GPU, more than the "
+        "matrices of a 32B model; 8 on a CPU, where larger ones were slower.",
+    )
+
+    def sync_bucket_bytes(self, *, on_gpu: bool) -> int:
+        """Size of a bucket of a weight sync."""
+        return (self.sync_bucket_mib or (512 if on_gpu else 8)) * 2**20
+
     @model_validator(mode="after")
     def _tolerance_is_used(self) -> Self:
         if self.sync_check != "logprobs":

@@ -40,7 +40,7 @@ from reasoner_rl.rollout.vllm_engine import VllmRolloutEngine, build_vllm_engine
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.tokenizer import load_tokenizer, unused_ids
 from reasoner_rl.training.backend import Head, TrainBackend
-from reasoner_rl.training.device import default_device
+from reasoner_rl.training.device import default_device, prepare_allocator
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
 from reasoner_rl.training.megatron.layer_choice import Layers, settle_layers
 from reasoner_rl.types import Role
@@ -54,6 +54,7 @@ def build_worker(config: Launched, part: Part = "all") -> Worker:
     part: what it does of a recipe that trains: all, "models" without generation, or "generation" without models.
     In a process group of several ranks, all of them must call it together.
     """
+    prepare_allocator(sleep_mode=part != "models" and vllm_sleeps_here(config))
     tokenizer = load_tokenizer(config.model)
     if part == "generation":
         assert isinstance(config, OnlineConfig)
@@ -79,7 +80,14 @@ def build_worker(config: Launched, part: Part = "all") -> Worker:
     if isinstance(config, RewardModelConfig) or not config.generates:
         engine = HybridEngine(models, None, None, _offloads(config, models))
     elif part == "models":
-        engine = HybridEngine(models, None, _sync_check(config, tokenizer), _offloads(config, models))
+        engine = HybridEngine(
+            models,
+            None,
+            _sync_check(config, tokenizer),
+            _offloads(config, models),
+            sync_bucket_bytes=config.rollout.sync_bucket_bytes(on_gpu=torch.cuda.is_available()),
+            sent_dtype=getattr(torch, config.rollout.engine.dtype or config.model.dtype),
+        )
     else:
         engine = _with_rollout(config, models, tokenizer)
     return Worker(
@@ -90,6 +98,15 @@ def build_worker(config: Launched, part: Part = "all") -> Worker:
         saves_reference=algorithm.refreshes_reference,
         product=algorithm.product,
     )
+
+
+def vllm_sleeps_here(config: Launched) -> bool:
+    """Whether vLLM, with its own pool of memory, sleeps in the worker's process."""
+    if isinstance(config, JudgingConfig | RewardModelConfig):
+        return False
+    generates = isinstance(config, EvalConfig) or config.generates
+    engine = config.rollout.engine
+    return generates and isinstance(engine, VllmEngineConfig) and not engine.share_weights
 
 
 def roles_of(config: TrainConfig, algorithm: Algorithm) -> tuple[Role, ...]:
@@ -192,8 +209,14 @@ def _with_rollout(
         assert isinstance(policy, FsdpBackend)
         assert isinstance(rollout, VllmRolloutEngine)
         policy.train_in(rollout.storage(policy.parameter_shapes()))
-    check = _sync_check(config, tokenizer)
-    return HybridEngine(models, rollout, check, _offloads(config, models), shared=shared)
+    return HybridEngine(
+        models,
+        rollout,
+        _sync_check(config, tokenizer),
+        _offloads(config, models),
+        shared=shared,
+        sync_bucket_bytes=config.rollout.sync_bucket_bytes(on_gpu=torch.cuda.is_available()),
+    )
 
 
 def _rollout_of(config: AnsweringConfig, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:

@@ -7,14 +7,15 @@ Every phase change is made here and nowhere else, in this order:
     take_turn   rollout.sleep, where it generated -> other models: offload_optimizer, offload_weights
                 -> the model of the role: reload
     publish     the policy takes its turn -> it scores the check's text -> policy.offload_optimizer
-                -> rollout.wake_weights -> rollout.load_weights, tensor by tensor (rollout.use_shared_weights, where
+                -> rollout.wake_weights -> rollout.load_weights, bucket by bucket (rollout.use_shared_weights, where
                 storage is shared) -> policy.offload_weights -> rollout.wake_cache
                 -> rollout scores the check's text, compare
 
 What a model moves to host memory while another has its turn, or generation has, is its own ``offload``. So the device
-holds one whole copy of the weights, one rank's shards of the models that stay, and one whole tensor at most; the
-key-value cache comes only once the trainer has made room. Before each wake torch gives its cached blocks back: vLLM
-maps device memory itself and cannot use them. A call that does not belong to the present phase raises RuntimeError.
+holds one whole copy of the weights, one rank's shards of the models that stay, and what is in transit, two buckets and
+one whole tensor at most (`training.gather`); the key-value cache comes only once the trainer has made room. Before each
+wake torch gives its cached blocks back: vLLM maps device memory itself and cannot use them. A call that does not belong
+to the present phase raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ import torch
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.meter import SwitchMeter
-from reasoner_rl.hybrid.streaming import Bucket, ReceivedWeights, SentWeights, in_buckets
+from reasoner_rl.hybrid.streaming import Bucket, ReceivedWeights, SentWeights, in_buckets, in_format
 from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError, any_rank
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, RolloutEngine, StepOutput
 from reasoner_rl.training.backend import TrainBackend
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.types import Role
 
 Phase = Literal["train", "generate"]
@@ -46,6 +48,8 @@ class HybridEngine(Generator):
     Args:
         offload: what each model moves to host memory while it has no turn.
         shared: rollout engine and policy use the same storage, so a sync moves nothing.
+        sync_bucket_bytes: size of the buckets in which weights are gathered.
+        sent_dtype: number format of engines that weights are sent to; see `send_weights`.
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class HybridEngine(Generator):
         offload: Mapping[Role, Offload],
         *,
         shared: bool = False,
+        sync_bucket_bytes: int = 2**29,
+        sent_dtype: torch.dtype | None = None,
     ) -> None:
         self.models = models
         self._rollout = rollout
         self.check = check
         self._offload = offload
-        self._shared = shared
+        self._shared, self._sync_bucket_bytes, self._sent_dtype = shared, sync_bucket_bytes, sent_dtype
         self.phase: Phase = "train" if models else "generate"
         self._version = 0
         self._here = set(models)  # the roles whose models are on the device, whole
@@ -124,21 +130,22 @@ class HybridEngine(Generator):
                 if offload != "none":
                     policy.offload_optimizer()
                     self._here.remove("policy")
-            with meter.part("sync_wake"):
                 _give_back_cached_memory()
+            with meter.part("sync_wake"):
                 rollout.wake_weights()
             with meter.part("sync_load"):
                 if self._shared:
                     rollout.use_shared_weights(version)
                 else:
-                    rollout.load_weights(meter.counted(policy.full_weights()), version)
+                    transfer = Transfer(rollout.weight_dtype, self._sync_bucket_bytes)
+                    rollout.load_weights(meter.counted(policy.full_weights(transfer)), version)
             with meter.part("sync_check"):
                 check.compare_tensors(policy, rollout)
             with meter.part("sync_offload"):
                 if offload == "all":
                     policy.offload_weights()
-            with meter.part("sync_wake"):
                 _give_back_cached_memory()
+            with meter.part("sync_wake"):
                 rollout.wake_cache()
             with meter.part("sync_check"):
                 self._compare_scores(expected)
@@ -157,7 +164,9 @@ class HybridEngine(Generator):
             with meter.part("sync_check"):
                 expected = self._required_check().expected(policy)
             with meter.part("sync_load"):
-                for bucket in in_buckets(meter.counted(policy.full_weights())):
+                transfer = Transfer(self._sent_dtype, self._sync_bucket_bytes)
+                whole = in_format(policy.full_weights(transfer), self._sent_dtype)
+                for bucket in in_buckets(meter.counted(whole), self._sync_bucket_bytes):
                     if keep is not None:
                         buckets.append(keep(bucket))
         sent = SentWeights(version, expected, tuple(buckets)) if keep is not None else None

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Bucket = list[tuple[str, Tensor]]  # whole tensors under their Hugging Face names
-BUCKET_BYTES = 1 << 28  # a bucket is sent when it holds so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,21 @@ class ReceivedWeights:
             yield from self.fetch(bucket)
 
 
-def in_buckets(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Bucket]:
-    """Whole tensors together, until they make `BUCKET_BYTES`."""
+def in_format(
+    tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in the number format of their reader; None: as they are."""
+    return ((name, tensor if dtype is None else tensor.to(dtype)) for name, tensor in tensors)
+
+
+def in_buckets(tensors: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[Bucket]:
+    """Whole tensors together, until they have ``bucket_bytes``."""
     bucket, size = Bucket(), 0
     for name, tensor in tensors:
         bucket.append((name, tensor))
         size += tensor.nbytes
-        if size >= BUCKET_BYTES:
+        if size >= bucket_bytes:
             yield bucket
-            bucket, size = [], 0
+            bucket, size = Bucket(), 0
     if bucket:
         yield bucket

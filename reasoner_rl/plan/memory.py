@@ -246,13 +246,15 @@ def _asleep(setup: Setup) -> list[Part]:
 
 
 def _sync(setup: Setup) -> list[Part]:
-    """Both copies of the weights, and one whole tensor in transit; keys and values come after it."""
+    """Both copies of the weights, and what is in transit: two buckets and one tensor. Keys and values come after it."""
     policy, state = setup.policy, state_of(setup, setup.policy)
     moved = not setup.hardware.on_cpu and policy.offload != "none"
     weights = vllm_weights(setup) if setup.vllm is not None else _rollout_copy(setup)
     shared = setup.vllm is not None and setup.vllm.share_weights
     largest = policy.architecture.vocabulary * policy.architecture.hidden
-    in_transit = 0 if setup.ranks == 1 and setup.megatron is None else largest * FLOAT32
+    bucket = setup.config.rollout.sync_bucket_bytes(on_gpu=not setup.hardware.on_cpu)
+    buckets = min(2 * bucket, policy.parameters * setup.sync_element)
+    in_transit = 0 if setup.ranks == 1 else buckets + largest * setup.sync_element
     others = [
         part for part in _resting(setup, policy, first_step=False) if not part.name.startswith("policy")
     ]
@@ -262,7 +264,7 @@ def _sync(setup: Setup) -> list[Part]:
         Part("policy: optimizer", 0 if moved else state.optimizer),
         Part("policy: gradients", state.gradients if state.resident_gradients and not moved else 0),
         Part("rollout copy of the weights", 0 if shared else weights),
-        Part("largest tensor in transit", in_transit),
+        Part("buckets and largest tensor in transit", in_transit),
     ]
 
 

@@ -83,6 +83,15 @@ class Setup:
         return BYTES[self.config.model.dtype]
 
     @property
+    def sync_element(self) -> int:
+        """Bytes of a number that a weight sync gathers: the narrower of trainer's and rollout engine's format.
+
+        Weights beside which adapters are added up travel in float32.
+        """
+        held = self.element if self.megatron is not None else BYTES["float32"]
+        return held if self.config.model.lora is not None else min(held, self.engine_element)
+
+    @property
     def engine_element(self) -> int:
         """Bytes of a number in generation."""
         return BYTES[self.config.rollout.engine.dtype or self.config.model.dtype]

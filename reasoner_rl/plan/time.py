@@ -161,9 +161,8 @@ def _collective_rate(setup: Setup, ranks: int) -> float:
 
 
 def _sync(setup: Setup, efficiency: Efficiency) -> float:
-    """Whole tensors gathered on every rank, one after the other, and loaded."""
-    element = setup.element if setup.megatron is not None else FLOAT32
-    whole = setup.policy.architecture.parameters * element
+    """Whole tensors gathered on every rank and loaded, as if neither ran beside the other."""
+    whole = setup.policy.architecture.parameters * setup.sync_element
     together = setup.sharing if setup.megatron is None else setup.ranks // setup.replicas
     gathering = whole / (_collective_rate(setup, together) * efficiency.links) if together > 1 else 0.0
     return gathering + whole / efficiency.load_bandwidth

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.types import Rollout
@@ -133,6 +134,11 @@ class RolloutEngine(Generator, Protocol):
         """Version passed to the last `load_weights`."""
         ...
 
+    @property
+    def weight_dtype(self) -> torch.dtype | None:
+        """The number format of all weights that it holds; None if they have several."""
+        ...
+
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the logprob, at temperature 1, of every token of ``token_ids`` [n] but the first: [n - 1]."""
         ...
@@ -169,6 +175,12 @@ def require_state(engine: RolloutEngine, call: str, *states: EngineState) -> Non
     """Raise RuntimeError unless the engine is in one of ``states``."""
     if engine.state not in states:
         raise RuntimeError(f"{call} needs an engine that is {' or '.join(states)}; it is {engine.state}")
+
+
+def only_dtype(model: nn.Module) -> torch.dtype | None:
+    """The number format of all of a model's parameters; None if they have several."""
+    formats = {parameter.dtype for parameter in model.parameters()}
+    return formats.pop() if len(formats) == 1 else None
 
 
 def end_of_sequence_ids(generation_config: Any, tokenizer: Any) -> list[int]:

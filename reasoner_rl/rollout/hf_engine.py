@@ -28,6 +28,7 @@ from reasoner_rl.rollout.engine import (
     Generator,
     StepOutput,
     end_of_sequence_ids,
+    only_dtype,
     require_state,
 )
 from reasoner_rl.rollout.in_flight import InFlight, require_idle
@@ -79,6 +80,11 @@ class HfRolloutEngine(Generator):
     def policy_version(self) -> int:
         """Version passed to the last `load_weights`."""
         return self._policy_version
+
+    @property
+    def weight_dtype(self) -> torch.dtype | None:
+        """See `RolloutEngine.weight_dtype`."""
+        return only_dtype(self._model)
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`. Raises RuntimeError unless ready."""

@@ -32,6 +32,7 @@ from reasoner_rl.rollout.engine import (
     Generator,
     StepOutput,
     end_of_sequence_ids,
+    only_dtype,
     require_state,
 )
 from reasoner_rl.rollout.in_flight import InFlight, require_idle
@@ -85,6 +86,12 @@ class VllmRolloutEngine(Generator):
     def policy_version(self) -> int:
         """Version passed to the last `load_weights`."""
         return self._policy_version
+
+    @property
+    def weight_dtype(self) -> torch.dtype | None:
+        """See `RolloutEngine.weight_dtype`."""
+        [found] = self._llm.apply_model(only_dtype)
+        return found
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reasoner_rl.metrics import Metrics
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.types import MicroBatch, MiniBatch, TokenOutputs, ValueOutputs
 
 # What stands on the decoder: the output embedding of a policy, a critic's linear map to one value, or a reward model's
@@ -97,8 +98,12 @@ class TrainBackend(Protocol):
         """
         ...
 
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Stream full tensors under the names of a Hugging Face checkpoint. Collective: every rank must exhaust it."""
+    def full_weights(self, transfer: Transfer | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Stream full tensors under the names of a Hugging Face checkpoint. Collective: every rank must exhaust it.
+
+        transfer: gather in buckets and in the number format of a rollout engine; unless given, tensor by tensor in the
+            format that they are held in. A reader in that format gets the same numbers, to the bit; the order differs.
+        """
         ...
 
     def host_shards(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Which device this process trains and generates on, and the check that no GPU is left unused by mistake."""
+"""The device of this process: which it is, its allocator and its copies, and that no GPU is left unused by mistake."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from reasoner_rl.errors import UserError
 
@@ -32,6 +34,93 @@ def default_device() -> torch.device:
     if problem is not None:
         raise UserError(problem)
     return torch.device("cpu")
+
+
+class CopyStream:
+    """Copies between a GPU and host memory on a stream of their own, beside the stream that computes.
+
+    Host memory is pinned: torch keeps it when a tensor is dropped, and gives it to the next copy of that size. On a CPU
+    there is no stream, and nothing to move.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def move(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """``tensor`` in the memory of the GPU or of the host, or itself if it is there.
+
+        The copy may still be on its way: `wait`, or `finish`, before anything reads it.
+        """
+        if tensor.device == device:
+            return tensor
+        assert self._stream is not None
+        if device.type == "cpu":
+            self._stream.wait_stream(torch.cuda.current_stream())  # which may still write the tensor
+            with torch.cuda.stream(self._stream):
+                moved = tensor.to(device, non_blocking=True)
+            _local(tensor).record_stream(
+                self._stream
+            )  # its memory is not reused before the copy has been made
+            return moved
+        moved = torch.empty_like(tensor, device=device)  # of the memory of the stream that computes
+        self._stream.wait_stream(torch.cuda.current_stream())  # which may still use what that memory held
+        with torch.cuda.stream(self._stream):
+            _local(moved).copy_(_local(tensor), non_blocking=True)
+        _local(moved).record_stream(self._stream)
+        return moved
+
+    def wait(self) -> None:
+        """Let the current stream wait for all copies; the host does not."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+    def finish(self) -> None:
+        """Let the host wait for all copies."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+# Where users set torch's allocator.
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+
+
+def wants_expandable_segments(
+    environment: Mapping[str, str], *, cuda_version: str | None, has_gpu: bool, sleep_mode: bool
+) -> bool:
+    """Whether torch's allocator should grow its segments, which keeps long runs of varied lengths from fragmenting.
+
+    Not where vLLM sleeps in this process: its pool unmaps memory itself, and torch cannot have both (vLLM 0.31 switches
+    segments off around its pool, older versions refuse). Not where the user has set anything of the allocator, which
+    torch would forget. Only NVIDIA's (``cuda_version`` of torch's build) are meant.
+    """
+    set_by_user = any(environment.get(name) for name in ALLOCATOR_VARIABLES)
+    return has_gpu and cuda_version is not None and not sleep_mode and not set_by_user
+
+
+def prepare_allocator(*, sleep_mode: bool) -> None:
+    """Let torch's allocator have expandable segments in this process, where `wants_expandable_segments` says so.
+
+    Only this process: a variable of the environment would reach those it starts, and there vLLM may sleep.
+    """
+    wanted = wants_expandable_segments(
+        os.environ,
+        cuda_version=torch.version.cuda,
+        has_gpu=torch.cuda.is_available(),
+        sleep_mode=sleep_mode,
+    )
+    if wanted:
+        _set_allocator("expandable_segments:True")
+
+
+def _set_allocator(settings: str) -> None:
+    newer = getattr(
+        torch._C, "_accelerator_setAllocatorSettings", None
+    )  # the name in newer versions of torch
+    (newer or torch.cuda.memory._set_allocator_settings)(settings)
 
 
 @functools.cache

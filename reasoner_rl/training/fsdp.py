@@ -35,14 +35,17 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
-from reasoner_rl.training.device import default_device
+from reasoner_rl.training.device import CopyStream, default_device
 from reasoner_rl.training.export import write_checkpoint
+from reasoner_rl.training.gather import Transfer, gather_shards
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import (
     Policy,
     adapters_off,
     build_policy,
     decoder_layers,
+    is_adapted,
+    is_adapter,
     merged_weights,
     tensor_names,
 )
@@ -92,6 +95,7 @@ class FsdpBackend:
         self._head, self._unused_ids = head, unused_ids
         self._world_size = dist.get_world_size()
         self._trained = not frozen
+        self._copies = CopyStream(self.device)
         self._policy = self._build(model, backend)
         if frozen:
             self._policy.requires_grad_(False)
@@ -194,6 +198,7 @@ class FsdpBackend:
             parts.append(metrics)
         gradient_norm = self._clip_gradients()
         rate = float(self._schedule.get_last_lr()[0])
+        self._copies.wait()  # the optimizer's state may still be on its way back
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -216,13 +221,23 @@ class FsdpBackend:
         return float(norm)
 
     @torch.no_grad()
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """See TrainBackend. Adapters are merged; tied tensors appear once, under their first name."""
+    def full_weights(self, transfer: Transfer | None = None) -> Iterator[tuple[str, Tensor]]:
+        """See TrainBackend. Adapters are merged; tied tensors appear once, under their first name.
+
+        What is merged is added up in float32, so it travels in float32 too.
+        """
         model = self._policy.model
         state = model.state_dict()
-        held = {name: state[name] for name in tensor_names(model)}
-        whole = merged_weights(held, _whole, self._model_config.lora)
-        yield from as_in_checkpoints(model.config, whole)
+
+        def read(names: Sequence[str]) -> Iterator[Tensor]:
+            if transfer is None:
+                return (_whole(state[name]) for name in names)
+            exact = {name for name in names if is_adapter(name) or is_adapted(name)}
+            held = [(state[name], None if name in exact else transfer.dtype) for name in names]
+            return gather_shards(held, transfer.bucket_bytes, self.device)
+
+        merged = merged_weights(tensor_names(model), read, self._model_config.lora)
+        yield from as_in_checkpoints(model.config, merged)
 
     def parameter_shapes(self) -> dict[str, torch.Size]:
         """Shape of every whole parameter, by its Hugging Face name."""
@@ -257,25 +272,21 @@ class FsdpBackend:
 
     def offload_optimizer(self) -> None:
         """See TrainBackend. Gradients are gone already: `update` drops them."""
-        self._move_optimizer(torch.device("cpu"))
+        if self._trained:
+            move_state(self._optimizer, torch.device("cpu"), self._copies)
+        self._copies.finish()
+        _release(self.device)
 
     def offload_weights(self) -> None:
         """See TrainBackend."""
-        self._move_weights(torch.device("cpu"))
+        self._policy.to("cpu", non_blocking=True)  # through pinned memory too
+        _release(self.device)
 
     def reload(self) -> None:
-        """See TrainBackend."""
-        self._move_weights(self.device)
-        self._move_optimizer(self.device)
-
-    def _move_optimizer(self, device: torch.device) -> None:
+        """See TrainBackend. The optimizer's state comes while the next passes compute."""
+        self._policy.to(self.device, non_blocking=True)
         if self._trained:
-            move_state(self._optimizer, device)
-        _release(self.device)
-
-    def _move_weights(self, device: torch.device) -> None:
-        self._policy.to(device, non_blocking=True)  # through pinned memory, as in `move_state`
-        _release(self.device)
+            move_state(self._optimizer, self.device, self._copies)
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """State of model and optimizer, each rank's shards.
@@ -283,6 +294,7 @@ class FsdpBackend:
         To tell the state of an optimizer that has made no step, torch makes one with gradients of 0. It must not count:
         the bias correction of the first real step depends on it.
         """
+        self._copies.wait()
         if not self._optimizer.state:
             get_state_dict(self._policy, self._optimizer)
             for state in self._optimizer.state.values():

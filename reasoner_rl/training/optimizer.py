@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from reasoner_rl.config.training import OptimizerConfig, ScheduleConfig
+from reasoner_rl.training.device import CopyStream
 
 
 def parameter_groups(
@@ -34,17 +35,16 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
-def move_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+def move_state(optimizer: torch.optim.Optimizer, device: torch.device, copies: CopyStream) -> None:
     """Move an optimizer's running means and squares to another device.
 
-    Copies to the host go into pinned memory, which torch keeps for the next time. They may still be on their way when
-    this returns: synchronise before reading them.
+    They may still be on their way when this returns: see `CopyStream.move`.
     """
     for state in optimizer.state.values():
         for name, value in state.items():
             # AdamW keeps its step count on the CPU unless it is fused on the GPU; it stays where it is.
             if isinstance(value, torch.Tensor) and value.ndim > 0:
-                state[name] = value.to(device, non_blocking=True)
+                state[name] = copies.move(value, device)
 
 
 def learning_rate_factor(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
@@ -22,7 +22,7 @@ from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
 
 TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]  # peft's names
-Held = TypeVar("Held")
+_ADAPTED = ".base_layer.weight"  # of a layer beside which peft puts an adapter
 
 
 class Policy(nn.Module):
@@ -229,19 +229,38 @@ def tensor_names(model: PreTrainedModel) -> list[str]:
 
 
 def merged_weights(
-    sharded: Mapping[str, Held], gather: Callable[[Held], Tensor], lora: LoraConfig | None
+    names: Sequence[str], read: Callable[[Sequence[str]], Iterator[Tensor]], lora: LoraConfig | None
 ) -> Iterator[tuple[str, Tensor]]:
     """Stream whole tensors under plain Hugging Face names, each adapter folded into the layer it sits beside.
 
-    ``gather`` makes a whole tensor of what is held of it, such as a shard.
+    names: `tensor_names` of the model. read: gives the whole tensors of these names, in their order.
     """
-    for name, tensor in sharded.items():
-        if ".lora_" in name:
+    in_order = [part for name in names if not is_adapter(name) for part in (name, *_adapters_of(name))]
+    wholes = read(in_order)
+    for name in names:
+        if is_adapter(name):
             continue
-        whole = gather(tensor)
-        stem = name.removesuffix(".base_layer.weight")
-        if lora is not None and stem != name:
-            down = gather(sharded[f"{stem}.lora_A.default.weight"])
-            up = gather(sharded[f"{stem}.lora_B.default.weight"])
+        whole = next(wholes)
+        if lora is not None and is_adapted(name):
+            down, up = next(wholes), next(wholes)
             whole = whole + (lora.alpha / lora.rank) * (up @ down)
         yield name.replace(".base_layer.", "."), whole
+    for _ in wholes:  # let it end, as what is collective must
+        pass
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor is a part of one of LoRA's adapters."""
+    return ".lora_" in name
+
+
+def is_adapted(name: str) -> bool:
+    """Whether an adapter is added to a tensor when they are merged."""
+    return name.endswith(_ADAPTED)
+
+
+def _adapters_of(name: str) -> list[str]:
+    if not is_adapted(name):
+        return []
+    stem = name.removesuffix(_ADAPTED)
+    return [f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from reasoner_rl.config.training import BackendConfig, FsdpBackendConfig
 from reasoner_rl.errors import UserError, require_package
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.training.backend import Head
-from reasoner_rl.training.policy import load_causal_lm, merged_weights, prepare, tensor_names
+from reasoner_rl.training.policy import is_adapter, load_causal_lm, merged_weights, prepare, tensor_names
 from reasoner_rl.training.value import load_critic
 
 # The names in FSDP2's checkpoints: of the part that is no optimizer state, and of the model inside Policy and Critic.
@@ -47,15 +48,15 @@ def saved_weights(
         yield from megatron_weights(folder, model, backend, head)
         return
     shell, saved = _shell(model, head), _SavedTensors(folder)
-    names = {name: name for name in tensor_names(shell)}
-    yield from as_in_checkpoints(shell.config, merged_weights(names, saved.read, model.lora))
+    merged = merged_weights(tensor_names(shell), partial(map, saved.read), model.lora)
+    yield from as_in_checkpoints(shell.config, merged)
 
 
 def saved_adapters(folder: Path, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Stream the tensors of LoRA's adapters of a policy that FSDP2 has saved, under the names of `inject_adapter`."""
     saved = _SavedTensors(folder)
     for name in tensor_names(_shell(model, "policy")):
-        if ".lora_" in name:
+        if is_adapter(name):
             yield name, saved.read(name)
 
 

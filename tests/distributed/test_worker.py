@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from reasoner_rl.batching.plan import BatchLimits, plan_shares
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.distributed.building import vllm_sleeps_here
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError
 from reasoner_rl.hybrid.engine import HybridEngine
@@ -159,3 +161,23 @@ def test_the_policy_is_what_is_exported(calls: list[str], tmp_path: Path) -> Non
     make(calls, "policy", "critic").export(tmp_path)
     assert calls == ["policy export"]
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+VLLM = "rollout.engine.kind=vllm"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "sleeps"),
+    [
+        ("quickstart", [], False),
+        ("quickstart", [VLLM], True),
+        ("quickstart", [VLLM, "rollout.engine.share_weights=true", "model.dtype=float32"], False),
+        ("aime", [VLLM], True),
+        ("quickstart_sft", [], False),
+        ("dpo_qwen2.5_7b", [VLLM], False),
+    ],
+)
+def test_where_vllm_has_a_pool_of_its_own(recipe: str, overrides: list[str], sleeps: bool) -> None:
+    """There torch's allocator is left as it is; a run that generates nothing starts no vLLM."""
+    config: Any = load_recipe(recipe, overrides)
+    assert vllm_sleeps_here(config) is sleeps

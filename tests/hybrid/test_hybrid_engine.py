@@ -17,6 +17,7 @@ from reasoner_rl.hybrid.engine import HybridEngine
 from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError
 from reasoner_rl.metrics import Metrics, mean, values
 from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.types import Rollout
 
 SAMPLING = SamplingConfig(max_response_tokens=4)
@@ -29,12 +30,14 @@ class FakeBackend:
 
     def __init__(self, calls: list[str], role: str = "") -> None:
         self.calls, self.role = calls, role
+        self.transfers = list[Transfer | None]()
 
     def note(self, call: str) -> None:
         self.calls.append(f"{self.role} {call}".strip())
 
-    def full_weights(self) -> Iterable[tuple[str, Tensor]]:
+    def full_weights(self, transfer: Transfer | None = None) -> Iterable[tuple[str, Tensor]]:
         self.note("full_weights")
+        self.transfers.append(transfer)
         yield "w", torch.tensor([2.0])
 
     def logprobs(self, micro_batches: Sequence[Any], *, temperature: float | None = None) -> list[Tensor]:
@@ -57,6 +60,8 @@ class FakeBackend:
 
 class FakeRollout:
     """Records its calls, in the same list."""
+
+    weight_dtype = torch.bfloat16
 
     def __init__(self, calls: list[str]) -> None:
         self.calls = calls

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from reasoner_rl.hybrid.meter import SwitchMeter
 from reasoner_rl.metrics import merge, values
 from reasoner_rl.observability import measurements
 from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics, rollout_metrics
@@ -90,6 +91,36 @@ def test_merged_over_ranks(clock: list[float]) -> None:
             clock[0] += seconds
         parts.append(timer.metrics({"generate": tokens}))
     assert values(merge(parts)) == {"time/generate": 3.0, "speed/generate_tokens_per_second": 50.0}
+
+
+def test_a_phase_ends_when_the_device_has_done_its_work(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels are queued, and run when the device is waited for: those of before are no part of a phase."""
+    queued: list[float] = []
+
+    class Stream:
+        def synchronize(self) -> None:
+            clock[0] += sum(queued)
+            queued.clear()
+
+    monkeypatch.setattr("torch.cuda.current_stream", Stream)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for used, seconds in ((True, 3.0), (False, 0.0)):
+        monkeypatch.setattr("torch.cuda.is_initialized", lambda used=used: used)
+        timer = PhaseTimer()
+        queued.append(10.0)
+        with timer("update"):
+            queued.append(3.0)
+        assert values(timer.metrics()) == {"time/update": seconds}
+    queued.clear()
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    meter = SwitchMeter()
+    monkeypatch.setattr("reasoner_rl.hybrid.meter._memory_gib", dict)
+    with meter.change("sync"), meter.part("sync_load"):
+        queued.append(2.0)
+    metrics = values(meter.take())
+    assert (metrics["time/sync"], metrics["time/sync_load"]) == (2.0, 2.0)
 
 
 def test_timer_uses_real_time() -> None:

@@ -33,6 +33,7 @@ from reasoner_rl.distributed.building import build_backend
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import merge, values
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.training.saved import saved_weights
 from reasoner_rl.types import IDLE
 
@@ -197,6 +198,7 @@ def train_all_models(
         }
         trained.save(folder / name / "checkpoint")
         result["saved"] = copied(trained)
+        gather_in_buckets(trained, result["saved"])
         move_away_and_back(trained)
         move_away_and_back(reference)
         result["metrics"] += [trained.update(mine, loss) for _ in range(UPDATES - 1)]
@@ -212,6 +214,7 @@ def train_all_models(
     if isinstance(backend, MegatronBackendConfig):
         refuse_what_cannot_be_divided(path, backend)
         refuse_another_layout(path, backend, folder / name / "checkpoint")
+        read_what_earlier_versions_wrote(rank, path, backend, folder / name / "checkpoint", result["saved"])
         learn_in_bfloat16(path, backend, mine, loss)
         if ranks == 1:
             restore_random_states(path, backend, folder / name / "checkpoint")
@@ -227,6 +230,17 @@ def forget_the_layout() -> None:
 
 def copied(backend: Any) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in backend.full_weights()}
+
+
+def gather_in_buckets(backend: Any, plain: dict[str, Tensor]) -> None:
+    """A sync's buckets, whatever their size, bring what is gathered tensor by tensor, in the reader's format."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for bucket_bytes in (1, 20_000, 2**30):
+            streamed = list(backend.full_weights(Transfer(dtype, bucket_bytes)))
+            assert sorted(name for name, _ in streamed) == sorted(plain), "each once"
+            for name, tensor in streamed:
+                assert tensor.dtype in (dtype, torch.float32), "as it is held, where nothing travels"
+                assert torch.equal(tensor.to(dtype), plain[name].to(dtype)), (name, bucket_bytes)
 
 
 def by_sample(backend: Any, batch: Any) -> dict[int, Tensor]:
@@ -318,6 +332,27 @@ def refuse_another_layout(path: Path, backend: MegatronBackendConfig, checkpoint
     other = backend.model_copy(update={"distributed_optimizer": not backend.distributed_optimizer})
     with pytest.raises(ConfigError, match="cannot be divided anew"):
         build(path, other).load(checkpoint)
+
+
+def read_what_earlier_versions_wrote(
+    rank: int, path: Path, backend: MegatronBackendConfig, checkpoint: Path, saved: dict[str, Tensor]
+) -> None:
+    """They kept the layout beside the weights of rank 0, and made no file of it."""
+    from reasoner_rl.training.megatron.saved import read_layout
+
+    layout, file = read_layout(checkpoint), checkpoint / "rank_0.pt"
+    assert layout["tensor_parallel"] == backend.tensor_parallel
+    assert "layout" not in torch.load(file, weights_only=False, mmap=True)
+    dist.barrier()
+    if rank == 0:
+        torch.save(torch.load(file, weights_only=False) | {"layout": layout}, file)
+        (checkpoint / "layout.json").unlink()
+    dist.barrier()
+    assert read_layout(checkpoint) == layout
+    refuse_another_layout(path, backend, checkpoint)
+    resumed = build(path, backend)
+    resumed.load(checkpoint)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in resumed.full_weights())
 
 
 def restore_random_states(path: Path, backend: MegatronBackendConfig, checkpoint: Path) -> None:

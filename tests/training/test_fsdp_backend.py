@@ -25,6 +25,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.losses.policy import policy_loss
 from reasoner_rl.metrics import values
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.types import IDLE, MiniBatch, TokenOutputs
 
 Checkpoint = Callable[[str], Path]
@@ -322,6 +323,8 @@ def train_on_one_of_many_ranks(
         "logprobs": by_sample(mine, backend.logprobs(mine.micro_batches)),
         "base": {},
     }
+    for name, tensor in backend.full_weights(Transfer(torch.bfloat16, 10_000)):  # as a sync gathers them
+        assert torch.equal(tensor.bfloat16(), result["weights"][name].bfloat16()), name
     if "lora" in changes:
         without = backend.logprobs(mine.micro_batches, adapters=False)
         result["without adapters"] = by_sample(mine, without)

@@ -7,7 +7,6 @@ bfloat16 the optimizer keeps float32 copies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,15 @@ from reasoner_rl.config.training import MegatronBackendConfig, TrainingConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
+from reasoner_rl.training.device import CopyStream
 from reasoner_rl.training.export import write_checkpoint
+from reasoner_rl.training.gather import Transfer
 from reasoner_rl.training.megatron import model as parts
 from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
+from reasoner_rl.training.megatron.saved import read_layout, write_layout
 from reasoner_rl.training.megatron.schedule import run
+from reasoner_rl.training.megatron.stream import stream_in_buckets
 from reasoner_rl.training.optimizer import learning_rate_factor, move_state
 from reasoner_rl.types import MicroBatch, MiniBatch
 
@@ -67,6 +70,7 @@ class MegatronBackend:
         needs_head = head == "score" and frozen
         bare = parts.build_model(self._bridge, model.path, model.dtype, head, needs_head=needs_head)
         self._trained = not frozen
+        self._copies = CopyStream(device)
         self._offloaded, self._offloaded_gradients = Offload(), Offload(keep=False)
         if frozen:
             self._models = bare
@@ -127,6 +131,7 @@ class MegatronBackend:
         self._optimizer.zero_grad()
         reports = self._run(self._models, mini_batch.micro_batches, loss)
         rate = self._set_rates()
+        self._copies.wait()  # the optimizer's state may still be on its way back
         self._optimizer.prepare_grads()
         norm = float(self._optimizer.get_grad_norm())
         if not torch.isfinite(torch.tensor(norm)):
@@ -164,9 +169,12 @@ class MegatronBackend:
         return optimizer.lr * factor
 
     @torch.no_grad()
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def full_weights(self, transfer: Transfer | None = None) -> Iterator[tuple[str, Tensor]]:
         """See TrainBackend. Tied tensors appear once."""
-        yield from parts.stream_weights(self._bridge, self._models)
+        if transfer is None:
+            yield from parts.stream_weights(self._bridge, self._models)
+        else:
+            yield from stream_in_buckets(self._bridge, self._models, transfer, self.device)
 
     @torch.no_grad()
     def host_shards(self) -> list[Tensor]:
@@ -189,6 +197,7 @@ class MegatronBackend:
         if not self._trained:
             return
         self._move_optimizer(torch.device("cpu"))
+        self._copies.finish()
         self._offloaded_gradients.move(gradient_buffers(self._models))
         self._release()
 
@@ -198,18 +207,17 @@ class MegatronBackend:
         self._release()
 
     def reload(self) -> None:
-        """See TrainBackend."""
+        """See TrainBackend. The optimizer's state comes while the next passes compute."""
         self._offloaded.bring_back()
         self._offloaded_gradients.bring_back()
         if self._trained:
             self._move_optimizer(self.device)
-        self._release()
 
     def _move_optimizer(self, device: torch.device) -> None:
         for inner in _inner_optimizers(self._optimizer):
-            move_state(inner, device)
+            move_state(inner, device, self._copies)
         for copy in self._master_copies:
-            copy.data = copy.data.to(device, non_blocking=True)
+            copy.data = self._copies.move(copy.data, device)
 
     def _release(self) -> None:
         if self.device.type == "cuda":
@@ -218,12 +226,15 @@ class MegatronBackend:
 
     def save(self, folder: Path) -> None:
         """See TrainBackend. One file per rank: only the same layout can read it."""
-        weights = {"layout": self._layout(), "models": [_own_state(chunk) for chunk in self._models]}
+        weights = {"models": [_own_state(chunk) for chunk in self._models]}
         state = weights | (self._training_state() if self._trained else {})
         torch.save(state, folder / f"rank_{dist.get_rank()}.pt")
+        if dist.get_rank() == 0:
+            write_layout(folder, self._layout())
         dist.barrier()
 
     def _training_state(self) -> dict[str, Any]:
+        self._copies.wait()
         return {
             "updates": self._updates,
             "optimizers": [
@@ -240,19 +251,20 @@ class MegatronBackend:
     @torch.no_grad()
     def load(self, folder: Path) -> None:
         """See TrainBackend. Raises ConfigError if the checkpoint is of another layout."""
-        # On the CPU, beside which the device need not hold the state twice; of rank 0's file only the layout is read.
-        read = partial(torch.load, map_location="cpu", weights_only=False)
-        made = read(folder / "rank_0.pt", mmap=True)["layout"]
+        made = read_layout(folder)
         if made != self._layout():
             raise ConfigError(
                 f"{folder} was made with {made}, and this run has {self._layout()}: Megatron's state cannot be divided "
                 "anew. Go on with the same numbers, or start another run from the weights that the first exports"
             )
-        state = read(folder / f"rank_{dist.get_rank()}.pt")
+        # On the CPU, beside which the device need not hold the state twice.
+        file = folder / f"rank_{dist.get_rank()}.pt"
+        state = torch.load(file, map_location="cpu", weights_only=False)
         for chunk, saved in zip(self._models, state["models"], strict=True):
             chunk.load_state_dict(saved, strict=False)
         if not self._trained:
             return
+        self._copies.wait()
         inners = _inner_optimizers(self._optimizer)
         for inner, saved in zip(inners, state["optimizers"], strict=True):
             inner.load_state_dict(saved["state"])

@@ -5,6 +5,7 @@ No process groups are made: the files say how the model was divided, and mbridge
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +21,10 @@ from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.training.backend import Head
 from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.model import build_bridge
+from reasoner_rl.training.megatron.stream import EXPERTS
 from reasoner_rl.training.value import HEAD_WEIGHT
 
-_LAYERS, _EXPERTS = "decoder.layers.", ".mlp.experts.linear_fc"
+_LAYERS = "decoder.layers."
 # Which tensors tensor-parallel ranks have parts of, and along which dimension; all others are whole on every rank.
 _DIVIDED = {
     "word_embeddings.weight": 0,
@@ -34,6 +36,8 @@ _DIVIDED = {
     "linear_fc2.weight": 1,
 }
 State = Mapping[str, Tensor]
+Layout = Mapping[str, Any]  # see `MegatronBackend._layout`
+_LAYOUT_FILE = "layout.json"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class _Files:
     """The files of all ranks, and how the model is divided among them."""
 
     folder: Path
-    layout: Mapping[str, Any]
+    layout: Layout
 
     @cached_property
     def ranks_per_stage(self) -> int:
@@ -65,6 +69,23 @@ class _Files:
         return (chunk * stages + stage) * (layers // (stages * chunks))
 
 
+def write_layout(folder: Path, layout: Layout) -> None:
+    """Write into a checkpoint how its ranks divide the model."""
+    (folder / _LAYOUT_FILE).write_text(json.dumps(layout, indent=1) + "\n", encoding="utf-8")
+
+
+def read_layout(folder: Path) -> Layout:
+    """How the ranks that made a checkpoint divide the model: some hundred bytes, which every rank reads.
+
+    Checkpoints of earlier versions have it beside rank 0's weights, of which nothing else is read then.
+    """
+    file = folder / _LAYOUT_FILE
+    layout: Layout = (
+        json.loads(file.read_text(encoding="utf-8")) if file.exists() else read_rank(folder, 0)["layout"]
+    )
+    return layout
+
+
 def read_rank(folder: Path, rank: int) -> dict[str, Any]:
     """What a rank has saved, mapped into memory: only what is used is read from the disk."""
     state: dict[str, Any] = torch.load(
@@ -77,9 +98,8 @@ def megatron_weights(
     folder: Path, model: ModelConfig, config: MegatronBackendConfig, head: Head
 ) -> Iterator[tuple[str, Tensor]]:
     """Stream the whole tensors under Hugging Face names, each once, without padding."""
-    first = read_rank(folder, 0)
-    files = _Files(folder, first["layout"])
-    bridge = _bridge(model, config, files, _layers_of(first["models"][0]), head)
+    files = _Files(folder, read_layout(folder))
+    bridge = _bridge(model, config, files, _layers_of(read_rank(folder, 0)["models"][0]), head)
     layers = bridge.config.num_layers
     seen: set[str] = set()
     for stage in range(files.layout["pipeline_parallel"]):
@@ -114,7 +134,7 @@ def _shards(
     """Yield the tensors of a chunk, under their names in the whole model, each as the parts that ranks have of it."""
     dense = files.parts(stage, chunk, range(files.layout["tensor_parallel"]))
     for local, tensor in dense[0].items():
-        if _EXPERTS not in local:
+        if EXPERTS not in local:
             yield (
                 _global_name(local, offset),
                 [part[local] for part in dense] if _dim(local) is not None else [tensor],
@@ -123,7 +143,7 @@ def _shards(
     for place in range(share if experts else 0):
         parts = files.parts(stage, chunk, range(place * ranks, (place + 1) * ranks))
         for local in parts[0]:
-            if _EXPERTS in local:
+            if EXPERTS in local:
                 stem, _, expert = _global_name(local, offset).rpartition("weight")
                 number = int(expert) + place * ((experts or 0) // share)
                 yield f"{stem}weight{number}", [part[local] for part in parts]
@@ -144,7 +164,7 @@ def _dim(name: str) -> int | None:
 
 def _converted(bridge: Any, name: str, shards: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
     whole = shards[0]
-    if _EXPERTS in name or _dim(name) is not None:
+    if EXPERTS in name or _dim(name) is not None:
         divided = SimpleNamespace(tensor_model_parallel=True, partition_dim=_dim(name))
         whole = bridge._weight_merge_across_tp(name, shards, divided)
     bridge.padded_vocab_size = len(whole)  # which mbridge reads where a tensor has a row per token

@@ -47,6 +47,7 @@ from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
 from reasoner_rl.training.device import unused_gpus_here
+from reasoner_rl.training.megatron.connections import device_connections
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
@@ -197,7 +198,8 @@ class RayTransport:
             pool,
             RayClassWithInitArgs(ray.remote(RayWorker)),
             device_name="cuda" if use_gpu else "cpu",
-            worker_env=_worker_environment(cluster, use_gpu),
+            worker_env=_worker_environment(cluster, use_gpu)
+            | device_connections(self._config, use_gpu, os.environ),
         )
         self._actors = list(self._group.workers)
         self._tell(f"starting {self.ranks} workers")

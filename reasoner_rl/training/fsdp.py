@@ -35,6 +35,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
+from reasoner_rl.training.compiled_layers import compile_layers
 from reasoner_rl.training.device import default_device
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
@@ -142,6 +143,8 @@ class FsdpBackend:
             fully_shard(policy.head, mesh=mesh, reshard_after_forward=False)
         # The root (embeddings, last norm, head) is needed again as soon as backward begins, so it stays whole.
         fully_shard(policy, reshard_after_forward=False, **options)
+        if config.compile_layers:
+            compile_layers(policy.model, policy.attention)
         return policy
 
     @torch.no_grad()

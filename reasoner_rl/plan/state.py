@@ -52,7 +52,9 @@ def _fsdp(setup: Setup, model: Model) -> State:
     whole_layers = 1 + max(1, backend.prefetch_layers)  # PyTorch itself gathers one ahead
     root = architecture.embedding_parameters
     layer = architecture.layer_parameters // architecture.layers
-    gathered = root + whole_layers * layer if (sharing > 1 if reshard == "auto" else reshard) else model.parameters
+    gathered = (
+        root + whole_layers * layer if (sharing > 1 if reshard == "auto" else reshard) else model.parameters
+    )
     reduced = model.trained * FLOAT32
     largest = max(root, layer) if model.trained == model.parameters else 0
     return State(

@@ -53,7 +53,7 @@ class Check:
     group: str = ""  # of checks that run only where they or their group are named
 
 
-THROUGHPUT = (False, "throughput")  # not essential, and its group
+SPEED = "gpu_checks.throughput"
 
 # In order of importance: what is not reached within the limit is at the end.
 # fmt: off
@@ -81,11 +81,11 @@ CHECKS: tuple[Check, ...] = (
     Check("vllm-float32", "gpu_checks.engines", "vllm_float32", "vLLM in float32: gaps", 75, False),
     Check("dapo-optimizer", "gpu_checks.learning", "dapo_offload_optimizer", "DAPO, offload optimizer", 120, False),
     Check("dapo-none", "gpu_checks.learning", "dapo_offload_none", "DAPO, offload none", 120, False),
-    Check("throughput-options", "gpu_checks.throughput", "options", "updates with each option, as ratios", 240, *THROUGHPUT),
-    Check("throughput-updates", "gpu_checks.throughput", "updates", "MFU of updates of 0.5B and 1.5B", 240, *THROUGHPUT),
-    Check("throughput-generation", "gpu_checks.throughput", "generation", "embedded engine beside the bandwidth", 150, *THROUGHPUT),
-    Check("throughput-generation-vllm", "gpu_checks.throughput", "generation_vllm", "vLLM beside the bandwidth", 180, *THROUGHPUT),
-    Check("throughput-trl", "gpu_checks.throughput", "beside_trl", "a step beside TRL's", 240, *THROUGHPUT),
+    Check("throughput-options", SPEED, "options", "updates with each option, as ratios", 240, False, "throughput"),
+    Check("throughput-updates", SPEED, "updates", "MFU of updates of 0.5B and 1.5B", 240, False, "throughput"),
+    Check("throughput-embedded", SPEED, "generation", "embedded engine beside bandwidth", 150, False, "throughput"),
+    Check("throughput-vllm", SPEED, "generation_vllm", "vLLM beside bandwidth", 180, False, "throughput"),
+    Check("throughput-trl", SPEED, "beside_trl", "a step beside TRL's", 240, False, "throughput"),
 )
 # fmt: on
 
@@ -325,7 +325,7 @@ def table(results: dict[str, Result]) -> str:
     lines = []
     for name, result in results.items():
         details = result.reason or abbreviate(result.figures)
-        line = f"{name:<28}{result.verdict:<12}{result.seconds:>7.1f} s  {details}"
+        line = f"{name:<20}{result.verdict:<12}{result.seconds:>7.1f} s  {details}"
         lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
     return "\n".join(lines)
 
@@ -407,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         for check in CHECKS:
             how = f" (by name, or --only {check.group})" if check.group else " (with --everything)"
-            print(f"{check.name:<28}{check.about}{'' if check.essential else how}")
+            print(f"{check.name:<20}{check.about}{'' if check.essential else how}")
         return 0
     size: Size = options.size or ("full" if gpus() else "tiny")
     limit = options.limit or (EVERYTHING_LIMIT_S if options.everything else LIMIT_S)

@@ -61,8 +61,8 @@ class FsdpBackendConfig(Section):
     prefetch_layers: int = Field(
         1,
         ge=0,
-        description="Layers whose weights are gathered ahead while one computes; each takes the memory of a whole layer. "
-        "0 leaves the order to PyTorch. Of no effect where a worker holds the whole model.",
+        description="Layers whose weights are gathered ahead while one computes; each takes the memory of a whole "
+        "layer. 0 leaves the order to PyTorch. Of no effect where a worker holds the whole model.",
     )
     compile_layers: bool = Field(
         False,

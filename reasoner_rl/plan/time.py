@@ -17,8 +17,7 @@ from reasoner_rl.plan.setup import Model, Setup
 from reasoner_rl.plan.state import FLOAT32, state_of
 from reasoner_rl.plan.work import Lengths, Work, forward_flops
 
-# Of a forward pass's exchange among Megatron's tensor-parallel ranks: with keep_attention only the feed-forward's is made
-# again.
+# Of a forward pass's exchange among tensor-parallel ranks: with keep_attention Megatron repeats the feed-forward's.
 _RECOMPUTED_SHARE: dict[GradientCheckpointing, float] = {False: 0.0, True: 1.0, "keep_attention": 0.5}
 
 

@@ -1,4 +1,4 @@
-"""What of a decoder layer's activations is kept for backward, and what is computed again (arXiv 1604.06174, 2205.05198).
+"""What of a decoder layer's activations is kept for backward, and what is made again (arXiv 1604.06174, 2205.05198).
 
 With `model.gradient_checkpointing=true` a layer keeps its input and computes all else again. With ``keep_attention`` it
 also keeps what the attention operator made, its output and the normalisers of its softmax, so that backward computes

@@ -350,7 +350,7 @@ def train_on_one_of_many_ranks(
 
 
 class Reductions(TorchDispatchMode):
-    """Counts what FSDP2 has process groups reduce; what DTensors do, as for the gradient's norm, is another operator."""
+    """Counts what FSDP2 has process groups reduce; DTensors, as of the gradient's norm, call other operators."""
 
     def __init__(self) -> None:
         super().__init__()

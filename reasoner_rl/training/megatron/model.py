@@ -166,8 +166,8 @@ def has_fused_rope() -> bool:
     return rope_utils.fused_apply_rotary_pos_emb_thd is not None
 
 
-# By model.gradient_checkpointing. Megatron computes whole modules again: with keep_attention the feed-forward or the layer
-# of experts, and nothing of attention, norms included.
+# By model.gradient_checkpointing. Megatron computes whole modules again: with keep_attention the feed-forward, or the
+# layer of experts, and nothing of attention.
 _RECOMPUTE: dict[GradientCheckpointing, dict[str, Any]] = {
     False: {},
     True: {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},

@@ -186,7 +186,9 @@ def _measure_generation(pair: Pair) -> None:
     and the keys and values of every response so far.
     """
     context = pair.context
-    speed = 2e9 * float(copy_speeds(context.device, context.pick(1.0, 0.01))["copy_device_gb_per_s"])
+    copied = copy_speeds(context.device, context.pick(1.0, 0.01))["copy_device_gb_per_s"]
+    assert isinstance(copied, float)
+    speed = 2e9 * copied
     engine = pair.hybrid()
     pair.publish(engine)
     length = context.pick(512, 8)

@@ -242,11 +242,14 @@ ON_MANY_RANKS: dict[int, dict[str, tuple[str, dict[str, Any]]]] = {
     },
     4: {
         "hybrid-frozen": ("llama-untied", {"shard_ranks": 2, "freeze_first_fraction": 0.5}),
-        "hybrid-prefetch": ("qwen2-deep-tied", {"shard_ranks": 2, "prefetch_layers": 2}),
+        "hybrid-prefetch": (
+            "qwen2-deep-tied",
+            {"shard_ranks": 2, "prefetch_layers": 2, "gradient_checkpointing": "keep_attention"},
+        ),
     },
 }
-# Collectives over NCCL or gloo in one update of a rank's micro-batches, by case: groups of parameters (layers and the
-# root) that are reduced to shards in every pass, and those whose copies are summed, once.
+# Collectives of one update, by case: how many groups of parameters (layers and the root) are reduced to shards in every
+# micro-batch, and of how many the copies are added up, once.
 REDUCTIONS = {
     "sharded-adapters": (2, 0),
     "sharded-tied": (3, 0),

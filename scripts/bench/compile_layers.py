@@ -25,7 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from step_time import machine
+from step_time import be_quiet, machine
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -195,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = vars(parse(arguments))
     json_file, only, threads = (options.pop(name) for name in ("json", "only", "threads"))
+    be_quiet()
     torch.set_num_threads(threads)
     work = Work(**options)
     with tempfile.TemporaryDirectory() as folder:

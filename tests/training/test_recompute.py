@@ -91,6 +91,14 @@ def test_what_is_computed_again_changes_nothing(
     assert found["keep_attention"][2].products == found[True][2].products > plain.products
 
 
+def test_the_names_of_operators_are_pytorchs() -> None:
+    pytest.importorskip("torch.nn.attention.varlen")
+    for name in ATTENTION_OPERATORS:
+        namespace, _, operator = name.partition("::")
+        if namespace != "flash_attn":  # a package that is not installed here
+            assert getattr(getattr(torch.ops, namespace), operator).default.name() == name
+
+
 def test_other_choices_are_refused() -> None:
     with pytest.raises(ValidationError, match="keep_attention"):
         ModelConfig.model_validate({"path": "unused", "gradient_checkpointing": "keep_attn"})

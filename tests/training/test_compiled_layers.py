@@ -51,8 +51,8 @@ def test_compiled_layers_compute_what_eager_ones_do(
     eager = results(path, compiled=False)
     counters.clear()
     found = results(path, compiled=True, gradient_checkpointing="keep_attention")
-    # Four parts of a layer: without gradients, with them, and again in backward. Layers that are alike share them, and so
-    # do numbers of tokens.
+    # Four parts of a layer: without gradients, with them, and again in backward. Layers that are alike share them, and
+    # so do numbers of tokens.
     assert counters["stats"]["unique_graphs"] == 3 * 4
     assert found["norm"] == pytest.approx(eager["norm"], rel=1e-6)
     pairs: list[tuple[Tensor, Tensor]] = [(found[key], eager[key]) for key in ("before", "after")]

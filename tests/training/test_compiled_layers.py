@@ -43,6 +43,7 @@ def results(path: Path, *, compiled: bool, **model: Any) -> dict[str, Any]:
     return {"before": before, "after": after, "norm": norm, "weights": dict(backend.full_weights())}
 
 
+@pytest.mark.slow
 def test_compiled_layers_compute_what_eager_ones_do(
     tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

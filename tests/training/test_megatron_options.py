@@ -42,6 +42,7 @@ def test_one_queue_is_set_where_megatron_divides_layers_or_sequences() -> None:
     assert device_connections(load_recipe("dapo_qwen2.5_32b"), True, {}) == {}, "FSDP2"
 
 
+@pytest.mark.slow
 def test_options_do_not_change_what_is_computed(
     tiny_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ A check that needs a package which is not installed is skipped; the network is n
     python scripts/gpu_check.py                          5 minutes at most; exit status 0 if all is well, 1 if not
     python scripts/gpu_check.py --everything             12 minutes at most
     python scripts/gpu_check.py --only attention fsdp    some checks; --list names them
+    python scripts/gpu_check.py --only throughput --limit 1200   how fast training and generation are
     python scripts/gpu_check.py --size tiny              on a CPU
 
 Every figure is in the JSON file, with the machine, the versions and the end of the log of each check that failed.
@@ -49,7 +50,10 @@ class Check:
     about: str
     limit_s: float
     essential: bool = True  # runs by default; others with --everything or by name
+    group: str = ""  # of checks that run only where they or their group are named
 
+
+SPEED = "gpu_checks.throughput"
 
 # In order of importance: what is not reached within the limit is at the end.
 # fmt: off
@@ -77,6 +81,11 @@ CHECKS: tuple[Check, ...] = (
     Check("vllm-float32", "gpu_checks.engines", "vllm_float32", "vLLM in float32: gaps", 75, False),
     Check("dapo-optimizer", "gpu_checks.learning", "dapo_offload_optimizer", "DAPO, offload optimizer", 120, False),
     Check("dapo-none", "gpu_checks.learning", "dapo_offload_none", "DAPO, offload none", 120, False),
+    Check("throughput-options", SPEED, "options", "updates with each option, as ratios", 240, False, "throughput"),
+    Check("throughput-updates", SPEED, "updates", "MFU of updates of 0.5B and 1.5B", 240, False, "throughput"),
+    Check("throughput-embedded", SPEED, "generation", "embedded engine beside bandwidth", 150, False, "throughput"),
+    Check("throughput-vllm", SPEED, "generation_vllm", "vLLM beside bandwidth", 180, False, "throughput"),
+    Check("throughput-trl", SPEED, "beside_trl", "a step beside TRL's", 240, False, "throughput"),
 )
 # fmt: on
 
@@ -316,7 +325,7 @@ def table(results: dict[str, Result]) -> str:
     lines = []
     for name, result in results.items():
         details = result.reason or abbreviate(result.figures)
-        line = f"{name:<16}{result.verdict:<12}{result.seconds:>7.1f} s  {details}"
+        line = f"{name:<20}{result.verdict:<12}{result.seconds:>7.1f} s  {details}"
         lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
     return "\n".join(lines)
 
@@ -338,7 +347,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--only", nargs="+", metavar="NAME", default=[], help="run these checks, whether or not by default")
+    add("--only", nargs="+", metavar="NAME", default=[], help="run these checks or groups, by default or not")
     add("--skip", nargs="+", metavar="NAME", default=[], help="leave these checks out")
     add("--everything", action="store_true", help="also the checks that are not run by default")
     limits = f"default {LIMIT_S:.0f}, with --everything {EVERYTHING_LIMIT_S:.0f}"
@@ -349,8 +358,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--work", type=Path, metavar="FOLDER", help=kept)
     add("--list", action="store_true", help="list the checks and end")
     options = parser.parse_args(arguments)
+    known = list(dict.fromkeys([check.name for check in CHECKS] + [c.group for c in CHECKS if c.group]))
     for name in (*options.only, *options.skip):
-        if name not in (known := [check.name for check in CHECKS]):
+        if name not in known:
             from reasoner_rl.errors import did_you_mean
 
             parser.error(f"there is no check {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
@@ -379,12 +389,15 @@ def unwritable(place: Path | None, *, folder: bool) -> str | None:
 
 def choose(options: argparse.Namespace) -> list[Check]:
     """The checks to run, in order of importance."""
-    return [
-        check
-        for check in CHECKS
-        if check.name not in options.skip
-        and (check.name in options.only if options.only else check.essential or options.everything)
-    ]
+
+    def named(check: Check, names: Sequence[str]) -> bool:
+        return check.name in names or check.group in names
+
+    def by_default(check: Check) -> bool:
+        return check.essential or (options.everything and not check.group)
+
+    wanted = [check for check in CHECKS if not named(check, options.skip)]
+    return [check for check in wanted if (named(check, options.only) if options.only else by_default(check))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -393,7 +406,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(given)
     if options.list:
         for check in CHECKS:
-            print(f"{check.name:<16}{check.about}{'' if check.essential else ' (with --everything)'}")
+            how = f" (by name, or --only {check.group})" if check.group else " (with --everything)"
+            print(f"{check.name:<20}{check.about}{'' if check.essential else how}")
         return 0
     size: Size = options.size or ("full" if gpus() else "tiny")
     limit = options.limit or (EVERYTHING_LIMIT_S if options.everything else LIMIT_S)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from reasoner_rl.config.base import Section, UserPath, UserPathOrName
+
+GradientCheckpointing: TypeAlias = bool | Literal["keep_attention"]
 
 
 class LoraConfig(Section):
@@ -36,9 +38,11 @@ class ModelConfig(Section):
         "2.11), flash_attention_2 (that of flash-attn; a GPU and 16 bits), varlen_sdpa (anywhere), or auto: the first "
         "of them that can run on the device and with the model (its dropout of attention, its width of heads).",
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: GradientCheckpointing = Field(
         False,
-        description="Recompute each layer's activations in backward: less memory, about a third more time.",
+        description="Recompute each layer's activations in backward: less memory, about a third more time. "
+        "keep_attention: all but attention, whose output is kept: faster at long sequences, for the memory of one "
+        "number per token, layer and column of all query heads.",
     )
     freeze_first_fraction: float = Field(
         0.0,

@@ -58,6 +58,17 @@ class FsdpBackendConfig(Section):
         description="Workers that share one copy of weights, gradients and optimizer; copies are kept equal (HSDP). As "
         "few as hold it, best those of one machine. All workers if unset.",
     )
+    prefetch_layers: int = Field(
+        1,
+        ge=0,
+        description="Layers whose weights are gathered ahead while one computes; each takes the memory of a whole "
+        "layer. 0 leaves the order to PyTorch. Of no effect where a worker holds the whole model.",
+    )
+    compile_layers: bool = Field(
+        False,
+        description="Compile the decoder layers with torch.compile, attention excepted. The first update then takes "
+        "minutes longer, and again where a run is resumed without PyTorch's cache of compiled code.",
+    )
 
     def data_parallel_size(self, ranks: int) -> int:
         """Into how many shares a batch is divided: one per worker."""

@@ -15,8 +15,9 @@ numbers. Norms of queries and keys, as in Qwen3, add 2 (A + K) with FSDP2 in flo
 the others. In a mixture of experts that sends a token to k of them F is k times the width of one, and the experts'
 copies of the token add 2 k H with FSDP2, which keeps their outputs too, and k H with Megatron. What is in float32 was
 compared with the tensors that autograd saves on a CPU; the others are read off the code. With gradient checkpointing
-it saves H, and one layer's are made again at a time. Tensor and sequence parallelism divide all of it by
-tensor_parallel, context parallelism by context_parallel.
+it saves H, and one layer's are made again at a time; where attention's output is kept, FSDP2 saves H + A, and Megatron
+all but what is of the feed-forward or of experts. Tensor and sequence parallelism divide all of it by tensor_parallel,
+context parallelism by context_parallel.
 """
 
 from __future__ import annotations
@@ -38,19 +39,44 @@ class Activations:
 
 def layer_numbers(setup: Setup, architecture: Architecture) -> int:
     """Numbers that a token of one layer saves for backward: see the table above."""
+    return _attention_numbers(setup, architecture) + _feed_forward_numbers(setup, architecture)
+
+
+def _attention_numbers(setup: Setup, architecture: Architecture) -> int:
+    """Those of attention and of both norms."""
     hidden, queries, keys = architecture.hidden, architecture.query_width, architecture.kv_width
-    wide = architecture.feed_forward
     normed = queries + keys if architecture.normed_heads else 0
-    copies = architecture.expert_copies
     copied = setup.element == 4  # varlen_sdpa and Megatron's local attention give every head its own keys
     if setup.megatron is None:
         if copied:
-            return 6 * hidden + 5 * queries + 2 * normed + 4 * wide + 2 * copies
-        return 8 * hidden + 2 * (queries + keys) + 3 * normed + 4 * wide + 2 * copies
+            return 6 * hidden + 5 * queries + 2 * normed
+        return 8 * hidden + 2 * (queries + keys) + 3 * normed
     if setup.hardware.on_cpu or setup.megatron.layers == "local":
         attention = 5 * queries if copied else 3 * queries + 2 * keys
-        return (6 if copied else 4) * hidden + attention + 3 * normed + 5 * wide + copies
-    return 4 * hidden + 2 * (queries + keys) + normed + 3 * wide + copies
+        return (6 if copied else 4) * hidden + attention + 3 * normed
+    return 4 * hidden + 2 * (queries + keys) + normed
+
+
+def _feed_forward_numbers(setup: Setup, architecture: Architecture) -> int:
+    """Those of the feed-forward, or of the experts that a token is sent to."""
+    wide, copies = architecture.feed_forward, architecture.expert_copies
+    if setup.megatron is None:
+        return 4 * wide + 2 * copies
+    local = setup.hardware.on_cpu or setup.megatron.layers == "local"
+    return (5 if local else 3) * wide + copies
+
+
+def kept_and_recomputed(setup: Setup, architecture: Architecture) -> tuple[int, int]:
+    """Numbers per token that a layer keeps until its backward pass, and those that it makes again for it."""
+    layer, checkpointing = layer_numbers(setup, architecture), setup.config.model.gradient_checkpointing
+    if checkpointing is False:
+        return layer, 0
+    if checkpointing is True:
+        return architecture.hidden, layer
+    if setup.megatron is None:
+        return architecture.hidden + architecture.query_width, layer - architecture.query_width
+    again = _feed_forward_numbers(setup, architecture)
+    return layer - again, again
 
 
 def activations(setup: Setup, architecture: Architecture) -> Activations:
@@ -61,14 +87,14 @@ def activations(setup: Setup, architecture: Architecture) -> Activations:
         layers = layers // megatron.pipeline_parallel
         layers = layers // megatron.virtual_stages  # of one of the rank's chunks
         flight = _chunks_in_flight(megatron.pipeline_parallel, megatron.virtual_stages, setup.micro_batches)
-    layer = tokens * layer_numbers(setup, architecture) * setup.element // divided
+    kept, again = (
+        tokens * numbers * setup.element // divided for numbers in kept_and_recomputed(setup, architecture)
+    )
     border = tokens * architecture.hidden * setup.element // divided
     # The gradients of what a layer computes: at its widest, those of gate, SiLU, up and their product.
     wide = 2 * (architecture.feed_forward + architecture.hidden + architecture.expert_copies)
     widest = tokens * wide * setup.element // divided
-    if setup.config.model.gradient_checkpointing:
-        return Activations(flight * layers * border, layer + widest, widest + 3 * border)
-    return Activations(flight * layers * layer, widest, widest + 3 * border)
+    return Activations(flight * layers * kept, again + widest, widest + 3 * border)
 
 
 def _chunks_in_flight(stages: int, chunks: int, micro_batches: int) -> int:

@@ -44,7 +44,9 @@ def changes(setup: Setup) -> Iterator[str]:
             yield "training.offload=optimizer"
         if config.training.offload != "all":
             yield "training.offload=all"
-    if not config.model.gradient_checkpointing:
+    if config.model.gradient_checkpointing is False:
+        yield "model.gradient_checkpointing=keep_attention"
+    if config.model.gradient_checkpointing is not True:
         yield "model.gradient_checkpointing=true"
     if config.training.logprob_chunk_tokens > 256:
         yield "training.logprob_chunk_tokens=256"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reasoner_rl.config.training import MegatronBackendConfig
+from reasoner_rl.config.training import FsdpBackendConfig, MegatronBackendConfig
 from reasoner_rl.plan.architecture import Architecture
 from reasoner_rl.plan.setup import Model, Setup
 
@@ -41,15 +41,20 @@ def state_of(setup: Setup, model: Model) -> State:
 
 
 def _fsdp(setup: Setup, model: Model) -> State:
-    """Float32 shards. The embeddings stay whole during a pass, and of layers two, the present one and the next.
+    """Float32 shards. The embeddings stay whole during a pass, and of layers the present one and those gathered ahead.
 
     A rank that shares with no other keeps the whole copy in model.dtype between forward and backward.
     """
     architecture, sharing, element = model.architecture, setup.sharing, setup.element
-    reshard = getattr(setup.config.training.backend, "reshard_after_forward", "auto")
+    backend = setup.config.training.backend
+    assert isinstance(backend, FsdpBackendConfig)
+    reshard = backend.reshard_after_forward
+    whole_layers = 1 + max(1, backend.prefetch_layers)  # PyTorch itself gathers one ahead
     root = architecture.embedding_parameters
     layer = architecture.layer_parameters // architecture.layers
-    gathered = root + 2 * layer if (sharing > 1 if reshard == "auto" else reshard) else model.parameters
+    gathered = (
+        root + whole_layers * layer if (sharing > 1 if reshard == "auto" else reshard) else model.parameters
+    )
     reduced = model.trained * FLOAT32
     largest = max(root, layer) if model.trained == model.parameters else 0
     return State(

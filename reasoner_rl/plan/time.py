@@ -10,11 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.model import GradientCheckpointing
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.plan.cache import embedded_rows, kv_bytes, vllm_concurrency
 from reasoner_rl.plan.setup import Model, Setup
 from reasoner_rl.plan.state import FLOAT32, state_of
 from reasoner_rl.plan.work import Lengths, Work, forward_flops
+
+# Of a forward pass's exchange among tensor-parallel ranks: with keep_attention Megatron repeats the feed-forward's.
+_RECOMPUTED_SHARE: dict[GradientCheckpointing, float] = {False: 0.0, True: 1.0, "keep_attention": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def _training(
     micro_batches = max(updates if trained else 1, tokens / setup.replicas / setup.micro_batch_tokens)
     if (megatron := setup.megatron) is None:
         return max(computing, _gathering(setup, model, micro_batches, trained, efficiency))
-    passes = (3 if trained else 1) + (1 if trained and setup.config.model.gradient_checkpointing else 0)
+    passes = (3 + _RECOMPUTED_SHARE[setup.config.model.gradient_checkpointing]) if trained else 1.0
     own = tokens / setup.replicas / megatron.context_parallel
     architecture = model.architecture
     # Sequence parallelism gathers and scatters each of attention and feed-forward once in a pass.
@@ -128,10 +132,11 @@ def _training(
 def _gathering(
     setup: Setup, model: Model, micro_batches: float, trained: bool, efficiency: Efficiency
 ) -> float:
-    """Seconds of FSDP2's collectives, in every micro-batch.
+    """Seconds of FSDP2's collectives.
 
-    Weights in forward and backward passes and float32 gradients in backward, among the ranks that share them; then the
-    sum of a shard's gradients over the copies of the model, which a rank sends and receives once each.
+    In every micro-batch weights in forward and backward passes and float32 gradients in backward, among the ranks that
+    share them; once per update the sum of a shard's gradients over the copies of the model, which a rank sends and
+    receives once each.
     """
     gathered = reduced = 0.0
     gradients = model.trained * FLOAT32 if trained else 0
@@ -142,7 +147,7 @@ def _gathering(
         one_machine = setup.ranks == setup.ranks_per_machine
         rate = setup.hardware.peer_bandwidth if one_machine else setup.hardware.network_bandwidth
         reduced = 2 * (1 - 1 / copies) * gradients / setup.sharing / rate
-    return micro_batches * (gathered + reduced) / efficiency.links
+    return (micro_batches * gathered + _updates(setup) * reduced) / efficiency.links
 
 
 def _updates(setup: Setup) -> int:

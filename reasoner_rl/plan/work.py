@@ -72,8 +72,27 @@ def assumed_lengths(setup: Setup, prompt: float | None = None, response: float |
 
 def forward_flops(architecture: Architecture, context: float) -> float:
     """Operations of a forward pass per token that looks at ``context`` tokens on average."""
-    attention = 4 * architecture.layers * architecture.query_width * context
-    return 2 * architecture.multiplied_parameters + attention
+    return 2 * architecture.multiplied_parameters + attention_flops(architecture, context)
+
+
+def attention_flops(architecture: Architecture, context: float) -> float:
+    """Those of the attention operator alone."""
+    return 4 * architecture.layers * architecture.query_width * context
+
+
+def recomputed_flops(setup: Setup, architecture: Architecture, context: float) -> float:
+    """Operations per token that gradient checkpointing makes again.
+
+    Where attention is kept, FSDP2 makes all else again, and Megatron the three products of the feed-forward.
+    """
+    checkpointing = setup.config.model.gradient_checkpointing
+    if checkpointing is False:
+        return 0.0
+    if checkpointing is True:
+        return forward_flops(architecture, context)
+    if setup.megatron is None:
+        return 2.0 * architecture.multiplied_parameters
+    return 2.0 * 3 * architecture.layers * architecture.hidden * architecture.feed_forward
 
 
 def plan_work(setup: Setup, lengths: Lengths) -> Work:
@@ -87,10 +106,11 @@ def plan_work(setup: Setup, lengths: Lengths) -> Work:
         if is_asked(setup, model):
             passes.append(Pass(f"logprobs or values, {model.role}", tokens, forward))
         if model.trained:
-            # Frozen weights have no gradient of their own; checkpointing computes the forward pass again.
+            # Frozen weights have no gradient of their own.
             share = model.trained / model.parameters
-            times = 2 + share + (1 if setup.config.model.gradient_checkpointing else 0)
-            passes.append(Pass(f"update, {model.role}", epochs * tokens, epochs * times * forward))
+            again = tokens * recomputed_flops(setup, model.architecture, lengths.sequence / 2)
+            flops = epochs * ((2 + share) * forward + again)
+            passes.append(Pass(f"update, {model.role}", epochs * tokens, flops))
     policy = setup.policy.architecture
     read, drawn = prompts * lengths.prompt, generated * lengths.response
     return Work(

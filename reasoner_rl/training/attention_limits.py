@@ -10,6 +10,7 @@ from torch import nn
 from reasoner_rl.errors import UserError
 
 WIDEST_FLASH_HEAD = 256  # of both flash kernels
+FLASH_HEAD_MULTIPLE = 8  # of PyTorch's, which pads only where scaled_dot_product_attention calls it
 # What some models (Gemma 2, gpt-oss) pass to change the scores, and scaled dot-product attention would ignore.
 _UNSUPPORTED = ("softcap", "s_aux")
 
@@ -34,12 +35,17 @@ def varlen_problem(config: Any) -> str | None:
     if (dropout := attention_dropout(config)) > 0:
         return f"dropout {dropout:g} of attention, which the kernel does not do"
     for keys, values in sorted(head_widths(config)):
-        if keys != values or keys > WIDEST_FLASH_HEAD:
-            return (
-                f"heads of widths {keys} (keys) and {values} (values), and the kernel does one width up to "
-                f"{WIDEST_FLASH_HEAD}"
-            )
+        if not fits_varlen(keys, values):
+            return f"heads of widths {keys} (keys) and {values} (values), and the kernel does {VARLEN_WIDTHS}"
     return None
+
+
+VARLEN_WIDTHS = f"one width, a multiple of {FLASH_HEAD_MULTIPLE} up to {WIDEST_FLASH_HEAD}"
+
+
+def fits_varlen(keys: int, values: int) -> bool:
+    """Whether `torch_varlen` can attend with heads of these widths."""
+    return keys == values and keys <= WIDEST_FLASH_HEAD and keys % FLASH_HEAD_MULTIPLE == 0
 
 
 def check_scores(attention: str, module: nn.Module, arguments: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
+from reasoner_rl.training.compiled_layers import compile_layers
 from reasoner_rl.training.device import CopyStream, default_device
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.gather import Transfer, gather_shards
@@ -94,6 +95,7 @@ class FsdpBackend:
         self._temperature, self._entropy_gradient = temperature, entropy_gradient
         self._head, self._unused_ids = head, unused_ids
         self._world_size = dist.get_world_size()
+        self._sharing = backend.shard_ranks or self._world_size  # ranks that share one copy of the model
         self._trained = not frozen
         self._copies = CopyStream(self.device)
         self._policy = self._build(model, backend)
@@ -124,7 +126,7 @@ class FsdpBackend:
         return policy
 
     def _shard(self, policy: Policy | Critic, config: FsdpBackendConfig) -> Policy | Critic:
-        sharing = config.shard_ranks or self._world_size
+        sharing = self._sharing
         if sharing == self._world_size:
             mesh = init_device_mesh(self.device.type, (sharing,))
         else:  # equal copies of the model, each on `sharing` ranks
@@ -135,12 +137,18 @@ class FsdpBackend:
         options: dict[str, Any] = {"mesh": mesh}
         if dtype is not torch.float32:
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        for layer in decoder_layers(policy.model):
+        layers = [
             fully_shard(layer, reshard_after_forward=reshard, **options)
+            for layer in decoder_layers(policy.model)
+        ]
+        if sharing > 1:
+            _prefetch(layers, config.prefetch_layers)
         if isinstance(policy, Critic):  # in float32, whatever the rest is
             fully_shard(policy.head, mesh=mesh, reshard_after_forward=False)
         # The root (embeddings, last norm, head) is needed again as soon as backward begins, so it stays whole.
         fully_shard(policy, reshard_after_forward=False, **options)
+        if config.compile_layers:
+            compile_layers(policy.model, policy.attention)
         return policy
 
     @torch.no_grad()
@@ -205,9 +213,18 @@ class FsdpBackend:
         return merge([*parts, {"train/grad_norm": mean(gradient_norm), "train/lr": mean(rate)}])
 
     def _sync_gradients(self, *, last: bool) -> None:
-        # On one rank a full gradient is no larger than the shard, so it is reduced once an update.
-        if self._world_size == 1 and isinstance(self._policy, FSDPModule):
+        """Say what is communicated of the gradients of the next backward pass, the ``last`` of an update or not.
+
+        Where a rank holds the whole model, a gradient is no larger than the shard, so all is added up locally until the
+        last pass. Elsewhere every pass reduces to shards, because whole gradients would not fit, and copies of the
+        model (HSDP) add theirs up in the last. Every pass waits for its reductions (FSDP2's is_last_backward): else the
+        whole gradient of the embeddings would be kept through the next forward pass.
+        """
+        assert isinstance(self._policy, FSDPModule)
+        if self._sharing == 1:
             self._policy.set_requires_gradient_sync(last)
+        else:
+            self._policy.set_requires_all_reduce(last)
 
     def _clip_gradients(self) -> float:
         gradients = [p.grad for p in self._policy.parameters() if p.grad is not None]
@@ -341,6 +358,18 @@ class FsdpBackend:
     def export_hf(self, folder: Path) -> None:
         """See TrainBackend. Written by rank 0 in ``model.dtype``; every rank must call it."""
         write_checkpoint(folder, self._model_config, self.full_weights(), self._head)
+
+
+def _prefetch(layers: Sequence[FSDPModule], count: int) -> None:
+    """Let each layer, before it computes, begin to gather the weights of the ``count`` that follow it.
+
+    With 0 the order is FSDP2's own: no layer in forward, and in backward the one that is computed next.
+    """
+    if count == 0:
+        return
+    for index, layer in enumerate(layers):
+        layer.set_modules_to_forward_prefetch(list(layers[index + 1 : index + 1 + count]))
+        layer.set_modules_to_backward_prefetch(list(layers[max(0, index - count) : index])[::-1])
 
 
 def _give_storage(policy: Policy | Critic, device: torch.device) -> None:

@@ -17,6 +17,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.tokenizer import require_folder, text_config
 from reasoner_rl.training.attention import can_share_prompts, choose_attention, packed_arguments
 from reasoner_rl.training.backend import Head, path_key
+from reasoner_rl.training.recompute import checkpoint_activations
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.training.token_logprobs import token_logprobs
 from reasoner_rl.types import MicroBatch, TokenOutputs
@@ -145,8 +146,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig) -> None:
     freeze_first_layers(model, config.freeze_first_fraction)
     if config.lora is not None:
         add_lora(model, config.lora)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_activations(model, config.gradient_checkpointing)
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reasoner_rl.errors import UserError
-from reasoner_rl.training.attention_limits import WIDEST_FLASH_HEAD, check_scores, check_window
+from reasoner_rl.training.attention_limits import VARLEN_WIDTHS, check_scores, check_window, fits_varlen
 from reasoner_rl.training.shared_prompts import SharedPrompts
 
 TORCH_VARLEN = "reasoner_rl_torch_varlen"
@@ -71,10 +71,10 @@ def torch_varlen(
             "torch_varlen needs the keyword packed_bounds: it attends within packed sequences only"
         )
     check_window("torch_varlen", packed_bounds.longest_key, sliding_window)
-    if dropout > 0 or value.shape[-1] != query.shape[-1] or query.shape[-1] > WIDEST_FLASH_HEAD:
+    if dropout > 0 or not fits_varlen(query.shape[-1], value.shape[-1]):
         raise UserError(
-            "model.attention=torch_varlen has no dropout of attention and one width of heads up to "
-            f"{WIDEST_FLASH_HEAD}; {type(module).__name__} has dropout {dropout:g}, widths {query.shape[-1]} and "
+            f"model.attention=torch_varlen has no dropout of attention and {VARLEN_WIDTHS} of heads; "
+            f"{type(module).__name__} has dropout {dropout:g}, widths {query.shape[-1]} and "
             f"{value.shape[-1]}: use model.attention=varlen_sdpa"
         )
     flat = [part[0].transpose(0, 1) for part in (query, key, value)]
@@ -98,7 +98,14 @@ def has_kernel(device: torch.device) -> bool:
     """Whether this PyTorch has the kernel and the device can run it."""
     if device.type != "cuda" or torch.version.cuda is None:
         return False
-    return _kernel()[0] is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    built = _kernel()[0] is not None and torch.backends.cuda.is_flash_attention_available()
+    return built and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def can_attend(query: Tensor, value: Tensor) -> bool:
+    """Whether the kernel does heads of these tensors' last dimension, in their number format, on their device."""
+    widths = fits_varlen(query.shape[-1], value.shape[-1])
+    return widths and query.dtype is not torch.float32 and has_kernel(query.device)
 
 
 @cache

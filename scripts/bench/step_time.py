@@ -36,7 +36,7 @@ from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from reasoner_rl.config.recipes import OnlineConfig
@@ -65,6 +65,8 @@ class Work:
     threads: int
     seed: int
     micro_batch_tokens: int  # of reasoner_rl
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]  # of passes; master weights of both sides are float32
 
     def prompt_texts(self) -> list[str]:
         """Sums of 7 to 9 digits, about 20 tokens, for all steps."""
@@ -124,7 +126,7 @@ def our_recipe(work: Work, folder: Path) -> OnlineConfig:
     return OnlineConfig.model_validate(
         {
             "run": {"output_dir": folder, "steps": work.steps + 1, "seed": work.seed},
-            "model": {"path": str(folder)},
+            "model": {"path": str(folder), "dtype": work.dtype},
             "data": {"train": {"path": folder / "none.jsonl"}, "prompts": {"max_tokens": 64}},
             "rollout": {
                 "responses_per_prompt": work.responses,
@@ -287,8 +289,8 @@ def trl_arguments(config_class: Any, work: Work, folder: Path, device_batch: int
         weight_decay=0.0,
         max_grad_norm=GRAD_CLIP,
         lr_scheduler_type="constant",
-        use_cpu=True,
-        bf16=False,
+        use_cpu=work.device == "cpu",
+        bf16=work.dtype == "bfloat16",
         gradient_checkpointing=False,
         dataloader_num_workers=0,
         logging_strategy="no",
@@ -379,6 +381,8 @@ def add_work_arguments(parser: argparse.ArgumentParser, steps: int) -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, prompts, sampling (default 0)")
     parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="of reasoner_rl (default 8192)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where both sides run")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of passes")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -401,6 +405,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work = Work(**options)
     os.environ["OMP_NUM_THREADS"] = str(work.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if work.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         parameters = in_fresh_interpreter(make_checkpoint, work, folder)

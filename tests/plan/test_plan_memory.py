@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reasoner_rl.batching.plan import plan_mini_batch
 from reasoner_rl.config.load import load_recipe
-from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.model import GradientCheckpointing, ModelConfig
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig
 from reasoner_rl.config.training import FsdpBackendConfig, TrainingConfig
 from reasoner_rl.metrics import Metrics
-from reasoner_rl.plan.activations import activations, layer_numbers
+from reasoner_rl.plan.activations import activations, kept_and_recomputed, layer_numbers
 from reasoner_rl.plan.architecture import read_architecture
 from reasoner_rl.plan.cache import vllm_concurrency
 from reasoner_rl.plan.hardware import GIB, hardware
@@ -26,6 +27,7 @@ from reasoner_rl.plan.problems import problems
 from reasoner_rl.plan.setup import Setup, make_setup
 from reasoner_rl.plan.state import state_of
 from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
+from reasoner_rl.training.recompute import ATTENTION_OPERATORS
 from reasoner_rl.types import MicroBatch, TokenOutputs, TrainSample
 
 P32 = 32_763_876_352  # Qwen2.5-32B
@@ -134,10 +136,10 @@ def test_every_model_has_its_turns() -> None:
     assert dpo == ["update policy"]  # the reference's logprobs are precomputed
 
 
-def saved_bytes(path: Path, lengths: list[int]) -> int:
+def saved_bytes(path: Path, lengths: list[int], checkpointing: GradientCheckpointing = False) -> int:
     """Bytes of the tensors that one micro-batch of these responses has saved when the loss is made."""
     single_process_group()
-    model = ModelConfig(path=str(path), gradient_checkpointing=False)
+    model = ModelConfig(path=str(path), gradient_checkpointing=checkpointing)
     backend = FsdpBackend(
         model, TrainingConfig(), FsdpBackendConfig(), temperature=1.0, total_updates=1, updates_per_step=1
     )
@@ -152,9 +154,24 @@ def saved_bytes(path: Path, lengths: list[int]) -> int:
         at_loss.append(sum(saved.values()))
         return outputs.logprobs.mean(), {}
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), KeptAttention(note):
         backend.update(plan_mini_batch([response(n, i) for i, n in enumerate(lengths)], 10**6, 1000), loss)
     return at_loss[0]
+
+
+class KeptAttention(TorchDispatchMode):
+    """Notes the outputs that selective checkpointing keeps outside of autograd's saved tensors."""
+
+    def __init__(self, note: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func.name() in ATTENTION_OPERATORS:
+            for tensor in made:
+                self._note(tensor)
+        return made
 
 
 def response(tokens: int, number: int) -> TrainSample:
@@ -188,6 +205,32 @@ def test_activations_are_what_autograd_saves(
     # Besides: a number per token and norm, one per token and head, and the router's.
     assert (saved[0] - saved[1]) / 2 == pytest.approx(150 * numbers * 4, rel=0.05)
     assert activations(setup, setup.policy.architecture).saved == 4 * 300 * numbers * 4
+
+
+def test_attention_that_is_kept_is_saved_beside_the_borders(tiny_checkpoint: Callable[[str], Path]) -> None:
+    """H + A numbers per token, and besides one per head, the normaliser of its softmax."""
+    path, shallow = tiny_checkpoint("qwen2-deep-untied"), tiny_checkpoint("qwen2-untied")
+    saved = [
+        saved_bytes(path, lengths, "keep_attention") - saved_bytes(shallow, lengths, "keep_attention")
+        for lengths in ([148, 148], [148])
+    ]
+    assert saved[0] - saved[1] == 2 * 150 * (32 + 32 + 4) * 4
+    setup = a_run(path, gradient_checkpointing="keep_attention")
+    every = layer_numbers(setup, setup.policy.architecture)
+    assert kept_and_recomputed(setup, setup.policy.architecture) == (32 + 32, every - 32)
+    assert activations(setup, setup.policy.architecture).saved == 4 * 300 * (32 + 32) * 4
+    # Megatron makes the feed-forward again, whose five parts of 64 are not kept.
+    megatron = a_run(path, gradient_checkpointing="keep_attention", backend="megatron")
+    assert kept_and_recomputed(megatron, megatron.policy.architecture) == (6 * 32 + 5 * 32, 5 * 64)
+
+
+def test_layers_that_are_gathered_ahead_are_whole_meanwhile() -> None:
+    states = []
+    for count in (0, 1, 3):
+        setup = setup_of("dapo_qwen2.5_32b", f"training.backend.prefetch_layers={count}")
+        states.append(state_of(setup, setup.policy).gathered)
+    layer = 2 * 5120 * 5120 + 2 * 5120 * 1024 + 3 * 5120 * 27648 + 5120 + 2 * 1024 + 2 * 5120
+    assert states == [states[0], states[0], states[0] + 2 * 2 * layer]
 
 
 def test_interleaved_stages_hold_more_than_plain_ones() -> None:
@@ -245,7 +288,7 @@ def test_a_critic_has_no_output_embedding() -> None:
     assert tied[0].parameters == tied[1].parameters
 
 
-def a_run(path: Path, **model: Any) -> Setup:
+def a_run(path: Path, backend: str = "fsdp", **model: Any) -> Setup:
     """Two sequences of 150 tokens in one micro-batch, on a CPU."""
     config = OnlineConfig.model_validate(
         {
@@ -255,6 +298,7 @@ def a_run(path: Path, **model: Any) -> Setup:
             "rollout": {"responses_per_prompt": 2, "sampling": {"max_response_tokens": 148}},
             "algorithm": {"kind": "grpo"},
             "batch": {"prompts_per_step": 1, "prompts_per_update": 1, "micro_batch_tokens": 300},
+            "training": {"backend": {"kind": backend}},
         }
     )
     return make_setup(config, hardware("cpu"), read)

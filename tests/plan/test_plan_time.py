@@ -12,7 +12,7 @@ from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.plan.architecture import read_architecture
 from reasoner_rl.plan.hardware import HARDWARE, hardware
 from reasoner_rl.plan.setup import Setup, make_setup
-from reasoner_rl.plan.time import Efficiency, decode_step_seconds, plan_time
+from reasoner_rl.plan.time import Efficiency, _gathering, decode_step_seconds, plan_time
 from reasoner_rl.plan.work import Lengths, forward_flops, plan_work
 
 MULTIPLIED = 31_985_303_552  # of Qwen2.5-32B: all but the input embedding and the last norm
@@ -40,6 +40,30 @@ def test_operations_of_the_32b_step() -> None:
     assert work.generated_tokens == 1536 * 16 * 3800  # three times as many are in flight as are trained on
     assert work.prefill_flops == pytest.approx(1536 * 200 * (2 * MULTIPLIED + 4 * 64 * 5120 * 100))
     assert work.flops == pytest.approx(5 * forward + work.prefill_flops + work.decode_flops)
+
+
+def test_attention_that_is_kept_is_not_computed_again() -> None:
+    """Three passes, and one again: of the products with FSDP2, of those of the feed-forward with Megatron."""
+    lengths, tokens = Lengths(200, 3800), 512 * 16 * 4000
+    for recipe, again in (
+        ("dapo_qwen2.5_32b", 2 * MULTIPLIED),
+        ("dapo_qwen2.5_32b_megatron", 2 * 64 * 3 * 5120 * 27648),
+    ):
+        work = plan_work(setup_of(recipe, "model.gradient_checkpointing=keep_attention"), lengths)
+        forward, update = work.passes[0].flops, work.passes[1].flops
+        assert update == pytest.approx(3 * forward + tokens * again)
+
+
+def test_copies_of_the_model_add_up_once_per_update() -> None:
+    """Where links are slow, twice the micro-batches take twice as long to gather and no longer to add up copies."""
+    slow = dataclasses.replace(Efficiency(), links=1e-3)
+    setup = setup_of("dapo_qwen2.5_32b")
+    [model] = setup.models
+    one, two, four = (_gathering(setup, model, 16 * count, True, slow) for count in (1, 2, 4))
+    assert four - two == pytest.approx(2 * (two - one))
+    copies = setup.ranks // setup.sharing
+    summed = 2 * (1 - 1 / copies) * model.trained * 4 / setup.sharing / setup.hardware.network_bandwidth
+    assert 2 * one - two == pytest.approx(16 * summed / 1e-3)
 
 
 def test_frozen_weights_have_no_gradient_of_their_own() -> None:

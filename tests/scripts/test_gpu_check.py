@@ -178,7 +178,10 @@ def test_a_wrong_command_line_is_told_before_any_check_runs(
 
 
 def test_which_checks_run(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = tuple(gpu_check.Check(name, "", "", "", 1, name != "extra") for name in ("one", "extra", "two"))
+    checks = tuple(
+        gpu_check.Check(name, "", "", "", 1, name in ("one", "two"), "fast" if name[:4] == "fast" else "")
+        for name in ("one", "extra", "two", "fast-1", "fast-2")
+    )
     monkeypatch.setattr(gpu_check, "CHECKS", checks)
 
     def chosen(*arguments: str) -> list[str]:
@@ -188,6 +191,8 @@ def test_which_checks_run(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch
     assert chosen("--everything") == ["one", "extra", "two"]
     assert chosen("--only", "two", "extra") == ["extra", "two"]
     assert chosen("--everything", "--skip", "one") == ["extra", "two"]
+    assert chosen("--only", "fast", "one") == ["one", "fast-1", "fast-2"]
+    assert chosen("--only", "fast", "--skip", "fast-1") == ["fast-2"]
 
 
 def test_the_environment_of_a_check(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

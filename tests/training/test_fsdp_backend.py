@@ -16,6 +16,7 @@ from parity import CLIP_HIGHER, EPS, TRAINING, make_samples, plain_loss
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.multiprocessing.spawn import spawn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from reasoner_rl.batching.plan import BatchLimits, plan_mini_batch, plan_shares
@@ -37,7 +38,8 @@ def make_backend(path: Path, **changes: Any) -> FsdpBackend:
     torch.manual_seed(0)  # new adapters
     model = {key: changes.pop(key) for key in list(changes) if key in ModelConfig.model_fields}
     backend = FsdpBackendConfig(
-        shard_ranks=min(changes.pop("shard_ranks", dist.get_world_size()), dist.get_world_size())
+        shard_ranks=min(changes.pop("shard_ranks", dist.get_world_size()), dist.get_world_size()),
+        prefetch_layers=changes.pop("prefetch_layers", 1),
     )
     options = {"temperature": 0.7, "total_updates": 10, "updates_per_step": 1, **changes}
     return FsdpBackend(ModelConfig(path=str(path), **model), TRAINING, backend, **options)
@@ -235,11 +237,26 @@ def test_persistent_buffers_are_streamed_and_exported(tmp_path: Path) -> None:
 # By ranks, and by name: the model, and what is changed of the backend.
 ON_MANY_RANKS: dict[int, dict[str, tuple[str, dict[str, Any]]]] = {
     2: {
-        "sharded-adapters": ("llama-untied", {"lora": LoraConfig(rank=2)}),
+        "sharded-adapters": ("llama-untied", {"lora": LoraConfig(rank=2), "prefetch_layers": 0}),
         "sharded-tied": ("qwen2-tied", {}),
         "replicated": ("qwen2-tied", {"shard_ranks": 1}),
     },
-    4: {"hybrid-frozen": ("llama-untied", {"shard_ranks": 2, "freeze_first_fraction": 0.5})},
+    4: {
+        "hybrid-frozen": ("llama-untied", {"shard_ranks": 2, "freeze_first_fraction": 0.5}),
+        "hybrid-prefetch": (
+            "qwen2-deep-tied",
+            {"shard_ranks": 2, "prefetch_layers": 2, "gradient_checkpointing": "keep_attention"},
+        ),
+    },
+}
+# Collectives of one update, by case: how many groups of parameters (layers and the root) are reduced to shards in every
+# micro-batch, and of how many the copies are added up, once.
+REDUCTIONS = {
+    "sharded-adapters": (2, 0),
+    "sharded-tied": (3, 0),
+    "replicated": (0, 3),
+    "hybrid-frozen": (2, 2),
+    "hybrid-prefetch": (5, 5),
 }
 
 
@@ -275,6 +292,8 @@ def test_many_ranks_give_the_result_of_one(
     for rank in range(ranks):
         result = torch.load(folder / f"rank_{rank}.pt")
         assert result["norms"] == pytest.approx(norms, rel=1e-5)
+        assert result["micro_batches"] > 1
+        assert result["reductions"] == REDUCTIONS[case]
         for key, tensor in alone.full_weights():
             torch.testing.assert_close(result["weights"][key], tensor, atol=1e-6, rtol=0, msg=key)
         for key, tensor in result["resumed"].items():
@@ -307,7 +326,8 @@ def train_on_one_of_many_ranks(
     loss = partial(policy_loss, config=CLIP_HIGHER)
     mine = plan_shares(make_samples(100), BatchLimits(1, 64), ranks)[rank].pack()
     backend = make_backend(path, **changes)
-    norms = [values(backend.update(mine, loss))["train/grad_norm"]]
+    with Reductions() as counted:
+        norms = [values(backend.update(mine, loss))["train/grad_norm"]]
     if rank == 0:
         (folder / "checkpoint").mkdir(parents=True)
     dist.barrier()
@@ -318,6 +338,8 @@ def train_on_one_of_many_ranks(
     resumed.update(mine, loss)
     result: dict[str, Any] = {
         "norms": norms,
+        "reductions": (counted.to_shards / len(mine.micro_batches), counted.of_copies),
+        "micro_batches": len(mine.micro_batches),
         "weights": dict(backend.full_weights()),
         "resumed": dict(resumed.full_weights()),
         "logprobs": by_sample(mine, backend.logprobs(mine.micro_batches)),
@@ -331,6 +353,19 @@ def train_on_one_of_many_ranks(
         base = make_backend(path, frozen=True)
         result["base"] = by_sample(mine, base.logprobs(mine.micro_batches))
     torch.save(result, folder / f"rank_{rank}.pt")
+
+
+class Reductions(TorchDispatchMode):
+    """Counts what FSDP2 has process groups reduce; DTensors, as of the gradient's norm, call other operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_shards = self.of_copies = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.to_shards += func is torch.ops.c10d._reduce_scatter_base_.default
+        self.of_copies += func is torch.ops.c10d.allreduce_.default
+        return func(*args, **(kwargs or {}))
 
 
 def by_sample(batch: MiniBatch, found: list[Tensor]) -> dict[int, Tensor]:

@@ -132,7 +132,7 @@ def test_local_attention_is_causal_within_each_sequence(
         return torch.cat([whole[own] for own in places])
 
     monkeypatch.setattr(local_layers, "gather_from_sequence_parallel_region", gathered)
-    monkeypatch.setattr(local_layers, "has_kernel", lambda device: flash)
+    monkeypatch.setattr(local_layers, "can_attend", lambda query, value: flash)
     monkeypatch.setattr(torch_varlen, "_kernel", lambda: (flash_on_a_cpu, {}))
     found = torch.empty(bounds[-1], heads * width, dtype=torch.float64)
     for rank, own in enumerate(places):

@@ -157,9 +157,10 @@ def test_it_is_what_auto_chooses_on_a_gpu_in_sixteen_bits(monkeypatch: pytest.Mo
             VARLEN_SDPA,
         ),
         (Qwen3Config(head_dim=288), "heads of widths 288", VARLEN_SDPA),
+        (Qwen2Config(hidden_size=200, num_attention_heads=10), "heads of widths 20", "flash_attention_2"),
         (
             DeepseekV3Config(),
-            r"heads of widths 192 \(keys\) and 128 \(values\), and the kernel does one width up to 256",
+            r"heads of widths 192 \(keys\) and 128 \(values\), and the kernel does one width, a multiple of 8 up",
             "flash_attention_2",
         ),
     ],
@@ -190,6 +191,22 @@ def test_auto_is_given_the_model_that_is_built(
     build_policy(config, 7, CPU)
     build_critic(config, CPU)
     assert seen == [("qwen3", {(8, 8)}, None)] * 2
+
+
+def test_the_kernel_is_asked_for_only_where_it_is_built_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of PyTorch for GPUs without flash attention has the function, and fails when it is called."""
+    monkeypatch.setattr(varlen, "_kernel", lambda: (flash_on_a_cpu, {}))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for built in (True, False):
+        monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda built=built: built)
+        assert varlen.has_kernel(GPU) is built
+    assert not varlen.has_kernel(CPU)
+    monkeypatch.setattr(varlen, "has_kernel", lambda device: True)
+    heads = {width: torch.empty(3, 2, width, dtype=torch.bfloat16) for width in (8, 12, 256, 264)}
+    assert [varlen.can_attend(heads[width], heads[width]) for width in heads] == [True, False, True, False]
+    assert not varlen.can_attend(heads[256], heads[8])
+    assert not varlen.can_attend(heads[8].float(), heads[8].float())
 
 
 def test_this_pytorch_has_the_kernel_with_the_arguments_that_are_passed() -> None:

@@ -54,6 +54,7 @@ from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
 from reasoner_rl.hybrid.streaming import ReceivedWeights, SentWeights
 from reasoner_rl.metrics import Metrics, merge
+from reasoner_rl.training.megatron.connections import device_connections
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
@@ -232,7 +233,8 @@ class RayTransport:
             pool,
             RayClassWithInitArgs(ray.remote(RayWorker)),
             device_name="cuda" if use_gpu else "cpu",
-            worker_env=worker_environment(self._cluster, use_gpu),
+            worker_env=worker_environment(self._cluster, use_gpu)
+            | device_connections(self._config, use_gpu, os.environ),
         )
 
     def _part(self, rank: int) -> Part:

@@ -24,7 +24,7 @@ from megatron.core.transformer.transformer_block import (
 from torch import Tensor, nn
 
 from reasoner_rl.training.megatron.share import own_tokens, stretches
-from reasoner_rl.training.torch_varlen import PackedBounds, has_kernel, torch_varlen
+from reasoner_rl.training.torch_varlen import PackedBounds, can_attend, torch_varlen
 
 if not moe_utils.HAVE_TE:
     moe_utils.te_general_gemm = None  # which is not defined then, and asked for
@@ -55,7 +55,7 @@ class PackedAttention(MegatronModule):
         """Query [T, heads, width], key and value [T, groups, width] -> [T, heads * width]."""
         cu_seqlens = packed_seq_params.cu_seqlens_q
         group = parallel_state.get_context_parallel_group()
-        flash = query.dtype is not torch.float32 and has_kernel(query.device)
+        flash = can_attend(query, value)
         if flash and group.size() == 1:
             return self._flash(query, key, value, PackedBounds.of(cu_seqlens, packed_seq_params.max_seqlen_q))
         bounds = cu_seqlens.tolist()

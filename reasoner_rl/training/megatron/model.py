@@ -25,12 +25,13 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
+from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import Tensor
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.model import GradientCheckpointing, ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.training.backend import Head, path_key
@@ -129,8 +130,8 @@ def build_bridge(
         gradient_accumulation_fusion=False,
         use_cpu_initialization=not torch.cuda.is_available(),
         **experts,
-        **(WITHOUT_FUSED_KERNELS if local else {}),
-        **(_RECOMPUTE if model.gradient_checkpointing else {}),
+        **(WITHOUT_FUSED_KERNELS if local else {"apply_rope_fusion": has_fused_rope()}),
+        **_RECOMPUTE[model.gradient_checkpointing],
     )
     return bridge
 
@@ -160,7 +161,21 @@ def _local_names(base: Any) -> dict[str, Any]:
     }
 
 
-_RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+def has_fused_rope() -> bool:
+    """Whether megatron-core found TransformerEngine's kernel for rotary embeddings of packed sequences."""
+    return rope_utils.fused_apply_rotary_pos_emb_thd is not None
+
+
+# By model.gradient_checkpointing. Megatron computes whole modules again: with keep_attention the feed-forward, or the
+# layer of experts, and nothing of attention.
+_RECOMPUTE: dict[GradientCheckpointing, dict[str, Any]] = {
+    False: {},
+    True: {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+    "keep_attention": {
+        "recompute_granularity": "selective",
+        "recompute_modules": ["mlp", "moe"],
+    },
+}
 
 
 def build_model(

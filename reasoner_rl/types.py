@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -51,9 +52,21 @@ class Prompt:
     messages: tuple[Mapping[str, str], ...] = ()  # role and content, for a model that renders them otherwise
 
 
+def _array(typecode: str, numbers: Sequence[float]) -> array[Any]:
+    """The numbers as an array, which is not copied if it is one of that type. ``typecode``: "i" or "f"."""
+    if isinstance(numbers, array) and numbers.typecode == typecode:
+        return numbers
+    if isinstance(numbers, numpy.ndarray):
+        return array(typecode, numbers.astype(typecode).tobytes())  # without a Python object per number
+    return array(typecode, numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled response: 8 bytes per token. Any sequences of numbers can be given; they become arrays."""
+    """One sampled response: 8 bytes per token. Any sequences of numbers can be given; they become arrays.
+
+    Arrays of these types are kept as they are, and are not to be changed afterwards.
+    """
 
     # [R] array of int32; with finish_reason "stop" up to the end of sequence or a stop string
     token_ids: Sequence[int]
@@ -67,7 +80,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for name, kind in (("token_ids", "i"), ("logprobs", "f")):
-            object.__setattr__(self, name, array(kind, getattr(self, name)))
+            object.__setattr__(self, name, _array(kind, getattr(self, name)))
 
     @property
     def latest_version(self) -> int:
@@ -82,8 +95,8 @@ class Rollout:
             switches += ((begun, added.policy_version),)
         switches += tuple((begun + first, version) for first, version in added.switches)
         return Rollout(
-            token_ids=array("i", self.token_ids) + array("i", added.token_ids),
-            logprobs=array("f", self.logprobs) + array("f", added.logprobs),
+            token_ids=_array("i", self.token_ids) + _array("i", added.token_ids),
+            logprobs=_array("f", self.logprobs) + _array("f", added.logprobs),
             finish_reason=added.finish_reason,
             policy_version=self.policy_version,
             text=added.text,

@@ -43,6 +43,7 @@ from reasoner_rl.distributed.hub import (
     with_cached_models,
 )
 from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
+from reasoner_rl.distributed.serialization import REDUCERS, rebuild
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
@@ -109,6 +110,7 @@ class RayWorker(VerlWorker):
 
     def __init__(self) -> None:
         super().__init__()
+        _register_reducers()
         self._worker: Worker | None = None
         self._stacks: TextIO | None = None
 
@@ -185,6 +187,7 @@ class RayTransport:
         cluster = self._cluster
         self._stacks.mkdir(parents=True, exist_ok=True)
         _init_ray(cluster)
+        _register_reducers()
         if cluster.address is None:
             self._fate = SharedFate()
             self._fate.include_ray()
@@ -379,6 +382,12 @@ def _init_ray(cluster: RayClusterConfig) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would leave at once, in the middle of a step
+
+
+def _register_reducers() -> None:
+    """Let this process serialise what it sends as `serialization` says."""
+    for kind, reducer in REDUCERS.items():
+        ray.util.register_serializer(kind, serializer=reducer, deserializer=rebuild)
 
 
 def _wants_gpus(cluster: RayClusterConfig) -> bool:

@@ -76,8 +76,7 @@ class Launches:
         )
         if number is None:
             return request
-        begun = tuple(launch.rollouts[number].token_ids)
-        return replace(request, samples=1, first_sample=number, begun=begun)
+        return replace(request, samples=1, first_sample=number, begun=launch.rollouts[number].token_ids)
 
     def collect(self, output: StepOutput) -> Iterator[tuple[int, Launch]]:
         """The launches of which nothing is in flight any more, by position, with what was drawn."""

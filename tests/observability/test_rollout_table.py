@@ -131,7 +131,7 @@ def test_without_samples_what_the_trainer_says_is_null(tmp_path: Path) -> None:
     table = read_rollouts(tmp_path / "a.parquet")
     for name in ("trainer_logprobs", "entropies", "advantages", "loss_mask"):
         assert table[name].to_pylist() == [None, None], name
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="one for each"):
         write_rollouts(tmp_path / "a.parquet", 0, [GROUP], [sample([1.0], None)])
     assert groups_of(read_rollouts(tmp_path / "a.parquet")) == [GROUP], "the file is as it was"
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

@@ -12,9 +12,10 @@ from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
 from reasoner_rl.rewards.runner import RewardRunner
-from reasoner_rl.rollout.engine import Generator
+from reasoner_rl.rollout.engine import GenerationRequest, Generator
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.sources.batch_builder import BatchBuilder
+from reasoner_rl.sources.expected_lengths import ExpectedLengths, longest_first
 from reasoner_rl.sources.generate import score_groups
 from reasoner_rl.sources.launches import Launch, Launches
 from reasoner_rl.types import Prompt, ScoredGroup
@@ -46,7 +47,10 @@ class Filler:
         generator: Generator,
         rewards: RewardRunner,
         timer: PhaseTimer,
+        lengths: ExpectedLengths | None = None,
     ) -> None:
+        """lengths: requests are started in their order, the longest first; if unset, in that of their prompts."""
+        self._lengths = lengths
         self._config = config
         self._prompts = prompts
         self._sampler = sampler
@@ -95,7 +99,7 @@ class Filler:
 
     def _launch(self, step: int, builder: BatchBuilder, launches: Launches, due: Sequence[Launch]) -> None:
         """Start as many prompts as the batch needs. A response's randomness is its prompt's position in the step."""
-        config, requests = self._config, []
+        config, requests, expected = self._config, list[GenerationRequest](), dict[int, float | None]()
         for _ in range(builder.to_launch()):
             position = builder.launched
             if position < len(due):
@@ -105,8 +109,13 @@ class Filler:
                 prompt = self._prompts[index]
                 seed = derive_seed(config.run.seed, "train", step, position, prompt.uid)
                 launch = Launch(index, prompt, seed)
-            requests += launches.add(launch, self._budget(position, launch))
+            added = launches.add(launch, self._budget(position, launch))
+            if self._lengths is not None:
+                expected |= dict.fromkeys((each.number for each in added), self._lengths.of(launch.index))
+            requests += added
             builder.launched += 1
+        if self._lengths is not None:
+            requests = longest_first(requests, expected)
         if requests:
             self._generator.submit(requests, config.rollout.sampling)
 

@@ -23,6 +23,7 @@ from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.rollout.engine import Generator
 from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.sources.batch_builder import BatchBuilder
+from reasoner_rl.sources.expected_lengths import ExpectedLengths
 from reasoner_rl.sources.filling import Filler
 from reasoner_rl.sources.launches import Launch, read_launches, save_launches, state_of
 from reasoner_rl.sources.samples import samples_of
@@ -58,7 +59,8 @@ class OnlineSource:
         self._prompts = prompts
         self._sampler = sampler
         self._timer = timer
-        self._filler = Filler(config, prompts, sampler, generator, rewards, timer)
+        self._lengths = ExpectedLengths() if config.rollout.longest_first else None
+        self._filler = Filler(config, prompts, sampler, generator, rewards, timer, self._lengths)
         selecting = config.data.selection
         self._selection = (
             Selection(sampler, selecting.importance_weights)
@@ -76,6 +78,7 @@ class OnlineSource:
             "sampler": self._sampler.state(),
             "all_right": sorted(self._all_right),
             **({"selection": self._selection.state()} if self._selection else {}),
+            **({"lengths": self._lengths.state()} if self._lengths else {}),
             **({"put_off": state_of(self._put_off)} if self._put_off else {}),
         }
 
@@ -92,6 +95,8 @@ class OnlineSource:
         self._all_right = set(state["all_right"])
         if self._selection:
             self._selection.restore(state["selection"])
+        if self._lengths:
+            self._lengths.restore(state.get("lengths", []))
         self._put_off = (
             read_launches(folder / PUT_OFF, state["put_off"], self._prompts) if "put_off" in state else []
         )
@@ -130,6 +135,8 @@ class OnlineSource:
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
         self._put_off = filled.put_off
+        if self._lengths:
+            self._lengths.learn(filled.indices, generated)
         selecting = self._selection.learn(filled.indices, generated) if self._selection else {}
         kept, rest = kept[: builder.wanted], kept[builder.wanted :]
         counts |= {

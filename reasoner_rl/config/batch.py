@@ -56,6 +56,12 @@ class BatchConfig(Section):
     put_off: PutOffConfig | None = Field(
         None, description="Put long responses off instead of waiting for them; they are waited for if unset."
     )
+    longest_first: bool = Field(
+        False,
+        description="Start the prompts first whose earlier responses in this run were longest, so that few rows wait for "
+        "the last response. Prompts, seeds and the order of acceptance stay the same; logprobs may differ by rounding, "
+        "as responses are decoded beside others. Has an effect where prompts come again, and from then on.",
+    )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")
     micro_batch_tokens: int = Field(
         16384,

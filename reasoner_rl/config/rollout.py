@@ -108,12 +108,6 @@ class RolloutConfig(GenerationConfig):
     """Generation for training."""
 
     responses_per_prompt: int = Field(16, ge=1, description="Size of a group.")
-    longest_first: bool = Field(
-        False,
-        description="Start the prompts first whose earlier responses in this run were longest, so that few rows wait for "
-        "the last response. Prompts, seeds and the order of acceptance stay the same; logprobs may differ by rounding, "
-        "as responses are decoded beside others. Has an effect where prompts come again, and from then on.",
-    )
     sync_tolerance: float | None = Field(
         None,
         gt=0,

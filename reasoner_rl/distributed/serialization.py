@@ -32,7 +32,10 @@ Reduced = tuple[Callable[..., Any], tuple[Any, ...]]  # what makes an object aga
 def _reduce_tensor(tensor: Tensor) -> Reduced:
     try:
         numbers = tensor.numpy()
-    except (TypeError, RuntimeError):  # it has a gradient, is on a device or has a number format of torch's own
+    except (
+        TypeError,
+        RuntimeError,
+    ):  # it has a gradient, is on a device or has a number format of torch's own
         reduced: Reduced = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[assignment, no-untyped-call]
         return reduced
     return _shaped, (tensor.dtype, numbers.shape, pickle.PickleBuffer(numpy.ascontiguousarray(numbers)))
@@ -87,7 +90,10 @@ def _column(values: Sequence[Any]) -> Column:
         return values, None, None
     try:
         arrays: list[numpy.ndarray[Any, Any]] = list(map(Tensor.numpy, values))
-    except (TypeError, RuntimeError):  # one has a gradient, is on a device or has a number format of torch's own
+    except (
+        TypeError,
+        RuntimeError,
+    ):  # one has a gradient, is on a device or has a number format of torch's own
         return values, None, None
     dtype = values[0].dtype
     if set(map(_KIND, arrays)) != {(arrays[0].dtype, 1)}:
@@ -112,8 +118,7 @@ def _values(sent: Sequence[Any], dtype: torch.dtype | None, lengths: Sequence[in
     if lengths is None:
         return [_tensor(dtype, data) for data in sent]
     return [
-        torch.full((), value, dtype=dtype).expand(length)
-        for value, length in zip(sent, lengths, strict=True)
+        torch.full((), value, dtype=dtype).expand(length) for value, length in zip(sent, lengths, strict=True)
     ]
 
 

@@ -22,7 +22,9 @@ def rows_of_groups(
     """
     responses = sum(len(group.rollouts) for group in groups)
     if samples and len(samples) != responses:
-        raise ValueError(f"there are {len(samples)} samples for {responses} responses; it must be one for each")
+        raise ValueError(
+            f"there are {len(samples)} samples for {responses} responses; it must be one for each"
+        )
     known: Iterator[TrainSample | None] = iter(samples) if samples else itertools.repeat(None)
     for number, group in enumerate(groups):
         prompt_ids = numpy.asarray(group.prompt.token_ids, numpy.int32)  # once for all responses

@@ -100,7 +100,9 @@ def example_of(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> TrainS
     length = len(response_ids)
     return TrainSample(
         prompt_ids=torch.from_numpy(numpy.array(prompt_ids, numpy.int64)),
-        response_ids=torch.from_numpy(numpy.array(response_ids, numpy.int64)),  # also from an array, at its speed
+        response_ids=torch.from_numpy(
+            numpy.array(response_ids, numpy.int64)
+        ),  # also from an array, at its speed
         loss_mask=torch.ones(length, dtype=torch.bool),
         advantages=torch.zeros(length, dtype=torch.float32),
         rollout_logprobs=torch.zeros(length, dtype=torch.float32),

@@ -63,4 +63,3 @@ def longest_first(
         return len(request.begun) == 0, -(mean if length is None else length)
 
     return sorted(requests, key=key)
-

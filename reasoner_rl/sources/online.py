@@ -59,7 +59,7 @@ class OnlineSource:
         self._prompts = prompts
         self._sampler = sampler
         self._timer = timer
-        self._lengths = ExpectedLengths() if config.rollout.longest_first else None
+        self._lengths = ExpectedLengths() if config.batch.longest_first else None
         self._filler = Filler(config, prompts, sampler, generator, rewards, timer, self._lengths)
         selecting = config.data.selection
         self._selection = (

@@ -173,7 +173,9 @@ def one_round(messages: Sequence[Any], channel: Channel) -> tuple[dict[str, floa
 
 def measure_messages(name: str, messages: Sequence[Any], rounds: int, tokens: int) -> dict[str, Any]:
     """Medians over rounds, and speeds as ratios to a copy: above 1 is faster than the copy."""
-    most = max(len(body) + sum(len(buffer.raw()) for buffer in buffers) for body, buffers in map(dumps, messages))
+    most = max(
+        len(body) + sum(len(buffer.raw()) for buffer in buffers) for body, buffers in map(dumps, messages)
+    )
     channel = Channel(most)
     taken, sent = zip(*[one_round(messages, channel) for _ in range(1 + rounds)], strict=True)
     seconds = {key: statistics.median(each[key] for each in taken[1:]) for key in taken[0]}
@@ -202,7 +204,9 @@ def requests_of(groups: Sequence[ScoredGroup]) -> list[list[GenerationRequest]]:
         if number % 4:
             requests.append([GenerationRequest(ids, len(group.rollouts), number)])
         else:
-            begun = [array("i", rollout.token_ids[: len(rollout.token_ids) // 2]) for rollout in group.rollouts]
+            begun = [
+                array("i", rollout.token_ids[: len(rollout.token_ids) // 2]) for rollout in group.rollouts
+            ]
             requests.append([GenerationRequest(ids, 1, number, begun=each) for each in begun])
     return [sum(requests[start : start + 16], []) for start in range(0, len(requests), 16)]
 
@@ -243,7 +247,9 @@ def sweep(groups: Sequence[ScoredGroup], limits: BatchLimits, ranks: int, rounds
             if number:
                 taken[size].append(seconds["step"])
     for size in sizes:
-        points.append({"tokens": tokens_of(groups[:size]), "seconds": round(statistics.median(taken[size]), 4)})
+        points.append(
+            {"tokens": tokens_of(groups[:size]), "seconds": round(statistics.median(taken[size]), 4)}
+        )
     logs = numpy.log([[point["tokens"], point["seconds"]] for point in points])
     slope = float(numpy.polyfit(logs[:, 0], logs[:, 1], 1)[0])
     return {"sweep": points, "slope": round(slope, 3), "slope_within": slope <= HIGHEST_SLOPE}
@@ -259,7 +265,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=20_000, help="tokens")
     parser.add_argument("--ranks", type=int, default=64, help="data-parallel ranks")
     parser.add_argument("--rounds", type=int, default=5, help="that count, of messages and of the sweep")
-    parser.add_argument("--record-prompts", type=int, default=16, help="whose responses are written as records")
+    parser.add_argument(
+        "--record-prompts", type=int, default=16, help="whose responses are written as records"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
 
@@ -271,7 +279,10 @@ def main() -> None:
     figures: dict[str, Any] = {}
     expected = options.prompts * options.responses * (options.longest + 1) // 2
     groups = measured(
-        figures, "rollouts", expected, lambda: make_groups(options.prompts, options.responses, options.longest)
+        figures,
+        "rollouts",
+        expected,
+        lambda: make_groups(options.prompts, options.responses, options.longest),
     )
     tokens = tokens_of(groups)
     figures |= {"tokens": tokens, "ranks": options.ranks}
@@ -281,7 +292,9 @@ def main() -> None:
     limits = BatchLimits(options.longest + PROMPT_TOKENS, options.longest)
     shares = measured(figures, "plan_logprobs", tokens, lambda: plan_shares(ready, limits, options.ranks))
     per_update = -(-len(ready) // UPDATES)
-    planned = measured(figures, "plan", tokens, lambda: plan_updates(ready, per_update, limits, options.ranks))
+    planned = measured(
+        figures, "plan", tokens, lambda: plan_updates(ready, per_update, limits, options.ranks)
+    )
     gc.freeze()  # what is held now is not looked through by the collector again and again
     answers = [
         {index: ready[index].old_logprobs for index in share.sample_indices if index >= 0} for share in shares

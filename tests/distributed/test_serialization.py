@@ -66,11 +66,15 @@ def test_a_share_comes_back_equal_with_memory_of_its_own() -> None:
         for batch, expected in zip(sent(share).pack().micro_batches, share.pack().micro_batches, strict=True):
             for field in dataclasses.fields(MicroBatch):
                 one, other = getattr(batch, field.name), getattr(expected, field.name)
-                assert torch.equal(one, other) if isinstance(other, torch.Tensor) else one == other, field.name
+                assert torch.equal(one, other) if isinstance(other, torch.Tensor) else one == other, (
+                    field.name
+                )
 
 
 def test_a_column_of_one_value_is_sent_as_that_value() -> None:
-    share = Share((sample(1000),), (0,), ((0,),), plan_shares([sample(2)], BatchLimits(9, 8), 1)[0].denominators)
+    share = Share(
+        (sample(1000),), (0,), ((0,),), plan_shares([sample(2)], BatchLimits(9, 8), 1)[0].denominators
+    )
     assert [len(buffer.raw()) for buffer in dumps(share)[1]] == [4000, 8, 4000]  # logprobs, prompt, response
     [back] = sent(share).samples
     assert back.advantages.untyped_storage().nbytes() == 4 and len(back.advantages) == 1000
@@ -91,7 +95,9 @@ def test_a_column_of_one_value_is_sent_as_that_value() -> None:
 )
 def test_columns_of_any_kind_come_back(changes: dict[str, Any]) -> None:
     samples = (sample(2), sample(3, **changes), sample(4))
-    share = Share(samples, (0, 1, 2), ((0, 1, 2),), plan_shares(samples[:1], BatchLimits(9, 8), 1)[0].denominators)
+    share = Share(
+        samples, (0, 1, 2), ((0, 1, 2),), plan_shares(samples[:1], BatchLimits(9, 8), 1)[0].denominators
+    )
     for order in (samples, samples[::-1]):
         for one, other in zip(sent(dataclasses.replace(share, samples=order)).samples, order, strict=True):
             assert_same(one, other)
@@ -120,7 +126,9 @@ def test_requests_and_answers_come_back_equal() -> None:
     answers = {3: whole[0], -1: constant_column(1.5, 4), 5: torch.tensor(2.0), 6: torch.zeros(0), 7: whole}
     back = sent(answers)
     assert back.keys() == answers.keys()
-    assert all(back[key].shape == each.shape and torch.equal(back[key], each) for key, each in answers.items())
+    assert all(
+        back[key].shape == each.shape and torch.equal(back[key], each) for key, each in answers.items()
+    )
 
 
 def test_a_transport_that_keeps_function_and_arguments_together_gets_the_same() -> None:

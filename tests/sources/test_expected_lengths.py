@@ -93,7 +93,9 @@ class Recorded:
     def step(self) -> StepOutput:
         one = self.works.pop()
         length = LENGTHS[one.prompt_ids[0]]
-        rollouts = [Rollout([one.seed % 1000, *[n] * length], [-1.0] * (1 + length), "stop", 0, "") for n in (0, 1)]
+        rollouts = [
+            Rollout([one.seed % 1000, *[n] * length], [-1.0] * (1 + length), "stop", 0, "") for n in (0, 1)
+        ]
         return StepOutput([(one.number, rollouts)], 2)
 
     def cancel(self) -> None:
@@ -111,9 +113,9 @@ def source(longest_first: bool) -> tuple[OnlineSource, Recorded]:
             "run": {"output_dir": Path("unused"), "seed": 5},
             "model": {"path": "unused"},
             "data": {"train": {"path": "unused.jsonl"}, "shuffle": False},
-            "rollout": {"responses_per_prompt": 2, "longest_first": longest_first},
+            "rollout": {"responses_per_prompt": 2},
             "algorithm": {"kind": "grpo"},
-            "batch": {"prompts_per_step": 4, "prompts_per_update": 4},
+            "batch": {"prompts_per_step": 4, "prompts_per_update": 4, "longest_first": longest_first},
             "logging": {"progress": False},
         }
     )

@@ -58,9 +58,9 @@ class BatchConfig(Section):
     )
     longest_first: bool = Field(
         False,
-        description="Start the prompts first whose earlier responses in this run were longest, so that few rows wait for "
-        "the last response. Prompts, seeds and the order of acceptance stay the same; logprobs may differ by rounding, "
-        "as responses are decoded beside others. Has an effect where prompts come again, and from then on.",
+        description="Start the prompts first whose earlier responses in this run were longest, so that few rows wait "
+        "for the last response. Prompts, seeds and the order of acceptance stay the same; logprobs may differ by "
+        "rounding, as responses are decoded beside others. Has an effect where prompts come again, and from then on.",
     )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")
     micro_batch_tokens: int = Field(

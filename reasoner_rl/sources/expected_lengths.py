@@ -1,7 +1,7 @@
 """The order in which requests are started: those first that are expected to take longest.
 
-An engine gives the rows of ended responses to waiting ones, and a pool gives replicas requests as they have room. What is
-started last then runs on alone, so the last should be short. That is the longest-processing-time rule, whose time to
+An engine gives the rows of ended responses to waiting ones, and a pool gives replicas requests as they have room. What
+is started last then runs on alone, so the last should be short. That is the longest-processing-time rule, whose time to
 finish on equal machines is at most 4/3 of the least possible where durations are known (Graham, 1969). Here they are
 estimated from the lengths of the prompt's earlier responses.
 

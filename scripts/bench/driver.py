@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import pickle
 import statistics
@@ -208,7 +209,7 @@ def requests_of(groups: Sequence[ScoredGroup]) -> list[list[GenerationRequest]]:
                 array("i", rollout.token_ids[: len(rollout.token_ids) // 2]) for rollout in group.rollouts
             ]
             requests.append([GenerationRequest(ids, 1, number, begun=each) for each in begun])
-    return [sum(requests[start : start + 16], []) for start in range(0, len(requests), 16)]
+    return [list(itertools.chain(*requests[start : start + 16])) for start in range(0, len(requests), 16)]
 
 
 def write_records(groups: Sequence[ScoredGroup], samples: Sequence[TrainSample]) -> dict[str, Any]:

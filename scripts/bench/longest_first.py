@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Decoding steps and seconds of the embedded engine, by the order in which requests are started.
 
-The responses have recorded lengths, and are more than the engine's rows; a row whose response has ended is given to the
-next. Each is a request of its own with a made-up prompt of 20 tokens and draws exactly as many tokens as its length says,
-so all orders draw the same number, which is checked. Orders:
+The responses have recorded lengths, and are more than the engine's rows; a row whose response has ended is given to
+the next. Each is a request of its own with a made-up prompt of 20 tokens and draws exactly as many tokens as its length
+says, so all orders draw the same number, which is checked. Orders:
   given          as in the file
   random         a shuffle, another in each turn
   longest first  by `sources.expected_lengths`, from the lengths of other responses to the same prompt
@@ -206,7 +206,8 @@ def main() -> None:
         )
         medians[name] = own
         print(
-            f"{name:14} {own['steps']:6.0f} {own['row_steps']:9.0f} {own['cpu_seconds']:7.2f} {own['time_to_given']:13.2f}"
+            f"{name:14} {own['steps']:6.0f} {own['row_steps']:9.0f} {own['cpu_seconds']:7.2f} "
+            f"{own['time_to_given']:13.2f}"
         )
     if options.json:
         report = {

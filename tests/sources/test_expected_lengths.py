@@ -48,7 +48,8 @@ def test_a_running_mean_in_which_older_responses_count_less() -> None:
     again.restore(json.loads(json.dumps(lengths.state())))
     for each in (lengths, again):
         each.learn([4, 2], [group(1), group(30, 20)])
-    assert again.state() == lengths.state() and again.of(2) == (0.5 * 10 + 50) / 2.5
+    assert again.state() == lengths.state()
+    assert again.of(2) == (0.5 * 10 + 50) / 2.5
 
 
 def test_the_longest_come_first_and_equals_stay_in_order() -> None:

@@ -53,20 +53,15 @@ class Prompt:
 
 
 def _array(typecode: str, numbers: Sequence[float]) -> array[Any]:
-    """The numbers as an array, which is not copied if it is one of that type. ``typecode``: "i" or "f"."""
-    if isinstance(numbers, array) and numbers.typecode == typecode:
-        return numbers
-    if isinstance(numbers, numpy.ndarray):
-        return array(typecode, numbers.astype(typecode).tobytes())  # without a Python object per number
+    """The numbers as an array of type "i" or "f", of its own: an array made from bytes has room to grow, a copy not."""
+    if isinstance(numbers, numpy.ndarray) and numbers.dtype == numpy.dtype(typecode):
+        numbers = array(typecode, numbers.tobytes())  # without a Python object per number
     return array(typecode, numbers)
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled response: 8 bytes per token. Any sequences of numbers can be given; they become arrays.
-
-    Arrays of these types are kept as they are, and are not to be changed afterwards.
-    """
+    """One sampled response: 8 bytes per token. Any sequences of numbers can be given; they become arrays."""
 
     # [R] array of int32; with finish_reason "stop" up to the end of sequence or a stop string
     token_ids: Sequence[int]
@@ -95,8 +90,8 @@ class Rollout:
             switches += ((begun, added.policy_version),)
         switches += tuple((begun + first, version) for first, version in added.switches)
         return Rollout(
-            token_ids=_array("i", self.token_ids) + _array("i", added.token_ids),
-            logprobs=_array("f", self.logprobs) + _array("f", added.logprobs),
+            token_ids=array("i", self.token_ids) + array("i", added.token_ids),
+            logprobs=array("f", self.logprobs) + array("f", added.logprobs),
             finish_reason=added.finish_reason,
             policy_version=self.policy_version,
             text=added.text,

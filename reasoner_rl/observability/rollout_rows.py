@@ -62,7 +62,7 @@ def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample |
 
 
 def groups_of_rows(rows: Iterable[Row]) -> list[ScoredGroup]:
-    """The groups that `rows_of_groups` was given, of one step or several; lists of numbers are numpy arrays, or None."""
+    """The groups that `rows_of_groups` was given, of one step or several. Lists of numbers are numpy arrays or None."""
     groups = []
     for _, same in itertools.groupby(rows, lambda row: (row["step"], row["group"])):
         members = list(same)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import sys
 from array import array
 from typing import Any
 
@@ -115,6 +116,7 @@ def test_rollouts_come_back_equal_and_their_columns_are_no_bytes_of_the_pickle()
     assert back == output
     [(_, [first, _])] = back.finished
     assert isinstance(first.token_ids, array)
+    assert sys.getsizeof(first.token_ids) == sys.getsizeof(array("i")) + 4 * len(ids), "no room to grow"
     first.token_ids[0] = 1
     body, buffers = dumps(output)
     assert len(body) < 500

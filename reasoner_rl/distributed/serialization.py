@@ -36,9 +36,12 @@ def _reduce_tensor(tensor: Tensor) -> Reduced:
         TypeError,
         RuntimeError,
     ):  # it has a gradient, is on a device or has a number format of torch's own
-        reduced: Reduced = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[assignment, no-untyped-call]
+        reduced: Reduced = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[no-untyped-call]
         return reduced
-    return _shaped, (tensor.dtype, numbers.shape, pickle.PickleBuffer(numpy.ascontiguousarray(numbers)))
+    return _shaped, (tensor.dtype, numbers.shape, _buffer(numpy.ascontiguousarray(numbers)))
+
+
+_buffer: Callable[[Any], pickle.PickleBuffer] = pickle.PickleBuffer  # which takes whatever has a buffer
 
 
 def _shaped(dtype: torch.dtype, shape: Sequence[int], data: Any) -> Tensor:
@@ -46,7 +49,8 @@ def _shaped(dtype: torch.dtype, shape: Sequence[int], data: Any) -> Tensor:
 
 
 def _tensor(dtype: torch.dtype, data: Any) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=dtype) if len(data) else torch.empty(0, dtype=dtype)
+    copy = bytearray(data)
+    return torch.frombuffer(copy, dtype=dtype) if copy else torch.empty(0, dtype=dtype)
 
 
 def _reduce_array(numbers: array[Any]) -> Reduced:
@@ -55,7 +59,7 @@ def _reduce_array(numbers: array[Any]) -> Reduced:
 
 def _array(typecode: str, data: Any) -> array[Any]:
     numbers = array(typecode)
-    numbers.frombytes(data)
+    numbers.frombytes(pickle.PickleBuffer(data).raw())  # Ray gives a buffer of numbers and not of bytes
     return numbers
 
 
@@ -103,7 +107,7 @@ def _column(values: Sequence[Any]) -> Column:
         return [each[0].item() if len(each) else 0 for each in arrays], dtype, [len(each) for each in arrays]
     if strides != {(dtype.itemsize,)}:
         arrays = list(map(numpy.ascontiguousarray, arrays))
-    return list(map(pickle.PickleBuffer, arrays)), dtype, None
+    return list(map(_buffer, arrays)), dtype, None
 
 
 def _share(columns: Sequence[Column], *others: Any) -> Share:
@@ -137,11 +141,11 @@ def rebuild(reduced: Reduced) -> object:
 
 
 class _Pickler(pickle.Pickler):
-    dispatch_table = REDUCERS  # type: ignore[assignment]
+    dispatch_table = REDUCERS
 
 
 def dumps(message: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    """A message as a transport writes it: pickle's bytes and the buffers beside them, both for `pickle.loads`."""
+    """A message as a transport writes it: pickle's bytes, and the buffers whose raw bytes `pickle.loads` needs too."""
     file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
     _Pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append).dump(message)
     return file.getvalue(), buffers

@@ -300,7 +300,7 @@ def main() -> None:
     answers = [
         {index: ready[index].old_logprobs for index in share.sample_indices if index >= 0} for share in shares
     ]
-    messages = {
+    messages: dict[str, Sequence[Any]] = {
         "requests": requests_of(groups),
         "outputs": [StepOutput([(n, list(g.rollouts))], len(g.rollouts)) for n, g in enumerate(groups)],
         "shares": planned,

@@ -153,7 +153,7 @@ def measure(
         found: dict[str, dict[str, Any]] = {}
         for name, expected in orders(batch, turn).items():
             counter = Counter()
-            Decoder.step = counter.counting(plain_step)  # type: ignore[method-assign]
+            Decoder.step = counter.counting(plain_step)  # type: ignore[method-assign, assignment]
             ordered = longest_first(requests, dict(enumerate(expected)))
             started = time.process_time()
             drawn = engine.generate(ordered, sampling)

@@ -18,10 +18,13 @@ from reasoner_rl.types import MicroBatch, Rollout, TrainSample, constant_column
 
 
 def sent(message: Any) -> Any:
-    """As through Ray: what is read is read-only, and gone after reading."""
+    """As through Ray: what is read are read-only numbers in the format of what was sent, and gone after reading."""
     body, buffers = dumps(message)
     copies = [bytearray(buffer.raw()) for buffer in buffers]
-    back = pickle.loads(body, buffers=[memoryview(each).toreadonly() for each in copies])
+    formats = [memoryview(buffer).format or "B" for buffer in buffers]
+    views = [memoryview(each).toreadonly() for each in copies]
+    numbers = [view.cast(form) if view else view for view, form in zip(views, formats, strict=True)]
+    back = pickle.loads(body, buffers=numbers)
     for each in copies:
         each[:] = b"\xff" * len(each)
     return back

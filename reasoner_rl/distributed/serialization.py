@@ -36,7 +36,7 @@ def _reduce_tensor(tensor: Tensor) -> Reduced:
         TypeError,
         RuntimeError,
     ):  # it has a gradient, is on a device or has a number format of torch's own
-        reduced: Reduced = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[no-untyped-call]
+        reduced: Reduced = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         return reduced
     return _shaped, (tensor.dtype, numbers.shape, _buffer(numpy.ascontiguousarray(numbers)))
 

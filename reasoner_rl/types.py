@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -51,6 +52,13 @@ class Prompt:
     messages: tuple[Mapping[str, str], ...] = ()  # role and content, for a model that renders them otherwise
 
 
+def _array(typecode: str, numbers: Sequence[float]) -> array[Any]:
+    """The numbers as an array of type "i" or "f", of its own: an array made from bytes has room to grow, a copy not."""
+    if isinstance(numbers, numpy.ndarray) and numbers.dtype == numpy.dtype(typecode):
+        numbers = array(typecode, numbers.tobytes())  # without a Python object per number
+    return array(typecode, numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One sampled response: 8 bytes per token. Any sequences of numbers can be given; they become arrays."""
@@ -67,7 +75,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for name, kind in (("token_ids", "i"), ("logprobs", "f")):
-            object.__setattr__(self, name, array(kind, getattr(self, name)))
+            object.__setattr__(self, name, _array(kind, getattr(self, name)))
 
     @property
     def latest_version(self) -> int:

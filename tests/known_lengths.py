@@ -41,7 +41,7 @@ class Writer:
 
     def _write(self, request: GenerationRequest, number: int) -> Rollout:
         begun = len(request.begun)
-        assert request.begun == tuple(range(begun))
+        assert tuple(request.begun) == tuple(range(begun))
         length = self.lengths[request.prompt_ids[0]] if number == 0 else 3
         end = min(length, begun + (request.max_tokens or LIMIT), LIMIT)
         self.longest = max(self.longest, end - begun)

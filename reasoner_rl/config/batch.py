@@ -83,6 +83,12 @@ class BatchConfig(Section):
         None,
         description="Begin prompts of later steps early; generation and training are synchronous if unset.",
     )
+    longest_first: bool = Field(
+        False,
+        description="Start the prompts first whose earlier responses in this run were longest, so that few rows wait "
+        "for the last response. Prompts, seeds and the order of acceptance stay the same; logprobs may differ by "
+        "rounding, as responses are decoded beside others. Has an effect where prompts come again, and from then on.",
+    )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")
     micro_batch_tokens: int = Field(
         16384,

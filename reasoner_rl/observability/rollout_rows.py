@@ -20,14 +20,17 @@ def rows_of_groups(
 
     Raises ValueError if there are samples, but not as many as responses.
     """
-    responses = [
-        (number, group.prompt, rollout, reward)
-        for number, group in enumerate(groups)
-        for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
-    ]
-    known: Sequence[TrainSample | None] = samples or [None] * len(responses)
-    for (number, prompt, rollout, reward), sample in zip(responses, known, strict=True):
-        yield {"step": step, "group": number, **_row(prompt, rollout, reward, sample)}
+    responses = sum(len(group.rollouts) for group in groups)
+    if samples and len(samples) != responses:
+        raise ValueError(
+            f"there are {len(samples)} samples for {responses} responses; it must be one for each"
+        )
+    known: Iterator[TrainSample | None] = iter(samples) if samples else itertools.repeat(None)
+    for number, group in enumerate(groups):
+        prompt_ids = numpy.asarray(group.prompt.token_ids, numpy.int32)  # once for all responses
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
+            row = _row(group.prompt, rollout, reward, next(known))
+            yield {"step": step, "group": number, **row, "prompt_ids": prompt_ids}
 
 
 def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample | None) -> Row:
@@ -35,7 +38,6 @@ def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample |
         "uid": prompt.uid,
         "data_source": prompt.data_source,
         "prompt": prompt.text,
-        "prompt_ids": prompt.token_ids,
         "response": rollout.text,
         "token_ids": rollout.token_ids,
         "logprobs": rollout.logprobs,
@@ -60,14 +62,14 @@ def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample |
 
 
 def groups_of_rows(rows: Iterable[Row]) -> list[ScoredGroup]:
-    """The groups that `rows_of_groups` was given, of one step or several."""
+    """The groups that `rows_of_groups` was given, of one step or several. Lists of numbers are numpy arrays or None."""
     groups = []
     for _, same in itertools.groupby(rows, lambda row: (row["step"], row["group"])):
         members = list(same)
         first = members[0]
         prompt = Prompt(
             uid=first["uid"],
-            token_ids=tuple(first["prompt_ids"]),
+            token_ids=tuple(first["prompt_ids"].tolist()),
             text=first["prompt"],
             ground_truth=first["ground_truth"],
             data_source=first["data_source"],
@@ -78,10 +80,10 @@ def groups_of_rows(rows: Iterable[Row]) -> list[ScoredGroup]:
 
 
 def _rollout(row: Row) -> Rollout:
-    switches = row["policy_switches"] or []
+    switches = [] if row["policy_switches"] is None else row["policy_switches"].tolist()
     return Rollout(
-        token_ids=tuple(row["token_ids"]),
-        logprobs=tuple(row["logprobs"]),
+        token_ids=row["token_ids"],
+        logprobs=row["logprobs"],
         finish_reason=row["finish_reason"],
         policy_version=row["policy_version"],
         text=row["response"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +192,23 @@ def _object(path: Path, text: str) -> None:
 
 
 def _rows(table: pa.Table) -> Iterator[Row]:
+    lists = [field.name for field in SCHEMA if pa.types.is_list(field.type)]
+    others = [name for name in SCHEMA.names if name not in lists]
     for batch in table.to_batches():
-        for row in batch.to_pylist():
+        columns = {name: _arrays(batch[name]) for name in lists}
+        for place, row in enumerate(batch.select(others).to_pylist()):
             info, components = json.loads(row["extra_info"]), dict(row["components"])
-            yield {**row, "extra_info": info, "components": components}
+            own = {name: column[place] for name, column in columns.items()}
+            yield {**row, **own, "extra_info": info, "components": components}
+
+
+def _arrays(column: pa.ListArray) -> list[numpy.ndarray[Any, Any] | None]:
+    """Each list as an array, or None, without a Python object per number."""
+    numbers, bounds = column.values.to_numpy(zero_copy_only=False), column.offsets.to_pylist()
+    return [
+        numbers[start:end] if known else None
+        for (start, end), known in zip(pairwise(bounds), column.is_valid().to_pylist(), strict=True)
+    ]
 
 
 def groups_of(table: pa.Table) -> list[ScoredGroup]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy
 import torch
 
 from reasoner_rl.config.data import SftDataConfig
@@ -98,8 +99,10 @@ def example_of(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> TrainS
     """A sample of an answer that exists already, all of whose tokens are trained."""
     length = len(response_ids)
     return TrainSample(
-        prompt_ids=torch.tensor(prompt_ids, dtype=torch.int64),
-        response_ids=torch.tensor(response_ids, dtype=torch.int64),
+        prompt_ids=torch.from_numpy(numpy.array(prompt_ids, numpy.int64)),
+        response_ids=torch.from_numpy(
+            numpy.array(response_ids, numpy.int64)
+        ),  # also from an array, at its speed
         loss_mask=torch.ones(length, dtype=torch.bool),
         advantages=torch.zeros(length, dtype=torch.float32),
         rollout_logprobs=torch.zeros(length, dtype=torch.float32),

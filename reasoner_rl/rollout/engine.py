@@ -29,7 +29,7 @@ class GenerationRequest:
     number: int = 0  # the caller's name for it, unique among those in flight
     first_sample: int = 0  # the j of its first response
     # Tokens of the one response that were drawn before. The rollout holds what is added, and the text of the whole.
-    begun: tuple[int, ...] = ()
+    begun: Sequence[int] = ()
     max_tokens: int | None = (
         None  # most tokens to add; sampling.max_response_tokens, less those begun, if unset
     )

@@ -98,7 +98,7 @@ class HfRolloutEngine(Generator):
                 sample,
                 (request.seed, request.first_sample + sample),
                 request.prompt_ids,
-                request.begun,
+                tuple(request.begun),
                 request.limit(sampling),
             )
             for request in requests

@@ -170,7 +170,7 @@ class VllmRolloutEngine(Generator):
             **self._flat,
         )
 
-    def _to_rollout(self, output: Any, begun: tuple[int, ...]) -> Rollout:
+    def _to_rollout(self, output: Any, begun: Sequence[int]) -> Rollout:
         token_ids = tuple(output.token_ids)
         if self._flat:  # one entry per position, that of the sampled token
             assert tuple(output.logprobs.token_ids) == token_ids

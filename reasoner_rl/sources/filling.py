@@ -14,9 +14,10 @@ from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
 from reasoner_rl.rewards.runner import RewardRunner
-from reasoner_rl.rollout.engine import Generator, StepOutput
+from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.sources.batch_builder import BatchBuilder
+from reasoner_rl.sources.expected_lengths import ExpectedLengths, longest_first
 from reasoner_rl.sources.generate import score_groups
 from reasoner_rl.sources.launches import Launch, Launches
 from reasoner_rl.types import Prompt, ScoredGroup
@@ -81,10 +82,15 @@ class Filler:
         generator: Generator,
         rewards: RewardRunner,
         timer: PhaseTimer,
+        lengths: ExpectedLengths | None = None,
         *,
         goes_on: bool = False,
     ) -> None:
-        """goes_on: generation has workers of its own, and goes on while models are trained."""
+        """lengths: requests are started in their order, the longest first; if unset, in that of their prompts.
+
+        goes_on: generation has workers of its own, and goes on while models are trained.
+        """
+        self._lengths = lengths
         self._config = config
         self._prompts = prompts
         self._sampler = sampler
@@ -201,22 +207,31 @@ class Filler:
 
     def _restart(self, filling: _Filling) -> None:
         """Go on with what was launched before and is not in flight."""
-        launches = filling.launches
-        requests = [request for place in launches.stopped() for request in launches.start(place, None)]
-        if requests:
-            self._generator.submit(requests, self._config.rollout.sampling)
+        self._start(filling, filling.launches.stopped())
 
     def _launch(self, filling: _Filling) -> None:
         """Start as many prompts as the batch needs. A response's randomness is its prompt's position in the step."""
-        config, builder, requests = self._config, filling.builder, []
+        builder, positions = filling.builder, list[int]()
         for _ in range(builder.to_launch()):
-            position = builder.launched
-            launch = filling.due.popleft() if filling.due else self._next_prompt(filling.step, position)
-            filling.launches.add(launch)
-            requests += filling.launches.start(position, self._budget(position, launch))
+            positions.append(builder.launched)
+            filling.launches.add(
+                filling.due.popleft() if filling.due else self._next_prompt(filling.step, positions[-1])
+            )
             builder.launched += 1
+        self._start(filling, positions)
+
+    def _start(self, filling: _Filling, positions: Sequence[int]) -> None:
+        launches, requests, expected = filling.launches, list[GenerationRequest](), dict[int, float | None]()
+        for position in positions:
+            launch = launches[position]
+            added = launches.start(position, self._budget(position, launch))
+            if self._lengths is not None:
+                expected |= dict.fromkeys((each.number for each in added), self._lengths.of(launch.index))
+            requests += added
+        if self._lengths is not None:
+            requests = longest_first(requests, expected)
         if requests:
-            self._generator.submit(requests, config.rollout.sampling)
+            self._generator.submit(requests, self._config.rollout.sampling)
 
     def _next_prompt(self, step: int, position: int) -> Launch:
         [index] = self._sampler.take(1)

@@ -109,8 +109,7 @@ class Launches:
         )
         if number is None:
             return request
-        begun = tuple(launch.rollouts[number].token_ids)
-        return replace(request, samples=1, first_sample=number, begun=begun)
+        return replace(request, samples=1, first_sample=number, begun=launch.rollouts[number].token_ids)
 
     def collect(self, output: StepOutput) -> Iterator[int]:
         """Take up what was drawn; the positions of which nothing is in flight any more."""

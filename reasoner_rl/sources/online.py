@@ -22,6 +22,7 @@ from reasoner_rl.rewards.metrics import reward_metrics
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.rollout.engine import Generator
 from reasoner_rl.sources.base import StepBatch
+from reasoner_rl.sources.expected_lengths import ExpectedLengths
 from reasoner_rl.sources.filling import Filler
 from reasoner_rl.sources.launches import Launch, read_launches, save_launches, state_of
 from reasoner_rl.sources.samples import samples_of
@@ -59,7 +60,10 @@ class OnlineSource:
         self._prompts = prompts
         self._sampler = sampler
         self._timer = timer
-        self._filler = Filler(config, prompts, sampler, generator, rewards, timer, goes_on=goes_on)
+        self._lengths = ExpectedLengths() if config.batch.longest_first else None
+        self._filler = Filler(
+            config, prompts, sampler, generator, rewards, timer, self._lengths, goes_on=goes_on
+        )
         selecting = config.data.selection
         self._selection = (
             Selection(sampler, selecting.importance_weights)
@@ -92,6 +96,7 @@ class OnlineSource:
             "sampler": self._sampler.state(),
             "all_right": sorted(self._all_right),
             **({"selection": self._selection.state()} if self._selection else {}),
+            **({"lengths": self._lengths.state()} if self._lengths else {}),
             **({"put_off": state_of(self._put_off)} if self._put_off else {}),
             **({"ahead": state_of(ahead)} if ahead else {}),
         }
@@ -111,6 +116,8 @@ class OnlineSource:
         self._all_right = set(state["all_right"])
         if self._selection:
             self._selection.restore(state["selection"])
+        if self._lengths:
+            self._lengths.restore(state.get("lengths", []))
         self._put_off = (
             read_launches(folder / PUT_OFF, state["put_off"], self._prompts) if "put_off" in state else []
         )
@@ -150,6 +157,8 @@ class OnlineSource:
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
         self._put_off = filled.put_off
+        if self._lengths:
+            self._lengths.learn(filled.indices, generated)
         selecting = self._selection.learn(filled.indices, generated) if self._selection else {}
         kept, rest = kept[: builder.wanted], kept[builder.wanted :]
         counts |= {

@@ -137,7 +137,7 @@ def test_a_failure_leaves_the_previous_file_and_nothing_half_written(tmp_path: P
     path = recorder.rollouts(3, GROUPS[:1])
     assert path is not None
     before = path.read_text()
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="one for each"):
         recorder.rollouts(3, GROUPS, SAMPLES[:2])
     assert path.read_text() == before
     assert sorted(path.parent.iterdir()) == [path, path.with_suffix(".parquet")]

@@ -49,6 +49,7 @@ from reasoner_rl.distributed.ray.resources import (
     wants_gpus,
     worker_environment,
 )
+from reasoner_rl.distributed.serialization import REDUCERS, rebuild
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
@@ -111,6 +112,7 @@ class RayWorker(VerlWorker):
 
     def __init__(self) -> None:
         super().__init__()
+        _register_reducers()
         self._worker: Worker | None = None
         self._stacks: TextIO | None = None
 
@@ -204,6 +206,7 @@ class RayTransport:
         cluster = self._cluster
         self._stacks.mkdir(parents=True, exist_ok=True)
         init_ray(cluster)
+        _register_reducers()
         if cluster.address is None:
             self._fate = SharedFate()
             self._fate.include_ray()
@@ -410,3 +413,9 @@ def _get(reference: Any) -> Answer:
         return Answer(failure=Failure("died", " ".join(str(error).split())))
     except Exception as error:  # an answer that cannot be carried over, for one
         return Answer(failure=Failure("error", f"{type(error).__name__}: {error}"))
+
+
+def _register_reducers() -> None:
+    """Let this process serialise what it sends as `serialization` says."""
+    for kind, reducer in REDUCERS.items():
+        ray.util.register_serializer(kind, serializer=reducer, deserializer=rebuild)

@@ -11,6 +11,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.rollout.kv_cache import BLOCK_TOKENS, KvCache, aligned
@@ -232,7 +233,8 @@ class Decoder:
         parts = []
         for input_ids, pads in zip(padded.to(self._device).split(rows), padding.split(rows), strict=True):
             cache = KvCache()
-            logits = self._forward(input_ids, pads, cache, columns)
+            with record_function("prefill"):
+                logits = self._forward(input_ids, pads, cache, columns)
             parts.append((Contexts(cache, pads, logits), torch.arange(len(pads), device=self._device)))
         return parts
 
@@ -240,7 +242,8 @@ class Decoder:
         """Read one token per row, [rows] int64."""
         contexts = self._contexts
         columns = contexts.cache.get_seq_length() + 1
-        logits = self._forward(tokens.unsqueeze(1), contexts.padding, contexts.cache, columns)
+        with record_function("decode"):
+            logits = self._forward(tokens.unsqueeze(1), contexts.padding, contexts.cache, columns)
         self._contexts = replace(contexts, logits=logits)
 
     def _forward(self, input_ids: Tensor, padding: Tensor, cache: KvCache, columns: int) -> Tensor:

@@ -92,6 +92,14 @@ def test_merged_over_ranks(clock: list[float]) -> None:
     assert values(merge(parts)) == {"time/generate": 3.0, "speed/generate_tokens_per_second": 50.0}
 
 
+def test_timer_with_a_clock_of_its_own() -> None:
+    times = iter([5.0, 7.5])
+    timer = PhaseTimer(lambda: next(times))
+    with timer("generate"):
+        pass
+    assert values(timer.metrics()) == {"time/generate": 2.5}
+
+
 def test_timer_uses_real_time() -> None:
     timer = PhaseTimer()
     with timer("generate"):

@@ -324,9 +324,7 @@ class EvalConfig(Section):
         if not config.evaluation.datasets:
             raise ConfigError("evaluation.datasets is empty: name at least one file of problems")
         return cls(
-            run=config.run.model_copy(
-                update={"output_dir": config.run.output_dir / "eval", "profile": []}
-            ),
+            run=config.run.model_copy(update={"output_dir": config.run.output_dir / "eval", "profile": []}),
             model=config.model.model_copy(update={"path": weights}),
             data=EvalDataConfig(prompts=config.data.prompts),
             rollout=GenerationConfig(engine=config.rollout.engine, sampling=config.evaluation_sampling),

@@ -19,8 +19,8 @@ what an update reads and writes, of weights what a sync reads and writes; activa
 
 The ceiling of matrix products is measured in the same process, after the steps, for the shapes of the linear layers of
 the model's decoder layers at the mean number of rows of the part, and that of copies with 64 MiB, reading and
-writing: medians of 7. ``bound`` is the time that the larger of both ceilings asks for, over the time taken. With --clock cpu one
-thread is used, and its CPU time counts, so that other processes on the machine do not.
+writing: medians of 7. ``bound`` is the larger of both shares. With --clock cpu one thread is used, and its CPU time
+counts, so that other processes on the machine change little.
 """
 
 from __future__ import annotations
@@ -63,7 +63,18 @@ from reasoner_rl.training.policy import Policy
 from reasoner_rl.training.shared_prompts import SharedPrompts
 from reasoner_rl.types import MicroBatch
 
-PARTS = ("prefill", "decoding", "scoring", "logprobs", "forward", "backward", "optimizer", "sync", "data", "driver")
+PARTS = (
+    "prefill",
+    "decoding",
+    "scoring",
+    "logprobs",
+    "forward",
+    "backward",
+    "optimizer",
+    "sync",
+    "data",
+    "driver",
+)
 FLOAT32 = 4
 # Bytes of an update per parameter: the norm reads gradients, clipping reads and writes them, AdamW reads weights,
 # gradients and both moments and writes all but the gradients.
@@ -168,7 +179,9 @@ class Counts:
 
     def _pass(self, lengths: Sequence[int], computed: int, predicted: int) -> float:
         """FLOPs of a pass over sequences, of whose tokens ``computed`` are computed and ``predicted`` meet the head."""
-        products = 2 * (self._sizes.multiplied_parameters - self._head) * computed + 2 * self._head * predicted
+        products = (
+            2 * (self._sizes.multiplied_parameters - self._head) * computed + 2 * self._head * predicted
+        )
         at_one = forward_flops(self._sizes, 1) - forward_flops(self._sizes, 0)  # per token looked at
         return products + at_one * sum(length * length / 2 for length in lengths)
 
@@ -246,7 +259,9 @@ def measure_parts(meter: Meter, counts: Counts) -> None:
     Trainer.step = step  # type: ignore[method-assign]
 
 
-def profiled_recipe(source: str, overrides: Sequence[str], steps: int, out: Path, one_thread: bool) -> TrainConfig:
+def profiled_recipe(
+    source: str, overrides: Sequence[str], steps: int, out: Path, one_thread: bool
+) -> TrainConfig:
     """The recipe with so many steps, into ``out``, without evaluations and checkpoints.
 
     Raises ConfigError where its work is done in other processes, or not by the parts that are measured.
@@ -260,11 +275,15 @@ def profiled_recipe(source: str, overrides: Sequence[str], steps: int, out: Path
     ]
     config = load_recipe(source, [*overrides, *always])
     if isinstance(config, EvalConfig | IteratedConfig) or config.recipe == "reward_model":
-        raise ConfigError(f"{source}: a recipe of kind online, sft or preference is measured, not {config.recipe}")
+        raise ConfigError(
+            f"{source}: a recipe of kind online, sft or preference is measured, not {config.recipe}"
+        )
     if config.cluster.kind == "ray":
         raise ConfigError("cluster.kind=ray: the work is done in other processes, and this one is measured")
     if config.generates and not isinstance(config.rollout.engine, HfEngineConfig):
-        raise ConfigError(f"rollout.engine.kind={config.rollout.engine.kind}: the embedded engine, hf, is measured")
+        raise ConfigError(
+            f"rollout.engine.kind={config.rollout.engine.kind}: the embedded engine, hf, is measured"
+        )
     if not isinstance(config.training.backend, FsdpBackendConfig):
         raise ConfigError(f"training.backend.kind={config.training.backend.kind}: fsdp is measured")
     return config
@@ -338,12 +357,18 @@ def rates(part: Part, ceiling: float | None, bandwidth: float) -> dict[str, floa
     return {"of_products": products, "of_copies": copies, "of_bound": max(known, default=None)}
 
 
-def report_of(meter: Meter, architecture: Architecture, clock: Callable[[], float], *, bf16: bool) -> dict[str, Any]:
+def report_of(
+    meter: Meter, architecture: Architecture, clock: Callable[[], float], *, bf16: bool
+) -> dict[str, Any]:
     """All figures per step."""
     steps, bandwidth = max(1, meter.steps - 1), copy_rate(clock)
     limits = ceilings(meter.parts, architecture, torch.float32, clock)
     whole = sum(part.seconds for part in meter.parts.values())
-    report: dict[str, Any] = {"steps": steps, "seconds_per_step": whole / steps, "copy_bytes_per_second": bandwidth}
+    report: dict[str, Any] = {
+        "steps": steps,
+        "seconds_per_step": whole / steps,
+        "copy_bytes_per_second": bandwidth,
+    }
     if bf16:
         report["bf16_flops_per_second"] = ceilings(meter.parts, architecture, torch.bfloat16, clock)
     report["parts"] = {}
@@ -357,7 +382,19 @@ def report_of(meter: Meter, architecture: Architecture, clock: Callable[[], floa
 
 def show(report: dict[str, Any]) -> None:
     """Print the figures as a table."""
-    columns = ("", "seconds", "share", "tokens", "GFLOP", "GB", "GFLOP/s", "ceiling", "products", "copies", "bound")
+    columns = (
+        "",
+        "seconds",
+        "share",
+        "tokens",
+        "GFLOP",
+        "GB",
+        "GFLOP/s",
+        "ceiling",
+        "products",
+        "copies",
+        "bound",
+    )
     rows = []
     for name, part in report["parts"].items():
         speed = part["flops"] / part["seconds"] / 1e9 if part["seconds"] and part["flops"] else None
@@ -377,7 +414,9 @@ def show(report: dict[str, Any]) -> None:
             )
         )
     print_table(columns, rows)
-    print(f"\n{report['seconds_per_step']:.3f} s per step; copies {report['copy_bytes_per_second'] / 1e9:.1f} GB/s")
+    print(
+        f"\n{report['seconds_per_step']:.3f} s per step; copies {report['copy_bytes_per_second'] / 1e9:.1f} GB/s"
+    )
     for name, rate in report.get("bf16_flops_per_second", {}).items():
         speed = rate / report["parts"][name]["ceiling_flops_per_second"]
         print(f"bf16 products of {name}: {rate / 1e9:.1f} GFLOP/s, {speed:.2f} times those in float32")

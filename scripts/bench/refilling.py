@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Tokens per second of the embedded engine with refilled rows, against batch after batch, on the same responses.
 
-Refilling: all responses are submitted at once, and a row whose response has ended is given to a waiting one. Batch after
-batch, as the engine did before: the responses are submitted in the fewest batches of equal size, and the next batch
-starts when the last response of one has ended. In both, rows of ended responses leave the batch.
+Refilling: all responses are submitted at once, and a row whose response has ended is given to a waiting one. Batch
+after batch, as the engine did before: the responses are submitted in the fewest batches of equal size, and the next
+batch starts when the last response of one has ended. In both, rows of ended responses leave the batch.
 
 Each response is a request of its own with a prompt of 20 tokens and exactly as many tokens as its length says, so both
 sides draw the same tokens, which is checked. The sets of lengths:
@@ -140,7 +140,9 @@ def main() -> None:
         sets = {"records": recorded_lengths(options.records, options.responses), **sets}
     work = step_time.Work(options.model, 1, 1, 1, options.turns, 1, options.seed, 1)
     report: dict[str, Any] = {"machine": machine(), "rows": options.rows, "model": options.model, "sets": {}}
-    print(f"{'lengths':12} {'responses':>9} {'mean':>6} {'longest':>7} {'refilling':>10} {'batches':>9} {'ratio':>6}")
+    print(
+        f"{'lengths':12} {'responses':>9} {'mean':>6} {'longest':>7} {'refilling':>10} {'batches':>9} {'ratio':>6}"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         in_fresh_interpreter(step_time.make_checkpoint, work, folder)

@@ -421,7 +421,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         whole = work.prompts * work.responses
         with_trl = not ours_only and importlib.util.find_spec("trl") is not None
         batches = (whole, whole // 4) if with_trl else ()
-        sides: dict[str, list[Times]] = {"reasoner_rl": [], **{f"TRL, batch {batch}": [] for batch in batches}}
+        sides: dict[str, list[Times]] = {
+            "reasoner_rl": [],
+            **{f"TRL, batch {batch}": [] for batch in batches},
+        }
         for _ in range(rounds):
             sides["reasoner_rl"] += in_fresh_interpreter(time_ours, work, folder)
             for batch in batches:

@@ -62,7 +62,7 @@ def test_a_step_a_list_or_a_range(write_recipe: Recipe, given: str, steps: list[
     ],
 )
 def test_what_is_refused(write_recipe: Recipe, overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match="run.profile") as caught:
+    with pytest.raises(ConfigError, match=r"run\.profile") as caught:
         load_recipe(write_recipe(), overrides)
     assert message in str(caught.value)
 

@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="max_batch_sequences (default 64)")
     parser.add_argument("--turns", type=int, default=5, help="of each side, after a warm-up (default 5)")
     parser.add_argument("--records", type=Path, nargs="*", default=[], help="parquet files of responses")
+    parser.add_argument("--sets", nargs="*", help="of records, 'heavy tail', equal (default: all there are)")
     parser.add_argument("--seed", type=int, default=0, help="decides weights and lengths (default 0)")
     parser.add_argument("--json", type=Path, help="file to write every number to")
     options = parser.parse_args()
@@ -138,6 +139,7 @@ def main() -> None:
     sets["equal"] = [MEDIAN] * options.responses
     if options.records:
         sets = {"records": recorded_lengths(options.records, options.responses), **sets}
+    sets = {name: lengths for name, lengths in sets.items() if name in (options.sets or sets)}
     work = step_time.Work(options.model, 1, 1, 1, options.turns, 1, options.seed, 1)
     report: dict[str, Any] = {"machine": machine(), "rows": options.rows, "model": options.model, "sets": {}}
     print(

@@ -70,6 +70,8 @@ def test_flops_are_those_that_pytorch_counts(bench: Any, tiny_checkpoint: Callab
             prompt_ids=torch.arange(5, 5 + prompt),
             response_ids=torch.arange(9, 9 + response),
             rollout_logprobs=torch.zeros(response),
+            loss_mask=torch.ones(response, dtype=torch.bool),
+            advantages=torch.zeros(response),
         )
         for prompt, response in ((3, 4), (6, 2))
     ]

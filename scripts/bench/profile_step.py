@@ -45,6 +45,7 @@ from reasoner_rl.cli.common import print_table
 from reasoner_rl.config.iterated import IteratedConfig
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import EvalConfig, TrainConfig
+from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import HfEngineConfig
 from reasoner_rl.config.training import FsdpBackendConfig
 from reasoner_rl.errors import ConfigError
@@ -274,7 +275,7 @@ def profiled_recipe(
         *(["run.threads=1"] if one_thread else []),
     ]
     config = load_recipe(source, [*overrides, *always])
-    if isinstance(config, EvalConfig | IteratedConfig) or config.recipe == "reward_model":
+    if isinstance(config, EvalConfig | IteratedConfig | RewardModelConfig):
         raise ConfigError(
             f"{source}: a recipe of kind online, sft or preference is measured, not {config.recipe}"
         )

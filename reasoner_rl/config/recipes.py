@@ -310,6 +310,11 @@ class EvalConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _nothing_is_trained(self) -> Self:
+        refuse_without_effect(self.run, ["profile"], "in an evaluation, which has no training steps", "run.")
+        return self
+
+    @model_validator(mode="after")
     def _samples_differ(self) -> Self:
         check_samples_differ(self.evaluation.samples_per_prompt, self.rollout.sampling, "rollout.sampling")
         return self
@@ -328,7 +333,7 @@ class EvalConfig(Section):
         if not config.evaluation.datasets:
             raise ConfigError("evaluation.datasets is empty: name at least one file of problems")
         return cls(
-            run=config.run.model_copy(update={"output_dir": config.run.output_dir / "eval"}),
+            run=config.run.model_copy(update={"output_dir": config.run.output_dir / "eval", "profile": []}),
             model=config.model.model_copy(update={"path": weights}),
             data=EvalDataConfig(prompts=config.data.prompts),
             rollout=GenerationConfig(engine=config.rollout.engine, sampling=config.evaluation_sampling),
@@ -342,7 +347,7 @@ class EvalConfig(Section):
     def of_answers(cls, config: SamplingRecipe, folder: Path) -> EvalConfig:
         """The sampling of answers to a recipe's training problems into ``folder``, as in its first step."""
         return cls(
-            run=config.run.model_copy(update={"output_dir": folder}),
+            run=config.run.model_copy(update={"output_dir": folder, "profile": []}),
             model=config.model,
             data=EvalDataConfig(prompts=config.data.prompts),
             rollout=_shared(GenerationConfig, config.rollout),

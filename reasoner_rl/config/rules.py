@@ -20,6 +20,7 @@ from reasoner_rl.config.preference import (
 )
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.rollout import EngineConfig, SamplingConfig, VllmEngineConfig
+from reasoner_rl.config.run import RunConfig
 from reasoner_rl.config.training import (
     BackendConfig,
     FsdpBackendConfig,
@@ -59,6 +60,17 @@ def check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str
         raise ValueError(
             f"{key}.tensor_parallel must divide {place}.workers_per_node, so that a copy of the model stays on one "
             f"machine: {size} does not divide {workers}"
+        )
+
+
+def check_profile(run: RunConfig, cluster: ClusterConfig) -> None:
+    """Raise ValueError where training steps are to be traced that other processes make."""
+    if isinstance(cluster, RayClusterConfig):
+        refuse_without_effect(
+            run,
+            ["profile"],
+            "with cluster.kind 'ray': it traces the run's own process, and the work is done in workers",
+            "run.",
         )
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from reasoner_rl.config.base import Off, Section, UserPath, refuse_without_effect
 from reasoner_rl.config.data import DatasetConfig
 from reasoner_rl.config.rollout import SamplingConfig
+
+
+def _steps(given: Any) -> Any:
+    """A step, or a range as in 3-5, as a list of steps; anything else as it is."""
+    if isinstance(given, str) and (bounds := re.fullmatch(r"(\d+)-(\d+)", given.strip())):
+        first, last = int(bounds[1]), int(bounds[2])
+        if first > last:
+            raise ValueError(f"the range {given!r} ends before it begins")
+        return list(range(first, last + 1))
+    return [given] if isinstance(given, int) else given
 
 
 class RunConfig(Section):
@@ -29,6 +40,19 @@ class RunConfig(Section):
         description="CPU threads of torch in this process; its own choice if unset. Workers that Ray starts have "
         "cluster.cpus_per_worker.",
     )
+    profile: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_steps)] = Field(
+        [],
+        description="Training steps that torch.profiler traces: a step, a list of steps, or a range such as 3-5. Each "
+        "gives output_dir/profile/step_N.json.gz, a Chrome trace with named ranges for the phases, which Perfetto and "
+        "chrome://tracing show. A traced step takes longer. For cluster.kind=local alone: with Ray the work is done in "
+        "other processes.",
+    )
+
+    @model_validator(mode="after")
+    def _profiled_steps_are_made(self) -> Self:
+        if late := [step for step in self.profile if step > self.steps]:
+            raise ValueError(f"run.profile names step {late[0]}, and run.steps is {self.steps}")
+        return self
 
 
 class HeldOutConfig(Section):

@@ -21,6 +21,7 @@ from reasoner_rl.config.rules import (
     check_no_generation_workers,
     check_one_template,
     check_overlong,
+    check_profile,
     check_ranks,
     check_tensor_parallel,
     check_warmup,
@@ -119,6 +120,7 @@ class TrainingRecipe(Section):
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
         check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
+        check_profile(self.run, self.cluster)
         check_ranks(self.training.backend, self.model, self.cluster)
         return self
 

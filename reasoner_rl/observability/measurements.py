@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import psutil  # type: ignore[import-untyped]
@@ -80,23 +80,27 @@ def wait_for_device() -> None:
 
 
 class PhaseTimer:
-    """Adds up wall-clock seconds by phase: ``with timer("generate"): ...``, any number of times.
+    """Adds up seconds by phase: ``with timer("generate"): ...``, any number of times.
 
     The device's work of a phase counts: see `wait_for_device`.
+
+    clock: what time it is, in seconds; the wall clock's if unset.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or time.perf_counter
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         wait_for_device()
-        start = time.perf_counter()
+        start = self._clock()
         try:
-            yield
+            with torch.profiler.record_function(phase):  # its name in traces of run.profile
+                yield
         finally:
             wait_for_device()
-            self._seconds[phase] += time.perf_counter() - start
+            self._seconds[phase] += self._clock() - start
 
     def metrics(self, tokens: Mapping[str, int] | None = None) -> Metrics:
         """Return ``time/<phase>`` in seconds and, from ``tokens``, ``speed/<phase>_tokens_per_second``.

@@ -11,6 +11,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.rollout.kv_cache import BLOCK_TOKENS, KvCache, aligned
@@ -26,7 +27,7 @@ REARRANGE_FROM = 0.2
 class Pending:
     """A response to be drawn."""
 
-    request: int  # pending responses to the same request share the prefill of its prompt
+    request: int
     sample: int
     stream: tuple[int, int]  # of random numbers
     prompt_ids: tuple[int, ...]
@@ -196,8 +197,8 @@ class Decoder:
         self._model, self._device = model, device
         nothing = torch.empty(0, dtype=torch.int64, device=device)
         self._contexts = Contexts(KvCache(), nothing, torch.empty(0, device=device))
-        # The requests whose prompts were read last, and these prompts: other responses to them may start later.
-        self._prompts: tuple[list[int], Contexts] = ([], self._contexts)
+        # The prompts that were read last: other responses to them may start later.
+        self._prompts: tuple[list[tuple[int, ...]], Contexts] = ([], self._contexts)
 
     @property
     def logits(self) -> Tensor:
@@ -211,21 +212,25 @@ class Decoder:
         """
         parts = [(self._contexts, torch.from_numpy(kept).to(self._device))] if len(kept) else []
         if added:
-            prompts, contexts = self._read({p.request: p.prompt_ids + p.begun for p in added})
-            places = {request: place for place, request in enumerate(prompts)}
-            parts.append((contexts, torch.tensor([places[p.request] for p in added], device=self._device)))
+            wanted = [pending.prompt_ids + pending.begun for pending in added]
+            prompts, contexts = self._read(wanted)
+            places = {prompt: place for place, prompt in enumerate(prompts)}
+            parts.append((contexts, torch.tensor([places[prompt] for prompt in wanted], device=self._device)))
         self._contexts = joined(parts, min(remaining, BLOCK_TOKENS))
 
-    def _read(self, prompts: dict[int, tuple[int, ...]]) -> tuple[list[int], Contexts]:
-        """The requests in an order, and their prompts read; those that were read last time are not read again."""
+    def _read(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Contexts]:
+        """The prompts, each once and in an order, and read; those that were read last time are not read again."""
         before, contexts = self._prompts
-        again = [place for place, request in enumerate(before) if request in prompts]
-        requests = [before[place] for place in again]
-        fresh = [request for request in prompts if request not in requests]
+        wanted = dict.fromkeys(prompts)
+        again = [place for place, prompt in enumerate(before) if prompt in wanted]
+        known = [before[place] for place in again]
+        for prompt in known:
+            del wanted[prompt]
+        fresh = list(wanted)
         parts = [(contexts, torch.tensor(again, device=self._device))] if again else []
         if fresh:
-            parts += self._prefill([prompts[request] for request in fresh])
-        self._prompts = requests + fresh, joined(parts, 0)
+            parts += self._prefill(fresh)
+        self._prompts = known + fresh, joined(parts, 0)
         return self._prompts
 
     def _prefill(self, prompts: list[tuple[int, ...]]) -> list[tuple[Contexts, Tensor]]:
@@ -237,7 +242,8 @@ class Decoder:
         parts = []
         for input_ids, pads in zip(padded.to(self._device).split(rows), padding.split(rows), strict=True):
             cache = KvCache()
-            logits = self._forward(input_ids, pads, cache, columns)
+            with record_function("prefill"):
+                logits = self._forward(input_ids, pads, cache, columns)
             parts.append((Contexts(cache, pads, logits), torch.arange(len(pads), device=self._device)))
         return parts
 
@@ -245,7 +251,8 @@ class Decoder:
         """Read one token per row, [rows] int64."""
         contexts = self._contexts
         columns = contexts.cache.get_seq_length() + 1
-        logits = self._forward(tokens.unsqueeze(1), contexts.padding, contexts.cache, columns)
+        with record_function("decode"):
+            logits = self._forward(tokens.unsqueeze(1), contexts.padding, contexts.cache, columns)
         self._contexts = replace(contexts, logits=logits)
 
     def _forward(self, input_ids: Tensor, padding: Tensor, cache: KvCache, columns: int) -> Tensor:

@@ -118,6 +118,8 @@ class HfRolloutEngine(Generator):
             for pending, rollout in self._rollouts(self._batch.step()):
                 self._in_flight.record(pending.request, pending.sample, rollout)
                 finished += 1
+        if not self._in_flight:
+            self._batch = None  # what it has read is of these weights
         return StepOutput(self._in_flight.take().finished, finished, tokens)
 
     def cancel(self) -> None:

@@ -104,10 +104,11 @@ def _aligned(
 ) -> Tensor:
     _, heads, _, width = states[0].shape
     rows = sum(map(len, chosen))
-    whole = states[0].new_zeros(rows, heads, columns + spare_tokens, width)
+    whole = states[0].new_empty(rows, heads, columns + spare_tokens, width)
     first = 0
     for each, layer, indices in zip(states, layers, chosen, strict=True):
         last, filled = first + len(indices), min(layer.length, columns)
+        whole[first:last, :, : columns - filled] = 0  # masked, and 0 * NaN would be NaN
         whole[first:last, :, columns - filled : columns] = each[
             indices, :, layer.length - filled : layer.length
         ]

@@ -82,15 +82,33 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     """Invert the cumulative distribution: [B, V] log-probabilities and [B] uniforms in [0, 1) to [B] int64 tokens.
 
     The token is the first of non-zero probability whose cumulative probability exceeds the target. The target is below
-    the largest sum, which rounding may leave off 1, so there is one. Nothing relies on the sums' being in order: a GPU
-    adds in blocks, and a sum may be smaller than the one before it.
+    the largest sum, which rounding may leave off 1, so there is one.
     """
     probabilities = logprobs.exp()
-    cumulative = probabilities.cumsum(dim=-1).masked_fill_(probabilities == 0, 0)
-    total = cumulative.amax(dim=-1, keepdim=True)
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    targets = torch.minimum(uniforms.unsqueeze(-1) * total, below_total)
+    find = first_above if probabilities.device.type == "cpu" else first_above_in_any_order
+    return find(probabilities, probabilities.cumsum(dim=-1), uniforms)
+
+
+def first_above(probabilities: Tensor, cumulative: Tensor, uniforms: Tensor) -> Tensor:
+    """See `draw`. The sums [B, V] are in order, as on a CPU, which adds one number after the other.
+
+    So a token without probability, whose sum is that before it, is never the first to exceed a target.
+    """
+    targets = _below(cumulative[:, -1:], uniforms)
+    found = torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    return found.clamp_(max=probabilities.shape[-1] - 1)  # nothing exceeds NaN
+
+
+def first_above_in_any_order(probabilities: Tensor, cumulative: Tensor, uniforms: Tensor) -> Tensor:
+    """See `draw`. A GPU adds in blocks, and a sum may be smaller than the one before it. Overwrites the sums."""
+    cumulative.masked_fill_(probabilities == 0, 0)
+    targets = _below(cumulative.amax(dim=-1, keepdim=True), uniforms)
     return (cumulative > targets).to(torch.uint8).argmax(dim=-1)  # the first of equals
+
+
+def _below(total: Tensor, uniforms: Tensor) -> Tensor:
+    """The uniforms [B] as shares of the totals [B, 1], below them: [B, 1]."""
+    return torch.minimum(uniforms.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
 
 
 def choose_tokens(

@@ -25,6 +25,7 @@ from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import MetricLogger
+from reasoner_rl.observability.trace import trace_file, traced
 from reasoner_rl.sources.base import Source, StepBatch
 from reasoner_rl.sources.online import ADVICE
 from reasoner_rl.trainer.resume import save_recipe
@@ -76,7 +77,7 @@ class Trainer:
         state, timer, models = self.state, self.timer, self.workers.models
         timer.reset()
         number, measured, recorded = state.step + 1, list[Metrics](), list[TrainSample]()
-        with timer("step"):
+        with traced(self._trace_file(number)), timer("step"):
             batch = self._next_batch(number)
             samples = batch.samples
             if samples:
@@ -100,6 +101,10 @@ class Trainer:
         if not self.source.generates:
             return {}
         return self.workers.publish(self.state.version, self.source.before_new_weights)
+
+    def _trace_file(self, step: int) -> Path | None:
+        run = self.config.run
+        return trace_file(run.output_dir, step) if step in run.profile else None
 
     def _recorded(self, samples: list[TrainSample]) -> list[TrainSample]:
         """The samples of the step's record, with entropies if the recipe asks for them."""

@@ -2,7 +2,7 @@
 
 The logits of a batch, [N, V] in float32, are the largest tensor of training: 16k tokens of a 150k vocabulary
 take 10 GB, several times over. Here only the logits of one chunk of tokens exist at a time; the backward pass computes
-them again.
+them again, except those of the last chunk, which are kept for it.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(targets), dtype=_compute_dtype(hidden))
         entropy, normalisers = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        ctx.last = None
         for chunk in _chunks(len(targets), chunk_tokens):
             logits = logits_of.forward(hidden[chunk], weight, bias)
             top = logits.amax(-1, keepdim=True)
@@ -116,6 +117,8 @@ class _TokenLogprobs(torch.autograd.Function):
             expected = exponentials.mul_(logits).sum(-1).div_(log_sums.exp())
             entropy[chunk] = log_sums - expected
             normalisers[chunk] = log_sums + top[:, 0]
+            if chunk.stop >= len(targets) and any(ctx.needs_input_grad) and logits_of.softcap is None:
+                ctx.last = logits, log_sums
         ctx.save_for_backward(hidden, weight, bias, targets, normalisers, entropy)
         ctx.logits_of, ctx.chunk_tokens = logits_of, chunk_tokens
         ctx.set_materialize_grads(False)
@@ -136,12 +139,15 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=accumulate_in) if wants_bias else None
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(normalisers)
-        for chunk in _chunks(len(targets), ctx.chunk_tokens):
-            logits = ctx.logits_of.forward(hidden[chunk], weight, bias)
+        # The last chunk comes first, so that no more than one chunk's logits are held.
+        for chunk in reversed(_chunks(len(targets), ctx.chunk_tokens)):
+            (logits, log_sums), ctx.last = ctx.last or (None, normalisers[chunk]), None
+            if logits is None:
+                logits = ctx.logits_of.forward(hidden[chunk], weight, bias)
             gradient = _logits_gradient(
                 logits,
                 targets[chunk],
-                normalisers[chunk],
+                log_sums,
                 entropy[chunk],
                 grad_logprobs[chunk],
                 None if grad_entropy is None else grad_entropy[chunk],

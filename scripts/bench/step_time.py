@@ -6,7 +6,9 @@ The work: a tiny Qwen2 with random weights and the quickstart's tokenizer (or a 
 the whole batch with DAPO's loss, without KL, in float32, gradient norm clipped at 1. Neither side computes old
 logprobs (the ratio is exactly 1), logs, saves, or checkpoints activations. TRL is timed with the whole batch at once
 and in four parts, and the faster counts; reasoner_rl takes the micro-batches it is given. Each side runs in a process
-of its own, one after the other; the first step of each is not counted.
+of its own, one after the other, as often as --rounds says (A B C A B C ...); the first step of each process is not
+counted. With --clock cpu one thread is used and the seconds are the process's CPU time, which other processes on the
+machine change little; that of the verifiers, which are other processes, is not in it.
 
 Phases:
   generate  prompts to responses and their text
@@ -29,6 +31,7 @@ import os
 import platform
 import random
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -67,6 +70,12 @@ class Work:
     micro_batch_tokens: int  # of reasoner_rl
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]  # of passes; master weights of both sides are float32
+    clock: Literal["wall", "cpu"] = "wall"  # cpu: of the process
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """Seconds by the clock."""
+        return time.process_time if self.clock == "cpu" else time.perf_counter
 
     def prompt_texts(self) -> list[str]:
         """Sums of 7 to 9 digits, about 20 tokens, for all steps."""
@@ -176,7 +185,7 @@ def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
 
     torch.set_num_threads(work.threads)
     torch.manual_seed(work.seed)
-    tokenizer, timer, measured = load_tokenizer(config.model), PhaseTimer(), []
+    tokenizer, timer, measured = load_tokenizer(config.model), PhaseTimer(work.now), []
     prompts = [
         Prompt(str(index), tuple(tokenizer(text).input_ids), text, "", "")
         for index, text in enumerate(work.prompt_texts())
@@ -212,7 +221,8 @@ def run_steps(config: OnlineConfig, work: Work) -> list[dict[str, float]]:
                 "generate": work.prompts * work.responses * work.tokens,
                 "update": sum(sample.tokens for sample in samples),
             }
-            measured.append(values(merge([synced, trained, timer.metrics(tokens)])))
+            # The meter of phase changes has a wall clock of its own.
+            measured.append({**values(merge([synced, trained])), **values(timer.metrics(tokens))})
     return measured[1:]
 
 
@@ -228,7 +238,7 @@ def time_trl(work: Work, folder: Path, device_batch: int) -> list[Times]:
     datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
     trainer_class: Any = trl.GRPOTrainer
     torch.set_num_threads(work.threads)
-    timer, times = PhaseTimer(), list[Times]()
+    timer, times = PhaseTimer(work.now), list[Times]()
 
     class TimedTrainer(trainer_class):
         def _generate(self, *args: Any) -> Any:
@@ -391,6 +401,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_work_arguments(parser, steps=5)
+    parser.add_argument("--rounds", type=int, default=1, help="processes of each side, in turns (default 1)")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of one thread")
     parser.add_argument("--ours-only", action="store_true", help="do not run TRL")
     parser.add_argument("--json", type=Path, help="file to write every number to")
     return parser.parse_args(arguments)
@@ -401,7 +413,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from reasoner_rl.observability.summary import write_json
 
     options = vars(parse(arguments))
-    ours_only, json_file = options.pop("ours_only"), options.pop("json")
+    ours_only, json_file, rounds = options.pop("ours_only"), options.pop("json"), options.pop("rounds")
+    if options["clock"] == "cpu":
+        options["threads"] = 1
     work = Work(**options)
     os.environ["OMP_NUM_THREADS"] = str(work.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -410,11 +424,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         parameters = in_fresh_interpreter(make_checkpoint, work, folder)
-        sides: dict[str, list[Times]] = {"reasoner_rl": in_fresh_interpreter(time_ours, work, folder)}
-        if not ours_only and importlib.util.find_spec("trl"):
-            whole = work.prompts * work.responses
-            for batch in (whole, whole // 4):
-                sides[f"TRL, batch {batch}"] = in_fresh_interpreter(time_trl, work, folder, batch)
+        whole = work.prompts * work.responses
+        with_trl = not ours_only and importlib.util.find_spec("trl") is not None
+        batches = (whole, whole // 4) if with_trl else ()
+        sides: dict[str, list[Times]] = {
+            "reasoner_rl": [],
+            **{f"TRL, batch {batch}": [] for batch in batches},
+        }
+        for _ in range(rounds):
+            sides["reasoner_rl"] += in_fresh_interpreter(time_ours, work, folder)
+            for batch in batches:
+                sides[f"TRL, batch {batch}"] += in_fresh_interpreter(time_trl, work, folder, batch)
     medians = {
         side: {phase: median(step[phase] for step in steps) for phase in PHASES}
         for side, steps in sides.items()

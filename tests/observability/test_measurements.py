@@ -123,6 +123,14 @@ def test_a_phase_ends_when_the_device_has_done_its_work(
     assert (metrics["time/sync"], metrics["time/sync_load"]) == (2.0, 2.0)
 
 
+def test_timer_with_a_clock_of_its_own() -> None:
+    times = iter([5.0, 7.5])
+    timer = PhaseTimer(lambda: next(times))
+    with timer("generate"):
+        pass
+    assert values(timer.metrics()) == {"time/generate": 2.5}
+
+
 def test_timer_uses_real_time() -> None:
     timer = PhaseTimer()
     with timer("generate"):

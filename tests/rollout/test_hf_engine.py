@@ -506,6 +506,24 @@ def test_requests_join_those_that_are_being_answered(engine: Any) -> None:
     assert tokens([found[number] for number in range(len(REQUESTS))]) == tokens(alone)
 
 
+@pytest.mark.parametrize("limit", [1, 63, 64, 65, 128])
+def test_nothing_of_earlier_requests_is_used_again(engine: Any, limit: int) -> None:
+    """Neither their prompts under the same numbers nor what was read with other weights, wherever a step ends."""
+    sampling = SamplingConfig(max_response_tokens=limit, min_response_tokens=limit, temperature=0)
+    used, fresh = engine(), engine()
+
+    def texts(generator: HfRolloutEngine, prompt: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return tokens(generator.generate([GenerationRequest(prompt, samples=2, seed=1)], sampling))
+
+    texts(used, PROMPTS[0])
+    assert texts(used, PROMPTS[2]) == texts(fresh, PROMPTS[2])
+    changed = [(name, tensor.roll(1, 0)) for name, tensor in fresh._model.state_dict().items()]
+    updated = engine()
+    for each in (used, updated):
+        each.load_weights(changed, version=1)
+    assert texts(used, PROMPTS[2]) == texts(updated, PROMPTS[2])
+
+
 def test_a_continued_response_is_that_of_one_piece(engine: Any, tiny_tokenizer: Any) -> None:
     """With the same weights; also where a stop string lies across the cut, and in the same batch as fresh ones."""
     free = engine(endings=ENDINGS).generate(REQUESTS, SamplingConfig(max_response_tokens=40))

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.rollout.sampling import UniformStreams, choose_tokens, draw, sampling_logprobs
+from reasoner_rl.rollout.sampling import (
+    UniformStreams,
+    choose_tokens,
+    draw,
+    first_above,
+    first_above_in_any_order,
+    sampling_logprobs,
+)
 
 
 def brute_force(logits: list[float], temperature: float, top_k: int, top_p: float) -> list[float]:
@@ -63,18 +70,35 @@ def test_draw_never_takes_an_impossible_token_when_the_sum_is_rounded() -> None:
             assert logprobs[0, token] > -torch.inf
 
 
-def test_draw_does_not_need_sums_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU may give them: smaller than the one before, or larger past a token of probability zero."""
-    logprobs = torch.tensor([[0.25, 0.25, 0.0, 0.5, 0.0]]).log()
-    sums = torch.tensor([[0.25, 0.5, 0.5000001, 0.9999999, 1.0]])
-    monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: sums.clone())
-    tokens = [draw(logprobs, torch.tensor([u])).item() for u in (0.0, 0.3, 0.50000006, 1 - 2**-24, 1.0)]
-    assert tokens == [0, 1, 3, 3, 3]
-    sums = torch.tensor([[0.25, 0.2499999, 0.2499999, 1.0, 1.0]])
-    assert draw(logprobs, torch.tensor([0.2499999])).item() == 0
-    logprobs = torch.tensor([[0.5, -200.0, 0.5]]).log_softmax(-1)  # the second is 0 once it is no logarithm
-    sums = torch.tensor([[0.5, 0.5000001, 1.0]])
-    assert draw(logprobs, torch.tensor([0.50000004])).item() == 2
+def test_on_a_gpu_sums_need_not_be_in_order() -> None:
+    """They may be smaller than the one before, or larger past a token of probability zero."""
+
+    def found(probabilities: list[float], sums: list[float], uniform: float) -> int:
+        drawn = first_above_in_any_order(
+            torch.tensor([probabilities]), torch.tensor([sums]), torch.tensor([uniform])
+        )
+        return int(drawn.item())
+
+    probabilities, sums = [0.25, 0.25, 0.0, 0.5, 0.0], [0.25, 0.5, 0.5000001, 0.9999999, 1.0]
+    uniforms = (0.0, 0.3, 0.50000006, 1 - 2**-24, 1.0)
+    assert [found(probabilities, sums, uniform) for uniform in uniforms] == [0, 1, 3, 3, 3]
+    assert found(probabilities, [0.25, 0.2499999, 0.2499999, 1.0, 1.0], 0.2499999) == 0
+    assert found([0.5, 0.0, 0.5], [0.5, 0.5000001, 1.0], 0.50000004) == 2
+
+
+@pytest.mark.parametrize(("vocabulary", "top_p"), [(7, 1.0), (500, 1.0), (500, 0.8)])
+def test_bisection_on_a_cpu_finds_what_comparing_all_finds(vocabulary: int, top_p: float) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 4 * torch.randn(64, vocabulary, generator=generator)
+    logits[:, ::3] = -torch.inf
+    probabilities = sampling_logprobs(logits, 1.0, top_p=top_p).exp()
+    sums = probabilities.cumsum(-1)
+    uniforms = torch.rand(64, generator=generator)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-24])
+    found = first_above(probabilities, sums, uniforms)
+    assert torch.equal(found, first_above_in_any_order(probabilities, sums, uniforms))
+    not_numbers = torch.full((1, vocabulary), torch.nan)
+    assert first_above(not_numbers, not_numbers, torch.tensor([0.5])).item() < vocabulary
 
 
 def test_streams_depend_on_their_key_and_position_only() -> None:

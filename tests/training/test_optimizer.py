@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -95,3 +96,39 @@ def test_the_optimizer_takes_its_numbers_from_the_configuration() -> None:
     optimizer = build_optimizer(small_model(), OptimizerConfig(lr=3e-4, betas=(0.8, 0.95), eps=1e-6))
     for group in optimizer.param_groups:
         assert (group["lr"], group["betas"], group["eps"]) == (3e-4, (0.8, 0.95), 1e-6)
+
+
+def test_the_fused_kernel_is_adamw_and_its_state_is_too() -> None:
+    """The plain loop takes over the fused kernel's state, as of a checkpoint, and makes the same updates."""
+    config = OptimizerConfig(lr=1e-2, weight_decay=0.1)
+
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(7, 5), nn.LayerNorm(5))
+
+    def update(trained: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+        for parameter in trained.parameters():
+            parameter.grad = torch.full_like(parameter, 0.1 * number).sin_()
+        optimizer.step()
+
+    fused_model, plain_model = model(), model()
+    fused = build_optimizer(fused_model, config)
+    assert fused.defaults["fused"]
+    plain = torch.optim.AdamW(
+        parameter_groups(plain_model.named_parameters(), config.weight_decay),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        foreach=False,
+    )
+    for number in range(1, 4):
+        update(fused_model, fused, number)
+        update(plain_model, plain, number)
+    state = deepcopy(fused.state_dict())
+    for group in state["param_groups"]:
+        group |= {"fused": None, "foreach": False}
+    plain.load_state_dict(state)
+    update(fused_model, fused, 4)
+    update(plain_model, plain, 4)
+    for ours, theirs in zip(fused_model.parameters(), plain_model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)

@@ -251,3 +251,51 @@ def test_unused_ids_have_no_probability_and_no_gradient(bias_kind, logit_scale, 
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
         if len(found) == 11:
             assert not found[unused].any(), "exactly zero"
+
+
+class _CountProducts(TorchDispatchMode):
+    """Counts products with the whole weight matrix, [n, D] @ [D, V]."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.vocabulary, self.counted = vocabulary, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.counted += result.shape[-1] == self.vocabulary
+        return result
+
+
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+@pytest.mark.parametrize("chunk_tokens", [4, 13, 99])
+def test_the_last_chunk_is_not_computed_again_and_its_gradients_are_the_same(chunk_tokens, entropy_gradient):
+    hidden, weight, bias, targets = inputs(tokens=13, width=5, vocabulary=11)
+    chunks = -(-13 // chunk_tokens)
+    with _CountProducts(11) as products:
+        out = token_logprobs(
+            hidden,
+            weight,
+            bias,
+            targets,
+            temperature=0.7,
+            chunk_tokens=chunk_tokens,
+            entropy_gradient=entropy_gradient,
+        )
+        toward = torch.linspace(-1, 1, 13)
+        loss = (out.logprobs * toward).sum() + (out.entropy * toward).sum() * entropy_gradient
+        kept = torch.autograd.grad(loss, (hidden, weight, bias), retain_graph=True)
+        assert products.counted == chunks + chunks - 1
+        again = torch.autograd.grad(loss, (hidden, weight, bias))  # nothing is kept any more
+        assert products.counted == 3 * chunks - 1
+    for ours, plain_path in zip(kept, again, strict=True):
+        torch.testing.assert_close(ours, plain_path, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_kept_where_there_is_no_backward_pass():
+    hidden, weight, _, targets = inputs()
+    options = {"temperature": 1.0, "chunk_tokens": 99}
+    with torch.no_grad():
+        assert token_logprobs(hidden, weight, None, targets, **options).logprobs.grad_fn is None
+    frozen = token_logprobs(hidden.detach(), weight.detach(), None, targets, **options)
+    assert frozen.logprobs.grad_fn is None

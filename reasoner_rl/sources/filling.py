@@ -118,6 +118,8 @@ class Filler:
         return None if launch.rollouts and rule.until == "long_round" else rule.budget_tokens
 
     def _judge(self, builder: BatchBuilder, found: Mapping[int, Launch]) -> None:
+        if not found:  # as after most steps of a generator with many replicas
+            return
         limit = self._config.rollout.sampling.max_response_tokens
         whole = {position: launch for position, launch in found.items() if not launch.unfinished(limit)}
         for position in found.keys() - whole.keys():

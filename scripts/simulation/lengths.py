@@ -11,11 +11,12 @@ mixed is independent of their lengths.
 from __future__ import annotations
 
 import json
+import math
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy
@@ -40,7 +41,7 @@ class Lengths:
     def of_scores(self, scores: numpy.ndarray) -> numpy.ndarray:
         """Lengths in tokens, from 1 to the limit, of standard normal scores."""
         shares, tokens = zip(*self.knots, strict=True)
-        below = numpy.vectorize(NormalDist().cdf)(scores)
+        below = [0.5 * math.erfc(-score / math.sqrt(2)) for score in scores.tolist()]
         found = numpy.exp(numpy.interp(below, shares, numpy.log(tokens)))
         return numpy.clip(numpy.rint(found), 1, self.limit).astype(int)
 
@@ -61,7 +62,7 @@ class Outcomes:
 
     def of_prompt(self, prompt: str) -> Outcome:
         """What becomes of a prompt's group; it depends on the uid alone."""
-        drawn = numpy.random.default_rng([_number(prompt), 3]).random()
+        drawn = zlib.crc32(prompt.encode()) / 2**32
         if drawn < self.right:
             return "right"
         return "wrong" if drawn < self.right + self.wrong else "mixed"

@@ -6,9 +6,9 @@
     python scripts/simulate_cluster.py plot FOLDER docs       # table and figures of what FOLDER holds
 
 Decoding takes the larger of bytes and operations of the GPU's data sheet, times shares that are assumed
-(reasoner_rl/plan/time.py), and training the operations of its tokens; lengths are drawn from distributions that were fixed before the first run
-(scripts/simulation/lengths.json). What runs is the product's own trainer, source, filler and pool; see
-scripts/simulation/transport.py.
+(reasoner_rl/plan/time.py), training the operations of its tokens; lengths are drawn from distributions that were fixed
+before the first run (scripts/simulation/lengths.json). What runs is the product's own trainer, source, filler and pool;
+scripts/simulation/transport.py says what stands for the workers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def driver(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for schedule in options.schedule:
         with tempfile.TemporaryDirectory() as folder:
-            cell = simulate_cell("32b_1024", schedule, options.lengths[0], Path(folder), pickles=True)
+            cell = simulate_cell("32b_1024", schedule, options.lengths[0], Path(folder), whole=True)
         (options.out / f"driver.{schedule}.json").write_text(json.dumps(cell.to_json(), indent=1))
         share = cell.driver_seconds / cell.step_seconds
         print(

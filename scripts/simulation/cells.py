@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasoner_rl.config.batch import BatchConfig
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.plan.hardware import hardware
+from reasoner_rl.rollout.engine import MAX_DECODING_STEPS
 from simulation.costs import roofline
 from simulation.lengths import Lengths, load, outcomes
 from simulation.run import StepFigures, Workload, simulate
@@ -24,8 +26,11 @@ class Cluster:
     """A recipe on so many GPUs."""
 
     recipe: str
-    overrides: tuple[str, ...]
+    nodes: int  # machines of 8 GPUs
     decoding_steps: int  # most tokens per response in a simulated call of a replica
+    # The cluster and its batch are simulated at this part of their size, with as much of the batch per GPU. That leaves
+    # the tail as long, since it ends at the limit of tokens, and makes the batch's order coarser.
+    part: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +42,20 @@ class Schedule:
     steps: int  # that are simulated
     skipped: int = 0  # the first of them, which are not like later ones
     barrier: bool = False
+    puts_off: bool = False
     # Prompts in flight for each that is trained on. Half of the groups are dropped; verl's DAPO has 3.
     generation: int = 2
 
 
 CLUSTERS = {
-    "7b_8": Cluster("dapo_qwen2.5_7b", (), 64),
-    "32b_128": Cluster("dapo_qwen2.5_32b", (), 128),
-    "32b_1024": Cluster("dapo_qwen2.5_32b", ("cluster.nodes=128",), 256),
+    "32b_128": Cluster("dapo_qwen2.5_32b", 16, 256, part=8),
+    "32b_1024": Cluster("dapo_qwen2.5_32b", 128, 256, part=16),
+    "7b_8": Cluster("dapo_qwen2.5_7b", 1, 64),
 }
 SCHEDULES = {
     "barrier": Schedule("barrier, as verl's DAPO", (), 2, barrier=True, generation=3),
     "synchronous": Schedule("ours, synchronous", (), 2),
-    "tail_batching": Schedule("ours, tail batching", (), 8, skipped=2),
+    "tail_batching": Schedule("ours, tail batching", (), 6, skipped=1, puts_off=True),
 }
 
 
@@ -86,26 +92,38 @@ def budget(lengths: Lengths) -> int:
 
 def config_of(cluster: Cluster, schedule: Schedule, lengths: Lengths) -> OnlineConfig:
     """The recipe of a cell."""
-    config = load_recipe(cluster.recipe, [*cluster.overrides, *schedule.overrides])
-    prompts = config.batch.prompts_per_step  # type: ignore[union-attr]
-    own = [
-        f"rollout.sampling.max_response_tokens={lengths.limit}",
+    batch = load_recipe(cluster.recipe).batch  # type: ignore[union-attr]
+    assert isinstance(batch, BatchConfig)
+    prompts = batch.prompts_per_step // cluster.part
+    overrides = [
+        *schedule.overrides,
+        f"cluster.nodes={cluster.nodes // cluster.part}",
+        "training.backend={kind: fsdp, shard_ranks: null}",
+        f"batch.prompts_per_step={prompts}",
+        f"batch.prompts_per_update={batch.prompts_per_update // cluster.part}",
         f"batch.prompts_per_generation={schedule.generation * prompts}",
+        f"rollout.sampling.max_response_tokens={lengths.limit}",
         "logging.progress=false",
         "logging.rollouts=none",
     ]
-    if schedule is SCHEDULES["tail_batching"]:
-        own.append(f"batch.put_off={{budget_tokens: {budget(lengths)}, until: long_round}}")
-    made = load_recipe(cluster.recipe, [*cluster.overrides, *schedule.overrides, *own])
+    if schedule.puts_off:
+        overrides.append(f"batch.put_off={{budget_tokens: {budget(lengths)}, until: long_round}}")
+    made = load_recipe(cluster.recipe, overrides)
     assert isinstance(made, OnlineConfig)
     return made
 
 
 def simulate_cell(
-    cluster: str, schedule: str, lengths: str, folder: Path, gpu: str = "H100", *, pickles: bool = False
+    cluster: str, schedule: str, lengths: str, folder: Path, gpu: str = "H100", *, whole: bool = False
 ) -> Cell:
-    """Simulate one cell; with ``pickles``, of the first two steps, with calls as long as the product's."""
+    """Simulate one cell.
+
+    whole: the first step alone, at the cluster's whole size, with messages serialised and calls as long as the
+    product's, to see what the driver takes.
+    """
     where, how, drawn = CLUSTERS[cluster], SCHEDULES[schedule], load(lengths)
+    if whole:
+        where = dataclasses.replace(where, part=1, decoding_steps=MAX_DECODING_STEPS)
     config = config_of(where, how, drawn)
     costs = roofline(config, hardware(gpu))
     workload = Workload(drawn, outcomes())
@@ -113,13 +131,13 @@ def simulate_cell(
         config,
         workload,
         costs,
-        2 if pickles else how.steps,
+        1 if whole else how.steps,
         folder,
         barrier=how.barrier,
-        pickles=pickles,
-        decoding_steps=64 if pickles else where.decoding_steps,
+        pickles=whole,
+        decoding_steps=where.decoding_steps,
     )
-    return averaged(cluster, schedule, lengths, config.cluster.ranks, gpu, figures, how.skipped)
+    return averaged(cluster, schedule, lengths, 8 * where.nodes, gpu, figures, how.skipped)
 
 
 def averaged(

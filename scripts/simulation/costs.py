@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from reasoner_rl.config.recipes import OnlineConfig
@@ -60,8 +60,8 @@ class Roofline:
     setup: Setup
     rows: int
     cache_tokens: int
-    efficiency: Efficiency = Efficiency()
-    shares: Shares = Shares()
+    efficiency: Efficiency = field(default_factory=Efficiency)
+    shares: Shares = field(default_factory=Shares)
     recomputed: bool = True  # whether updates compute the forward pass twice
 
     @property

@@ -48,7 +48,7 @@ class Replica:
 
     def __init__(self, costs: Costs, length_of: LengthOf, decoding_steps: int = MAX_DECODING_STEPS) -> None:
         self._costs, self._length_of, self._steps = costs, length_of, decoding_steps
-        self.version = 0
+        self.version = 0  # of the weights
         self._clear()
 
     def _clear(self) -> None:
@@ -60,7 +60,7 @@ class Replica:
         self._drawn = numpy.zeros(0, dtype=numpy.int64)  # of each that is running
         self._left = numpy.zeros(0, dtype=numpy.int64)
         self._context = 0  # tokens of all that are running, prompts included
-        self._read: set[int] = set()  # requests whose prompt is in the cache
+        self._read: set[int] = set()  # seeds of groups whose prompt is in the cache
 
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`."""
@@ -113,8 +113,8 @@ class Replica:
             self._waiting.popleft()
             begun.append((sequence, drawn))
             self._context += context
-            shared = len(request.prompt_ids) if request.number in self._read else 0
-            self._read.add(request.number)
+            shared = len(request.prompt_ids) if request.seed in self._read else 0
+            self._read.add(request.seed)
             seconds += self._costs.prefill(context - shared, context)
         if begun:
             self._running += [sequence for sequence, _ in begun]
@@ -152,6 +152,11 @@ class Replica:
     def _made(self, tokens: int, reason: str) -> Rollout:
         numbers = bytes(4 * tokens)
         return Rollout(array("i", numbers), array("f", numbers), reason, self.version, "")  # type: ignore[arg-type]
+
+    def load_weights(self, version: int) -> None:
+        """Draw as this policy from now on; what was read of prompts is forgotten."""
+        self.version = version
+        self._read.clear()
 
     def cancel(self) -> None:
         """See `Generator.cancel`."""

@@ -27,7 +27,6 @@ from simulation.costs import Costs
 from simulation.lengths import Lengths, Outcome, Outcomes
 from simulation.transport import SimulatedTransport
 
-
 PROMPTS = 17_000  # of DAPO-Math-17K
 
 

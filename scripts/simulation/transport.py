@@ -170,7 +170,7 @@ class SimulatedTransport:
                 replica.cancel()
             return None, [0.0]
         if method == "publish":
-            replica.version = arguments[0]
+            replica.load_weights(arguments[0])
             return {}, [costs.sync()]
         if method in ("logprobs", "entropies", "values"):
             share = arguments[1]

@@ -76,6 +76,8 @@ class Rollout:
 
     def continued(self, added: Rollout) -> Rollout:
         """This response and what was drawn after it; ``added`` has the text of the whole."""
+        if not self.token_ids:
+            return added
         begun = len(self.token_ids)
         switches = self.switches
         if added.policy_version != self.latest_version:

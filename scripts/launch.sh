@@ -99,11 +99,18 @@ activate() {
 # of_cluster KEY: cluster.KEY of what `reasoner-rl config show` prints, from standard input.
 of_cluster() { sed -n "/^cluster:/,/^[^ ]/s/^  $1: //p"; }
 
-# of_recipe KEY: what the recipe with the overrides has for cluster.KEY.
-of_recipe() {
-    reasoner-rl config show "$recipe" cluster.kind=ray cluster.address=auto ${overrides[@]+"${overrides[@]}"} |
-        of_cluster "$1"
+# machines_apart: the number of machines for generation alone, of what `reasoner-rl config show` prints, from standard input.
+machines_apart() {
+    local nodes
+    nodes=$(sed -n '/^cluster:/,/^[^ ]/{/^  generation:/,/^  [^ ]/s/^    nodes: //p}')
+    printf '%s\n' "${nodes:-0}"
 }
+
+# show_recipe: the recipe with the overrides. of_recipe KEY: what it has for cluster.KEY.
+show_recipe() {
+    reasoner-rl config show "$recipe" cluster.kind=ray cluster.address=auto ${overrides[@]+"${overrides[@]}"}
+}
+of_recipe() { show_recipe | of_cluster "$1"; }
 
 # plan: for a dry run, which needs neither GPUs nor machines: finds reasoner-rl, and without --workers and without GPUs here
 # takes the number of workers from the recipe.
@@ -123,16 +130,20 @@ check_plan() {
 
 # check_machines COUNT "WHAT HAS THEM" "HOW TO HAVE N" COMMAND...: check_plan, which also refuses a recipe that wants another
 # number of machines. In a recipe cluster.nodes=1 is the default and leaves the number open; in an override it is a choice
-# like any other.
+# like any other. Machines for generation alone (cluster.generation.nodes) count too.
 check_machines() {
-    local wanted
-    wanted=$(of_recipe nodes)
-    if [[ $wanted == 1 || $wanted == "$1" ]]; then
+    local asked wanted apart has
+    asked=$(show_recipe)
+    wanted=$(of_cluster nodes <<<"$asked") apart=$(machines_apart <<<"$asked")
+    if [[ $wanted == 1 || $((wanted + apart)) == "$1" ]]; then
         check_plan "${@:4}"
         wanted=$(of_cluster nodes <<<"$shown")
+        apart=$(machines_apart <<<"$shown")
     fi
-    [[ $wanted == "$1" ]] ||
-        fail "the recipe with its overrides has cluster.nodes=$wanted, and $2 $1: ${3//N/$wanted}, or add cluster.nodes=$1"
+    [[ $((wanted + apart)) == "$1" ]] && return
+    has="cluster.nodes=$wanted"
+    if [[ $apart != 0 ]]; then has+=" and cluster.generation.nodes=$apart"; fi
+    fail "the recipe with its overrides has $has, and $2 $1: ${3//N/$((wanted + apart))}, or add cluster.nodes=$(($1 - apart))"
 }
 
 # use_token: without a token Ray runs commands from anyone who can reach its port. This makes a token for the run, unless

@@ -11,6 +11,7 @@ import psutil  # type: ignore[import-untyped]
 
 from reasoner_rl.commands.probe import Probe, probe
 from reasoner_rl.config.arithmetic import step_arithmetic
+from reasoner_rl.config.cluster import without_generation
 from reasoner_rl.config.load import change_recipe, load_recipe
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.errors import ConfigError
@@ -209,6 +210,11 @@ def _load(recipe: str, overrides: Sequence[str]) -> Planned:
         raise ConfigError(
             f"`reasoner-rl plan` needs a recipe of kind online, sft or preference; {recipe} is of kind "
             f"{config.recipe!r}"
+        )
+    if without_generation(config.cluster) != config.cluster:
+        raise ConfigError(
+            "cluster.generation: `reasoner-rl plan` counts workers that train and generate in turns alone; add "
+            "cluster.generation=null to plan the recipe without it"
         )
     return config
 

@@ -37,6 +37,29 @@ class PutOffConfig(Section):
         return self
 
 
+class AheadConfig(Section):
+    """Generation that goes ahead of training, so that it does not stand still while a step's last responses are drawn.
+
+    Prompts of later steps are begun before the present step's batch is full. Every prompt is trained on at most
+    ``steps`` policy versions after it was begun, because no more prompts are begun than those steps need; nothing is
+    thrown away for its age. Groups stay in the order in which their prompts were begun, so short answers are not
+    favoured.
+    """
+
+    steps: int = Field(
+        1,
+        ge=0,
+        description="How many steps the generation of a prompt may begin before its own. 0: synchronous; 1: one step "
+        "off policy; more: bounded staleness (arXiv 2505.24298).",
+    )
+    in_flight: Literal["continue", "finish"] = Field(
+        "continue",
+        description="Responses in flight when the weights change. continue: interrupted, kept with tokens and "
+        "logprobs, and continued under the new weights. finish: finished under the old ones, which needs "
+        "cluster.generation.",
+    )
+
+
 class BatchConfig(Section):
     """Sizes of a training step. The unit is prompts; each brings rollout.responses_per_prompt responses."""
 
@@ -56,6 +79,10 @@ class BatchConfig(Section):
     put_off: PutOffConfig | None = Field(
         None, description="Put long responses off instead of waiting for them; they are waited for if unset."
     )
+    ahead: AheadConfig | None = Field(
+        None,
+        description="Begin prompts of later steps early; generation and training are synchronous if unset.",
+    )
     epochs: int = Field(1, ge=1, description="Passes over a step's batch.")
     micro_batch_tokens: int = Field(
         16384,
@@ -72,6 +99,20 @@ class BatchConfig(Section):
         return (
             {**given, "prompts_per_update": step} if isinstance(step, int) and 0 < step < default else given
         )
+
+    @property
+    def steps_ahead(self) -> int:
+        """How many steps the generation of a prompt may begin before its own."""
+        return 0 if self.ahead is None else self.ahead.steps
+
+    @model_validator(mode="after")
+    def _ahead_or_put_off(self) -> Self:
+        if self.put_off is not None and self.steps_ahead:
+            raise ValueError(
+                "batch.put_off must be unset with batch.ahead.steps above 0: a response that is put off would be "
+                "trained on later than batch.ahead.steps allows"
+            )
+        return self
 
     @model_validator(mode="after")
     def _updates_are_whole(self) -> Self:

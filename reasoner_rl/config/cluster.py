@@ -19,6 +19,20 @@ class DeadlineConfig(Section):
     checkpoint: float = Field(3600.0, gt=0, description="For saving, loading or exporting.")
 
 
+class GenerationWorkersConfig(Section):
+    """Workers that generate and do nothing else, so that generation goes on while the models are trained."""
+
+    nodes: int = Field(1, ge=1, description="Machines.")
+    workers_per_node: int = Field(
+        1, ge=1, description="Workers per machine: one per GPU; on a CPU, any number."
+    )
+
+    @property
+    def ranks(self) -> int:
+        """Number of workers."""
+        return self.nodes * self.workers_per_node
+
+
 class LocalClusterConfig(Section):
     """One worker, in the process of the driver."""
 
@@ -37,6 +51,11 @@ class RayClusterConfig(Section):
     nodes: int = Field(1, ge=1, description="Machines.")
     workers_per_node: int = Field(
         1, ge=1, description="Workers per machine: one per GPU; on a CPU, any number."
+    )
+    generation: GenerationWorkersConfig | None = Field(
+        None,
+        description="Workers of their own for generation, beside cluster.nodes x workers_per_node that train; the "
+        "weights are streamed to them after every step. If unset, the workers that train generate as well.",
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPU threads of torch in a worker.")
     address: str | None = Field(
@@ -71,6 +90,17 @@ class RayClusterConfig(Section):
     def ranks(self) -> int:
         """Number of workers."""
         return self.nodes * self.workers_per_node
+
+
+def without_generation(
+    cluster: LocalClusterConfig | RayClusterConfig,
+) -> LocalClusterConfig | RayClusterConfig:
+    """The same for a run in which all workers do the same."""
+    return (
+        cluster
+        if isinstance(cluster, LocalClusterConfig)
+        else cluster.model_copy(update={"generation": None})
+    )
 
 
 ClusterConfig = Annotated[LocalClusterConfig | RayClusterConfig, Field(discriminator="kind")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from reasoner_rl.config.cluster import ClusterConfig
+from reasoner_rl.config.cluster import ClusterConfig, without_generation
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.recipes import Recipe
 from reasoner_rl.config.run import RunConfig
@@ -39,7 +39,7 @@ class JudgingConfig:
             model=config.reward_model_checkpoint,
             kind=config.reward_model.kind,
             training=config.training,
-            cluster=config.cluster,
+            cluster=without_generation(config.cluster),
             micro_batch_tokens=config.batch.micro_batch_tokens,
             max_response_tokens=config.rollout.sampling.max_response_tokens,
         )

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from reasoner_rl.config.algorithm import AlgorithmConfig, CustomConfig, DapoConfig, PpoConfig
 from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.batch import BatchConfig
-from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig
+from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, without_generation
 from reasoner_rl.config.data import EvalDataConfig, PreferenceDataConfig, PromptDataConfig, SftDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.offline import SftAlgorithmConfig, SftBatchConfig
@@ -26,6 +26,8 @@ from reasoner_rl.config.rollout import (
     GenerationConfig,
 )
 from reasoner_rl.config.rules import (
+    check_ahead,
+    check_no_generation_workers,
     check_one_template,
     check_overlong,
     check_preference_step,
@@ -98,6 +100,11 @@ class OnlineConfig(SamplingRecipe):
     @model_validator(mode="after")
     def _budget_is_below_the_limit(self) -> Self:
         check_put_off(self.batch, self.rollout.sampling)
+        return self
+
+    @model_validator(mode="after")
+    def _ahead_can_be_made(self) -> Self:
+        check_ahead(self.batch, self.algorithm.dynamic_sampling, self.cluster)
         return self
 
     @model_validator(mode="after")
@@ -176,6 +183,7 @@ class OnlineConfig(SamplingRecipe):
             "algorithm.dynamic_sampling.max_staleness must be 0": filtered.enabled
             and filtered.max_staleness > 0,
             "batch.put_off must be unset": self.batch.put_off is not None,
+            "batch.ahead must be unset": self.batch.steps_ahead > 0,
         }
         if cut and any(uses.values()):
             raise ValueError(
@@ -297,6 +305,7 @@ class EvalConfig(Section):
 
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
+        check_no_generation_workers(self.cluster, self.recipe)
         check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
         return self
 
@@ -324,7 +333,7 @@ class EvalConfig(Section):
             data=EvalDataConfig(prompts=config.data.prompts),
             rollout=GenerationConfig(engine=config.rollout.engine, sampling=config.evaluation_sampling),
             reward=config.reward,
-            cluster=config.cluster,
+            cluster=without_generation(config.cluster),
             evaluation=HeldOutPartsConfig(**dict(_shared(HeldOutConfig, config.evaluation))),
             logging=_shared(RecordConfig, config.logging),
         )
@@ -338,7 +347,7 @@ class EvalConfig(Section):
             data=EvalDataConfig(prompts=config.data.prompts),
             rollout=_shared(GenerationConfig, config.rollout),
             reward=config.reward,
-            cluster=config.cluster,
+            cluster=without_generation(config.cluster),
             evaluation=HeldOutPartsConfig(
                 datasets=[config.data.train], samples_per_prompt=config.rollout.responses_per_prompt
             ),

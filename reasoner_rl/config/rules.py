@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reasoner_rl.config.algorithm import AlgorithmConfig, GroupAlgorithmConfig
+from reasoner_rl.config.algorithm import AlgorithmConfig, DynamicSamplingConfig, GroupAlgorithmConfig
 from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.batch import BatchConfig
 from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
@@ -48,10 +48,17 @@ def check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str
                 f"{key}.tensor_parallel={size} needs several workers: set cluster.kind to ray and "
                 f"cluster.workers_per_node to a multiple of {size}"
             )
-    elif cluster.workers_per_node % size:
+        return
+    apart = cluster.generation
+    workers, place = (
+        (cluster.workers_per_node, "cluster")
+        if apart is None
+        else (apart.workers_per_node, "cluster.generation")
+    )
+    if workers % size:
         raise ValueError(
-            f"{key}.tensor_parallel must divide cluster.workers_per_node, so that a copy of the model stays on one "
-            f"machine: {size} does not divide {cluster.workers_per_node}"
+            f"{key}.tensor_parallel must divide {place}.workers_per_node, so that a copy of the model stays on one "
+            f"machine: {size} does not divide {workers}"
         )
 
 
@@ -119,11 +126,11 @@ def check_warmup(schedule: ScheduleConfig, steps: int, steps_key: str, key: str)
 
 
 def with_stale_defaults(given: Any) -> Any:
-    """A recipe as it was given, in which responses that are put off are weighted unless the loss says otherwise."""
+    """A recipe as it was given, in which responses of several policies are weighted unless the loss says otherwise."""
     if not isinstance(given, Mapping):
         return given
     batch, algorithm = given.get("batch"), given.get("algorithm", {"kind": "dapo"})  # the default of a recipe
-    if not isinstance(batch, Mapping) or batch.get("put_off") is None or not isinstance(algorithm, Mapping):
+    if not isinstance(batch, Mapping) or not isinstance(algorithm, Mapping) or not _mixes_policies(batch):
         return given
     loss = algorithm.get("loss", {})
     decided = ("stale_old_logprobs", "importance_sampling", "old_logprobs")
@@ -131,6 +138,12 @@ def with_stale_defaults(given: Any) -> Any:
         return given
     weighted = {**loss, "stale_old_logprobs": "trainer", "importance_sampling": {"kind": "truncated"}}
     return {**given, "algorithm": {**algorithm, "loss": weighted}}
+
+
+def _mixes_policies(batch: Mapping[str, Any]) -> bool:
+    ahead = batch.get("ahead")
+    steps = ahead.get("steps", 1) if isinstance(ahead, Mapping) else 0
+    return batch.get("put_off") is not None or (ahead is not None and steps != 0)
 
 
 def check_put_off(batch: BatchConfig, sampling: SamplingConfig) -> None:
@@ -143,6 +156,25 @@ def check_put_off(batch: BatchConfig, sampling: SamplingConfig) -> None:
             "batch.put_off.budget_tokens must be smaller than rollout.sampling.max_response_tokens, or nothing is put "
             f"off: {budget} is not smaller than {limit}"
         )
+
+
+def check_ahead(batch: BatchConfig, dynamic: DynamicSamplingConfig, cluster: ClusterConfig) -> None:
+    """Raise ValueError where batch.ahead decides what another key is set to decide, or needs workers of its own."""
+    if batch.steps_ahead:
+        reason = "with batch.ahead, which keeps what the next steps need"
+        refuse_without_effect(dynamic, ["max_staleness"], reason, "algorithm.dynamic_sampling.")
+    apart = isinstance(cluster, RayClusterConfig) and cluster.generation is not None
+    if batch.ahead is not None and batch.ahead.in_flight == "finish" and not apart:
+        raise ValueError(
+            "batch.ahead.in_flight 'finish' needs cluster.generation: where generation and training take turns on the "
+            "same devices, responses in flight are interrupted in any case"
+        )
+
+
+def check_no_generation_workers(cluster: ClusterConfig, recipe: str) -> None:
+    """Raise ValueError where workers would be kept for generation that does not go on beside training."""
+    if isinstance(cluster, RayClusterConfig) and cluster.generation is not None:
+        raise ValueError(f"cluster.generation is for recipe 'online'; it is {recipe!r}")
 
 
 def check_selection(

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from reasoner_rl.config.base import Section, refuse_without_effect
-from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig
+from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, without_generation
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.config.reward_model import PairwiseJudgeConfig, PointwiseJudgeConfig
@@ -18,6 +18,7 @@ from reasoner_rl.config.rollout import (
     VllmEngineConfig,
 )
 from reasoner_rl.config.rules import (
+    check_no_generation_workers,
     check_one_template,
     check_overlong,
     check_ranks,
@@ -96,6 +97,12 @@ class TrainingRecipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _generation_has_work(self) -> Self:
+        if self.recipe != "online":
+            check_no_generation_workers(self.cluster, self.recipe)
+        return self
+
+    @model_validator(mode="after")
     def _overlong_buffer_fits(self) -> Self:
         if not self.generates:
             return self
@@ -121,7 +128,8 @@ class TrainingRecipe(Section):
         if not isinstance(engine, VllmEngineConfig) or not engine.share_weights:
             return self
         wanted = {
-            "cluster must have one worker": self.cluster.ranks == 1,
+            "cluster must have one worker": self.cluster.ranks == 1
+            and without_generation(self.cluster) == self.cluster,
             "rollout.engine.tensor_parallel must be 1": engine.tensor_parallel == 1,
             "model.dtype must be 'float32', the format of the trainer's weights": model.dtype == "float32",
             "rollout.engine.dtype must be unset or 'float32'": engine.dtype in (None, "float32"),

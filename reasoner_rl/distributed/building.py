@@ -45,13 +45,20 @@ from reasoner_rl.training.fsdp import FsdpBackend, single_process_group
 from reasoner_rl.training.megatron.layer_choice import Layers, settle_layers
 from reasoner_rl.types import Role
 
+Part = Literal["all", "models", "generation"]
 
-def build_worker(config: Launched) -> Worker:
+
+def build_worker(config: Launched, part: Part = "all") -> Worker:
     """The worker of a recipe, or of a reward model alone.
 
+    part: what it does of a recipe that trains: all, "models" without generation, or "generation" without models.
     In a process group of several ranks, all of them must call it together.
     """
     tokenizer = load_tokenizer(config.model)
+    if part == "generation":
+        assert isinstance(config, OnlineConfig)
+        engine = HybridEngine({}, _rollout_of(config, tokenizer), _sync_check(config, tokenizer), {})
+        return Worker(engine, tokenizer, {})
     if isinstance(config, EvalConfig):
         rollout = build_engine(
             config.model,
@@ -69,10 +76,12 @@ def build_worker(config: Launched) -> Worker:
     torch.manual_seed(derive_seed(config.run.seed, "torch"))  # new adapters are the same on all ranks
     algorithm = build_algorithm(config)
     models = build_models(config, algorithm, unused_ids(config.model, tokenizer))
-    if not isinstance(config, RewardModelConfig) and config.generates:
-        engine = _with_rollout(config, models, tokenizer)
-    else:
+    if isinstance(config, RewardModelConfig) or not config.generates:
         engine = HybridEngine(models, None, None, _offloads(config, models))
+    elif part == "models":
+        engine = HybridEngine(models, None, _sync_check(config, tokenizer), _offloads(config, models))
+    else:
+        engine = _with_rollout(config, models, tokenizer)
     return Worker(
         engine,
         tokenizer,
@@ -176,27 +185,33 @@ def _with_rollout(
     config: AnsweringConfig, models: dict[Role, TrainBackend], tokenizer: PreTrainedTokenizerBase
 ) -> HybridEngine:
     """The hybrid engine of models and a rollout engine, which gets its weights from the policy."""
-    engine = config.rollout.engine
-    check_ids = check_token_ids(tokenizer)
-    rollout = build_engine(
-        config.model,
-        engine,
-        tokenizer,
-        context_tokens=max(config.max_sequence_tokens, len(check_ids) + 1),
-        seed=config.run.seed,
-        dummy_weights=True,  # the first publish replaces them
-        unused_ids=unused_ids(config.model, tokenizer),
-    )
-    exact = {config.model.dtype, engine.dtype or config.model.dtype} == {"float32"}
-    tolerance = config.rollout.sync_tolerance or (1e-3 if exact else None)
-    check = SyncCheck(config.rollout.sync_check, check_ids, tolerance)
+    engine, rollout = config.rollout.engine, _rollout_of(config, tokenizer)
     shared = isinstance(engine, VllmEngineConfig) and engine.share_weights
     if shared:
         policy = models["policy"]
         assert isinstance(policy, FsdpBackend)
         assert isinstance(rollout, VllmRolloutEngine)
         policy.train_in(rollout.storage(policy.parameter_shapes()))
+    check = _sync_check(config, tokenizer)
     return HybridEngine(models, rollout, check, _offloads(config, models), shared=shared)
+
+
+def _rollout_of(config: AnsweringConfig, tokenizer: PreTrainedTokenizerBase) -> RolloutEngine:
+    return build_engine(
+        config.model,
+        config.rollout.engine,
+        tokenizer,
+        context_tokens=max(config.max_sequence_tokens, len(check_token_ids(tokenizer)) + 1),
+        seed=config.run.seed,
+        dummy_weights=True,  # the first publish replaces them
+        unused_ids=unused_ids(config.model, tokenizer),
+    )
+
+
+def _sync_check(config: AnsweringConfig, tokenizer: PreTrainedTokenizerBase) -> SyncCheck:
+    exact = {config.model.dtype, config.rollout.engine.dtype or config.model.dtype} == {"float32"}
+    tolerance = config.rollout.sync_tolerance or (1e-3 if exact else None)
+    return SyncCheck(config.rollout.sync_check, check_token_ids(tokenizer), tolerance)
 
 
 def build_backend(

@@ -57,7 +57,7 @@ def _launch(config: Launched, tell: Callable[[str], None]) -> Iterator[Transport
     for package in ("ray", "verl"):
         require_package(package, package, "cluster", "cluster.kind=ray")
     logging.disable(logging.WARNING)  # that this machine has no GPU, and other things that a recipe decides
-    from reasoner_rl.distributed.ray_group import RayTransport
+    from reasoner_rl.distributed.ray.group import RayTransport
 
     transport = RayTransport(config, config.cluster, tell)
     try:

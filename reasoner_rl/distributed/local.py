@@ -7,6 +7,8 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.hybrid.streaming import SentWeights
+from reasoner_rl.metrics import Metrics
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
@@ -16,6 +18,8 @@ class LocalTransport:
     """Calls a worker's methods directly. A call that was begun is made when it is waited for."""
 
     ranks = 1
+    generators: Sequence[int] = (0,)
+    meanwhile: Callable[[], object] | None = None
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -43,6 +47,14 @@ class LocalTransport:
         ticket: Ticket[R] = Ticket(self._tickets)
         self._begun[ticket] = lambda: method(self._worker, *arguments)
         return ticket
+
+    def send_weights(self, version: int) -> tuple[SentWeights, Metrics]:
+        """See `Transport.send_weights`. Raises RuntimeError: the one worker has the models itself."""
+        raise RuntimeError("a single worker generates with the weights that it trains")
+
+    def begin_loading(self, ranks: Sequence[int], weights: SentWeights) -> Ticket[Metrics]:
+        """See `Transport.begin_loading`. Raises RuntimeError, as `send_weights`."""
+        raise RuntimeError("a single worker generates with the weights that it trains")
 
     def wait(self, tickets: Sequence[Ticket[R]]) -> list[tuple[Ticket[R], R]]:
         """See `Transport.wait`."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from reasoner_rl.config.rollout import EngineConfig, SamplingConfig, VllmEngineConfig
 from reasoner_rl.distributed.transport import Ticket, Transport
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.hybrid.streaming import SentWeights
+from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
 
 
@@ -21,10 +24,15 @@ class GenerationPool(Generator):
 
     def __init__(self, engine: EngineConfig, transport: Transport) -> None:
         size = engine.tensor_parallel if isinstance(engine, VllmEngineConfig) else 1
+        ranks = transport.generators
         self._transport = transport
-        self._replicas = [tuple(range(first, first + size)) for first in range(0, transport.ranks, size)]
+        self._replicas = [tuple(ranks[first : first + size]) for first in range(0, len(ranks), size)]
         self._capacity = engine.max_batch_sequences  # responses that a replica has in flight
         self._sampling = SamplingConfig()
+        self._weights: SentWeights | None = None
+        self._outdated = set[int]()  # replicas that have not begun to load these weights
+        self._loading: dict[Ticket[Metrics], int] = {}  # ticket -> replica
+        self._loaded: list[Metrics] = []
         self._forget()
 
     def _forget(self) -> None:
@@ -45,6 +53,17 @@ class GenerationPool(Generator):
                 f"{self.in_flight} responses are in flight; wait for them, or cancel them, first"
             )
 
+    def renew(self, weights: SentWeights) -> None:
+        """Have every replica load weights, each as soon as it has finished what it has in flight."""
+        self._weights = weights
+        self._outdated = set(range(len(self._replicas)))
+        self._hand_out()
+
+    def loaded(self) -> Metrics:
+        """What loading has cost since the last call."""
+        taken, self._loaded = merge(self._loaded), []
+        return taken
+
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`."""
         self._queue += requests
@@ -53,39 +72,77 @@ class GenerationPool(Generator):
     def step(self) -> StepOutput:
         """See `Generator.step`."""
         self._hand_out()
-        if not self._running:
-            return StepOutput()
-        together = StepOutput()
-        for ticket, output in self._transport.wait(list(self._running)):
-            replica = self._running.pop(ticket)
-            self._load[replica] -= output.responses
-            together = StepOutput(
-                together.finished + output.finished,
-                together.responses + output.responses,
-                together.tokens + output.tokens,
-            )
+        output = self._wait()
         self._hand_out()  # so that they generate while the caller looks at what they have finished
+        return output
+
+    def _wait(self) -> StepOutput:
+        """Wait until a replica has made a step, or loaded; take up what it has finished."""
+        together = StepOutput()
+        tickets: list[Ticket[Any]] = [*self._running, *self._loading]
+        for ticket, answer in self._transport.wait(tickets) if tickets else ():
+            if ticket in self._loading:
+                del self._loading[ticket]
+                self._loaded.append(answer)
+                continue
+            self._load[self._running.pop(ticket)] -= answer.responses
+            together = together.followed_by(answer)
         return together
 
     def _hand_out(self) -> None:
         """Give queued requests to the replicas with the least to do, and let each that has something to do step."""
-        while self._queue:
-            replica = min(range(len(self._replicas)), key=self._load.__getitem__)
+        self._begin_loading()
+        up_to_date = [replica for replica in range(len(self._replicas)) if replica not in self._outdated]
+        while self._queue and up_to_date:
+            replica = min(up_to_date, key=self._load.__getitem__)
             samples = self._queue[0].samples
             full = self._load[replica] and self._load[replica] + samples > self._capacity
             if len(self._replicas) > 1 and full:
                 break
             self._inbox[replica].append(self._queue.popleft())
             self._load[replica] += samples
-        busy = set(self._running.values())
+        busy = {*self._running.values(), *self._loading.values()}
         for replica, ranks in enumerate(self._replicas):
             if self._load[replica] and replica not in busy:
                 arguments = (self._inbox[replica], self._sampling)
                 self._running[self._transport.begin("generate", Worker.generate, ranks, arguments)] = replica
                 self._inbox[replica] = []
 
+    def _begin_loading(self) -> None:
+        busy = {*self._running.values(), *self._loading.values()}
+        for replica in sorted(self._outdated - busy):
+            if not self._load[replica]:
+                assert self._weights is not None
+                ticket = self._transport.begin_loading(self._replicas[replica], self._weights)
+                self._loading[ticket] = replica
+                self._outdated.remove(replica)
+
     def cancel(self) -> None:
         """See `Generator.cancel`. Returns when the steps that are running have ended."""
         self._transport.drop(list(self._running))
         self._forget()
-        self._transport.call("generate", Worker.cancel, [()] * self._transport.ranks)
+        self._finish_loading()
+        for replica in range(len(self._replicas)):
+            self._call(replica, Worker.cancel)
+
+    def interrupt(self) -> StepOutput:
+        """See `Generator.interrupt`. Returns when the steps that are running have ended."""
+        output = StepOutput()
+        while self._running:
+            output = output.followed_by(self._wait())
+        self._finish_loading()
+        busy = [replica for replica, load in enumerate(self._load) if load]
+        self._forget()
+        for replica in busy:
+            output = output.followed_by(self._call(replica, Worker.interrupt))
+        return output
+
+    def _finish_loading(self) -> None:
+        while self._loading:
+            self._wait()
+
+    def _call(self, replica: int, method: Any) -> Any:
+        """Call a method without arguments on all ranks of a replica; returns the answer of its first rank."""
+        ticket: Ticket[Any] = self._transport.begin("generate", method, self._replicas[replica], ())
+        [(_, answer)] = self._transport.wait([ticket])
+        return answer

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple
 
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.hybrid.streaming import SentWeights
+from reasoner_rl.metrics import Metrics
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
@@ -23,11 +25,16 @@ class Ticket(Generic[R]):
 class Transport(Protocol):
     """Calls methods of `Worker` by rank, counted from 0; an error in a worker ends the run.
 
+    The first ``ranks`` workers hold the models. ``generators`` are the ranks that generate: the same, or others behind
+    them. While a `call` is waited for, ``meanwhile`` is called whenever a call that was begun has ended.
+
     A method is named by reference, as in ``Worker.update``, so that a type checker compares arguments and answers
     on both sides.
     """
 
     ranks: int
+    generators: Sequence[int]
+    meanwhile: Callable[[], object] | None
 
     def call(
         self,
@@ -35,10 +42,10 @@ class Transport(Protocol):
         method: Callable[[Worker, *Arguments], R],
         arguments: Sequence[tuple[*Arguments]],
     ) -> list[R]:
-        """Call a method of every worker at once, with one tuple of arguments per rank; return the answers by rank.
+        """Call a method of every worker that holds models, with one tuple of arguments per rank; return the answers.
 
-        Ranks that are given the same tuple object share one message. Raises RuntimeError if a call that was begun has
-        not been waited for.
+        Ranks that are given the same tuple object share one message. Raises RuntimeError if a call to these workers
+        that was begun has not been waited for.
         """
         ...
 
@@ -50,6 +57,17 @@ class Transport(Protocol):
         arguments: tuple[*Arguments],
     ) -> Ticket[R]:
         """Begin a call to some workers, with the same arguments; return a ticket to wait for."""
+        ...
+
+    def send_weights(self, version: int) -> tuple[SentWeights, Metrics]:
+        """Copy the policy's weights to where workers that only generate can fetch them; returns what that cost too.
+
+        Returns when they are copied, so that the models can be trained on.
+        """
+        ...
+
+    def begin_loading(self, ranks: Sequence[int], weights: SentWeights) -> Ticket[Metrics]:
+        """Begin to load weights in some of the workers that only generate; they answer what it cost."""
         ...
 
     def wait(self, tickets: Sequence[Ticket[R]]) -> list[tuple[Ticket[R], R]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from reasoner_rl.batching.plan import Share
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.hybrid.streaming import Bucket, ReceivedWeights, SentWeights
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.observability.measurements import memory_metrics
 from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
@@ -52,6 +54,10 @@ class Worker:
     def cancel(self) -> None:
         """Drop everything that is in flight."""
         self._engine.cancel()
+
+    def interrupt(self) -> StepOutput:
+        """Stop everything that is in flight, and return what there is of it."""
+        return self._engine.interrupt()
 
     def logprobs(self, role: Role, share: Share) -> dict[int, Tensor]:
         """Response logprobs [R] by sample index, of the policy or the reference; ends the generate phase."""
@@ -95,6 +101,14 @@ class Worker:
     def publish(self, version: int) -> Metrics:
         """Give the policy's weights to generation; begins the generate phase. Returns what that cost."""
         return self._engine.publish(version)
+
+    def send_weights(self, version: int, keep: Callable[[Bucket], Any]) -> tuple[SentWeights | None, Metrics]:
+        """Hand the policy's weights to ``keep``, bucket by bucket, on rank 0; the other ranks help to gather them."""
+        return self._engine.send_weights(version, keep if dist.get_rank() == 0 else None)
+
+    def load_weights(self, weights: ReceivedWeights) -> Metrics:
+        """Generate with weights that were sent from now on. Returns what that cost."""
+        return self._engine.receive_weights(weights)
 
     def save(self, folder: Path) -> None:
         """Write the state of every model that changes into a folder of its own below an existing ``folder``."""

@@ -29,6 +29,10 @@ R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Workers:
     """The workers of a training run, as the trainer sees them: independent of their number and of where they run.
 
@@ -40,12 +44,10 @@ class Workers:
         self.pool: GenerationPool | None = None
         if not isinstance(config, RewardModelConfig) and config.generates:
             self.pool = GenerationPool(config.rollout.engine, transport)
-        parts = (
-            transport,
-            config.training.backend,
-            update_plan(config, algorithm),
-            self.pool.require_idle if self.pool else _nothing,
-        )
+        # Where others generate, models can be called while responses are in flight.
+        self.generation_goes_on = set(transport.generators).isdisjoint(range(transport.ranks))
+        idle = _nothing if self.pool is None or self.generation_goes_on else self.pool.require_idle
+        parts = (transport, config.training.backend, update_plan(config, algorithm), idle)
         roles = roles_of(config, algorithm)
         self.reward_model = RewardModelGroup(*parts) if "reward_model" in roles else None
         self.models = Models(
@@ -56,12 +58,27 @@ class Workers:
             reward_model=self.reward_model,
         )
 
-    def publish(self, version: int) -> Metrics:
-        """Give the policy's weights to generation. Returns what the phase changes since the last call cost."""
+    def publish(self, version: int, before: Callable[[], object] = _nothing) -> Metrics:
+        """Give the policy's weights to generation. Returns what the phase changes since the last call cost.
+
+        before: called before generation gets them. Where others generate, each of their replicas loads the weights when
+        it has nothing in flight, and what that costs is returned by the next call.
+        """
         if self.pool is None:
             return {}
+        if self.generation_goes_on:
+            weights, sent = self._transport.send_weights(version)
+            before()
+            self.pool.renew(weights)
+            return merge([sent, self.pool.loaded()])
+        before()
         self.pool.require_idle()
         return merge(self._call("sync", Worker.publish, version))
+
+    def while_waiting(self, advance: Callable[[], object]) -> None:
+        """Have ``advance`` called whenever those that generate have news while a model is waited for."""
+        if self.generation_goes_on:
+            self._transport.meanwhile = advance
 
     def save(self, folder: Path) -> None:
         """Write the state of the trained models into an existing folder."""
@@ -92,7 +109,3 @@ def update_plan(config: TrainConfig, algorithm: Algorithm) -> UpdatePlan:
         per_update = answers * config.batch.examples_per_step
     limits = BatchLimits(config.batch.micro_batch_tokens, longest, algorithm.together)
     return UpdatePlan(per_update, config.batch.epochs, limits)
-
-
-def _nothing() -> None:
-    pass

@@ -19,13 +19,14 @@ maps device memory itself and cannot use them. A call that does not belong to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.meter import SwitchMeter
+from reasoner_rl.hybrid.streaming import Bucket, ReceivedWeights, SentWeights, in_buckets
 from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError, any_rank
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, RolloutEngine, StepOutput
@@ -144,6 +145,41 @@ class HybridEngine(Generator):
         self.phase, self._version = "generate", version
         return merge([meter.take(), check.metrics()])
 
+    def send_weights(
+        self, version: int, keep: Callable[[Bucket], Any] | None
+    ) -> tuple[SentWeights | None, Metrics]:
+        """Hand the policy's weights to ``keep`` in buckets, for engines that only generate; see `receive_weights`.
+
+        keep: None on ranks that only help to gather them, which return no weights. Collective.
+        """
+        policy, meter, buckets = self.take_turn("policy"), self._meter, []
+        with meter.change("sync"):
+            with meter.part("sync_check"):
+                expected = self._required_check().expected(policy)
+            with meter.part("sync_load"):
+                for bucket in in_buckets(meter.counted(policy.full_weights())):
+                    if keep is not None:
+                        buckets.append(keep(bucket))
+        sent = SentWeights(version, expected, tuple(buckets)) if keep is not None else None
+        return sent, meter.take()
+
+    def receive_weights(self, weights: ReceivedWeights) -> Metrics:
+        """Give the rollout engine weights that were sent, while nothing is in flight, and check that it has them.
+
+        Raises WeightSyncError, naming the tensors that differ, if they do.
+        """
+        rollout, check, meter = self.rollout, self._required_check(), self._meter
+        sent = weights.sent
+        with meter.change("receive"):
+            rollout.load_weights(weights.full_weights(), sent.version)
+            check.compare_tensors(weights, rollout)
+            try:
+                check.compare_scores(sent.expected, rollout)
+            except WeightSyncError as error:
+                raise WeightSyncError(f"{error}; {check.differing_tensors(weights, rollout)}") from None
+        self._version = sent.version
+        return merge([meter.take(), check.metrics()])
+
     def _required_check(self) -> SyncCheck:
         if self.check is None:
             raise RuntimeError("publishing needs a check of the weight sync")
@@ -193,6 +229,10 @@ class HybridEngine(Generator):
     def cancel(self) -> None:
         """See `Generator.cancel`."""
         self.rollout.cancel()
+
+    def interrupt(self) -> StepOutput:
+        """See `Generator.interrupt`."""
+        return self.rollout.interrupt()
 
     def _require_generating(self) -> None:
         if self.phase != "generate":

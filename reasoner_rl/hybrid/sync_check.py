@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from reasoner_rl.batching.plan import plan_mini_batch
@@ -29,6 +30,14 @@ FIRST_LIMIT, FACTOR, FLOOR = 0.5, 4.0, 0.02
 
 class WeightSyncError(RuntimeError):
     """The rollout engine does not have the trainer's weights."""
+
+
+class WeightSource(Protocol):
+    """Has weights as they were trained: a backend, or what was sent by one."""
+
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors under their Hugging Face names."""
+        ...
 
 
 class SyncCheck:
@@ -82,12 +91,12 @@ class SyncCheck:
                 "set rollout.sync_tolerance for another limit"
             )
 
-    def compare_tensors(self, backend: TrainBackend, rollout: RolloutEngine) -> None:
+    def compare_tensors(self, backend: WeightSource, rollout: RolloutEngine) -> None:
         """Raise WeightSyncError naming the tensors that differ, if tensors are to be compared. Collective."""
         if self._check == "tensors" and (names := rollout.differing_tensors(backend.full_weights())):
             raise WeightSyncError(f"after the weight sync these tensors differ: {_listed(names)}")
 
-    def differing_tensors(self, backend: TrainBackend, rollout: RolloutEngine) -> str:
+    def differing_tensors(self, backend: WeightSource, rollout: RolloutEngine) -> str:
         """Say which tensors differ, found by a second sync. Collective."""
         if names := rollout.differing_tensors(backend.full_weights()):
             return f"these tensors differ: {_listed(names)}"

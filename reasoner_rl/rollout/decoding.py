@@ -129,6 +129,11 @@ class DecodingBatch:
             self._decoder.step(chosen)
         return [self._ended(int(row), cut_off=not complete[row]) for row in numpy.flatnonzero(ended)]
 
+    def unfinished(self) -> list[Ended]:
+        """What there is of the responses that have not ended, but for those without a token."""
+        rows = numpy.flatnonzero(self._going & (self._drawn > 0))
+        return [self._ended(int(row), cut_off=True) for row in rows]
+
     def _without_early_endings(self, logits: Tensor) -> Tensor:
         """Rows with fewer than min_response_tokens cannot end."""
         early = self._begun + self._drawn < self._sampling.min_response_tokens

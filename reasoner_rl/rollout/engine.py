@@ -47,6 +47,18 @@ class StepOutput:
     finished: list[tuple[int, list[Rollout]]] = field(default_factory=list)
     responses: int = 0  # those of requests that are still in flight count too
     tokens: int = 0  # decoded since then, to show progress; vLLM counts a response's when it has ended
+    # Of an interruption: the number of a request that has not finished, and what there is of its responses. One that
+    # has not begun has no tokens, and one that has not ended the finish reason "length".
+    interrupted: list[tuple[int, list[Rollout]]] = field(default_factory=list)
+
+    def followed_by(self, later: StepOutput) -> StepOutput:
+        """Both together."""
+        return StepOutput(
+            self.finished + later.finished,
+            self.responses + later.responses,
+            self.tokens + later.tokens,
+            self.interrupted + later.interrupted,
+        )
 
 
 class Generator(Protocol):
@@ -73,6 +85,13 @@ class Generator(Protocol):
     @abstractmethod
     def cancel(self) -> None:
         """Drop everything that is in flight."""
+
+    @abstractmethod
+    def interrupt(self) -> StepOutput:
+        """Stop everything that is in flight, and return what there is of it, to be continued by other requests.
+
+        Requests of which nothing was drawn may be left out.
+        """
 
     def generate(
         self,

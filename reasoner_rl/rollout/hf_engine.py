@@ -120,6 +120,14 @@ class HfRolloutEngine(Generator):
         self._waiting.clear()
         self._batch = None
 
+    def interrupt(self) -> StepOutput:
+        """See `Generator.interrupt`."""
+        begun = self._rollouts(self._batch.unfinished()) if self._batch else []
+        nothing = Rollout((), (), "length", self._policy_version, "")
+        output = self._in_flight.interrupt({(p.request, p.sample): found for p, found in begun}, nothing)
+        self.cancel()
+        return output
+
     def _fill(self) -> None:
         """Give free rows to waiting responses, in their order; the batch ends with its last response."""
         if self._batch is None and self._waiting:

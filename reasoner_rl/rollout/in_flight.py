@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
@@ -63,6 +64,23 @@ class InFlight:
         taken = StepOutput(self._output.finished, self._responses)
         self._output, self._responses = StepOutput(), 0
         return taken
+
+    def interrupt(self, begun: Mapping[tuple[int, int], Rollout], nothing: Rollout) -> StepOutput:
+        """Everything recorded since `take`, and what there is of the rest, of which nothing is in flight any more.
+
+        begun: by request and sample, the responses that have not ended. nothing: stands for one without a token.
+        """
+        interrupted = []
+        for number, samples in self._wanted.items():
+            found = self._found[number]
+            responses = [
+                found.get(sample) or begun.get((number, sample), nothing) for sample in range(samples)
+            ]
+            if any(len(response.token_ids) for response in responses):
+                interrupted.append((number, responses))
+        output = replace(self.take(), interrupted=interrupted)
+        self.clear()
+        return output
 
     def clear(self) -> None:
         """Forget everything."""

@@ -115,6 +115,19 @@ class VllmRolloutEngine(Generator):
                     self._in_flight.record(request.number, sample, rollout)
         return replace(self._in_flight.take(), tokens=ended)
 
+    def interrupt(self) -> StepOutput:
+        """See `Generator.interrupt`. What a batch is computing that vLLM has begun ahead of its results is lost."""
+        begun, tokens = {}, 0
+        for count, name in self._names.items():
+            request, sample = self._places[count]
+            rollout = self._to_rollout(_unfinished_output(self._engine, name), request.begun)
+            tokens += len(rollout.token_ids)
+            begun[request.number, sample] = rollout
+        nothing = Rollout((), (), "length", self._policy_version, "")
+        output = self._in_flight.interrupt(begun, nothing)
+        self.cancel()
+        return replace(output, tokens=tokens)
+
     def cancel(self) -> None:
         """See `Generator.cancel`.
 
@@ -158,7 +171,7 @@ class VllmRolloutEngine(Generator):
         else:
             positions = zip(output.logprobs, token_ids, strict=True)
             logprobs = tuple(position[token].logprob for position, token in positions)
-        reason: FinishReason = "length" if output.finish_reason == "length" else "stop"
+        reason: FinishReason = "length" if output.finish_reason in ("length", "abort") else "stop"
         text = self._tokenizer.decode([*begun, *token_ids], skip_special_tokens=True)
         return Rollout(token_ids, logprobs, reason, self._policy_version, text)
 
@@ -389,6 +402,14 @@ def _import_llm(on_cpu: bool, dtype: str) -> Any:
             stacklevel=2,
         )
     return llm_class
+
+
+def _unfinished_output(engine: Any, name: str) -> Any:
+    """What vLLM has of the one response of a request in flight, as it would return it if it ended now."""
+    state = engine.output_processor.request_states[name]
+    reasons: Any = importlib.import_module("vllm.v1.engine").FinishReason
+    output = state.make_request_output([], None, reasons.ABORT, None)
+    return output.outputs[0]
 
 
 @dataclass(slots=True)

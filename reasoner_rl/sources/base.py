@@ -37,6 +37,18 @@ class Source(Protocol):
         """Why no more batches are of use, for people; None if they are."""
         ...
 
+    def pause(self) -> None:
+        """Take back what is in flight, so that others can generate, and `state` and `save` hold everything."""
+        ...
+
+    def before_new_weights(self) -> None:
+        """Take back what may not be in flight when what generates gets other weights."""
+        ...
+
+    def advance(self) -> None:
+        """Take up what was generated while something else is waited for; see `Transport.meanwhile`."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """What must be in a checkpoint, as JSON can hold it."""
         ...

@@ -25,9 +25,10 @@ class BatchBuilder:
 
     def __init__(self, config: OnlineConfig, reused: Sequence[ScoredGroup]) -> None:
         arithmetic, dynamic = step_arithmetic(config), config.algorithm.dynamic_sampling
+        self._config = config
         self.wanted = arithmetic.prompts_per_step
         self._filtered = dynamic.enabled
-        self._keeps_surplus = dynamic.max_staleness > 0
+        self._keeps_surplus = dynamic.max_staleness > 0 and not config.batch.steps_ahead
         self._at_a_time = arithmetic.prompts_per_generation
         # What is kept for later steps must be used before it is too old.
         useful = self.wanted * (1 + dynamic.max_staleness) if self._keeps_surplus else math.inf
@@ -39,6 +40,29 @@ class BatchBuilder:
         self._finished: dict[int, tuple[ScoredGroup | None, bool]] = {}
         # Counted as groups come in, since `done` and `to_launch` are asked after every step of a replica.
         self._kept = self._in_a_row = self._kept_in_a_row = 0
+
+    def following(self, used: int) -> BatchBuilder:
+        """That of the next step, which begins with the prompt launched at position ``used``; see batch.ahead."""
+        later = BatchBuilder(self._config, ())
+        later.launched = self.launched - used
+        later.cap += later.launched
+        for place, (group, keeps) in self._finished.items():
+            if place >= used:
+                later._note(place - used, group, keeps)
+        return later
+
+    def opened_by(self, groups: Sequence[ScoredGroup | None]) -> BatchBuilder:
+        """With prompts launched already, in order; None: not finished."""
+        self.launched += len(groups)
+        self.cap += len(groups)
+        for position, group in enumerate(groups):
+            if group is not None:
+                self.add(position, group)
+        return self
+
+    def aim_at(self, steps: int) -> None:
+        """Have prompts launched for so many steps, that of the batch included; 0: for none at present."""
+        self._goal = steps * self.wanted
 
     def to_launch(self) -> int:
         """How many more prompts may be started now."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
@@ -12,7 +14,7 @@ from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
 from reasoner_rl.rewards.runner import RewardRunner
-from reasoner_rl.rollout.engine import Generator
+from reasoner_rl.rollout.engine import Generator, StepOutput
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.sources.batch_builder import BatchBuilder
 from reasoner_rl.sources.generate import score_groups
@@ -28,15 +30,48 @@ MAY_BE_PUT_OFF = 2
 class Filled:
     """What a step has generated."""
 
+    builder: BatchBuilder
+    kept: list[ScoredGroup]  # see `BatchBuilder.kept`
     groups: list[ScoredGroup]  # that count, kept or not, in the order in which their prompts were launched
     indices: list[int]  # of the prompt of each
     put_off: list[Launch]  # to be continued in later steps, the oldest first
     newly_put_off: int  # of them, those that this step has put off
-    added_tokens: int  # response tokens that were drawn in this step for what counts
+    added_tokens: int  # response tokens of what counts, but for those that earlier steps have counted
+
+
+@dataclass(slots=True)
+class _Filling:
+    """A step's batch that is being filled."""
+
+    builder: BatchBuilder
+    launches: Launches
+    due: deque[Launch]  # put off before, to be launched before the sampler's prompts
+    step: int = 0
+
+    def following(self) -> _Filling:
+        """That of the next step, which begins with what this step's batch has not taken."""
+        used = self.builder.used
+        return _Filling(self.builder.following(used), self.launches.following(used), self.due, self.step + 1)
+
+    def launched(self) -> list[Launch]:
+        """In order."""
+        return [self.launches[position] for position in range(len(self.launches))]
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """Where a filler was before a step."""
+
+    sampler: Mapping[str, Any]
+    ahead: list[Launch]
 
 
 class Filler:
-    """Fills the batches of a run, one after the other."""
+    """Fills the batches of a run, one after the other.
+
+    With batch.ahead, what a step has launched and its batch has not taken opens the next step. Between steps it is in
+    flight if generation goes on while models are trained, and otherwise paused.
+    """
 
     def __init__(
         self,
@@ -46,44 +81,115 @@ class Filler:
         generator: Generator,
         rewards: RewardRunner,
         timer: PhaseTimer,
+        *,
+        goes_on: bool = False,
     ) -> None:
+        """goes_on: generation has workers of its own, and goes on while models are trained."""
         self._config = config
         self._prompts = prompts
         self._sampler = sampler
         self._generator = generator
         self._rewards = rewards
         self._timer = timer
+        self._goes_on = goes_on
+        self._ahead: _Filling | None = None  # of the next step
 
-    def fill(self, step: int, builder: BatchBuilder, put_off: Sequence[Launch]) -> Filled:
+    def fill(self, step: int, reused: Sequence[ScoredGroup], put_off: Sequence[Launch]) -> Filled:
         """Launch prompts and judge what is finished until the batch is full, or the cap is reached.
 
         Launched are first those ``put_off`` before that are to be continued in this step, then those of the sampler.
+        reused: surplus groups of earlier steps, which open the batch.
         """
-        before, config = self._sampler.state(), self._config
+        before, config = self.bookmark(), self._config
         due = self._due(put_off)
-        responses = step_arithmetic(config).responses_per_step
-        launches = Launches(config.rollout.responses_per_prompt, config.rollout.sampling)
-        drawn: dict[int, Launch] = {}
+        filling = self._ahead or self._filling(BatchBuilder(config, reused), due)
+        filling.step = step
+        builder, responses = filling.builder, step_arithmetic(config).responses_per_step
         with progress_bar(config.logging.progress, "generating", responses) as advance:
             try:
+                if config.batch.steps_ahead:
+                    builder.aim_at(1 + self._steps_ahead(step))
+                    self._restart(filling)
+                    self._launch(filling)
                 while not builder.done:
-                    self._launch(step, builder, launches, due)
+                    self._launch(filling)
                     with self._timer("generate"):
                         output = self._generator.step()
                     launched = builder.launched * config.rollout.responses_per_prompt
                     advance(output.responses, output.tokens, max(launched, responses))
-                    found = dict(launches.collect(output))
-                    drawn |= found
-                    self._judge(builder, found)
+                    self._take_up(filling, output)
             except Exception:
-                self._sampler.restore(before)  # what was launched comes again
-                self._generator.cancel()
+                self.go_back(before)
                 raise
-        if builder.launched > builder.used:
-            self._generator.cancel()
-        self._sampler.restore(before)
-        self._sampler.take(max(0, builder.used - len(due)))  # what did not count comes again
-        return _filled(builder, launches, drawn, [*due[builder.used :], *put_off[len(due) :]])
+        filled = _filled(filling, [*due[builder.used :], *put_off[len(due) :]])
+        if config.batch.steps_ahead:
+            self._go_on(filling)
+        else:
+            if builder.launched > builder.used:
+                self._generator.cancel()
+            self._sampler.restore(before.sampler)
+            self._sampler.take(max(0, builder.used - len(due)))  # what did not count comes again
+        return filled
+
+    def bookmark(self) -> Bookmark:
+        """Where the filler is, for `go_back`."""
+        return Bookmark(self._sampler.state(), self.ahead())
+
+    def go_back(self, bookmark: Bookmark) -> None:
+        """Drop what is in flight; what was launched since ``bookmark`` comes again."""
+        self._sampler.restore(bookmark.sampler)
+        self.restore(bookmark.ahead)
+        self._generator.cancel()
+
+    def ahead(self) -> list[Launch]:
+        """What opens the next step, in order; of what is in flight, what was drawn before the last `pause`."""
+        return self._ahead.launched() if self._ahead else []
+
+    def restore(self, ahead: Sequence[Launch]) -> None:
+        """Begin the next step with these."""
+        self._ahead = None
+        if ahead:
+            builder = BatchBuilder(self._config, ()).opened_by([launch.group for launch in ahead])
+            self._ahead = self._filling(builder, (), ahead)
+
+    def pause(self) -> None:
+        """Take back what is in flight: as it is, or finished where batch.ahead.in_flight says so."""
+        if self._ahead is None or not self._ahead.launches.in_flight:
+            return
+        rule = self._config.batch.ahead
+        if rule is not None and rule.in_flight == "finish":
+            while self._ahead.launches.in_flight:
+                self._take_up(self._ahead, self._generator.step())
+            return
+        output = self._generator.interrupt()
+        self._take_up(self._ahead, output)
+        self._ahead.launches.interrupted(output)
+
+    def advance(self) -> None:
+        """Take up what was generated for the next step, and launch what may be launched under the present weights."""
+        output = self._generator.step()
+        if self._ahead is not None:
+            self._take_up(self._ahead, output)
+            self._launch(self._ahead)
+
+    def _go_on(self, filled: _Filling) -> None:
+        """Prepare the next step, whose weights will be newer by one version than those of what is launched now."""
+        self._ahead = filled.following()
+        self._ahead.builder.aim_at(self._steps_ahead(filled.step))
+        if self._goes_on:
+            self._launch(self._ahead)
+        else:
+            self.pause()
+
+    def _steps_ahead(self, step: int) -> int:
+        return min(self._config.batch.steps_ahead, max(0, self._config.run.steps - step))
+
+    def _filling(
+        self, builder: BatchBuilder, due: Sequence[Launch], launched: Sequence[Launch] = ()
+    ) -> _Filling:
+        rollout = self._config.rollout
+        launches = Launches(rollout.responses_per_prompt, rollout.sampling.max_response_tokens, launched)
+        return _Filling(builder, launches, deque(due))
 
     def _due(self, put_off: Sequence[Launch]) -> Sequence[Launch]:
         """What is to be continued in this step: all of it, or nothing."""
@@ -93,22 +199,29 @@ class Filler:
         round_size = rule.long_round_prompts or self._config.batch.prompts_per_step
         return put_off if len(put_off) >= round_size else ()
 
-    def _launch(self, step: int, builder: BatchBuilder, launches: Launches, due: Sequence[Launch]) -> None:
+    def _restart(self, filling: _Filling) -> None:
+        """Go on with what was launched before and is not in flight."""
+        launches = filling.launches
+        requests = [request for place in launches.stopped() for request in launches.start(place, None)]
+        if requests:
+            self._generator.submit(requests, self._config.rollout.sampling)
+
+    def _launch(self, filling: _Filling) -> None:
         """Start as many prompts as the batch needs. A response's randomness is its prompt's position in the step."""
-        config, requests = self._config, []
+        config, builder, requests = self._config, filling.builder, []
         for _ in range(builder.to_launch()):
             position = builder.launched
-            if position < len(due):
-                launch = due[position]
-            else:
-                [index] = self._sampler.take(1)
-                prompt = self._prompts[index]
-                seed = derive_seed(config.run.seed, "train", step, position, prompt.uid)
-                launch = Launch(index, prompt, seed)
-            requests += launches.add(launch, self._budget(position, launch))
+            launch = filling.due.popleft() if filling.due else self._next_prompt(filling.step, position)
+            filling.launches.add(launch)
+            requests += filling.launches.start(position, self._budget(position, launch))
             builder.launched += 1
         if requests:
             self._generator.submit(requests, config.rollout.sampling)
+
+    def _next_prompt(self, step: int, position: int) -> Launch:
+        [index] = self._sampler.take(1)
+        prompt = self._prompts[index]
+        return Launch(index, prompt, derive_seed(self._config.run.seed, "train", step, position, prompt.uid))
 
     def _budget(self, position: int, launch: Launch) -> int | None:
         """Most tokens to add to each response in this step; None: to its end."""
@@ -117,30 +230,39 @@ class Filler:
             return None
         return None if launch.rollouts and rule.until == "long_round" else rule.budget_tokens
 
-    def _judge(self, builder: BatchBuilder, found: Mapping[int, Launch]) -> None:
-        if not found:  # as after most steps of a generator with many replicas
+    def _take_up(self, filling: _Filling, output: StepOutput) -> None:
+        """Judge the groups of which all responses have ended, and put off those that have reached their budget."""
+        limit, launches = self._config.rollout.sampling.max_response_tokens, filling.launches
+        whole = []
+        for position in launches.collect(output):
+            if launches[position].unfinished(limit):
+                filling.builder.put_off(position)
+            else:
+                whole.append(position)
+        if not whole:  # as after most steps of a generator with many replicas
             return
-        limit = self._config.rollout.sampling.max_response_tokens
-        whole = {position: launch for position, launch in found.items() if not launch.unfinished(limit)}
-        for position in found.keys() - whole.keys():
-            builder.put_off(position)
-        prompts = [launch.prompt for launch in whole.values()]
-        rollouts = [launch.rollouts for launch in whole.values()]
+        prompts = [launches[position].prompt for position in whole]
+        rollouts = [launches[position].rollouts for position in whole]
         groups = score_groups(prompts, rollouts, self._rewards, timer=self._timer, progress=False)
         for position, group in zip(whole, groups, strict=True):
-            builder.add(position, group)
+            launches[position] = replace(launches[position], rewards=group.rewards)
+            filling.builder.add(position, group)
 
 
-def _filled(
-    builder: BatchBuilder, launches: Launches, drawn: Mapping[int, Launch], still_put_off: Sequence[Launch]
-) -> Filled:
-    generated = builder.generated()
-    again = [drawn[position] for position in range(builder.used) if position not in generated]
-    added = sum(drawn[position].tokens - launches[position].tokens for position in range(builder.used))
+def _filled(filling: _Filling, still_put_off: Sequence[Launch]) -> Filled:
+    builder, launches = filling.builder, filling.launches
+    generated, used = builder.generated(), [launches[position] for position in range(builder.used)]
+    again = [
+        replace(launch, counted=launch.tokens)
+        for position, launch in enumerate(used)
+        if position not in generated
+    ]
     return Filled(
+        builder=builder,
+        kept=builder.kept(),
         groups=list(generated.values()),
-        indices=[drawn[position].index for position in generated],
+        indices=[used[position].index for position in generated],
         put_off=[*again, *still_put_off],
         newly_put_off=len(again),
-        added_tokens=added,
+        added_tokens=sum(launch.tokens - launch.counted for launch in used),
     )

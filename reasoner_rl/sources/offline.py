@@ -48,6 +48,15 @@ class ExampleSource:
         """Examples never end: the recipe says how many steps are made."""
         return None
 
+    def pause(self) -> None:
+        """See `Source.pause`; nothing is ever in flight."""
+
+    def before_new_weights(self) -> None:
+        """See `Source.before_new_weights`; nothing is ever in flight."""
+
+    def advance(self) -> None:
+        """See `Source.advance`; nothing is generated."""
+
     def state(self) -> dict[str, Any]:
         """See `Source.state`."""
         return self._stream.state()

@@ -11,7 +11,7 @@ from reasoner_rl.advantages.spread import EqualScores, spread_metrics
 from reasoner_rl.config.algorithm import DistillationConfig, GroupPolicyGradientConfig
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import UserError
-from reasoner_rl.metrics import Metrics, merge, total
+from reasoner_rl.metrics import Metrics, maximum, mean_of, merge, total
 from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
 from reasoner_rl.prompts.sampler import OrderedSampler
@@ -22,7 +22,6 @@ from reasoner_rl.rewards.metrics import reward_metrics
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.rollout.engine import Generator
 from reasoner_rl.sources.base import StepBatch
-from reasoner_rl.sources.batch_builder import BatchBuilder
 from reasoner_rl.sources.filling import Filler
 from reasoner_rl.sources.launches import Launch, read_launches, save_launches, state_of
 from reasoner_rl.sources.samples import samples_of
@@ -30,7 +29,7 @@ from reasoner_rl.sources.selecting import Selection
 from reasoner_rl.types import Prompt, ScoredGroup
 
 # In a checkpoint: groups that are not trained on as yet, and groups with responses that have not ended.
-SURPLUS, PUT_OFF = "surplus.parquet", "put_off.parquet"
+SURPLUS, PUT_OFF, AHEAD = "surplus.parquet", "put_off.parquet", "ahead.parquet"
 
 
 class OnlineSource:
@@ -51,14 +50,16 @@ class OnlineSource:
         rewards: RewardRunner,
         timer: PhaseTimer,
         judge: Judge | None = None,
+        *,
+        goes_on: bool = False,
     ) -> None:
-        """judge: the recipe's reward model, if it has one."""
+        """judge: the recipe's reward model, if it has one. goes_on: see `Filler`."""
         self._judge = judge
         self._config = config
         self._prompts = prompts
         self._sampler = sampler
         self._timer = timer
-        self._filler = Filler(config, prompts, sampler, generator, rewards, timer)
+        self._filler = Filler(config, prompts, sampler, generator, rewards, timer, goes_on=goes_on)
         selecting = config.data.selection
         self._selection = (
             Selection(sampler, selecting.importance_weights)
@@ -70,13 +71,29 @@ class OnlineSource:
         self._equal_scores = EqualScores()
         self._all_right: set[str] = set()  # uids of prompts that the present policy has answered right
 
+    def pause(self) -> None:
+        """See `Source.pause`."""
+        self._filler.pause()
+
+    def before_new_weights(self) -> None:
+        """See `Source.before_new_weights`."""
+        ahead = self._config.batch.ahead
+        if ahead is None or ahead.in_flight == "continue":
+            self._filler.pause()
+
+    def advance(self) -> None:
+        """See `Source.advance`."""
+        self._filler.advance()
+
     def state(self) -> dict[str, Any]:
         """See `Source.state`."""
+        ahead = self._filler.ahead()
         return {
             "sampler": self._sampler.state(),
             "all_right": sorted(self._all_right),
             **({"selection": self._selection.state()} if self._selection else {}),
             **({"put_off": state_of(self._put_off)} if self._put_off else {}),
+            **({"ahead": state_of(ahead)} if ahead else {}),
         }
 
     def save(self, folder: Path, step: int) -> None:
@@ -84,6 +101,8 @@ class OnlineSource:
         write_rollouts(folder / SURPLUS, step, self._surplus)
         if self._put_off:
             save_launches(folder / PUT_OFF, step, self._put_off)
+        if ahead := self._filler.ahead():
+            save_launches(folder / AHEAD, step, ahead)
 
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
         """See `Source.restore`. Raises DataError if the surplus groups cannot be read."""
@@ -95,6 +114,8 @@ class OnlineSource:
         self._put_off = (
             read_launches(folder / PUT_OFF, state["put_off"], self._prompts) if "put_off" in state else []
         )
+        if "ahead" in state:
+            self._filler.restore(read_launches(folder / AHEAD, state["ahead"], self._prompts))
 
     def end(self) -> str | None:
         """Why no more batches are of use: the present policy was seen to answer every prompt right."""
@@ -112,11 +133,10 @@ class OnlineSource:
         Raises UserError, with the counts, if that is too little and dynamic_sampling.when_exhausted is "fail".
         """
         dynamic = self._config.algorithm.dynamic_sampling
-        before = self._sampler.state()
+        before = self._filler.bookmark()
         fresh_enough = [g for g in self._surplus if version - g.latest_version <= dynamic.max_staleness]
-        builder = BatchBuilder(self._config, fresh_enough)
-        filled = self._filler.fill(step, builder, self._put_off)
-        kept, generated = builder.kept(), filled.groups
+        filled = self._filler.fill(step, fresh_enough, self._put_off)
+        kept, generated, builder = filled.kept, filled.groups, filled.builder
         filtered = filter_groups(generated) if dynamic.enabled else Filtered(generated, [], [], [])
         counts = {
             "generated": len(generated),
@@ -126,7 +146,7 @@ class OnlineSource:
         }
         if len(kept) < builder.wanted and dynamic.when_exhausted == "fail":
             # A checkpoint that is made now must let the same prompts come again.
-            self._sampler.restore(before)
+            self._filler.go_back(before)
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
         self._put_off = filled.put_off
@@ -138,10 +158,12 @@ class OnlineSource:
             "stale": len(self._surplus) - len(fresh_enough),
             "reused": len(fresh_enough),
             "surplus": len(rest),
-            "aborted": builder.launched - builder.used,
+            "aborted": 0 if self._config.batch.steps_ahead else builder.launched - builder.used,
         }
         if self._config.batch.put_off is not None:
             counts["put_off"] = filled.newly_put_off
+        if self._config.batch.steps_ahead:
+            counts["ahead"] = builder.launched - builder.used
         self._surplus = rest
         kept, judging = self._with_model_scores(kept)
         # With a reward model scores are whole only where it has judged, and that is what is trained on.
@@ -152,7 +174,7 @@ class OnlineSource:
             merge(
                 [
                     *(counted, selecting, judging, rollout_metrics(generated), reward_metrics(generated)),
-                    spread_metrics(whole),
+                    *(spread_metrics(whole), staleness_metrics(kept, version)),
                 ]
             ),
             generated_tokens=filled.added_tokens,
@@ -194,6 +216,12 @@ class OnlineSource:
             f"algorithm.dynamic_sampling.max_generation_batches allow) gave {kept} of the "
             f"{self._config.batch.prompts_per_step} wanted: {what_was_dropped(counts)}. {ADVICE}"
         )
+
+
+def staleness_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
+    """By how many policy versions the first token of each response is older than the policy that is trained."""
+    ages = [version - rollout.policy_version for group in groups for rollout in group.rollouts]
+    return {"policy/staleness": mean_of(ages), "policy/staleness_max": maximum(max(ages))} if ages else {}
 
 
 ADVICE = "Use easier or harder problems, more responses per prompt, or a higher cap."

@@ -91,10 +91,15 @@ class Trainer:
                     updated = self._update(number, samples, own)
                 state.version += 1
                 with timer("sync"):
-                    synced = self.workers.publish(state.version) if self.source.generates else {}
+                    synced = self._publish()
                 measured = [synced, prepared, updated]
         self._log(number, batch, recorded, measured)
         state.step = number
+
+    def _publish(self) -> Metrics:
+        if not self.source.generates:
+            return {}
+        return self.workers.publish(self.state.version, self.source.before_new_weights)
 
     def _recorded(self, samples: list[TrainSample]) -> list[TrainSample]:
         """The samples of the step's record, with entropies if the recipe asks for them."""
@@ -146,6 +151,7 @@ class Trainer:
         synced: Metrics = {}
         if self.workers.pool is not None and not self.source.generates:
             synced = self.workers.publish(self.state.version)
+        self.source.pause()
         timer = PhaseTimer()
         with timer("evaluate"):
             reports = self.evaluate_on(self.state.step)
@@ -166,6 +172,7 @@ class Trainer:
         if self.store.holds(self.state.step):
             self.state.save_later(self.store.folder_of(self.state.step))
             return
+        self.source.pause()
         self.state.source, self.state.algorithm = self.source.state(), self.algorithm.state()
 
         def write(folder: Path) -> None:

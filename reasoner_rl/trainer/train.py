@@ -160,7 +160,12 @@ def build_source(
         prompts = [row for row in data.rows if isinstance(row, Prompt)]
         sampler = prompt_sampler(config, prompts)
         judge = data.judge(workers.reward_model) if data.judge and workers.reward_model else None
-        return OnlineSource(config, prompts, sampler, workers.pool, rewards, timer, judge)
+        source = OnlineSource(
+            *(config, prompts, sampler, workers.pool, rewards, timer, judge),
+            goes_on=workers.generation_goes_on,
+        )
+        workers.while_waiting(source.advance)
+        return source
     order = OrderedSampler(len(data.rows), config.run.seed, config.data.shuffle)
     return ExampleSource(ExampleStream(data.examples, order), config.batch.examples_per_step)
 

@@ -58,3 +58,8 @@ class BarrierGenerator(Generator):
         """See `Generator.cancel`."""
         self._forget()
         self._generator.cancel()
+
+    def interrupt(self) -> StepOutput:
+        """See `Generator.interrupt`; a barrier is not interrupted, so what is in flight is dropped."""
+        self.cancel()
+        return StepOutput()

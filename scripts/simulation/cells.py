@@ -56,6 +56,9 @@ SCHEDULES = {
     "barrier": Schedule("barrier, as verl's DAPO", (), 2, barrier=True, generation=3),
     "synchronous": Schedule("ours, synchronous", (), 2),
     "tail_batching": Schedule("ours, tail batching", (), 6, skipped=1, puts_off=True),
+    "one_step_off": Schedule("ours, one step off", ("batch.ahead={steps: 1}",), 4, skipped=1),
+    "staleness_2": Schedule("ours, staleness 2", ("batch.ahead={steps: 2}",), 5, skipped=2),
+    "staleness_4": Schedule("ours, staleness 4", ("batch.ahead={steps: 4}",), 6, skipped=3),
 }
 
 

@@ -32,6 +32,10 @@ class Clock(Generic[T]):
         self.now = max(self.now, at)
         return event
 
+    def is_due(self, by: float) -> bool:
+        """Whether anything happens by a time."""
+        return bool(self._heap) and self._heap[0][0] <= by
+
     def due(self) -> list[T]:
         """Whatever else happens by now."""
         found = []

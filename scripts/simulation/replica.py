@@ -158,6 +158,18 @@ class Replica:
         self.version = version
         self._read.clear()
 
+    def interrupt(self) -> StepOutput:
+        """See `Generator.interrupt`."""
+        going = [(sequence, int(drawn)) for sequence, drawn in zip(self._running, self._drawn, strict=True)]
+        begun = {
+            (sequence.request.number, sequence.sample): self._made(drawn, "length")
+            for sequence, drawn in [*going, *self._waiting]
+            if drawn
+        }
+        output = self._in_flight.interrupt(begun, self._made(0, "length"))
+        self._clear()
+        return output
+
     def cancel(self) -> None:
         """See `Generator.cancel`."""
         self._clear()

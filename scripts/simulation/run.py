@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasoner_rl.algorithms.build import build_algorithm
+from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.config.rollout import VllmEngineConfig
 from reasoner_rl.distributed.workers import Workers
@@ -127,7 +128,13 @@ def simulate(
     size = engine.tensor_parallel if isinstance(engine, VllmEngineConfig) else 1
     length_of = workload.length_of(config.rollout.responses_per_prompt)
     transport = SimulatedTransport(
-        config.cluster.ranks, size, costs, length_of, pickles=pickles, decoding_steps=decoding_steps
+        config.cluster.ranks,
+        size,
+        costs,
+        length_of,
+        pickles=pickles,
+        decoding_steps=decoding_steps,
+        generators=_generators(config),
     )
     algorithm = build_algorithm(config)
     workers, timer, collected = Workers(config, algorithm, transport), PhaseTimer(), _Collected()
@@ -135,7 +142,11 @@ def simulate(
     generator: Generator = BarrierGenerator(workers.pool) if barrier else workers.pool
     prompts = workload.prompts(PROMPTS) if prompts is None else prompts
     rewards = InstantRewards()
-    source = OnlineSource(config, prompts, prompt_sampler(config, prompts), generator, rewards, timer)  # type: ignore[arg-type]
+    source = OnlineSource(
+        *(config, prompts, prompt_sampler(config, prompts), generator, rewards, timer),  # type: ignore[arg-type]
+        goes_on=workers.generation_goes_on,
+    )
+    workers.while_waiting(source.advance)
     trainer = Trainer(
         config=config,
         algorithm=algorithm,
@@ -155,6 +166,14 @@ def simulate(
     return figures
 
 
+def _generators(config: OnlineConfig) -> int:
+    """Workers that generate alone."""
+    cluster = config.cluster
+    if not isinstance(cluster, RayClusterConfig) or cluster.generation is None:
+        return 0
+    return cluster.generation.nodes * cluster.generation.workers_per_node
+
+
 def _step(trainer: Trainer, transport: SimulatedTransport, size: int, collected: _Collected) -> StepFigures:
     """One step, and what it took: the differences of what was spent."""
     spent, before = transport.spent, transport.clock.now
@@ -165,7 +184,7 @@ def _step(trainer: Trainer, transport: SimulatedTransport, size: int, collected:
     real = time.process_time() - started - (spent.simulating - simulating) + spent.pickling - pickling
     seconds = transport.clock.now - before
     added = {phase: total - busy.get(phase, 0.0) for phase, total in spent.busy.items()}
-    whole, metrics = seconds * transport.ranks, collected.steps[-1]
+    whole, metrics = seconds * transport.workers, collected.steps[-1]
     generating = added.get("generate", 0.0)
     return StepFigures(
         seconds=seconds,

@@ -20,6 +20,8 @@ import torch
 from reasoner_rl.batching.plan import Share
 from reasoner_rl.distributed.transport import Phase, Ticket
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.hybrid.streaming import SentWeights
+from reasoner_rl.metrics import Metrics
 from reasoner_rl.rollout.engine import MAX_DECODING_STEPS, StepOutput
 from reasoner_rl.types import IDLE
 from simulation.clock import Clock
@@ -63,17 +65,24 @@ class SimulatedTransport:
         *,
         pickles: bool = False,
         decoding_steps: int = MAX_DECODING_STEPS,
+        generators: int = 0,
     ) -> None:
-        """tensor_parallel: ranks of a replica. pickles: serialise messages as Ray would, to see what it takes.
+        """ranks: workers that hold the models. generators: further ones that generate alone; 0: the same generate.
+
+        tensor_parallel: ranks of a replica. pickles: serialise messages as Ray would, to see what it takes.
 
         decoding_steps: most tokens per response in a call of `Worker.generate`; more make fewer events to simulate.
         """
-        self.ranks = ranks
+        self.ranks, self.workers = ranks, ranks + generators
+        self.generators: Sequence[int] = range(ranks, self.workers) if generators else range(ranks)
+        self.meanwhile: Callable[[], object] | None = None
         self.clock: Clock[_Ended] = Clock()
         self.spent = Spent()
         self._costs, self._size, self._pickles = costs, tensor_parallel, pickles
-        self._replicas = [Replica(costs, length_of, decoding_steps) for _ in range(ranks // tensor_parallel)]
-        self._free = [0.0] * ranks  # when each rank has nothing to do
+        self._replicas = [
+            Replica(costs, length_of, decoding_steps) for _ in range(len(self.generators) // tensor_parallel)
+        ]
+        self._free = [0.0] * self.workers  # when each rank has nothing to do
         self._begun: set[Ticket[Any]] = set()
         self._heard: dict[Ticket[Any], Any] = {}  # ended, and not waited for as yet
         self._tickets = 0
@@ -84,8 +93,16 @@ class SimulatedTransport:
         """See `Transport.call`."""
         with self._apart():
             answers, end = self._collective(phase, method.__name__, range(self.ranks), arguments)
-            self.clock.sleep_until(max(self.clock.now, end) + self._costs.message)
-            return answers
+            end = max(self.clock.now, end) + self._costs.message
+        self._pass_until(end)
+        return answers
+
+    def _pass_until(self, end: float) -> None:
+        """Let time pass, and tell of calls that end meanwhile."""
+        while self.meanwhile is not None and self.clock.is_due(end):
+            self._hear([self.clock.next()])
+            self.meanwhile()
+        self.clock.sleep_until(max(end, self.clock.now))
 
     def begin(
         self,
@@ -107,6 +124,25 @@ class SimulatedTransport:
                 answer = answers[0]
             self.clock.schedule(max(end, self.clock.now) + self._costs.message, _Ended(ticket, answer))
             return ticket
+
+    def send_weights(self, version: int) -> tuple[SentWeights, Metrics]:
+        """See `Transport.send_weights`: the models' workers gather the weights."""
+        end = self._occupy("sync", range(self.ranks), [self._costs.sync()] * self.ranks)
+        self._pass_until(end + self._costs.message)
+        return SentWeights(version, [], ()), {}
+
+    def begin_loading(self, ranks: Sequence[int], weights: SentWeights) -> Ticket[Metrics]:
+        """See `Transport.begin_loading`."""
+        self._tickets += 1
+        ticket: Ticket[Metrics] = Ticket(self._tickets)
+        self._begun.add(ticket)
+        self._replica_of(ranks[0]).load_weights(weights.version)
+        end = self._occupy("sync", ranks, [self._costs.sync()] * len(ranks))
+        self.clock.schedule(end + self._costs.message, _Ended(ticket, {}))
+        return ticket
+
+    def _replica_of(self, rank: int) -> Replica:
+        return self._replicas[(rank - self.generators[0]) // self._size]
 
     def wait(self, tickets: Sequence[Ticket[R]]) -> list[tuple[Ticket[R], R]]:
         """See `Transport.wait`."""
@@ -134,7 +170,7 @@ class SimulatedTransport:
     def _generate(self, ranks: Sequence[int], arguments: tuple[Any, ...]) -> tuple[StepOutput, float]:
         """One step of a replica, from when its ranks are free."""
         requests, sampling = arguments
-        replica = self._replicas[ranks[0] // self._size]
+        replica = self._replica_of(ranks[0])
         self._sent(arguments)
         if requests:
             replica.submit(requests, sampling)
@@ -163,14 +199,16 @@ class SimulatedTransport:
 
     def _answer(self, method: str, rank: int, arguments: tuple[Any, ...]) -> tuple[Any, list[float]]:
         """What a rank answers, and its seconds; of updates, the seconds of each."""
-        costs, replica = self._costs, self._replicas[rank // self._size]
-        first = rank % self._size == 0  # a replica's state changes once
+        costs = self._costs
         if method == "cancel":
-            if first:
-                replica.cancel()
+            self._replica_of(rank).cancel()
             return None, [0.0]
+        if method == "interrupt":
+            output = self._replica_of(rank).interrupt()
+            self._sent(output, back=True)
+            return output, [0.0]
         if method == "publish":
-            replica.load_weights(arguments[0])
+            self._replica_of(rank).load_weights(arguments[0])
             return {}, [costs.sync()]
         if method in ("logprobs", "entropies", "values"):
             share = arguments[1]

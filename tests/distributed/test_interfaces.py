@@ -108,11 +108,11 @@ def test_workers_on_other_machines_get_the_drivers_settings_but_not_its_address(
     pytest.importorskip("ray")
     pytest.importorskip("verl")
     from reasoner_rl.config.cluster import RayClusterConfig
-    from reasoner_rl.distributed.ray_group import _worker_environment
+    from reasoner_rl.distributed.ray.resources import worker_environment
 
     for name, value in ((GLOO, "eth1"), (NCCL, "ib"), (VLLM, "192.168.7.4"), ("VLLM_API_KEY", "secret")):
         monkeypatch.setenv(name, value)
-    passed = _worker_environment(RayClusterConfig(kind="ray"), use_gpu=False)
+    passed = worker_environment(RayClusterConfig(kind="ray"), use_gpu=False)
     assert (passed[GLOO], passed[NCCL]) == ("eth1", "ib")
     assert VLLM not in passed
     assert "VLLM_API_KEY" not in passed

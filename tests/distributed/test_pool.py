@@ -26,27 +26,27 @@ class FakeTransport:
     """Every step finishes the replica's oldest request; the replica to answer next is chosen by ``order``."""
 
     def __init__(self, ranks: int, order: Sequence[int] = ()) -> None:
-        self.ranks = ranks
+        self.ranks, self.generators = ranks, range(ranks)
         self.order = list(order)  # first ranks of the replicas, in the order in which they answer
         self.calls: list[tuple[str, str, Any]] = []
         self.in_flight: dict[int, list[GenerationRequest]] = {}
         self.running: dict[Ticket[StepOutput], int] = {}
         self.most_in_flight = 0
         self.tickets = 0
+        self.told: dict[Ticket[Any], tuple[Any, int]] = {}  # what was begun besides steps
         # First rank -> responses that its next step finishes, and no request.
         self.partial: dict[int, int] = {}
-
-    def call(self, phase: str, method: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        assert len(arguments) == self.ranks
-        assert method is Worker.cancel
-        assert not self.running, "a call while calls are in flight"
-        self.calls.append((phase, "cancel", arguments))
-        self.in_flight.clear()
-        return [None] * self.ranks
 
     def begin(
         self, phase: str, method: Any, ranks: Sequence[int], arguments: tuple[Any, ...]
     ) -> Ticket[StepOutput]:
+        self.tickets += 1
+        if method in (Worker.cancel, Worker.interrupt):
+            assert (phase, arguments) == ("generate", ())
+            assert ranks[0] not in self.running.values(), "a call while a step is running"
+            self.calls.append((phase, method.__name__, tuple(ranks)))
+            self.told[Ticket(self.tickets)] = (method, ranks[0])
+            return Ticket(self.tickets)
         requests, sampling = arguments
         assert (phase, method, sampling) == ("generate", Worker.generate, SAMPLING)
         self.calls.append((phase, "generate", (tuple(ranks), [request.number for request in requests])))
@@ -55,11 +55,17 @@ class FakeTransport:
         assert self.in_flight[ranks[0]], "a step with nothing to do"
         in_flight = sum(request.samples for request in self.in_flight[ranks[0]])
         self.most_in_flight = max(self.most_in_flight, in_flight)
-        self.tickets += 1
         self.running[Ticket(self.tickets)] = ranks[0]
         return Ticket(self.tickets)
 
     def wait(self, tickets: Sequence[Ticket[StepOutput]]) -> list[tuple[Ticket[StepOutput], StepOutput]]:
+        if tickets[0] in self.told:
+            method, rank = self.told.pop(tickets[0])
+            left = self.in_flight.pop(rank, [])
+            if method is Worker.cancel:
+                return [(tickets[0], None)]  # type: ignore[list-item]
+            begun = [(request.number, [rollout(request.number)] * request.samples) for request in left]
+            return [(tickets[0], StepOutput(interrupted=begun))]
         wanted = self.order.pop(0) if self.order else self.running[tickets[0]]
         ticket = next(ticket for ticket in tickets if self.running[ticket] == wanted)
         if responses := self.partial.pop(wanted, 0):
@@ -168,7 +174,7 @@ def test_an_error_cancels_everywhere_and_ctrl_c_does_not_wait_for_that() -> None
     pool, transport = make(2)
     with pytest.raises(ZeroDivisionError):
         pool.generate(requests(6), SAMPLING, fail(ZeroDivisionError()))
-    assert transport.calls[-1] == ("generate", "cancel", [(), ()])
+    assert transport.calls[-2:] == [("generate", "cancel", (0,)), ("generate", "cancel", (1,))]
     assert [tuple(answer[0].token_ids) for answer in pool.generate(requests(2), SAMPLING)] == [(0,), (1,)]
 
 
@@ -180,7 +186,8 @@ def test_cancelling_waits_for_the_steps_that_are_running() -> None:
     assert sorted(transport.running.values()) == [0, 1]
     assert pool.in_flight == 5
     pool.cancel()
-    assert transport.calls[-2:] == [("generate", "drop", [0, 1]), ("generate", "cancel", [(), ()])]
+    cancelled = [("generate", "cancel", (0,)), ("generate", "cancel", (1,))]
+    assert transport.calls[-3:] == [("generate", "drop", [0, 1]), *cancelled]
     assert pool.in_flight == 0
     assert pool.step() == StepOutput(), "nothing comes of what was cancelled"
 

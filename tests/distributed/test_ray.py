@@ -72,6 +72,39 @@ def test_two_ranks_learn_what_one_process_learns(write_recipe: Recipe, tmp_path:
     assert responses[0] == responses[1]
 
 
+APART = {"kind": "ray", "device": "cpu", "generation": {}}
+
+
+def test_workers_of_their_own_generate(
+    write_recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any]
+) -> None:
+    """Without steps ahead, what is learnt is what one process learns, to the bit; with some, nothing is too old."""
+    assert train(load_recipe(write_recipe(), [f"run.output_dir={tmp_path / 'one'}"])) is not None  # type: ignore[arg-type]
+    finished = run(write_recipe(cluster=APART), f"run.output_dir={tmp_path / 'apart'}")
+    assert finished.returncode == 0, finished.stderr
+    one, apart = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "apart"))
+    assert all(torch.equal(tensor, one[name]) for name, tensor in apart.items())
+    measured = ("time/", "speed/", "memory/", "sync/", "reward/seconds")
+    for ours, theirs in zip(rows(tmp_path / "apart"), rows(tmp_path / "one"), strict=True):
+        assert {key: ours[key] for key in theirs if not key.startswith(measured)} == {
+            key: value for key, value in theirs.items() if not key.startswith(measured)
+        }
+    batch = {**tiny_run["batch"], "prompts_per_generation": 12}
+    for in_flight in ("continue", "finish"):
+        recipe = write_recipe(
+            cluster=APART,
+            batch={**batch, "ahead": {"steps": 2, "in_flight": in_flight}},
+            rollout={**tiny_run["rollout"], "sync_check": "tensors" if in_flight == "finish" else "logprobs"},
+        )
+        finished = run(recipe, f"run.output_dir={tmp_path / in_flight}")
+        assert finished.returncode == 0, finished.stderr
+        steps = [row for row in rows(tmp_path / in_flight) if "policy/staleness_max" in row]
+        assert [row["step"] for row in steps] == [1, 2, 3, 4]
+        assert 1 <= max(row["policy/staleness_max"] for row in steps) <= 2
+        assert all(row["policy/rollout_gap_max"] < 1e-4 for row in steps if "policy/rollout_gap_max" in row)
+        assert all(row["sync/gib"] > 0 for row in steps)
+
+
 LEAVES_A_MARK = """
 def compute_score(data_source, solution_str, ground_truth, extra_info):
     with open({mark!r}, "a") as mark:

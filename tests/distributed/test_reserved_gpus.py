@@ -9,7 +9,7 @@ from reasoner_rl.errors import UserError
 pytest.importorskip("ray")
 pytest.importorskip("verl")
 
-from reasoner_rl.distributed.ray_group import check_reserved_gpus, refuse_all_gpus_for_all
+from reasoner_rl.distributed.ray.resources import check_reserved_gpus, refuse_all_gpus_for_all
 
 
 @pytest.mark.parametrize("kind", ["CUDA", "ROCR", "HIP"])

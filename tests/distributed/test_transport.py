@@ -96,13 +96,13 @@ def on_ray(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A transport to four workers, and the Ray that it speaks to."""
     pytest.importorskip("ray")
     pytest.importorskip("verl")
-    from reasoner_rl.distributed import ray_group
+    from reasoner_rl.distributed.ray import group as ray_group
 
     ray = FakeRay(ray_group.Answer)
     monkeypatch.setattr(ray_group, "ray", ray)
     config: Any = SimpleNamespace(run=SimpleNamespace(output_dir=Path("unused")))
     transport: Any = ray_group.RayTransport(config, RayClusterConfig(kind="ray", workers_per_node=4), print)
-    transport._group = SimpleNamespace(call=ray.send_all)
+    transport._groups = [SimpleNamespace(call=ray.send_all, world_size=4)]
     transport._actors = [SimpleNamespace(call=SimpleNamespace(remote=ray.send)) for _ in range(4)]
     return transport, ray
 

@@ -76,6 +76,8 @@ def test_wrong_input_is_explained(tmp_path: Path) -> None:
         make_plan("aime", ["model.path=x", "evaluation.datasets.0.path=x.parquet"], Wish())
     with pytest.raises(ConfigError, match="--response-tokens 30000 is a mean"):
         make_plan("dapo_qwen2.5_32b", [], Wish(response_tokens=30000))
+    with pytest.raises(ConfigError, match=r"add cluster\.generation=null"):
+        make_plan("dapo_qwen2.5_7b", ["cluster.generation={nodes: 1, workers_per_node: 8}"], Wish("H100"))
     with pytest.raises(ConfigError, match="--hardware cpu plans"):
         make_plan("dapo_qwen2.5_1.5b", [], Wish("cpu"))
 

@@ -27,7 +27,7 @@ from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
 from reasoner_rl.errors import UserError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.rollout import decoding, kv_cache
-from reasoner_rl.rollout.engine import GenerationRequest
+from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
 from reasoner_rl.rollout.hf_engine import HfRolloutEngine, build_hf_engine
 from reasoner_rl.types import Rollout
 
@@ -530,6 +530,37 @@ def test_a_continued_response_is_that_of_one_piece(engine: Any, tiny_tokenizer: 
             assert (parts[-1].text, parts[-1].finish_reason) == (expected.text, expected.finish_reason)
             logprobs = [logprob for part in parts for logprob in part.logprobs]
             torch.testing.assert_close(torch.tensor(logprobs), torch.tensor(expected.logprobs))
+
+
+def test_what_is_interrupted_can_be_continued(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses of an interrupted request are whole, begun or without a token, and end as they would have ended."""
+    monkeypatch.setattr("reasoner_rl.rollout.hf_engine.MAX_DECODING_STEPS", 9)
+    sampling = SamplingConfig(max_response_tokens=40)
+    whole = engine(endings=ENDINGS).generate(REQUESTS, sampling)
+    rollout_engine = engine(endings=ENDINGS, max_batch_sequences=4)
+    assert rollout_engine.interrupt() == StepOutput()
+    rollout_engine.submit([replace(request, number=n) for n, request in enumerate(REQUESTS)], sampling)
+    outputs = [rollout_engine.step(), rollout_engine.interrupt()]
+    output = outputs[0].followed_by(outputs[1])
+    assert rollout_engine.step() == StepOutput(), "nothing is left in flight"
+    rollout_engine.sleep()
+    rollout_engine.wake_weights()
+    rollout_engine.wake_cache()
+    groups = dict(output.finished) | dict(output.interrupted)
+    lengths = {len(rollout.token_ids) for _, group in output.interrupted for rollout in group}
+    assert 0 in lengths
+    assert max(lengths) > 5
+    assert len(groups) < len(REQUESTS), "of some requests nothing was drawn"
+    for number, group in groups.items():
+        for sample, (first, expected) in enumerate(zip(group, whole[number], strict=True)):
+            parts = [first]
+            if first.finish_reason == "length" and len(first.token_ids) < 40:
+                begun = tuple(first.token_ids)
+                rest = replace(REQUESTS[number], samples=1, first_sample=sample, begun=begun)
+                [[added]] = rollout_engine.generate([rest], sampling)
+                parts = [first, added]
+            assert [token for part in parts for token in part.token_ids] == list(expected.token_ids)
+            assert (parts[-1].text, parts[-1].finish_reason) == (expected.text, expected.finish_reason)
 
 
 def test_what_cannot_be_continued_is_refused(engine: Any) -> None:

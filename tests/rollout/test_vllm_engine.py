@@ -167,6 +167,33 @@ def test_a_response_is_continued(engine: Any, tiny_checkpoint: Checkpoint, tiny_
     assert vllm.step() == StepOutput()
 
 
+def test_what_is_interrupted_has_its_tokens_and_logprobs(
+    engine: Any, tiny_checkpoint: Checkpoint, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reasoner_rl.rollout.vllm_engine.MAX_DECODING_STEPS", 6)
+    vllm, model = engine(), plain(tiny_checkpoint("qwen2-wide-tied"))
+    vllm.load_weights(as_trained(model).items(), version=1)
+    sampling = SamplingConfig(max_response_tokens=20)
+    whole = vllm.generate(REQUESTS, sampling)
+    vllm.submit([replace(request, number=number) for number, request in enumerate(REQUESTS)], sampling)
+    output = vllm.step().followed_by(vllm.interrupt())
+    assert vllm.step() == StepOutput()
+    begun = dict(output.interrupted)
+    assert len(begun) > 1
+    for number, group in begun.items():
+        for rollout, expected in zip(group, whole[number], strict=True):
+            length = len(rollout.token_ids)
+            assert rollout.token_ids == expected.token_ids[:length]
+            torch.testing.assert_close(
+                torch.tensor(rollout.logprobs), torch.tensor(expected.logprobs[:length])
+            )
+            assert rollout.text == tiny_tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+            assert rollout.finish_reason == ("length" if length < len(expected.token_ids) else "stop")
+            assert length >= min(3, len(expected.token_ids))
+    vllm.load_weights(as_trained(model).items(), version=2)  # which needs an engine with nothing in flight
+    assert vllm.generate(REQUESTS[:1], sampling)[0][0].policy_version == 2
+
+
 def test_endings(engine: Any, tiny_tokenizer: Any) -> None:
     vllm = engine()
     limited = flat(vllm.generate(REQUESTS, SamplingConfig(max_response_tokens=5, min_response_tokens=5)))

@@ -77,6 +77,10 @@ def reasoner_rl() -> None:
     if arguments[:2] == ["config", "show"]:
         nodes = [word.partition("=")[2] for word in arguments if word.startswith("cluster.nodes=")]
         print("cluster:", f"  nodes: {nodes[-1] if nodes else os.environ.get('NODES', 1)}", sep="\n")
+        if apart := os.environ.get("APART"):
+            print(
+                "  generation:", f"    nodes: {apart}", "    workers_per_node: 8", "  device: gpu", sep="\n"
+            )
     if arguments[0] == "train" and "UNTIL_SIGNAL" in os.environ:
         asked: list[str] = []
 

@@ -294,6 +294,19 @@ def test_a_recipe_whose_number_of_machines_an_override_settles(cluster: Cluster)
     assert " cluster.nodes=3 " in dry(cluster, SLURM, "r.yaml", NODES="3", **job)[-1]
 
 
+def test_machines_for_generation_alone_count(cluster: Cluster) -> None:
+    job = cluster.slurm(20123)
+    result = cluster.run(SLURM, "r.yaml", **{**job, "APART": "2"})
+    assert result.returncode == 2
+    assert (
+        "the recipe with its overrides has cluster.nodes=3 and cluster.generation.nodes=2, and the number of "
+        "machines of this job is 3: submit it with sbatch --nodes=5, or add cluster.nodes=1"
+    ) in result.stderr
+    for nodes in ("1", "4"):
+        settled = dry(cluster, SLURM, "r.yaml", "cluster.nodes=1", NODES=nodes, APART="2", **job)[-1]
+        assert settled.endswith(" cluster.nodes=1"), "of three machines, two generate"
+
+
 # --- mistakes
 
 

@@ -222,3 +222,20 @@ def test_lengths_have_the_quantiles_and_the_correlation_that_are_stated(name: st
     scores = numpy.log(drawn) - numpy.log(drawn).mean()
     between = (scores.mean(axis=1) ** 2).mean() - scores.var(axis=1).mean() / 15
     assert between / scores.var() == pytest.approx(lengths.correlation, abs=0.15)
+
+
+def test_responses_that_are_interrupted_are_continued_to_their_lengths(tmp_path: Path) -> None:
+    """One step off: what is in flight when a batch is full stops, and ends under later weights; no token is lost."""
+    recipe = config(
+        "batch.prompts_per_step=8",
+        "batch.prompts_per_update=8",
+        "batch.ahead={steps: 1}",
+        "run.steps=5",
+        ranks=2,
+    )
+    made = steps(recipe, TAILED, tmp_path, 5)
+    assert [step.kept_groups for step in made] == [8] * 5
+    workload = Workload(TAILED, outcomes(), prompt_tokens=10)
+    length_of, transport_tokens = workload.length_of(4), sum(step.drawn_tokens for step in made)
+    assert transport_tokens > 0
+    assert length_of(GenerationRequest((0, 0), 4, 1), 0) >= 20

@@ -26,7 +26,7 @@ from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.metrics import Metrics
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts
 from reasoner_rl.sources.base import StepBatch
-from reasoner_rl.sources.online import PUT_OFF, SURPLUS, OnlineSource
+from reasoner_rl.sources.online import AHEAD, PUT_OFF, SURPLUS, OnlineSource
 from reasoner_rl.trainer.folder import output_folder
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
@@ -406,22 +406,37 @@ def test_a_run_that_was_killed_resumes_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_or_trained_twice_where_prompts_are_selected_and_responses_put_off(
-    write_recipe: Recipe, tmp_path: Path, tiny_run: dict[str, Any], repository: Path
+@pytest.mark.parametrize(
+    ("rule", "counted", "file"),
+    [
+        ({"put_off": {"budget_tokens": 5, "until": "next_step"}}, "groups/put_off", PUT_OFF),
+        ({"ahead": {"steps": 2}, "prompts_per_generation": 9}, "groups/ahead", AHEAD),
+    ],
+)
+def test_nothing_is_lost_or_trained_twice_where_prompts_are_selected_and_responses_not_finished(
+    rule: dict[str, Any],
+    counted: str,
+    file: str,
+    write_recipe: Recipe,
+    tmp_path: Path,
+    tiny_run: dict[str, Any],
+    repository: Path,
 ) -> None:
     """Killed with pass rates, surplus groups and responses that are not finished."""
     sections = {
         "data": {**tiny_run["data"], "selection": {"half_life_steps": 2, "importance_weights": True}},
-        "batch": {**tiny_run["batch"], "put_off": {"budget_tokens": 5, "until": "next_step"}},
+        "batch": {**tiny_run["batch"], **rule},
         "checkpoint": {"every_steps": 2},
+        # Fewer rows than responses, so that some are begun when others end.
+        "rollout": {**tiny_run["rollout"], "engine": {"kind": "hf", "max_batch_sequences": 9}},
     }
     whole = write_recipe(**sections)
     resume(whole, f"run.output_dir={tmp_path / 'whole'}")
     rows = [row for row in read_lines(tmp_path / "whole" / "metrics.jsonl") if "train/lr" in row]
-    assert sum(row["groups/put_off"] for row in rows) > 4
+    assert sum(row[counted] for row in rows) > 4
     recipe = write_recipe(**sections, reward=slow_reward(tiny_run, tmp_path))
     kill_in_step_four_and_resume(recipe, tmp_path, repository)
-    assert (tmp_path / "run" / "checkpoints" / "step_000004" / PUT_OFF).exists()
+    assert (tmp_path / "run" / "checkpoints" / "step_000002" / file).exists()
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     tables = [
         read_rollouts(tmp_path / "run" / "rollouts" / f"step_{step:06d}.parquet") for step in (1, 2, 3, 4)

@@ -1,8 +1,9 @@
 """Workers in processes of their own, on one machine or many, through Ray and verl's single controller.
 
-The only module that imports ray and verl. verl places one actor per worker (RayResourcePool, RayWorkerGroup), tells it
-its rank and where rank 0 listens, and dispatches calls. Every call has a deadline: a rank that has not answered by
-then writes its stack to ``output_dir/stacks``, and the run ends. So it does when a worker raises or dies.
+The only module that imports verl, and with `resources` the only one that imports ray. verl places one actor per
+worker (RayResourcePool, RayWorkerGroup), tells it its rank and where rank 0 listens, and dispatches calls. Every call
+has a deadline: a rank that has not answered by then writes its stack to ``output_dir/stacks``, and the run ends. So it
+does when a worker raises or dies.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import signal
 import socket
-import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -24,8 +23,7 @@ from typing import Any, NoReturn, TextIO, TypeVar, TypeVarTuple
 import ray
 import torch
 import torch.distributed as dist
-from ray.exceptions import RayActorError, RayError
-from ray.util.placement_group import placement_group
+from ray.exceptions import RayActorError
 from verl.single_controller.base import Worker as VerlWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
@@ -33,7 +31,7 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.judging import Launched
 from reasoner_rl.config.model import ModelConfig
-from reasoner_rl.distributed.building import build_worker
+from reasoner_rl.distributed.building import Part, build_worker
 from reasoner_rl.distributed.fate import SharedFate
 from reasoner_rl.distributed.hub import (
     download,
@@ -43,24 +41,26 @@ from reasoner_rl.distributed.hub import (
     with_cached_models,
 )
 from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
+from reasoner_rl.distributed.ray.arrays import as_arrays, as_tensors
+from reasoner_rl.distributed.ray.resources import (
+    check_reserved_gpus,
+    init_ray,
+    reserve,
+    wants_gpus,
+    worker_environment,
+)
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
-from reasoner_rl.training.device import unused_gpus_here
+from reasoner_rl.hybrid.streaming import ReceivedWeights, SentWeights
+from reasoner_rl.metrics import Metrics, merge
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
 
-# Of the driver's environment, what begins so is passed on to workers on other machines.
-_PASSED_ON = ("HF_", "NCCL_", "GLOO_", "VLLM_", "TORCH_", "PYTORCH_", "GOMP_", "OMP_WAIT_POLICY")
-_NOT_PASSED_ON = "VLLM_HOST_IP"  # each machine has its own
-_OWN_METHODS = ("locate", "download", "build")  # of RayWorker; others are the worker's
-# Set, they keep Ray from giving every worker a GPU of its own: all would use the first of the machine.
-_ALL_GPUS_FOR_ALL = tuple(
-    f"RAY_EXPERIMENTAL_NOSET_{kind}_VISIBLE_DEVICES" for kind in ("CUDA", "ROCR", "HIP")
-)
+# Of RayWorker; others are the worker's.
+_OWN_METHODS = ("locate", "download", "build", "send_weights", "load_weights")
 _DUMP_SECONDS = 10.0  # that a rank has to take up a call, and to write its stack after its deadline
-_CONNECT_SECONDS = 10.0  # for the head of a Ray cluster to answer
 _GRACE_SECONDS = 5.0  # that is waited, after a worker has failed, for the one whose failure made it fail
 
 
@@ -99,6 +99,7 @@ class _Call:
 
     phase: Phase
     method: str
+    ranks: frozenset[int]
     pending: dict[Any, int]  # reference to the answer to come -> rank
     deadline: float  # on the monotonic clock
     answers: dict[int, Any] = field(default_factory=dict)
@@ -130,7 +131,7 @@ class RayWorker(VerlWorker):
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def locate(self, folder: Path, stacks: Path) -> Location:
+    def locate(self, folder: Path, stacks: Path, number: int) -> Location:
         """Go to the driver's ``folder``, since paths in a recipe may be relative, and choose a network interface.
 
         Raises UserError if the file system is not the driver's, who has made the folder ``stacks``, if this process
@@ -144,7 +145,7 @@ class RayWorker(VerlWorker):
             )
         os.chdir(folder)
         with contextlib.suppress(OSError):  # the run can do without
-            self._stacks = (stacks / f"rank_{self.rank:04d}.txt").open("w")
+            self._stacks = (stacks / f"rank_{number:04d}.txt").open("w")
         address = ray.util.get_node_ip_address()
         network = network_of(address, interfaces_here(), user_settings(os.environ))
         os.environ.update(network.variables())
@@ -154,25 +155,42 @@ class RayWorker(VerlWorker):
         """Fetch the model that a section names into this machine's cache; see `hub.download`."""
         download(model, section)
 
-    def build(self, config: Launched) -> None:
-        """Join the process group and make the worker. What the recipe names on the hub is in this machine's cache."""
+    def build(self, config: Launched, part: Part) -> None:
+        """Join the process group of those that do the same part, and make the worker.
+
+        What the recipe names on the hub is in this machine's cache.
+        """
         assert isinstance(config.cluster, RayClusterConfig)
         torch.set_num_threads(config.cluster.cpus_per_worker)
         longest = max(config.cluster.deadlines.model_dump().values())
         # On a GPU the CPU side serves checkpoints and vLLM's exchange of Python objects.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=longest))
-        self._worker = build_worker(with_cached_models(config))
+        self._worker = build_worker(with_cached_models(config), part)
+
+    def send_weights(self, version: int) -> tuple[SentWeights | None, Metrics]:
+        """See `Worker.send_weights`. Buckets are in Ray's store of objects, on the machine of rank 0."""
+        assert self._worker is not None
+        return self._worker.send_weights(version, lambda bucket: ray.put(as_arrays(bucket)))
+
+    def load_weights(self, weights: SentWeights) -> Metrics:
+        """See `Worker.load_weights`."""
+        assert self._worker is not None
+        received = ReceivedWeights(weights, lambda bucket: as_tensors(ray.get(bucket)))
+        return self._worker.load_weights(received)
 
 
 class RayTransport:
     """Implements `Transport` with one actor per rank."""
 
     def __init__(self, config: Launched, cluster: RayClusterConfig, tell: Callable[[str], None]) -> None:
-        self.ranks = cluster.ranks
+        self.ranks, apart = cluster.ranks, cluster.generation
+        self._all = range(self.ranks + (apart.ranks if apart else 0))
+        self.generators: Sequence[int] = self._all[self.ranks :] if apart else self._all
+        self.meanwhile: Callable[[], object] | None = None
         self._config, self._cluster, self._tell = config, cluster, tell
         self._stacks = config.run.output_dir.absolute() / "stacks"
-        self._locations = ["a machine that has not answered yet"] * self.ranks
+        self._locations = ["a machine that has not answered yet"] * len(self._all)
         self._calls: dict[Ticket[Any], _Call] = {}
         self._tickets = 0
         self._actors: list[Any] = []
@@ -184,31 +202,43 @@ class RayTransport:
         """Start or join Ray, wait for its machines, start the workers."""
         cluster = self._cluster
         self._stacks.mkdir(parents=True, exist_ok=True)
-        _init_ray(cluster)
+        init_ray(cluster)
         if cluster.address is None:
             self._fate = SharedFate()
             self._fate.include_ray()
-        use_gpu = _wants_gpus(cluster)
-        pool = RayResourcePool(
-            [cluster.workers_per_node] * cluster.nodes, use_gpu=use_gpu, max_colocate_count=1
-        )
-        pool.pgs = _reserve(cluster, use_gpu, self._tell)
-        self._group = RayWorkerGroup(
-            pool,
-            RayClassWithInitArgs(ray.remote(RayWorker)),
-            device_name="cuda" if use_gpu else "cpu",
-            worker_env=_worker_environment(cluster, use_gpu),
-        )
-        self._actors = list(self._group.workers)
-        self._tell(f"starting {self.ranks} workers")
-        places: list[Location] = self._call_all("start", "locate", [(Path.cwd(), self._stacks)] * self.ranks)
+        use_gpu = wants_gpus(cluster)
+        shapes = [(cluster.nodes, cluster.workers_per_node, "cluster")]
+        if cluster.generation is not None:
+            apart = cluster.generation
+            shapes.append((apart.nodes, apart.workers_per_node, "cluster.generation"))
+        self._groups = [self._group(*shape, use_gpu) for shape in shapes]
+        self._actors = [actor for group in self._groups for actor in group.workers]
+        self._tell(f"starting {len(self._all)} workers")
+        here = (Path.cwd(), self._stacks)
+        places: list[Location] = self._call_all("start", "locate", [(*here, number) for number in self._all])
         self._locations = [str(place) for place in places]
         if self._fate is not None:
             self._fate.include_ray()  # what has been started since: workers, and agents that were slow to start
         machines = [f"{place.machine} ({place.network})" for place in places]
         self._tell("workers: " + ", ".join(f"{machines.count(m)} on {m}" for m in dict.fromkeys(machines)))
         self._download(first_on_each_machine(machines))
-        self._call_all("start", "build", [(self._config,)] * self.ranks)
+        self._call_all("start", "build", [(self._config, self._part(rank)) for rank in self._all])
+
+    def _group(self, nodes: int, per_node: int, section: str, use_gpu: bool) -> RayWorkerGroup:
+        """Start workers that have a process group to themselves."""
+        pool = RayResourcePool([per_node] * nodes, use_gpu=use_gpu, max_colocate_count=1)
+        pool.pgs = reserve(self._cluster, nodes, per_node, section, use_gpu, self._tell)
+        return RayWorkerGroup(
+            pool,
+            RayClassWithInitArgs(ray.remote(RayWorker)),
+            device_name="cuda" if use_gpu else "cpu",
+            worker_env=worker_environment(self._cluster, use_gpu),
+        )
+
+    def _part(self, rank: int) -> Part:
+        if self._cluster.generation is None:
+            return "all"
+        return "models" if rank < self.ranks else "generation"
 
     def _download(self, ranks: Sequence[int]) -> None:
         for section, model in models_of(self._config).items():
@@ -230,20 +260,44 @@ class RayTransport:
         self, phase: Phase, method: Callable[[Worker, *Arguments], R], arguments: Sequence[tuple[*Arguments]]
     ) -> list[R]:
         """See `Transport.call`."""
-        require_none_begun(self._calls)
+        mine = frozenset(range(self.ranks))
+        require_none_begun([call for call in self._calls.values() if call.ranks & mine])
         return self._call_all(phase, method.__name__, arguments)
 
+    def send_weights(self, version: int) -> tuple[SentWeights, Metrics]:
+        """See `Transport.send_weights`."""
+        answers = self._call_all("sync", "send_weights", [(version,)] * self.ranks)
+        return answers[0][0], merge(measured for _, measured in answers)
+
+    def begin_loading(self, ranks: Sequence[int], weights: SentWeights) -> Ticket[Metrics]:
+        """See `Transport.begin_loading`."""
+        return self._begin("sync", "load_weights", ranks, (weights,))
+
     def _call_all(self, phase: Phase, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Call a method of every worker, or of `RayWorker`; what several ranks are given is stored once."""
+        """Call a method of the first workers, or of `RayWorker`; what several ranks are given is stored once."""
         self._check_running()
-        seconds, n = getattr(self._cluster.deadlines, phase), self.ranks
+        seconds, n = getattr(self._cluster.deadlines, phase), len(arguments)
         stored = {key: ray.put(each) for key, each in {id(each): each for each in arguments}.items()}
-        messages = [stored[id(each)] for each in arguments]
-        references = self._group.call([method] * n, messages, [seconds] * n, [True] * n)
-        call = _Call(phase, method, dict(zip(references, range(n), strict=True)), time.monotonic() + seconds)
+        references: list[Any] = []
+        first = 0
+        for group in self._groups:
+            messages = [stored[id(each)] for each in arguments[first : first + group.world_size]]
+            count, first = len(messages), first + group.world_size
+            references += (
+                group.call([method] * count, messages, [seconds] * count, [True] * count) if count else []
+            )
+        pending = dict(zip(references, range(n), strict=True))
+        call = _Call(phase, method, frozenset(range(n)), pending, time.monotonic() + seconds)
         while call.pending:
-            self._await([call])
+            self._await_with_others(call)
         return [call.answers[rank] for rank in range(n)]
+
+    def _await_with_others(self, call: _Call) -> None:
+        """Wait for one more answer to a call, or to those that were begun, of which `meanwhile` hears when one ends."""
+        others = [other for other in self._calls.values() if other.pending] if self.meanwhile else []
+        self._await([call, *others])
+        if self.meanwhile is not None and any(not other.pending for other in others):
+            self.meanwhile()
 
     def begin(
         self,
@@ -265,19 +319,20 @@ class RayTransport:
         }
         self._tickets += 1
         ticket: Ticket[Any] = Ticket(self._tickets)
-        self._calls[ticket] = _Call(phase, method, pending, time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds
+        self._calls[ticket] = _Call(phase, method, frozenset(ranks), pending, deadline)
         return ticket
 
     def wait(self, tickets: Sequence[Ticket[R]]) -> list[tuple[Ticket[R], R]]:
         """See `Transport.wait`."""
         self._check_running()
         while True:
-            self._await([self._calls[ticket] for ticket in tickets])
             ended = [
                 (ticket, self._calls.pop(ticket)) for ticket in tickets if not self._calls[ticket].pending
             ]
             if ended:
                 return [(ticket, call.answers[min(call.answers)]) for ticket, call in ended]
+            self._await([self._calls[ticket] for ticket in tickets])
 
     def drop(self, tickets: Sequence[Ticket[Any]]) -> None:
         """See `Transport.drop`."""
@@ -321,7 +376,7 @@ class RayTransport:
             self._stop_with(FloatingPointError(failure.message))
         if failure.kind == "user" and call.phase in ("start", "checkpoint"):
             self._stop_with(UserError(failure.message))
-        where = f"worker {rank} of {self.ranks}, on {self._locations[rank]},"
+        where = f"worker {rank} of {len(self._all)}, on {self._locations[rank]},"
         if failure.kind == "died":
             logs = "What it said last is in /tmp/ray/session_latest/logs on that machine, in worker-*-PROCESS.err"
             self._stop_with(WorkerError(f"{where} died in {call.method}: {failure.message}\n{logs}"))
@@ -353,114 +408,3 @@ def _get(reference: Any) -> Answer:
         return Answer(failure=Failure("died", " ".join(str(error).split())))
     except Exception as error:  # an answer that cannot be carried over, for one
         return Answer(failure=Failure("error", f"{type(error).__name__}: {error}"))
-
-
-def _init_ray(cluster: RayClusterConfig) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        if cluster.address is None:
-            cpus = max(os.cpu_count() or 1, cluster.workers_per_node)
-            # "local": not one that runs here already.
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
-            return
-        if cluster.address != "auto":  # Ray itself would try for minutes
-            host, _, port = cluster.address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-        ray.init(address=cluster.address, **quiet)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise UserError(
-            f"cluster.address={cluster.address!r}: no Ray cluster answers, or it asks for another token than "
-            f"RAY_AUTH_MODE and RAY_AUTH_TOKEN say: {error}"
-        ) from error
-    except Exception as error:  # Ray raises a bare one where a machine is too slow to start it
-        raise WorkerError(f"Ray could not be started: {type(error).__name__}: {error}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's own would leave at once, in the middle of a step
-
-
-def _wants_gpus(cluster: RayClusterConfig) -> bool:
-    """Whether workers get a GPU each. Raises UserError if this machine has some that they could not use."""
-    if cluster.device == "cpu":
-        return False
-    if (problem := unused_gpus_here()) is not None:
-        raise UserError(problem)
-    in_cluster = any(node["Resources"].get("GPU") for node in ray.nodes())
-    use_gpu = cluster.device == "gpu" or torch.cuda.is_available() or in_cluster
-    if use_gpu:
-        refuse_all_gpus_for_all(os.environ, "the environment of this command")
-    return use_gpu
-
-
-def refuse_all_gpus_for_all(environment: Mapping[str, str], place: str) -> None:
-    """Raise UserError if a variable is set that lets every worker of a machine see, and use, its first GPU."""
-    for name in _ALL_GPUS_FOR_ALL:
-        if environment.get(name, "").lower() not in ("", "0", "false"):
-            raise UserError(
-                f"{name}={environment[name]} is set in {place}: Ray then shows all GPUs of a machine to each worker, "
-                "and all workers would use the first. Unset it, also where `ray start` is run"
-            )
-
-
-def check_reserved_gpus(
-    reserved: Sequence[Any], seen: int, environment: Mapping[str, str], machine: str
-) -> None:
-    """Raise UserError unless a worker sees the GPUs that Ray reserved for it, and no others.
-
-    reserved: Ray's ids of them, empty for a worker on a CPU. seen: how many torch sees in the worker.
-    """
-    if not reserved:
-        return
-    refuse_all_gpus_for_all(environment, f"the environment of Ray on {machine}")
-    if seen != len(reserved):
-        visible = environment.get("CUDA_VISIBLE_DEVICES")
-        reason = unused_gpus_here() if seen == 0 else None
-        raise UserError(
-            f"Ray reserved GPU {', '.join(map(str, reserved))} for a worker on {machine}, where torch "
-            f"{torch.__version__} sees {seen} GPUs (CUDA_VISIBLE_DEVICES={visible}): "
-            + (reason or "check its driver with nvidia-smi, and that its torch is built for CUDA")
-        )
-
-
-def _reserve(cluster: RayClusterConfig, use_gpu: bool, tell: Callable[[str], None]) -> list[Any]:
-    """Reserve one GPU (or CPU) per worker, one placement group per machine; print what there is and what is needed.
-
-    Raises UserError if the machines are not there within the deadline, or at once if Ray was started for this run.
-    """
-    kind, per_node, told = "GPU" if use_gpu else "CPU", cluster.workers_per_node, ""
-    bundle = {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
-    groups = [placement_group([bundle] * per_node, strategy="STRICT_PACK") for _ in range(cluster.nodes)]
-    waiting = [group.ready() for group in groups]
-    ends = time.monotonic() + cluster.deadlines.start
-    while True:
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
-        if not waiting:
-            return groups
-        amounts = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
-        machines = sum(amount >= per_node for amount in amounts)
-        status = (
-            f"Ray has {machines} of {cluster.nodes} machines with {per_node} {kind}s each, and reserved them for this "
-            f"run on {cluster.nodes - len(waiting)}; {ray.available_resources().get(kind, 0):g} {kind}s are free in all"
-        )
-        if status != told:
-            tell(status)
-            told = status
-        if time.monotonic() > ends or (cluster.address is None and machines < cluster.nodes):
-            raise UserError(
-                f"{status}: check cluster.nodes and cluster.workers_per_node, start more machines, or wait for others' "
-                "runs to end"
-            )
-
-
-def _worker_environment(cluster: RayClusterConfig, use_gpu: bool) -> dict[str, str]:
-    # No secrets: Ray shows the environment to all who can log in.
-    passed = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(_PASSED_ON) and not name.endswith(("_TOKEN", "_KEY")) and name != _NOT_PASSED_ON
-    }
-    # Ray itself hides no GPU from who asked for none.
-    hidden = {} if use_gpu else {"CUDA_VISIBLE_DEVICES": ""}
-    return passed | hidden | {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)}

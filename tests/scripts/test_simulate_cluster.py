@@ -224,18 +224,42 @@ def test_lengths_have_the_quantiles_and_the_correlation_that_are_stated(name: st
     assert between / scores.var() == pytest.approx(lengths.correlation, abs=0.15)
 
 
-def test_responses_that_are_interrupted_are_continued_to_their_lengths(tmp_path: Path) -> None:
-    """One step off: what is in flight when a batch is full stops, and ends under later weights; no token is lost."""
-    recipe = config(
-        "batch.prompts_per_step=8",
-        "batch.prompts_per_update=8",
-        "batch.ahead={steps: 1}",
-        "run.steps=5",
-        ranks=2,
-    )
-    made = steps(recipe, TAILED, tmp_path, 5)
-    assert [step.kept_groups for step in made] == [8] * 5
+def test_responses_that_are_interrupted_are_continued_to_their_lengths() -> None:
     workload = Workload(TAILED, outcomes(), prompt_tokens=10)
-    length_of, transport_tokens = workload.length_of(4), sum(step.drawn_tokens for step in made)
-    assert transport_tokens > 0
-    assert length_of(GenerationRequest((0, 0), 4, 1), 0) >= 20
+    length_of = workload.length_of(4)
+    transport = SimulatedTransport(2, 1, COSTS, length_of)
+    pool = GenerationPool(VllmEngineConfig(), transport)
+    sampling = SamplingConfig(max_response_tokens=2000)
+    requests = [
+        GenerationRequest(prompt.token_ids, 4, seed=number, number=number)
+        for number, prompt in enumerate(workload.prompts(8))
+    ]
+    pool.submit(requests, sampling)
+    first = pool.step()
+    stopped = pool.interrupt()
+    lengths = {number: [len(each.token_ids) for each in group] for number, group in first.finished}
+    lengths |= {number: [len(each.token_ids) for each in group] for number, group in stopped.finished}
+    interrupted, more = dict(stopped.interrupted), []
+    assert interrupted
+    for number, group in interrupted.items():
+        lengths[number] = [len(each.token_ids) for each in group]
+        more += [
+            replace(requests[number], samples=1, first_sample=sample, begun=tuple(each.token_ids))
+            for sample, each in enumerate(group)
+            if each.finish_reason == "length" and len(each.token_ids) < 2000
+        ]
+    for request, [rest] in zip(more, pool.generate(more, sampling), strict=True):
+        lengths[request.seed][request.first_sample] += len(rest.token_ids)
+    assert lengths == {
+        request.seed: [length_of(request, sample) for sample in range(4)] for request in requests
+    }
+    assert transport.spent.tokens == sum(map(sum, lengths.values()))
+
+
+def test_one_step_off_trains_on_full_batches_in_less_time(tmp_path: Path) -> None:
+    batch = ("batch.prompts_per_step=16", "batch.prompts_per_update=16", "batch.prompts_per_generation=32")
+    ahead = (*batch, "batch.ahead={steps: 1}", "algorithm.dynamic_sampling.max_staleness=1")
+    synchronous = steps(config(*batch, ranks=2), TAILED, tmp_path, 4, mixed=0.5)
+    off = steps(config(*ahead, ranks=2), TAILED, tmp_path, 4, mixed=0.5)
+    assert [step.kept_groups for step in off] == [16] * 4
+    assert sum(step.seconds for step in off[1:]) < sum(step.seconds for step in synchronous[1:])

@@ -3,7 +3,8 @@
 
     python scripts/simulate_cluster.py run --out FOLDER [--cluster 32b_128 ...] [--schedule ...] [--lengths ...]
     python scripts/simulate_cluster.py driver --out FOLDER    # the driver's own seconds at 1,024 workers
-    python scripts/simulate_cluster.py plot FOLDER docs       # table and figures of what FOLDER holds
+    python scripts/simulate_cluster.py validate --quickstart runs/quickstart --out FOLDER    # beside real runs
+    python scripts/simulate_cluster.py show --out FOLDER --figure docs/simulated_cluster.png    # table and figure
 
 Decoding takes the larger of bytes and operations of the GPU's data sheet, times shares that are assumed
 (reasoner_rl/plan/time.py), training the operations of its tokens; lengths are drawn from distributions that were fixed
@@ -54,6 +55,30 @@ def driver(options: argparse.Namespace) -> None:
         )
 
 
+def beside_real_runs(options: argparse.Namespace) -> None:
+    """Compare with real runs on this machine, and with a published configuration."""
+    from simulation.published import rollpacker
+    from simulation.validate import validate
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = {
+        "published": rollpacker(options.out / "published"),
+        "real": validate(options.quickstart, options.out),
+    }
+    (options.out / "validation.json").write_text(json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print a table of the cells that there are, and draw them."""
+    from simulation.show import draw, read, table
+
+    cells = read(options.out)
+    print(table(cells))
+    if options.figure is not None:
+        draw(cells, options.figure)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -72,6 +97,14 @@ def main() -> None:
         command.add_argument(
             "--hardware", default="H100", help="H100, H200 or another of reasoner_rl/plan/hardware.py"
         )
+    command = commands.add_parser("validate")
+    command.set_defaults(action=beside_real_runs)
+    command.add_argument("--quickstart", type=Path, required=True, help="folder of a finished quickstart")
+    command.add_argument("--out", type=Path, required=True, help="folder of runs and results")
+    command = commands.add_parser("show")
+    command.set_defaults(action=show)
+    command.add_argument("--out", type=Path, required=True, help="folder of results")
+    command.add_argument("--figure", type=Path, help="file to draw them into")
     options = parser.parse_args()
     options.action(options)
 

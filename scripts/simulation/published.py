@@ -1,4 +1,4 @@
-"""The simulation beside a published configuration: RollPacker's 14B run (arXiv 2509.21009, sections 2.2 and 6.1, table 2).
+"""The simulation beside a published configuration: RollPacker's 14B run (arXiv 2509.21009, figure 11, table 2).
 
 Qwen2.5-14B, 32 H800 GPUs, tensor parallelism of 2 in generation, 128 prompts of 8 responses of at most 16k tokens,
 GRPO without dynamic sampling. Tail batching alone was 1.48 times as fast as verl there, end to end. It launches a

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
+from reasoner_rl.types import Rollout
 
 
 class BarrierGenerator(Generator):
@@ -44,7 +45,8 @@ class BarrierGenerator(Generator):
         """Draw a batch to its end."""
         self._generator.submit(self._waiting, self._sampling)
         going, self._waiting = len(self._waiting), []
-        finished, tokens = {}, 0
+        finished: dict[int, list[Rollout]] = {}
+        tokens = 0
         while len(finished) < going:
             output = self._generator.step()
             finished |= dict(output.finished)

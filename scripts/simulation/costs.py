@@ -19,9 +19,20 @@ from reasoner_rl.plan.work import forward_flops
 class Costs(Protocol):
     """What a worker's time is computed from. Seconds throughout."""
 
-    rows: int  # responses that a replica draws side by side, at most
-    cache_tokens: int  # keys and values that a replica has room for
-    message: float  # between the end of a call and the worker's next one, or the driver's knowledge of it
+    @property
+    def rows(self) -> int:
+        """Responses that a replica draws side by side, at most."""
+        ...
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that a replica has room for keys and values of."""
+        ...
+
+    @property
+    def message(self) -> float:
+        """Between the end of a call and the worker's next one, or the driver's knowledge of it."""
+        ...
 
     def decode(self, rows: int, context: float) -> float:
         """One token of each of ``rows`` responses, ``context`` tokens long on average with their prompts."""

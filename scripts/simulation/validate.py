@@ -143,7 +143,7 @@ def fit(runs: Sequence[tuple[OnlineConfig, Measured]], lengths: Lengths, folder:
     none = dict.fromkeys((*names, "prefill_token", "sync_fixed"), 0.0)
     rows: dict[str, list[dict[str, float]]] = {}
     for name in names:
-        unit = Fitted(rows=256, **{**none, name: 1.0})
+        unit = Fitted(rows=256, **{**none, name: 1.0})  # type: ignore[arg-type]
         rows[name] = [simulated(config, lengths, unit, folder) for config, _ in runs]
 
     def solve(parts: Sequence[str], phase: str, simulated_phase: str) -> dict[str, float]:
@@ -159,7 +159,7 @@ def fit(runs: Sequence[tuple[OnlineConfig, Measured]], lengths: Lengths, folder:
         "sync_fixed": statistics.mean(run.phases["sync"] for _, run in runs),
         "prefill_token": 0.0,  # in what a token takes
     }
-    return Fitted(rows=256, **constants)
+    return Fitted(rows=256, **constants)  # type: ignore[arg-type]
 
 
 def validate(quickstart: Path, folder: Path) -> dict[str, Any]:

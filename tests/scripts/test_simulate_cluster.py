@@ -263,3 +263,18 @@ def test_one_step_off_trains_on_full_batches_in_less_time(tmp_path: Path) -> Non
     off = steps(config(*ahead, ranks=2), TAILED, tmp_path, 4, mixed=0.5)
     assert [step.kept_groups for step in off] == [16] * 4
     assert sum(step.seconds for step in off[1:]) < sum(step.seconds for step in synchronous[1:])
+
+
+def test_workers_of_their_own_generate_while_models_are_trained(tmp_path: Path) -> None:
+    """One rank trains and one generates: a step takes about as long as the longer of both, and not their sum."""
+    recipe = config(
+        "cluster={kind: ray, nodes: 1, workers_per_node: 1, address: null, generation: {workers_per_node: 1}}",
+        *("batch.prompts_per_step=8", "batch.prompts_per_update=4", "batch.ahead={steps: 1}"),
+        "algorithm.dynamic_sampling.max_staleness=1",
+    )
+    made = steps(recipe, CONSTANT, tmp_path, 4)
+    assert [step.kept_groups for step in made] == [8] * 4
+    generating = [2 * step.generating * step.seconds for step in made]
+    training = [2 * step.training * step.seconds for step in made]
+    late = range(2, 4)
+    assert sum(made[k].seconds for k in late) < sum(generating[k] + training[k] + 3.0 for k in late)

@@ -38,13 +38,17 @@ class BatchBuilder:
         self.launched = 0
         # Position among the launched -> the group, and whether it is kept; None: it was put off.
         self._finished: dict[int, tuple[ScoredGroup | None, bool]] = {}
+        # Counted as groups come in, since `done` and `to_launch` are asked after every step of a replica.
+        self._kept = self._in_a_row = self._kept_in_a_row = 0
 
     def following(self, used: int) -> BatchBuilder:
         """That of the next step, which begins with the prompt launched at position ``used``; see batch.ahead."""
         later = BatchBuilder(self._config, ())
         later.launched = self.launched - used
         later.cap += later.launched
-        later._finished = {place - used: found for place, found in self._finished.items() if place >= used}
+        for place, (group, keeps) in self._finished.items():
+            if place >= used:
+                later._note(place - used, group, keeps)
         return later
 
     def opened_by(self, groups: Sequence[ScoredGroup | None]) -> BatchBuilder:
@@ -65,31 +69,35 @@ class BatchBuilder:
         if len(self.reused) >= self.wanted:
             return 0
         in_flight = self.launched - len(self._finished)
-        kept = len(self.reused) + sum(keeps for _, keeps in self._finished.values())
+        kept = len(self.reused) + self._kept
         room = min(self._at_a_time - in_flight, self._goal - kept - in_flight)
         return int(max(0, min(room, self.cap - self.launched)))
 
     def add(self, position: int, group: ScoredGroup) -> None:
         """Take a finished group; ``position`` is that of its prompt among the launched."""
-        self._finished[position] = (group, not self._filtered or teaches(group))
+        self._note(position, group, not self._filtered or teaches(group))
 
     def put_off(self, position: int) -> None:
         """A group is not waited for: it makes room for the next prompt, as one that is dropped does."""
-        self._finished[position] = (None, False)
+        self._note(position, None, False)
+
+    def _note(self, position: int, group: ScoredGroup | None, keeps: bool) -> None:
+        self._finished[position] = (group, keeps)
+        self._kept += keeps
+        while self._in_a_row in self._finished:
+            self._kept_in_a_row += self._finished[self._in_a_row][1]
+            self._in_a_row += 1
 
     @property
     def done(self) -> bool:
         """Whether nothing more is to be waited for: all is finished, or what is not would be thrown away."""
         if len(self._finished) == self.launched:
             return self.to_launch() == 0
-        return not self._keeps_surplus and len(self._in_order(self._settled())) >= self.wanted
+        return not self._keeps_surplus and len(self.reused) + self._kept_in_a_row >= self.wanted
 
     def _settled(self) -> int:
         """How many prompts, from the first one on, are finished without a gap."""
-        position = 0
-        while position in self._finished:
-            position += 1
-        return position
+        return self._in_a_row
 
     def _in_order(self, used: int) -> list[ScoredGroup]:
         finished = [self._finished[position] for position in range(used)]

@@ -254,6 +254,8 @@ class Filler:
                 filling.builder.put_off(position)
             else:
                 whole.append(position)
+        if not whole:  # as after most steps of a generator with many replicas
+            return
         prompts = [launches[position].prompt for position in whole]
         rollouts = [launches[position].rollouts for position in whole]
         groups = score_groups(prompts, rollouts, self._rewards, timer=self._timer, progress=False)

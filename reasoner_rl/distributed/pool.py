@@ -122,8 +122,7 @@ class GenerationPool(Generator):
         self._transport.drop(list(self._running))
         self._forget()
         self._finish_loading()
-        for replica in range(len(self._replicas)):
-            self._call(replica, Worker.cancel)
+        self._tell(range(len(self._replicas)), Worker.cancel)
 
     def interrupt(self) -> StepOutput:
         """See `Generator.interrupt`. Returns when the steps that are running have ended."""
@@ -133,16 +132,21 @@ class GenerationPool(Generator):
         self._finish_loading()
         busy = [replica for replica, load in enumerate(self._load) if load]
         self._forget()
-        for replica in busy:
-            output = output.followed_by(self._call(replica, Worker.interrupt))
+        for found in self._tell(busy, Worker.interrupt):
+            output = output.followed_by(found)
         return output
 
     def _finish_loading(self) -> None:
         while self._loading:
             self._wait()
 
-    def _call(self, replica: int, method: Any) -> Any:
-        """Call a method without arguments on all ranks of a replica; returns the answer of its first rank."""
-        ticket: Ticket[Any] = self._transport.begin("generate", method, self._replicas[replica], ())
-        [(_, answer)] = self._transport.wait([ticket])
-        return answer
+    def _tell(self, replicas: Sequence[int], method: Any) -> list[Any]:
+        """Call a method without arguments on all ranks of some replicas at once; returns their answers, in order."""
+        waiting: dict[Ticket[Any], int] = {}
+        for replica in replicas:
+            waiting[self._transport.begin("generate", method, self._replicas[replica], ())] = replica
+        answers = {}
+        while waiting:
+            for ticket, answer in self._transport.wait(list(waiting)):
+                answers[waiting.pop(ticket)] = answer
+        return [answers[replica] for replica in replicas]

@@ -252,10 +252,10 @@ def measure_parts(meter: Meter, counts: Counts) -> None:
         measure(meter, owner, function, "data")
     made = Trainer.step
 
-    def step(trainer: Trainer) -> None:
+    def step(self: Trainer) -> None:
         meter.begin_step()
         with meter.part("driver"):
-            made(trainer)
+            made(self)
 
     Trainer.step = step  # type: ignore[method-assign]
 

@@ -68,8 +68,8 @@ class Work:
     threads: int
     seed: int
     micro_batch_tokens: int  # of reasoner_rl
-    device: Literal["cpu", "cuda"]
-    dtype: Literal["float32", "bfloat16"]  # of passes; master weights of both sides are float32
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of passes; master weights of both sides are float32
     clock: Literal["wall", "cpu"] = "wall"  # cpu: of the process
 
     @property

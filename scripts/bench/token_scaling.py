@@ -54,11 +54,11 @@ def measured_series(base: Work, folder: Path, sizes: list[tuple[int, int]], turn
         for place, (prompts, tokens) in enumerate(sizes):
             work = replace(base, prompts=prompts, tokens=tokens)
             found[place] += in_fresh_interpreter(measure, work, folder)
-    tokens = [prompts * base.responses * length for prompts, length in sizes]
-    report: dict[str, Any] = {"response_tokens": tokens, "length": [length for _, length in sizes]}
+    totals = [prompts * base.responses * length for prompts, length in sizes]
+    report: dict[str, Any] = {"response_tokens": totals, "length": [length for _, length in sizes]}
     for part in ("generate", "update"):
         seconds = [median(step[part] for step in steps) for steps in found]
-        report[part] = {"seconds": seconds, "slope": slope(tokens, seconds)}
+        report[part] = {"seconds": seconds, "slope": slope(totals, seconds)}
     return report
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write every number to")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    base = Work(options.model, 8, 8, 64, options.steps, 1, 0, MICRO_BATCH_TOKENS, "cpu")
+    base = Work(options.model, 8, 8, 64, options.steps, 1, 0, MICRO_BATCH_TOKENS, clock="cpu")
     report: dict[str, Any] = {"machine": machine(), "model": options.model, "series": {}}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -128,7 +128,7 @@ def roofline(config: OnlineConfig, hardware: Hardware, shares: Shares | None = N
         engine.max_batch_sequences,
         concurrency.tokens,
         shares=shares or Shares(),
-        recomputed=config.model.gradient_checkpointing,
+        recomputed=bool(config.model.gradient_checkpointing),
     )
 
 

@@ -12,6 +12,7 @@ from reasoner_rl.distributed.local import LocalTransport
 from reasoner_rl.distributed.pool import GenerationPool
 from reasoner_rl.distributed.transport import Ticket
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.metrics import maximum
 from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
 from reasoner_rl.types import Rollout
 
@@ -59,7 +60,12 @@ class FakeTransport:
         return Ticket(self.tickets)
 
     def wait(self, tickets: Sequence[Ticket[StepOutput]]) -> list[tuple[Ticket[StepOutput], StepOutput]]:
+        loaded = [ticket for ticket in tickets if self.told.get(ticket, ("",))[0] == "load"]
+        if loaded:
+            del self.told[loaded[0]]
+            return [(loaded[0], {"sync/gib": maximum(1.0)})]  # type: ignore[list-item]
         if tickets[0] in self.told:
+            assert set(tickets) == self.told.keys(), "all are told before one is waited for"
             method, rank = self.told.pop(tickets[0])
             left = self.in_flight.pop(rank, [])
             if method is Worker.cancel:
@@ -74,6 +80,14 @@ class FakeTransport:
         request = self.in_flight[self.running.pop(ticket)].pop(0)
         answer = [rollout(request.number)] * request.samples
         return [(ticket, StepOutput([(request.number, answer)], request.samples))]
+
+    def begin_loading(self, ranks: Sequence[int], weights: Any) -> Ticket[Any]:
+        assert ranks[0] not in self.running.values(), "weights change while a step is running"
+        assert not self.in_flight.get(ranks[0]), "weights change while responses are in flight"
+        self.calls.append(("sync", f"load {weights}", tuple(ranks)))
+        self.tickets += 1
+        self.told[Ticket(self.tickets)] = ("load", ranks[0])
+        return Ticket(self.tickets)
 
     def drop(self, tickets: Sequence[Ticket[StepOutput]]) -> None:
         self.calls.append(("generate", "drop", sorted(self.running.pop(ticket) for ticket in tickets)))
@@ -259,3 +273,41 @@ def test_a_step_here_that_is_cancelled_is_not_made(here: GenerationPool, engine:
     assert engine.calls == ["cancel"]
     here.require_idle()
     assert [tuple(answer[0].token_ids) for answer in here.generate(requests(1), SAMPLING)] == [(0,)]
+
+
+def test_what_is_interrupted_comes_back_with_what_was_finished_meanwhile() -> None:
+    pool, transport = make(3, capacity=2)
+    pool.submit(requests(8), SAMPLING)
+    pool.step()
+    assert sorted(transport.running.values()) == [0, 1, 2]
+    output = pool.interrupt()
+    finished = {number for number, _ in output.finished}
+    assert len(finished) == 3, "the steps that were running end first"
+    begun = {number for number, _ in output.interrupted}
+    assert finished.isdisjoint(begun)
+    assert [method for _, method, _ in transport.calls[-3:]] == ["interrupt"] * 3
+    assert pool.in_flight == 0
+    assert pool.step() == StepOutput()
+    assert len(pool.generate(requests(2), SAMPLING)) == 2
+
+
+def test_a_replica_loads_weights_when_it_has_finished_what_it_has() -> None:
+    """Until then it gets no new requests; they wait for replicas that have the weights."""
+    pool, transport = make(2, capacity=2)
+    pool.submit(requests(4), SAMPLING)
+    found = [number for number, _ in pool.step().finished]
+    pool.renew("v1")  # type: ignore[arg-type]
+    pool.submit([GenerationRequest((1,), 1, 0, number=10 + number) for number in range(2)], SAMPLING)
+    assert not [call for call in transport.calls if call[0] == "sync"], "both have responses in flight"
+    while pool.in_flight:
+        found += [number for number, _ in pool.step().finished]
+    assert sorted(found) == [0, 1, 2, 3, 10, 11]
+    loads = [place for place, call in enumerate(transport.calls) if call[0] == "sync"]
+    assert sorted(transport.calls[place] for place in loads) == [
+        ("sync", "load v1", (rank,)) for rank in (0, 1)
+    ]
+    for place, (_, method, what) in enumerate(transport.calls):
+        if method == "generate" and {10, 11} & set(what[1]):
+            assert ("sync", "load v1", what[0]) in transport.calls[:place]
+    assert pool.loaded()["sync/gib"].value() == 1.0
+    assert pool.loaded() == {}

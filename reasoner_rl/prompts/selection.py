@@ -81,7 +81,7 @@ class Population:
         )
 
     def add(self, rate: float, responses: int, weight: float) -> None:
-        """Count a group in. ``weight``: 1 / how likely its prompt was to be drawn, up to a constant."""
+        """Count a group in. ``weight``: how likely a prompt was to be drawn on average / how likely this one was."""
         self.weight += weight
         self.rates += weight * rate
         self.squares += weight * rate * rate
@@ -160,9 +160,11 @@ class SelectingSampler:
         self._wrong *= factor
         for population in (self._population, *self._parts.values()):
             population.decay(factor)
-        weights = self.weights([outcome.index for outcome in outcomes])
-        for outcome, weight in zip(outcomes, weights, strict=True):
-            self._add(outcome, weight)
+        mean_chance = float(
+            self._chances.mean()
+        )  # so that a group that is drawn by chance counts 1 on average
+        for outcome in outcomes:
+            self._add(outcome, mean_chance / self._chances[outcome.index])
         forgotten = self._right + self._wrong < _NEGLIGIBLE
         self._right[forgotten] = self._wrong[forgotten] = 0.0
         self._draw, self._position = self._draw + 1, 0

@@ -182,6 +182,20 @@ def test_a_part_is_its_own_sums_and_eight_groups_like_all() -> None:
     assert Population(0.0, 0.0, 0.0).with_prior(whole).beta() == pytest.approx(whole.beta())
 
 
+def test_a_group_counts_by_how_unlikely_its_prompt_was() -> None:
+    chosen = sampler(3, half_life_steps=None, sharpness=2)
+    chosen.learn([Outcome(0, 80, 80)])
+    chances = 1 / numpy.array(chosen.weights(range(3)))
+    before = chosen.state()["population"]
+    chosen.learn([Outcome(0, 8, 8), Outcome(1, 2, 8)])
+    added = numpy.subtract(chosen.state()["population"], before)
+    weights = chances.mean() / chances[:2]
+    assert weights[0] > 2 * weights[1]
+    assert added == pytest.approx(
+        [weights.sum(), weights[0] + weights[1] / 4, weights[0] + weights[1] / 16, weights.sum() / 8]
+    )
+
+
 def by_level(labels: list[str], **keys: object) -> SelectingSampler:
     config = PromptSelectionConfig.model_validate({"group_by": "level", **keys})
     return SelectingSampler(len(labels), 0, 8, config, labels=labels)

@@ -94,17 +94,24 @@ class Population:
             *(getattr(self, name) + factor * getattr(whole, name) for name in Population.__slots__)
         )
 
-    def beta(self) -> tuple[float, float]:
-        """The parameters (a, b) of the Beta distribution with these moments.
+    def correlation(self) -> float:
+        """The correlation of two responses to the same prompt: 0 if all prompts have the same pass rate.
 
-        A group's rate has variance m (1 - m) (c + (1 - c) / G), where c = 1 / (a + b + 1).
+        A group's rate has variance m (1 - m) (c + (1 - c) / G), where c is this, and 1 / (a + b + 1) of a Beta.
         """
-        mean = float(numpy.clip(self.rates / self.weight, *_RATES))
+        mean = self._mean()
         spread = (self.squares / self.weight - mean**2) / (mean * (1 - mean))
         share = self.sampling / self.weight
-        correlation = float(numpy.clip((spread - share) / (1 - share), *_CORRELATIONS))
-        strength = 1 / correlation - 1
+        return (spread - share) / (1 - share)
+
+    def beta(self) -> tuple[float, float]:
+        """The parameters (a, b) of the Beta distribution with these moments."""
+        mean = self._mean()
+        strength = 1 / float(numpy.clip(self.correlation(), *_CORRELATIONS)) - 1
         return mean * strength, (1 - mean) * strength
+
+    def _mean(self) -> float:
+        return float(numpy.clip(self.rates / self.weight, *_RATES))
 
 
 class SelectingSampler:

@@ -9,11 +9,16 @@ differ: the correlation of two responses to one prompt, and how many groups woul
 all. Near 0, which groups are mixed is chance, and no choice of prompts can help. Then as many prompts as the recipe has
 are given rates from that distribution, and steps are filled as in a run, groups being drawn from their rates, with the
 sampler of the product. The policy stands still, which a run's does not: what is known of a prompt never grows old here.
+
+With several runs of the same data, a second estimate needs no assumption of a Beta distribution: the prompts that a run
+drew uniformly and other runs drew too are weighted as the sampler would by what the others recorded, and the weighted
+share of mixed groups is what it would have got of the first prompts that it draws, while policies are near each other.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +59,22 @@ class Fill:
     group_size: int
 
 
-def recorded(folder: Path, first: int) -> Iterator[tuple[float, int]]:
-    """Sum of accuracies and number of responses of each recorded group of a run, from a step on."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What is recorded of a prompt's responses in a step."""
+
+    uid: str
+    right: float  # sum of accuracies
+    responses: int
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some are right and some wrong."""
+        return 0 < self.right < self.responses
+
+
+def recorded(folder: Path, first: int) -> Iterator[Group]:
+    """The recorded groups of a run, from a step on."""
     files = sorted((folder / "rollouts").glob("step_*.parquet"))
     if not files:
         raise DataError(f"{folder}: has no rollouts/step_*.parquet; see logging.rollouts and rollout_format")
@@ -65,15 +84,34 @@ def recorded(folder: Path, first: int) -> Iterator[tuple[float, int]]:
         for row in table.to_pylist():
             if row["step"] >= first and row["accuracy"] is not None:
                 by_prompt.setdefault(row["uid"], []).append(row["accuracy"])
-        yield from ((sum(group), len(group)) for group in by_prompt.values())
+        yield from (Group(uid, sum(group), len(group)) for uid, group in by_prompt.items())
 
 
-def population_of(groups: Sequence[tuple[float, int]]) -> Population:
+def population_of(groups: Sequence[Group]) -> Population:
     """The distribution of the pass rates of these groups' prompts."""
     population = Population(0.0, 0.0, 0.0)
-    for right, responses in groups:
-        population.add(right / responses, responses, 1.0)
+    for group in groups:
+        population.add(group.right / group.responses, group.responses, 1.0)
     return population
+
+
+def crossed(
+    runs: Sequence[Sequence[Group]], keys: dict[str, Any], group_size: int
+) -> tuple[int, float, float]:
+    """Groups of prompts that other runs drew too: how many, their share of mixed ones, and that by the sampler."""
+    places = {uid: place for place, uid in enumerate(dict.fromkeys(g.uid for run in runs for g in run))}
+    config, weights, mixed = PromptSelectionConfig.model_validate(keys), list[float](), list[bool]()
+    for number, run in enumerate(runs):
+        others = [group for other, groups in enumerate(runs) if other != number for group in groups]
+        measured = [Outcome(places[group.uid], group.right, group.responses) for group in others]
+        sampler = SelectingSampler(len(places), 0, group_size, config, measured)
+        known = {group.uid for group in others}
+        shared = [group for group in run if group.uid in known]
+        weights += [1 / weight for weight in sampler.weights([places[group.uid] for group in shared])]
+        mixed += [group.mixed for group in shared]
+    if not mixed:
+        return 0, math.nan, math.nan
+    return len(mixed), float(numpy.mean(mixed)), float(numpy.average(mixed, weights=weights))
 
 
 def simulate(
@@ -152,7 +190,8 @@ def run(options: argparse.Namespace) -> None:
     )
     size = options.size or len(read_problems(config.data.train)[0])
     steps = options.steps or arithmetic.total_steps
-    groups = [group for folder in options.runs for group in recorded(folder, options.from_step)]
+    runs = [list(recorded(folder, options.from_step)) for folder in options.runs]
+    groups = [group for each in runs for group in each]
     population = population_of(groups)
     a, b = beta = population.beta()
     mean = a / (a + b)
@@ -160,12 +199,20 @@ def run(options: argparse.Namespace) -> None:
     about = {
         "recorded groups": len(groups),
         "pass rate": mean,
-        "mixed": sum(0 < right < n for right, n in groups) / len(groups),
+        "mixed": sum(group.mixed for group in groups) / len(groups),
         "mixed by the fit": expected,
         "mixed if prompts did not differ": 1 - mean**responses - (1 - mean) ** responses,
         "correlation within a prompt": population.correlation(),
     }
     print("\n".join(f"{name:<32}{number:g}" for name, number in about.items()))
+    across = {name: crossed(runs, keys, responses) for name, keys in ARMS.items() if name != "uniform"}
+    if len(runs) > 1:
+        print("\nshare of mixed groups among prompts that other runs drew too")
+        rows = [
+            [name, f"{n}", f"{old:.3f}", f"{new:.3f}", f"{new / old:.2f}"]
+            for name, (n, old, new) in across.items()
+        ]
+        print_table(["arm", "groups", "uniform", "weighted", "ratio"], rows)
     arms = {name: (keys, 0) for name, keys in ARMS.items()}
     arms |= {f"{name}, measured": (ARMS[name], options.measured) for name in ("selection", "sharpness 4")}
     found = {
@@ -179,7 +226,10 @@ def run(options: argparse.Namespace) -> None:
     rows = [[name, f"{median(each):.2f}", f"{uniform / median(each):.2f}"] for name, each in found.items()]
     print_table(["arm", "groups per kept", "uniform over it"], rows)
     if options.json:
-        write_json(options.json, {"about": about, "size": size, "steps": steps, "groups_per_kept": found})
+        write_json(
+            options.json,
+            {"about": about, "across": across, "size": size, "steps": steps, "groups_per_kept": found},
+        )
 
 
 if __name__ == "__main__":

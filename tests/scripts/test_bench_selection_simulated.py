@@ -13,7 +13,7 @@ from scipy import stats
 
 from reasoner_rl.config.data import PromptSelectionConfig
 from reasoner_rl.observability.rollout_table import write_rollouts
-from reasoner_rl.prompts.selection import SelectingSampler
+from reasoner_rl.prompts.selection import Outcome, SelectingSampler
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench" / "selection_simulated.py"
@@ -32,12 +32,11 @@ def group(uid: str, rights: list[float]) -> ScoredGroup:
 
 def test_prompts_that_do_not_differ_have_no_correlation(bench: dict[str, Any]) -> None:
     random = numpy.random.default_rng(0)
-    alike = bench["population_of"]([(float(r), 8) for r in random.binomial(8, 0.9, 20_000)])
+    alike = bench["population_of"]([bench["Group"]("", float(r), 8) for r in random.binomial(8, 0.9, 20_000)])
     assert alike.correlation() == pytest.approx(0.0, abs=0.004)
-    differing = stats.betabinom(8, 1.0, 3.0).rvs(20_000, random_state=random)
-    assert bench["population_of"]([(float(r), 8) for r in differing]).correlation() == pytest.approx(
-        0.2, abs=0.01
-    )
+    rights = stats.betabinom(8, 1.0, 3.0).rvs(20_000, random_state=random)
+    differing = bench["population_of"]([bench["Group"]("", float(r), 8) for r in rights])
+    assert differing.correlation() == pytest.approx(0.2, abs=0.01)
 
 
 def test_steps_are_filled_up_to_the_cap(bench: dict[str, Any]) -> None:
@@ -63,8 +62,26 @@ def test_records_are_read_from_a_step_on(bench: dict[str, Any], tmp_path: Path) 
         2,
         [group("a", [1.0, 0.0]), group("b", [0.0, 0.0, 0.0])],
     )
-    assert list(bench["recorded"](tmp_path, 1)) == [(2.0, 2), (1.0, 2), (0.0, 3)]
-    assert list(bench["recorded"](tmp_path, 2)) == [(1.0, 2), (0.0, 3)]
+    second = [bench["Group"]("a", 1.0, 2), bench["Group"]("b", 0.0, 3)]
+    assert list(bench["recorded"](tmp_path, 1)) == [bench["Group"]("a", 2.0, 2), *second]
+    assert list(bench["recorded"](tmp_path, 2)) == second
+    assert [group.mixed for group in second] == [True, False]
+
+
+def test_a_run_is_weighted_by_what_the_others_recorded(bench: dict[str, Any]) -> None:
+    """Of the prompts that both runs drew, m is mixed in both and r all right in both; the others do not count."""
+    new = bench["Group"]
+    runs = [[new("m", 4.0, 8), new("r", 8.0, 8), new("x", 4.0, 8)], [new("r", 8.0, 8), new("m", 4.0, 8)]]
+    config = PromptSelectionConfig(sharpness=2)
+    count, uniform, weighted = bench["crossed"](runs, {"sharpness": 2}, 8)
+    assert (count, uniform) == (4, 0.5)
+    parts = []
+    for others in ([(1, 8.0), (0, 4.0)], [(0, 4.0), (1, 8.0), (2, 4.0)]):
+        sampler = SelectingSampler(3, 0, 8, config, [Outcome(i, right, 8) for i, right in others])
+        parts.append([1 / weight for weight in sampler.weights([0, 1])])
+    assert weighted == pytest.approx(sum(m for m, _ in parts) / sum(m + r for m, r in parts))
+    assert weighted > 0.8
+    assert bench["crossed"](runs[:1], {}, 8)[0] == 0
 
 
 def test_the_report(bench: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

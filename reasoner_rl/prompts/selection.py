@@ -14,7 +14,8 @@ that of arXiv 2507.04632, and of 2506.09016 by a test on a few responses.
 
 **Where it cannot help.** Prompts must differ in their pass rates. If all have nearly the same, as late in the
 quickstart, which of them is mixed is chance, every P(mixed) is the same, and draws are as good as uniform. And without
-``group_by`` or measured rates, a prompt must have been drawn before: little is known within the first epoch.
+``group_by`` or measured rates, a prompt must have been drawn before: little is known within the first epoch. Fewer
+groups are not fewer tokens in the same proportion where the prompts that teach have longer answers.
 
 **What this biases.** With uniform draws, prompt i is trained on in proportion to q_i, its true chance to be mixed; with
 weights w_i, in proportion to w_i q_i, which is nearly q_i^(1 + sharpness). Prompts of a middling pass rate are trained

@@ -204,6 +204,18 @@ class PromptSelectionConfig(Section):
         le=1,
         description="Least weight of a prompt, where 1 is that of one whose group is certainly mixed: none is starved.",
     )
+    sharpness: float = Field(
+        1.0,
+        ge=0,
+        description="A prompt's weight is its chance of a mixed group to this power. More wastes fewer groups and "
+        "repeats the same prompts more often.",
+    )
+    group_by: str | None = Field(
+        None,
+        description="Column of the data, such as a difficulty or a source, whose values tell pass rates apart: the "
+        "rates that are expected of prompts not drawn as yet are those of prompts with the same value. Unset: those of "
+        "all prompts.",
+    )
     importance_weights: bool = Field(
         False,
         description="Multiply a group's advantages by 1 / its weight, scaled to a mean of 1 over the step, so that the "

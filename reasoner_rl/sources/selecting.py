@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reasoner_rl.advantages.filters import teaches
-from reasoner_rl.errors import DataError, UserError
+from reasoner_rl.errors import DataError, UserError, did_you_mean
 from reasoner_rl.metrics import Metrics, mean_of
 from reasoner_rl.prompts.read import MEASURED_COLUMNS
 from reasoner_rl.prompts.selection import Outcome, SelectingSampler
@@ -84,6 +84,32 @@ def measured_outcomes(prompts: Sequence[Prompt]) -> list[Outcome]:
             )
         outcomes.append(Outcome(index, rate * samples, int(samples)))
     return outcomes
+
+
+def labels_of(prompts: Sequence[Prompt], column: str | None) -> list[str]:
+    """The value of data.selection.group_by of each prompt; none if it is unset.
+
+    Raises DataError naming a prompt without the column, and if most values belong to one prompt alone.
+    """
+    if column is None:
+        return []
+    labels = []
+    for prompt in prompts:
+        if column not in prompt.extra_info:
+            hint = (
+                did_you_mean(column, prompt.extra_info)
+                or f" It has {', '.join(prompt.extra_info) or 'none'}."
+            )
+            raise DataError(
+                f"{prompt.uid} has no column {column!r}, which data.selection.group_by names.{hint}"
+            )
+        labels.append(str(prompt.extra_info[column]))
+    if 2 * (values := len(set(labels))) > len(labels) > 1:
+        raise DataError(
+            f"data.selection.group_by names column {column!r}, which has {values} values in {len(labels)} prompts; "
+            "choose one whose values are shared by at least two prompts on average, such as a difficulty or a source"
+        )
+    return labels
 
 
 def _is_number(value: Any) -> bool:

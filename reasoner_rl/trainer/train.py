@@ -25,7 +25,7 @@ from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.sources.base import Source
 from reasoner_rl.sources.offline import ExampleSource, ExampleStream
 from reasoner_rl.sources.online import OnlineSource
-from reasoner_rl.sources.selecting import measured_outcomes
+from reasoner_rl.sources.selecting import labels_of, measured_outcomes
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.evaluate import Evaluator
 from reasoner_rl.trainer.export_checkpoint import with_exported_models
@@ -177,7 +177,8 @@ def prompt_sampler(config: OnlineConfig, prompts: Sequence[Prompt]) -> OrderedSa
         return OrderedSampler(len(prompts), config.run.seed, config.data.shuffle)
     measured = measured_outcomes(prompts) if selection.use_measured else []
     group_size = config.rollout.responses_per_prompt
-    return SelectingSampler(len(prompts), config.run.seed, group_size, selection, measured)
+    labels = labels_of(prompts, selection.group_by)
+    return SelectingSampler(len(prompts), config.run.seed, group_size, selection, measured, labels)
 
 
 def build_evaluation(

@@ -162,3 +162,63 @@ def test_measured_pass_rates_are_evidence_from_the_start() -> None:
     chosen = SelectingSampler(3, 0, 8, config, [Outcome(0, 16, 16), Outcome(1, 8, 16)])
     right, mixed, unseen = chosen.expected(range(3))
     assert right < unseen < mixed
+
+
+def test_sharpness_is_the_power_of_the_chance() -> None:
+    evidence = [Outcome(0, 4, 8), Outcome(1, 7, 8), Outcome(2, 80, 80)]
+    chosen = sampler(4, sharpness=3, floor=0.01, half_life_steps=None)
+    chosen.learn(evidence)
+    mixed = numpy.array(chosen.expected(range(4)))
+    assert [1 / w for w in chosen.weights(range(4))] == pytest.approx(numpy.maximum(mixed**3, 0.01))
+    assert mixed[2] ** 3 < 0.01 < mixed[1] ** 3, "the floor holds for the third prompt alone"
+    even = sampler(4, sharpness=0)
+    even.learn(evidence)
+    assert even.weights(range(4)) == [1.0] * 4, "a power of 0 is uniform draws"
+
+
+def test_a_part_is_its_own_sums_and_eight_groups_like_all() -> None:
+    part, whole = Population(2.0, 1.0, 0.5, 0.25), Population(16.0, 4.0, 2.0, 2.0)
+    assert part.with_prior(whole) == Population(10.0, 3.0, 1.5, 1.25)
+    assert Population(0.0, 0.0, 0.0).with_prior(whole).beta() == pytest.approx(whole.beta())
+
+
+def test_a_group_counts_by_how_unlikely_its_prompt_was() -> None:
+    chosen = sampler(3, half_life_steps=None, sharpness=2)
+    chosen.learn([Outcome(0, 80, 80)])
+    chances = 1 / numpy.array(chosen.weights(range(3)))
+    before = chosen.state()["population"]
+    chosen.learn([Outcome(0, 8, 8), Outcome(1, 2, 8)])
+    added = numpy.subtract(chosen.state()["population"], before)
+    weights = chances.mean() / chances[:2]
+    assert weights[0] > 2 * weights[1]
+    assert added == pytest.approx(
+        [weights.sum(), weights[0] + weights[1] / 4, weights[0] + weights[1] / 16, weights.sum() / 8]
+    )
+
+
+def by_level(labels: list[str], **keys: object) -> SelectingSampler:
+    config = PromptSelectionConfig.model_validate({"group_by": "level", **keys})
+    return SelectingSampler(len(labels), 0, 8, config, labels=labels)
+
+
+def test_prompts_that_were_not_drawn_are_told_apart_by_their_group() -> None:
+    """Easy prompts are all right, hard ones half; of each, one half was never drawn; one value was never seen."""
+    chosen = by_level(["easy", "hard"] * 40 + ["other"], half_life_steps=None)
+    chosen.learn([Outcome(i, 8.0 if i % 2 == 0 else 4.0, 8) for i in range(40)])
+    easy, hard, other = chosen.expected([78, 79, 80])
+    assert easy < 0.35 < other < hard
+    assert hard > 0.85
+
+
+def test_groups_are_resumed_and_not_mistaken_for_others() -> None:
+    labels = ["a", "b", "b", "a"]
+    chosen, other = by_level(labels, half_life_steps=3), by_level(labels, half_life_steps=3)
+    chosen.learn([Outcome(0, 8, 8), Outcome(1, 4, 8)])
+    other.restore(json.loads(json.dumps(chosen.state())))
+    for each in (chosen, other):
+        each.learn([Outcome(2, 3, 8)])
+    assert chosen.state() == other.state()
+    assert [chosen.take(4), chosen.expected(range(4))] == [other.take(4), other.expected(range(4))]
+    for different in (by_level(["a", "c", "c", "a"]), sampler(4)):
+        with pytest.raises(ConfigError, match="group_by"):
+            different.restore(chosen.state())

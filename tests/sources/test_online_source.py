@@ -18,7 +18,7 @@ from reasoner_rl.prompts.selection import Outcome, SelectingSampler
 from reasoner_rl.rewards.runner import RewardTask
 from reasoner_rl.rollout.engine import StepOutput
 from reasoner_rl.sources.online import OnlineSource
-from reasoner_rl.sources.selecting import measured_outcomes
+from reasoner_rl.sources.selecting import labels_of, measured_outcomes
 from reasoner_rl.trainer.train import prompt_sampler
 from reasoner_rl.types import Prompt, Reward, Rollout
 
@@ -457,3 +457,13 @@ def test_measured_pass_rates_must_be_rates() -> None:
     assert measured_outcomes(prompts) == [Outcome(0, 2.0, 8)]
     with pytest.raises(DataError, match=r"p/0: pass_rate .* 1\.5 and 8"):
         measured_outcomes([Prompt("p/0", (0,), "", "", "", {"pass_rate": 1.5, "pass_rate_samples": 8})])
+
+
+def test_prompts_are_grouped_by_a_column_that_they_share() -> None:
+    prompts = [Prompt(f"p/{i}", (i,), "", "", "", {"index": i, "terms": 3 + i % 2}) for i in range(4)]
+    assert labels_of(prompts, None) == []
+    assert labels_of(prompts, "terms") == ["3", "4", "3", "4"]
+    with pytest.raises(DataError, match=r"p/0 has no column 'term'.* Did you mean 'terms'\?"):
+        labels_of(prompts, "term")
+    with pytest.raises(DataError, match="'index', which has 4 values in 4 prompts"):
+        labels_of(prompts, "index")

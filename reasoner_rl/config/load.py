@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 
 from reasoner_rl.config.base import expand_home
 from reasoner_rl.config.explain import OVERRIDE, Layer, explain, show
@@ -189,6 +190,8 @@ def _tree_to_merge_over(kind: str) -> dict[str, Any]:
         )
         if path.startswith(optional) or key.variant or not (chooses_kind or key.shape == "list"):
             continue
+        if section is not None and section.default is PydanticUndefined and not chooses_kind:
+            continue  # that the section is missing is what is to be told
         value: Any = key.default if chooses_kind else _plain(key.default)
         for name in reversed(path.split(".")):
             value = {name: value}

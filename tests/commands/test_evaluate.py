@@ -312,5 +312,8 @@ class Repeater(Generator):
     def step(self) -> StepOutput:
         return StepOutput(self._finished)
 
+    def interrupt(self) -> StepOutput:
+        raise NotImplementedError
+
     def cancel(self) -> None:
         pass

@@ -30,7 +30,7 @@ class FakeTransport:
     """Records calls; every token's logprob or value is the token itself, with an offset by role."""
 
     def __init__(self, ranks: int) -> None:
-        self.ranks = ranks
+        self.ranks, self.generators = ranks, range(ranks)
         self.calls: list[tuple[str, Any, Any]] = []
 
     def call(self, phase: str, method: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:

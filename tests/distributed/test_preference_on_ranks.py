@@ -46,6 +46,7 @@ class EveryRankDrives:
 
     def __init__(self, worker: Worker) -> None:
         self._worker, self.ranks = worker, dist.get_world_size()
+        self.generators = range(self.ranks)
 
     def call(self, phase: str, method: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         answers: list[Any] = [None] * self.ranks

@@ -555,7 +555,7 @@ def test_what_is_interrupted_can_be_continued(engine: Any, monkeypatch: pytest.M
     monkeypatch.setattr("reasoner_rl.rollout.hf_engine.MAX_DECODING_STEPS", 9)
     sampling = SamplingConfig(max_response_tokens=40)
     whole = engine(endings=ENDINGS).generate(REQUESTS, sampling)
-    rollout_engine = engine(endings=ENDINGS, max_batch_sequences=4)
+    rollout_engine = engine(endings=ENDINGS, max_batch_sequences=2)
     assert rollout_engine.interrupt() == StepOutput()
     rollout_engine.submit([replace(request, number=n) for n, request in enumerate(REQUESTS)], sampling)
     outputs = [rollout_engine.step(), rollout_engine.interrupt()]

@@ -16,7 +16,6 @@ from reasoner_rl.algorithms.base import Models
 from reasoner_rl.algorithms.group import GroupPolicyGradient
 from reasoner_rl.batching.plan import BatchLimits, plan_shares, plan_updates
 from reasoner_rl.config.algorithm import DapoConfig
-from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.distributed.serialization import dumps
 from reasoner_rl.observability.measurements import rollout_metrics
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
@@ -71,13 +70,13 @@ def a_step(given: list[ScoredGroup], scale: int, folder: Path) -> None:
         sent(message)
     write_rollouts(folder / "a.parquet", 1, given, ready)
     again = groups_of(read_rollouts(folder / "a.parquet"))
-    launches = Launches(4, SamplingConfig(max_response_tokens=20 * scale))
-    for group in again:
-        begun = Launch(0, group.prompt, 0, group.rollouts)
-        [request] = launches.add(begun, None)
+    launches = Launches(4, 20 * scale)
+    for position, group in enumerate(again):
+        launches.add(Launch(0, group.prompt, 0, group.rollouts))
+        [request] = launches.start(position, None)
         sent(request)
-        for _, launch in launches.collect(StepOutput([(request.number, [group.rollouts[1]])])):
-            assert len(launch.rollouts[0].token_ids) > scale
+        for place in launches.collect(StepOutput([(request.number, [group.rollouts[1]])])):
+            assert len(launches[place].rollouts[0].token_ids) > scale
 
 
 def instructions(action: Callable[[], Any]) -> int:

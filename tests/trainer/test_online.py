@@ -208,10 +208,10 @@ def test_nothing_is_saved_when_a_step_fails_after_its_update(
     """The weights are those of step 3 then, and would be updated by it once more after a resumption from step 2."""
     publish = Workers.publish
 
-    def publish_until_then(workers: Workers, version: int) -> Metrics:
+    def publish_until_then(workers: Workers, version: int, *before: Callable[[], object]) -> Metrics:
         if version == 3:
             raise UserError("does not work")
-        return publish(workers, version)
+        return publish(workers, version, *before)
 
     monkeypatch.setattr(Workers, "publish", publish_until_then)
     with pytest.raises(UserError, match="does not work"):

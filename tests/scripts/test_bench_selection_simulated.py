@@ -97,5 +97,5 @@ def test_the_report(bench: dict[str, Any], tmp_path: Path, capsys: pytest.Captur
     assert len(report["groups_per_kept"]["uniform"]) == 2
     assert "60 prompts, 3 steps" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        bench["main"](["quickstart", str(tmp_path / "none")])
+        bench["main"](["quickstart", str(tmp_path / "none"), *words])
     assert "has no rollouts" in capsys.readouterr().err

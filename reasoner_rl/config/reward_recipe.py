@@ -12,7 +12,7 @@ from reasoner_rl.config.data import PreferenceDataConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import PreferenceBatchConfig
 from reasoner_rl.config.reward_model import PairEvaluationConfig, PointwiseConfig, RewardModelAlgorithmConfig
-from reasoner_rl.config.rules import check_profile, check_ranks, check_warmup
+from reasoner_rl.config.rules import check_no_generation_workers, check_profile, check_ranks, check_warmup
 from reasoner_rl.config.run import CheckpointConfig, LoggingConfig, RunConfig
 from reasoner_rl.config.training import TrainingConfig
 
@@ -42,6 +42,7 @@ class RewardModelConfig(Section):
 
     @model_validator(mode="after")
     def _ranks_can_be_divided(self) -> Self:
+        check_no_generation_workers(self.cluster, self.recipe)
         check_profile(self.run, self.cluster)
         check_ranks(self.training.backend, self.model, self.cluster)
         return self

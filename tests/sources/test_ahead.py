@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from known_lengths import GROUP, LIMIT, Run
 
-from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.config.cluster import without_generation
+from reasoner_rl.config.load import load_recipe
+from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
+from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import values
 from reasoner_rl.sources.base import StepBatch
 
@@ -205,6 +208,20 @@ def test_an_error_gives_back_what_the_step_has_launched() -> None:
 def test_what_cannot_be_combined_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OnlineConfig.model_validate(recipe(**changes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("quickstart_sft", "dpo_quickstart", "rm_pointwise_quickstart", "iterated_dpo_quickstart"),
+        "math_500",
+    ],
+)
+def test_workers_for_generation_alone_are_for_online_recipes(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.generation is for recipe 'online'; it is "):
+        load_recipe(name, ["cluster.kind=ray", "cluster.generation={}"])
+    online = load_recipe("quickstart", ["cluster.kind=ray", "cluster.generation={}"])
+    assert EvalConfig.of_training(online, "weights").cluster == without_generation(online.cluster)  # type: ignore[arg-type, union-attr]
 
 
 def test_responses_of_several_policies_are_weighted_unless_the_recipe_says_otherwise() -> None:

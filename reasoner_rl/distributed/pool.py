@@ -84,6 +84,8 @@ class GenerationPool(Generator):
             if ticket in self._loading:
                 del self._loading[ticket]
                 self._loaded.append(answer)
+                if not self._outdated and not self._loading:
+                    self._weights = None  # so that the copy that was sent can be dropped
                 continue
             self._load[self._running.pop(ticket)] -= answer.responses
             together = together.followed_by(answer)

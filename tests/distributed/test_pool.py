@@ -309,5 +309,6 @@ def test_a_replica_loads_weights_when_it_has_finished_what_it_has() -> None:
     for place, (_, method, what) in enumerate(transport.calls):
         if method == "generate" and {10, 11} & set(what[1]):
             assert ("sync", "load v1", what[0]) in transport.calls[:place]
+    assert pool._weights is None, "the copy that was sent is not kept"
     assert pool.loaded()["sync/gib"].value() == 1.0
     assert pool.loaded() == {}

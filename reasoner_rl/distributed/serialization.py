@@ -2,8 +2,8 @@
 
 torch pickles a tensor as a file in its own format, about 100 microseconds each, and `array` is pickled by way of bytes.
 Here both are given to pickle's protocol 5 as buffers (PEP 574), which Ray writes into its object store as they are. The
-samples of a share are laid end to end first, one buffer per column, and a column that is one value throughout, such as
-a loss mask, is sent as that value. What is rebuilt has memory of its own: it can be written to, and nothing keeps the
+samples of a share are sent column by column, and a column that is one value throughout, such as a loss mask, as that
+value. What is rebuilt has memory of its own: it can be written to, and nothing keeps the
 object store's memory in use.
 
 `REDUCERS` is by exact type. A transport registers them, and pickle finds such objects within whatever is sent.
@@ -29,13 +29,17 @@ from reasoner_rl.types import Rollout, TrainSample
 Reduced = tuple[Callable[..., Any], tuple[Any, ...]]  # what makes an object again, and its arguments
 
 
+# What Tensor.numpy raises of a tensor that has a gradient, is on a device or has a number format of torch's own.
+_NOT_NUMPYS = (TypeError, RuntimeError)
+
+
 def _reduce_tensor(tensor: Tensor) -> Reduced:
+    bits = tensor
+    if tensor.dtype == torch.bfloat16 and tensor.is_cpu and not tensor.requires_grad:
+        bits = tensor.view(torch.int16)  # numbers that numpy has, of the same width
     try:
-        numbers = tensor.numpy()
-    except (
-        TypeError,
-        RuntimeError,
-    ):  # it has a gradient, is on a device or has a number format of torch's own
+        numbers = bits.numpy()
+    except _NOT_NUMPYS:
         reduced: Reduced = tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         return reduced
     return _shaped, (tensor.dtype, numbers.shape, _buffer(numpy.ascontiguousarray(numbers)))
@@ -94,10 +98,7 @@ def _column(values: Sequence[Any]) -> Column:
         return values, None, None
     try:
         arrays: list[numpy.ndarray[Any, Any]] = list(map(Tensor.numpy, values))
-    except (
-        TypeError,
-        RuntimeError,
-    ):  # one has a gradient, is on a device or has a number format of torch's own
+    except _NOT_NUMPYS:
         return values, None, None
     dtype = values[0].dtype
     if set(map(_KIND, arrays)) != {(arrays[0].dtype, 1)}:

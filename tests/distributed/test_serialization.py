@@ -144,3 +144,19 @@ def test_a_transport_that_keeps_function_and_arguments_together_gets_the_same() 
     reduced = pickle.loads(pickle.dumps(REDUCERS[Share](share), protocol=5))
     for one, other in zip(rebuild(reduced).samples, share.samples, strict=True):  # type: ignore[attr-defined]
         assert_same(one, other)
+
+
+def test_whole_weights_are_buffers_in_any_number_format() -> None:
+    """As they are sent to workers that only generate; transposed ones too."""
+    weights = [
+        ("a", torch.randn(3, 5).to(torch.bfloat16)),
+        ("b", torch.randn(4, 2).to(torch.bfloat16).T),
+        ("c", torch.tensor(2.5, dtype=torch.bfloat16)),
+        ("d", torch.randn(2, 2)),
+    ]
+    body, buffers = dumps(weights)
+    assert [buffer.raw().nbytes for buffer in buffers] == [30, 16, 2, 16]
+    assert len(body) < 600
+    for (name, tensor), (given, expected) in zip(sent(weights), weights, strict=True):
+        assert (name, tensor.dtype, tensor.shape) == (given, expected.dtype, expected.shape)
+        assert torch.equal(tensor, expected)

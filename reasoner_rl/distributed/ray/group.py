@@ -41,7 +41,6 @@ from reasoner_rl.distributed.hub import (
     with_cached_models,
 )
 from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
-from reasoner_rl.distributed.ray.arrays import as_arrays, as_tensors
 from reasoner_rl.distributed.ray.resources import (
     check_reserved_gpus,
     init_ray,
@@ -53,7 +52,7 @@ from reasoner_rl.distributed.serialization import REDUCERS, rebuild
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
-from reasoner_rl.hybrid.streaming import ReceivedWeights, SentWeights
+from reasoner_rl.hybrid.streaming import Bucket, ReceivedWeights, SentWeights
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.training.megatron.connections import device_connections
 
@@ -174,13 +173,12 @@ class RayWorker(VerlWorker):
     def send_weights(self, version: int) -> tuple[SentWeights | None, Metrics]:
         """See `Worker.send_weights`. Buckets are in Ray's store of objects, on the machine of rank 0."""
         assert self._worker is not None
-        return self._worker.send_weights(version, lambda bucket: ray.put(as_arrays(bucket)))
+        return self._worker.send_weights(version, _stored)
 
     def load_weights(self, weights: SentWeights) -> Metrics:
         """See `Worker.load_weights`."""
         assert self._worker is not None
-        received = ReceivedWeights(weights, lambda bucket: as_tensors(ray.get(bucket)))
-        return self._worker.load_weights(received)
+        return self._worker.load_weights(ReceivedWeights(weights, ray.get))
 
 
 class RayTransport:
@@ -419,3 +417,8 @@ def _register_reducers() -> None:
     """Let this process serialise what it sends as `serialization` says."""
     for kind, reducer in REDUCERS.items():
         ray.util.register_serializer(kind, serializer=reducer, deserializer=rebuild)
+
+
+def _stored(bucket: Bucket) -> Any:
+    """A reference to the bucket in Ray's store of objects, in host memory."""
+    return ray.put([(name, tensor.detach().cpu()) for name, tensor in bucket])

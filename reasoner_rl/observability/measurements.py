@@ -40,6 +40,12 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     }
 
 
+def staleness_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
+    """By how many policy versions the first token of each response is older than the policy that is trained."""
+    ages = [version - rollout.policy_version for group in groups for rollout in group.rollouts]
+    return {"policy/staleness": mean_of(ages), "policy/staleness_max": maximum(max(ages))} if ages else {}
+
+
 def resident_gib() -> float:
     """Host memory of this process now, in GiB."""
     return float(psutil.Process().memory_info().rss / GIB)

@@ -131,8 +131,8 @@ class HfRolloutEngine(Generator):
     def interrupt(self) -> StepOutput:
         """See `Generator.interrupt`."""
         begun = self._rollouts(self._batch.unfinished()) if self._batch else []
-        nothing = Rollout((), (), "length", self._policy_version, "")
-        output = self._in_flight.interrupt({(p.request, p.sample): found for p, found in begun}, nothing)
+        by_sample = {(pending.request, pending.sample): rollout for pending, rollout in begun}
+        output = self._in_flight.interrupt(by_sample, self._policy_version)
         self.cancel()
         return output
 

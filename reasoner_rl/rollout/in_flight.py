@@ -65,12 +65,13 @@ class InFlight:
         self._output, self._responses = StepOutput(), 0
         return taken
 
-    def interrupt(self, begun: Mapping[tuple[int, int], Rollout], nothing: Rollout) -> StepOutput:
+    def interrupt(self, begun: Mapping[tuple[int, int], Rollout], version: int) -> StepOutput:
         """Everything recorded since `take`, and what there is of the rest, of which nothing is in flight any more.
 
-        begun: by request and sample, the responses that have not ended. nothing: stands for one without a token.
+        begun: by request and sample, the responses that have not ended, but for those without a token.
+        version: of the policy that was to draw these.
         """
-        interrupted = []
+        interrupted, nothing = [], Rollout((), (), "length", version, "")
         for number, samples in self._wanted.items():
             found = self._found[number]
             responses = [

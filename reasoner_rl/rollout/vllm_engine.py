@@ -130,8 +130,7 @@ class VllmRolloutEngine(Generator):
             rollout = self._to_rollout(_unfinished_output(self._engine, name), request.begun)
             tokens += len(rollout.token_ids)
             begun[request.number, sample] = rollout
-        nothing = Rollout((), (), "length", self._policy_version, "")
-        output = self._in_flight.interrupt(begun, nothing)
+        output = self._in_flight.interrupt(begun, self._policy_version)
         self.cancel()
         return replace(output, tokens=tokens)
 

@@ -38,18 +38,15 @@ class BatchBuilder:
         self.launched = 0
         # Position among the launched -> the group, and whether it is kept; None: it was put off.
         self._finished: dict[int, tuple[ScoredGroup | None, bool]] = {}
-        # Counted as groups come in, since `done` and `to_launch` are asked after every step of a replica.
+        # Counted as groups come in, since `done` and `to_launch` are asked after every step of a replica: groups that
+        # are kept, prompts that are finished without a gap from the first one on, and groups kept of these.
         self._kept = self._in_a_row = self._kept_in_a_row = 0
 
     def following(self, used: int) -> BatchBuilder:
         """That of the next step, which begins with the prompt launched at position ``used``; see batch.ahead."""
-        later = BatchBuilder(self._config, ())
-        later.launched = self.launched - used
-        later.cap += later.launched
-        for place, (group, keeps) in self._finished.items():
-            if place >= used:
-                later._note(place - used, group, keeps)
-        return later
+        finished = {place: group for place, (group, _) in self._finished.items()}
+        later = [finished.get(place) for place in range(used, self.launched)]
+        return BatchBuilder(self._config, ()).opened_by(later)
 
     def opened_by(self, groups: Sequence[ScoredGroup | None]) -> BatchBuilder:
         """With prompts launched already, in order; None: not finished."""
@@ -95,10 +92,6 @@ class BatchBuilder:
             return self.to_launch() == 0
         return not self._keeps_surplus and len(self.reused) + self._kept_in_a_row >= self.wanted
 
-    def _settled(self) -> int:
-        """How many prompts, from the first one on, are finished without a gap."""
-        return self._in_a_row
-
     def _in_order(self, used: int) -> list[ScoredGroup]:
         finished = [self._finished[position] for position in range(used)]
         return self.reused + [group for group, keeps in finished if group is not None and keeps]
@@ -106,7 +99,7 @@ class BatchBuilder:
     @property
     def used(self) -> int:
         """How many of the launched prompts count; those behind are as if they had not been launched."""
-        settled, kept = self._settled(), len(self.reused)
+        settled, kept = self._in_a_row, len(self.reused)
         if self._keeps_surplus:
             return settled
         for position in range(settled):

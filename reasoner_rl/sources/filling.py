@@ -28,9 +28,18 @@ MAY_BE_PUT_OFF = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Bookmark:
+    """Where a filler was before a step, for `Filler.go_back`."""
+
+    sampler: Mapping[str, Any]
+    ahead: list[Launch]
+
+
+@dataclass(frozen=True, slots=True)
 class Filled:
     """What a step has generated."""
 
+    before: Bookmark
     builder: BatchBuilder
     kept: list[ScoredGroup]  # see `BatchBuilder.kept`
     groups: list[ScoredGroup]  # that count, kept or not, in the order in which their prompts were launched
@@ -57,14 +66,6 @@ class _Filling:
     def launched(self) -> list[Launch]:
         """In order."""
         return [self.launches[position] for position in range(len(self.launches))]
-
-
-@dataclass(frozen=True, slots=True)
-class Bookmark:
-    """Where a filler was before a step."""
-
-    sampler: Mapping[str, Any]
-    ahead: list[Launch]
 
 
 class Filler:
@@ -106,7 +107,7 @@ class Filler:
         Launched are first those ``put_off`` before that are to be continued in this step, then those of the sampler.
         reused: surplus groups of earlier steps, which open the batch.
         """
-        before, config = self.bookmark(), self._config
+        config, before = self._config, Bookmark(self._sampler.state(), self.ahead())
         due = self._due(put_off)
         filling = self._ahead or self._filling(BatchBuilder(config, reused), due)
         filling.step = step
@@ -127,7 +128,7 @@ class Filler:
             except Exception:
                 self.go_back(before)
                 raise
-        filled = _filled(filling, [*due[builder.used :], *put_off[len(due) :]])
+        filled = _filled(before, filling, [*due[builder.used :], *put_off[len(due) :]])
         if config.batch.steps_ahead:
             self._go_on(filling)
         else:
@@ -136,10 +137,6 @@ class Filler:
             self._sampler.restore(before.sampler)
             self._sampler.take(max(0, builder.used - len(due)))  # what did not count comes again
         return filled
-
-    def bookmark(self) -> Bookmark:
-        """Where the filler is, for `go_back`."""
-        return Bookmark(self._sampler.state(), self.ahead())
 
     def go_back(self, bookmark: Bookmark) -> None:
         """Drop what is in flight; what was launched since ``bookmark`` comes again."""
@@ -264,7 +261,7 @@ class Filler:
             filling.builder.add(position, group)
 
 
-def _filled(filling: _Filling, still_put_off: Sequence[Launch]) -> Filled:
+def _filled(before: Bookmark, filling: _Filling, still_put_off: Sequence[Launch]) -> Filled:
     builder, launches = filling.builder, filling.launches
     generated, used = builder.generated(), [launches[position] for position in range(builder.used)]
     again = [
@@ -273,6 +270,7 @@ def _filled(filling: _Filling, still_put_off: Sequence[Launch]) -> Filled:
         if position not in generated
     ]
     return Filled(
+        before=before,
         builder=builder,
         kept=builder.kept(),
         groups=list(generated.values()),

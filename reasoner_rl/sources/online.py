@@ -11,8 +11,8 @@ from reasoner_rl.advantages.spread import EqualScores, spread_metrics
 from reasoner_rl.config.algorithm import DistillationConfig, GroupPolicyGradientConfig
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import UserError
-from reasoner_rl.metrics import Metrics, maximum, mean_of, merge, total
-from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics
+from reasoner_rl.metrics import Metrics, merge, total
+from reasoner_rl.observability.measurements import PhaseTimer, rollout_metrics, staleness_metrics
 from reasoner_rl.observability.rollout_table import groups_of, read_rollouts, write_rollouts
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
@@ -140,7 +140,6 @@ class OnlineSource:
         Raises UserError, with the counts, if that is too little and dynamic_sampling.when_exhausted is "fail".
         """
         dynamic = self._config.algorithm.dynamic_sampling
-        before = self._filler.bookmark()
         fresh_enough = [g for g in self._surplus if version - g.latest_version <= dynamic.max_staleness]
         filled = self._filler.fill(step, fresh_enough, self._put_off)
         kept, generated, builder = filled.kept, filled.groups, filled.builder
@@ -153,7 +152,7 @@ class OnlineSource:
         }
         if len(kept) < builder.wanted and dynamic.when_exhausted == "fail":
             # A checkpoint that is made now must let the same prompts come again.
-            self._filler.go_back(before)
+            self._filler.go_back(filled.before)
             raise self._shortage(step, len(kept), counts)
         self._remember(kept, filtered)
         self._put_off = filled.put_off
@@ -225,12 +224,6 @@ class OnlineSource:
             f"algorithm.dynamic_sampling.max_generation_batches allow) gave {kept} of the "
             f"{self._config.batch.prompts_per_step} wanted: {what_was_dropped(counts)}. {ADVICE}"
         )
-
-
-def staleness_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
-    """By how many policy versions the first token of each response is older than the policy that is trained."""
-    ages = [version - rollout.policy_version for group in groups for rollout in group.rollouts]
-    return {"policy/staleness": mean_of(ages), "policy/staleness_max": maximum(max(ages))} if ages else {}
 
 
 ADVICE = "Use easier or harder problems, more responses per prompt, or a higher cap."

@@ -124,21 +124,12 @@ def measure(
     work: step_time.Work, folder: Path, batch: Recorded, rows: int
 ) -> list[dict[str, dict[str, Any]]]:
     """Of each turn and order CPU seconds, steps and row steps; the first turn is the warm-up."""
-    import torch
-
-    from reasoner_rl.config.model import ModelConfig
-    from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
+    from reasoner_rl.config.rollout import SamplingConfig
     from reasoner_rl.rollout.decoding import Decoder
     from reasoner_rl.rollout.engine import GenerationRequest
-    from reasoner_rl.rollout.hf_engine import build_hf_engine
     from reasoner_rl.sources.expected_lengths import longest_first
-    from reasoner_rl.tokenizer import load_tokenizer
 
-    torch.set_num_threads(work.threads)
-    model = ModelConfig(path=str(folder))
-    engine = build_hf_engine(
-        model, HfEngineConfig(max_batch_sequences=rows), load_tokenizer(model), torch.device("cpu")
-    )
+    engine = step_time.embedded_engine(folder, rows, work.threads)
     # min_response_tokens keeps responses from ending by themselves.
     longest = max(batch.lengths)
     sampling = SamplingConfig(max_response_tokens=longest + 1, min_response_tokens=longest + 1)

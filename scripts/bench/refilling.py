@@ -88,17 +88,7 @@ SIDES = {"refilling": refilling, "batch after batch": batch_after_batch}
 
 def measure(work: step_time.Work, folder: Path, lengths: Sequence[int], rows: int) -> dict[str, list[float]]:
     """CPU seconds of each side, ``work.steps`` times in turns after a warm-up."""
-    import torch
-
-    from reasoner_rl.config.model import ModelConfig
-    from reasoner_rl.config.rollout import HfEngineConfig
-    from reasoner_rl.rollout.hf_engine import build_hf_engine
-    from reasoner_rl.tokenizer import load_tokenizer
-
-    torch.set_num_threads(work.threads)
-    model = ModelConfig(path=str(folder))
-    engine_config = HfEngineConfig(max_batch_sequences=rows)
-    engine = build_hf_engine(model, engine_config, load_tokenizer(model), torch.device("cpu"))
+    engine = step_time.embedded_engine(folder, rows, work.threads)
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(work.steps + 1):
         drawn = {}

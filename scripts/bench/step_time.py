@@ -97,6 +97,22 @@ def odd_share(
     }
 
 
+def embedded_engine(folder: Path, rows: int, threads: int) -> Any:
+    """The embedded rollout engine of a checkpoint, on the CPU, in this process. rows: responses side by side."""
+    import torch
+
+    from reasoner_rl.config.model import ModelConfig
+    from reasoner_rl.config.rollout import HfEngineConfig
+    from reasoner_rl.rollout.hf_engine import build_hf_engine
+    from reasoner_rl.tokenizer import load_tokenizer
+
+    torch.set_num_threads(threads)
+    model = ModelConfig(path=str(folder))
+    return build_hf_engine(
+        model, HfEngineConfig(max_batch_sequences=rows), load_tokenizer(model), torch.device("cpu")
+    )
+
+
 def make_checkpoint(work: Work, folder: Path) -> int:
     """Write the model and its tokenizer. Returns the number of parameters."""
     import torch

@@ -166,7 +166,7 @@ class Replica:
             for sequence, drawn in [*going, *self._waiting]
             if drawn
         }
-        output = self._in_flight.interrupt(begun, self._made(0, "length"))
+        output = self._in_flight.interrupt(begun, self.version)
         self._clear()
         return output
 

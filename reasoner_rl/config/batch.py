@@ -42,8 +42,7 @@ class AheadConfig(Section):
 
     Prompts of later steps are begun before the present step's batch is full. Every prompt is trained on at most
     ``steps`` policy versions after it was begun, because no more prompts are begun than those steps need; nothing is
-    thrown away for its age. Groups stay in the order in which their prompts were begun, so short answers are not
-    favoured.
+    thrown away for its age.
     """
 
     steps: int = Field(
@@ -51,6 +50,13 @@ class AheadConfig(Section):
         ge=0,
         description="How many steps the generation of a prompt may begin before its own. 0: synchronous; 1: one step "
         "off policy; more: bounded staleness (arXiv 2505.24298).",
+    )
+    order: Literal["begun", "finished"] = Field(
+        "begun",
+        description="Which groups make a batch. begun: the next in the order in which prompts were begun, which is "
+        "waited for, so that a batch depends on neither timing nor the lengths of responses. finished: those that are "
+        "finished, which keeps workers busy; batches of the first steps have more short answers than later ones, and "
+        "a prompt whose responses are long is trained on up to `steps` later, never left out.",
     )
     in_flight: Literal["continue", "finish"] = Field(
         "continue",

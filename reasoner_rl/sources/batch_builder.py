@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from reasoner_rl.advantages.filters import teaches
 from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.recipes import OnlineConfig
+from reasoner_rl.sources.launches import Launch
 from reasoner_rl.types import ScoredGroup
 
 
@@ -19,11 +21,17 @@ class BatchBuilder:
     whatever is finished first would favour short answers. What is accepted therefore depends on neither timing nor the
     number of ranks.
 
+    With batch.ahead.order "finished" the batch is made of groups that are finished, those that were begun first before
+    others, and is not full while it would leave more groups than later steps can train on in time.
+
     Args:
         reused: surplus groups of earlier steps, which open the batch.
+        opening: prompts launched in earlier steps, in order, which come next.
     """
 
-    def __init__(self, config: OnlineConfig, reused: Sequence[ScoredGroup]) -> None:
+    def __init__(
+        self, config: OnlineConfig, reused: Sequence[ScoredGroup], opening: Sequence[Launch] = ()
+    ) -> None:
         arithmetic, dynamic = step_arithmetic(config), config.algorithm.dynamic_sampling
         self._config = config
         self.wanted = arithmetic.prompts_per_step
@@ -33,33 +41,34 @@ class BatchBuilder:
         # What is kept for later steps must be used before it is too old.
         useful = self.wanted * (1 + dynamic.max_staleness) if self._keeps_surplus else math.inf
         self._goal = max(min(self._at_a_time, useful), self.wanted) if dynamic.enabled else self.wanted
-        self.cap = dynamic.max_generation_batches * self._at_a_time if dynamic.enabled else math.inf
+        most = dynamic.max_generation_batches * self._at_a_time
+        self.cap = len(opening) + most if dynamic.enabled else math.inf
         self.reused = list(reused)
-        self.launched = 0
+        ahead = config.batch.ahead
+        self._in_order = not config.batch.steps_ahead or (ahead is not None and ahead.order == "begun")
+        self._step = 0
+        self._begun = [launch.step for launch in opening]
         # Position among the launched -> the group, and whether it is kept; None: it was put off.
         self._finished: dict[int, tuple[ScoredGroup | None, bool]] = {}
         # Counted as groups come in, since `done` and `to_launch` are asked after every step of a replica: groups that
         # are kept, prompts that are finished without a gap from the first one on, and groups kept of these.
         self._kept = self._in_a_row = self._kept_in_a_row = 0
+        for position, launch in enumerate(opening):
+            if launch.group is not None:
+                self.add(position, launch.group)
 
-    def following(self, used: int) -> BatchBuilder:
-        """That of the next step, which begins with the prompt launched at position ``used``; see batch.ahead."""
-        finished = {place: group for place, (group, _) in self._finished.items()}
-        later = [finished.get(place) for place in range(used, self.launched)]
-        return BatchBuilder(self._config, ()).opened_by(later)
+    @property
+    def launched(self) -> int:
+        """How many prompts were launched."""
+        return len(self._begun)
 
-    def opened_by(self, groups: Sequence[ScoredGroup | None]) -> BatchBuilder:
-        """With prompts launched already, in order; None: not finished."""
-        self.launched += len(groups)
-        self.cap += len(groups)
-        for position, group in enumerate(groups):
-            if group is not None:
-                self.add(position, group)
-        return self
+    def launch(self, step: int) -> None:
+        """Note a prompt that is begun by the policy of this step."""
+        self._begun.append(step)
 
-    def aim_at(self, steps: int) -> None:
-        """Have prompts launched for so many steps, that of the batch included; 0: for none at present."""
-        self._goal = steps * self.wanted
+    def aim_at(self, step: int, steps: int) -> None:
+        """Have prompts launched for so many steps, of which ``step``, that of this batch, is the first."""
+        self._step, self._goal = step, steps * self.wanted
 
     def to_launch(self) -> int:
         """How many more prompts may be started now."""
@@ -88,31 +97,48 @@ class BatchBuilder:
     @property
     def done(self) -> bool:
         """Whether nothing more is to be waited for: all is finished, or what is not would be thrown away."""
-        if len(self._finished) == self.launched:
-            return self.to_launch() == 0
-        return not self._keeps_surplus and len(self.reused) + self._kept_in_a_row >= self.wanted
-
-    def _in_order(self, used: int) -> list[ScoredGroup]:
-        finished = [self._finished[position] for position in range(used)]
-        return self.reused + [group for group, keeps in finished if group is not None and keeps]
+        if self._full and not self._keeps_surplus:
+            return True
+        return len(self._finished) == self.launched and self.to_launch() == 0
 
     @property
-    def used(self) -> int:
-        """How many of the launched prompts count; those behind are as if they had not been launched."""
-        settled, kept = self._in_a_row, len(self.reused)
-        if self._keeps_surplus:
-            return settled
-        for position in range(settled):
-            if kept >= self.wanted:
-                return position
+    def _full(self) -> bool:
+        kept = self._kept_in_a_row if self._in_order else self._kept
+        return len(self.reused) + kept >= self.wanted and (self._in_order or self._leaves_none_late())
+
+    def _leaves_none_late(self) -> bool:
+        """Whether later steps can train in time on all that this batch leaves, should it all be kept.
+
+        A prompt that was begun in step b is to be trained on in step b + batch.ahead.steps at the latest.
+        """
+        alive, kept = Counter(self._begun), Counter[int]()
+        for position, (_, keeps) in self._finished.items():
+            (kept if keeps else alive)[self._begun[position]] += 1 if keeps else -1
+        room, left = self.wanted, 0
+        for begun in sorted(alive):
+            taken = min(kept[begun], room)
+            room, left = room - taken, left + alive[begun] - taken
+            if left > (begun + self._config.batch.steps_ahead - self._step) * self.wanted:
+                return False
+        return True
+
+    @property
+    def used(self) -> list[int]:
+        """Positions of the launched prompts that count, in order; the others are as if they had not been launched."""
+        kept, positions = len(self.reused), list[int]()
+        for position in range(self._in_a_row) if self._in_order else sorted(self._finished):
+            if kept >= self.wanted and not self._keeps_surplus:
+                break
             kept += self._finished[position][1]
-        return settled
+            positions.append(position)
+        return positions
 
     def kept(self) -> list[ScoredGroup]:
         """Groups that teach, in prompt order, those of earlier steps first; perhaps more than are wanted."""
-        return self._in_order(self.used)
+        finished = [self._finished[position] for position in self.used]
+        return self.reused + [group for group, keeps in finished if group is not None and keeps]
 
     def generated(self) -> dict[int, ScoredGroup]:
         """All groups of this step that count, kept or not, by the position of their prompts, in order."""
-        found = ((position, self._finished[position][0]) for position in range(self.used))
+        found = ((position, self._finished[position][0]) for position in self.used)
         return {position: group for position, group in found if group is not None}

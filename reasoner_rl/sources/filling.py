@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reasoner_rl.config.arithmetic import step_arithmetic
@@ -55,17 +55,11 @@ class _Filling:
 
     builder: BatchBuilder
     launches: Launches
-    due: deque[Launch]  # put off before, to be launched before the sampler's prompts
+    due: deque[Launch] = field(
+        default_factory=deque
+    )  # put off before, to be launched before the sampler's prompts
     step: int = 0
-
-    def following(self) -> _Filling:
-        """That of the next step, which begins with what this step's batch has not taken."""
-        used = self.builder.used
-        return _Filling(self.builder.following(used), self.launches.following(used), self.due, self.step + 1)
-
-    def launched(self) -> list[Launch]:
-        """In order."""
-        return [self.launches[position] for position in range(len(self.launches))]
+    policy: int = 0  # the step whose policy generates: this one, or that before while its models are trained
 
 
 class Filler:
@@ -109,13 +103,13 @@ class Filler:
         """
         config, before = self._config, Bookmark(self._sampler.state(), self.ahead())
         due = self._due(put_off)
-        filling = self._ahead or self._filling(BatchBuilder(config, reused), due)
-        filling.step = step
+        filling = self._ahead or _Filling(BatchBuilder(config, reused), self._launches(), deque(due))
+        filling.step = filling.policy = step
         builder, responses = filling.builder, step_arithmetic(config).responses_per_step
         with progress_bar(config.logging.progress, "generating", responses) as advance:
             try:
                 if config.batch.steps_ahead:
-                    builder.aim_at(1 + self._steps_ahead(step))
+                    builder.aim_at(step, 1 + self._steps_ahead(step))
                     self._restart(filling)
                     self._launch(filling)
                 while not builder.done:
@@ -128,14 +122,15 @@ class Filler:
             except Exception:
                 self.go_back(before)
                 raise
-        filled = _filled(before, filling, [*due[builder.used :], *put_off[len(due) :]])
+        used = len(builder.used)
+        filled = _filled(before, filling, [*due[used:], *put_off[len(due) :]])
         if config.batch.steps_ahead:
             self._go_on(filling)
         else:
-            if builder.launched > builder.used:
+            if builder.launched > used:
                 self._generator.cancel()
             self._sampler.restore(before.sampler)
-            self._sampler.take(max(0, builder.used - len(due)))  # what did not count comes again
+            self._sampler.take(max(0, used - len(due)))  # what did not count comes again
         return filled
 
     def go_back(self, bookmark: Bookmark) -> None:
@@ -146,14 +141,11 @@ class Filler:
 
     def ahead(self) -> list[Launch]:
         """What opens the next step, in order; of what is in flight, what was drawn before the last `pause`."""
-        return self._ahead.launched() if self._ahead else []
+        return list(self._ahead.launches) if self._ahead else []
 
     def restore(self, ahead: Sequence[Launch]) -> None:
         """Begin the next step with these."""
-        self._ahead = None
-        if ahead:
-            builder = BatchBuilder(self._config, ()).opened_by([launch.group for launch in ahead])
-            self._ahead = self._filling(builder, (), ahead)
+        self._ahead = self._opened(self._launches(ahead)) if ahead else None
 
     def pause(self) -> None:
         """Take back what is in flight: as it is, or finished where batch.ahead.in_flight says so."""
@@ -177,8 +169,9 @@ class Filler:
 
     def _go_on(self, filled: _Filling) -> None:
         """Prepare the next step, whose weights will be newer by one version than those of what is launched now."""
-        self._ahead = filled.following()
-        self._ahead.builder.aim_at(self._steps_ahead(filled.step))
+        self._ahead = self._opened(filled.launches.without(filled.builder.used))
+        self._ahead.step, self._ahead.policy = filled.step + 1, filled.step
+        self._ahead.builder.aim_at(filled.step + 1, self._steps_ahead(filled.step))
         if self._goes_on:
             self._launch(self._ahead)
         else:
@@ -187,12 +180,13 @@ class Filler:
     def _steps_ahead(self, step: int) -> int:
         return min(self._config.batch.steps_ahead, max(0, self._config.run.steps - step))
 
-    def _filling(
-        self, builder: BatchBuilder, due: Sequence[Launch], launched: Sequence[Launch] = ()
-    ) -> _Filling:
+    def _launches(self, launched: Sequence[Launch] = ()) -> Launches:
         rollout = self._config.rollout
-        launches = Launches(rollout.responses_per_prompt, rollout.sampling.max_response_tokens, launched)
-        return _Filling(builder, launches, deque(due))
+        return Launches(rollout.responses_per_prompt, rollout.sampling.max_response_tokens, launched)
+
+    def _opened(self, launches: Launches) -> _Filling:
+        """A batch that begins with these."""
+        return _Filling(BatchBuilder(self._config, (), list(launches)), launches)
 
     def _due(self, put_off: Sequence[Launch]) -> Sequence[Launch]:
         """What is to be continued in this step: all of it, or nothing."""
@@ -211,10 +205,9 @@ class Filler:
         builder, positions = filling.builder, list[int]()
         for _ in range(builder.to_launch()):
             positions.append(builder.launched)
-            filling.launches.add(
-                filling.due.popleft() if filling.due else self._next_prompt(filling.step, positions[-1])
-            )
-            builder.launched += 1
+            launch = filling.due.popleft() if filling.due else self._next_prompt(filling, positions[-1])
+            filling.launches.add(launch)
+            builder.launch(launch.step)
         self._start(filling, positions)
 
     def _start(self, filling: _Filling, positions: Sequence[int]) -> None:
@@ -230,10 +223,11 @@ class Filler:
         if requests:
             self._generator.submit(requests, self._config.rollout.sampling)
 
-    def _next_prompt(self, step: int, position: int) -> Launch:
+    def _next_prompt(self, filling: _Filling, position: int) -> Launch:
         [index] = self._sampler.take(1)
         prompt = self._prompts[index]
-        return Launch(index, prompt, derive_seed(self._config.run.seed, "train", step, position, prompt.uid))
+        seed = derive_seed(self._config.run.seed, "train", filling.step, position, prompt.uid)
+        return Launch(index, prompt, seed, filling.policy)
 
     def _budget(self, position: int, launch: Launch) -> int | None:
         """Most tokens to add to each response in this step; None: to its end."""
@@ -263,10 +257,10 @@ class Filler:
 
 def _filled(before: Bookmark, filling: _Filling, still_put_off: Sequence[Launch]) -> Filled:
     builder, launches = filling.builder, filling.launches
-    generated, used = builder.generated(), [launches[position] for position in range(builder.used)]
+    generated, used = builder.generated(), {position: launches[position] for position in builder.used}
     again = [
         replace(launch, counted=launch.tokens)
-        for position, launch in enumerate(used)
+        for position, launch in used.items()
         if position not in generated
     ]
     return Filled(
@@ -277,5 +271,5 @@ def _filled(before: Bookmark, filling: _Filling, still_put_off: Sequence[Launch]
         indices=[used[position].index for position in generated],
         put_off=[*again, *still_put_off],
         newly_put_off=len(again),
-        added_tokens=sum(launch.tokens - launch.counted for launch in used),
+        added_tokens=sum(launch.tokens - launch.counted for launch in used.values()),
     )

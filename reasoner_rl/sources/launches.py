@@ -21,6 +21,7 @@ class Launch:
     index: int  # of the prompt
     prompt: Prompt
     seed: int
+    step: int  # whose policy begins it
     rollouts: tuple[Rollout, ...] = ()  # [G]; none: not begun
     rewards: tuple[Reward, ...] = ()  # [G]; none: not judged, because not all responses have ended
     counted: int = 0  # response tokens that metrics of earlier steps include
@@ -67,6 +68,9 @@ class Launches:
 
     def __len__(self) -> int:
         return len(self._launched)
+
+    def __iter__(self) -> Iterator[Launch]:
+        return iter(self._launched)
 
     def __getitem__(self, position: int) -> Launch:
         return self._launched[position]
@@ -140,11 +144,14 @@ class Launches:
             self._settle(position)
         self._requests.clear()
 
-    def following(self, used: int) -> Launches:
-        """Those from position ``used`` on, which is position 0 there; what is in flight stays so."""
-        later = Launches(self._samples, self._limit, self._launched[used:])
-        later._waiting = {position - used: waiting for position, waiting in self._waiting.items()}
-        later._requests = {name: (place - used, number) for name, (place, number) in self._requests.items()}
+    def without(self, used: Sequence[int]) -> Launches:
+        """Those at other positions, which are counted anew; what is in flight stays so."""
+        gone = set(used)
+        left = [position for position in range(len(self)) if position not in gone]
+        places = {position: place for place, position in enumerate(left)}
+        later = Launches(self._samples, self._limit, [self._launched[position] for position in left])
+        later._waiting = {places[position]: waiting for position, waiting in self._waiting.items()}
+        later._requests = {name: (places[old], number) for name, (old, number) in self._requests.items()}
         later._numbers = self._numbers
         return later
 
@@ -155,6 +162,7 @@ def state_of(launches: Sequence[Launch]) -> list[dict[str, Any]]:
         {
             "index": launch.index,
             "seed": launch.seed,
+            "step": launch.step,
             "begun": bool(launch.rollouts),
             "judged": bool(launch.rewards),
             "counted": launch.counted,
@@ -178,7 +186,8 @@ def read_launches(path: Path, state: Sequence[Mapping[str, Any]], prompts: Seque
     groups = iter(groups_of(read_rollouts(path)))
     launches = []
     for each in state:
-        launch = Launch(each["index"], prompts[each["index"]], each["seed"], counted=each["counted"])
+        index, counted = each["index"], each["counted"]
+        launch = Launch(index, prompts[index], each["seed"], each["step"], counted=counted)
         if each["begun"]:
             group = next(groups)
             rewards = group.rewards if each["judged"] else ()

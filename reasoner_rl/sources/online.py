@@ -143,6 +143,7 @@ class OnlineSource:
         fresh_enough = [g for g in self._surplus if version - g.latest_version <= dynamic.max_staleness]
         filled = self._filler.fill(step, fresh_enough, self._put_off)
         kept, generated, builder = filled.kept, filled.groups, filled.builder
+        left = builder.launched - len(builder.used)
         filtered = filter_groups(generated) if dynamic.enabled else Filtered(generated, [], [], [])
         counts = {
             "generated": len(generated),
@@ -166,12 +167,12 @@ class OnlineSource:
             "stale": len(self._surplus) - len(fresh_enough),
             "reused": len(fresh_enough),
             "surplus": len(rest),
-            "aborted": 0 if self._config.batch.steps_ahead else builder.launched - builder.used,
+            "aborted": 0 if self._config.batch.steps_ahead else left,
         }
         if self._config.batch.put_off is not None:
             counts["put_off"] = filled.newly_put_off
         if self._config.batch.steps_ahead:
-            counts["ahead"] = builder.launched - builder.used
+            counts["ahead"] = left
         self._surplus = rest
         kept, judging = self._with_model_scores(kept)
         # With a reward model scores are whole only where it has judged, and that is what is trained on.

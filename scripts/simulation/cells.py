@@ -26,7 +26,10 @@ class Cluster:
     """A recipe on so many GPUs."""
 
     recipe: str
-    nodes: int  # machines of 8 GPUs
+    gpus: int
+    training_gpus: (
+        int  # of them, where generation has workers of its own: about as many as keep both sides busy
+    )
     decoding_steps: int  # most tokens per response in a simulated call of a replica
     # The cluster and its batch are simulated at this part of their size, with as much of the batch per GPU. That leaves
     # the tail as long, since it ends at the limit of tokens, and makes the batch's order coarser.
@@ -43,27 +46,34 @@ class Schedule:
     skipped: int = 0  # the first of them, which are not like later ones
     barrier: bool = False
     puts_off: bool = False
+    split: bool = False  # whether generation has workers of its own
     # Prompts in flight for each that is trained on. Half of the groups are dropped; verl's DAPO has 3.
     generation: int = 2
 
 
-def _ahead(steps: int) -> tuple[str, ...]:
+def _ahead(label: str, ahead: int, order: str = "finished", *, split: bool = False) -> Schedule:
     # The recipe throws surplus away, which generation ahead of training does not.
-    return (f"batch.ahead={{steps: {steps}}}", "algorithm.dynamic_sampling.max_staleness=1")
+    rule = f"batch.ahead={{steps: {ahead}, order: {order}}}"
+    overrides = (rule, "algorithm.dynamic_sampling.max_staleness=1")
+    skipped = 2 * (ahead + 1)
+    return Schedule(label, overrides, skipped + 12, skipped=skipped, split=split, generation=1 + ahead)
 
 
 CLUSTERS = {
-    "32b_128": Cluster("dapo_qwen2.5_32b", 16, 256, part=8),
-    "32b_1024": Cluster("dapo_qwen2.5_32b", 128, 256, part=16),
-    "7b_8": Cluster("dapo_qwen2.5_7b", 1, 64),
+    "7b_8": Cluster("dapo_qwen2.5_7b", 8, 2, 64),
+    "32b_128": Cluster("dapo_qwen2.5_32b_megatron", 128, 48, 256),
+    "32b_1024": Cluster("dapo_qwen2.5_32b_megatron", 1024, 192, 256, part=4),
 }
 SCHEDULES = {
-    "barrier": Schedule("barrier, as verl's DAPO", (), 2, barrier=True, generation=3),
-    "synchronous": Schedule("ours, synchronous", (), 2),
-    "tail_batching": Schedule("ours, tail batching", (), 6, skipped=1, puts_off=True),
-    "one_step_off": Schedule("ours, one step off", _ahead(1), 4, skipped=1),
-    "staleness_2": Schedule("ours, staleness 2", _ahead(2), 5, skipped=2),
-    "staleness_4": Schedule("ours, staleness 4", _ahead(4), 6, skipped=3),
+    "barrier": Schedule("barrier, as verl's DAPO", (), 4, barrier=True, generation=3),
+    "synchronous": Schedule("ours, synchronous", (), 4),
+    "tail_batching": Schedule("ours, tail batching", (), 14, skipped=2, puts_off=True),
+    "one_step_off": _ahead("ours, one step off", 1),
+    "staleness_2": _ahead("ours, staleness 2", 2),
+    "staleness_4": _ahead("ours, staleness 4", 4),
+    "in_order_4": _ahead("ours, staleness 4, in order", 4, "begun"),
+    "split_2": _ahead("ours, staleness 2, split placement", 2, split=True),
+    "split_4": _ahead("ours, staleness 4, split placement", 4, split=True),
 }
 
 
@@ -98,6 +108,22 @@ def budget(lengths: Lengths) -> int:
     return int(next(t for share, t in zip(shares, tokens, strict=True) if share >= BUDGET_SHARE))
 
 
+def _placement(cluster: Cluster, schedule: Schedule) -> list[str]:
+    """GPUs to train on, and GPUs that generate alone, in machines of at most 8."""
+    gpus = cluster.gpus // cluster.part
+    training = cluster.training_gpus // cluster.part if schedule.split else gpus
+
+    def machines(workers: int) -> tuple[int, int]:
+        return max(1, workers // 8), min(workers, 8)
+
+    nodes, per_node = machines(training)
+    placed = [f"cluster.nodes={nodes}", f"cluster.workers_per_node={per_node}"]
+    if schedule.split:
+        nodes, per_node = machines(gpus - training)
+        placed.append(f"cluster.generation={{nodes: {nodes}, workers_per_node: {per_node}}}")
+    return placed
+
+
 def config_of(cluster: Cluster, schedule: Schedule, lengths: Lengths) -> OnlineConfig:
     """The recipe of a cell."""
     batch = load_recipe(cluster.recipe).batch  # type: ignore[union-attr]
@@ -105,8 +131,7 @@ def config_of(cluster: Cluster, schedule: Schedule, lengths: Lengths) -> OnlineC
     prompts = batch.prompts_per_step // cluster.part
     overrides = [
         *schedule.overrides,
-        f"cluster.nodes={cluster.nodes // cluster.part}",
-        "training.backend={kind: fsdp, shard_ranks: null}",
+        *_placement(cluster, schedule),
         f"batch.prompts_per_step={prompts}",
         f"batch.prompts_per_update={batch.prompts_per_update // cluster.part}",
         f"batch.prompts_per_generation={schedule.generation * prompts}",
@@ -145,7 +170,7 @@ def simulate_cell(
         pickles=whole,
         decoding_steps=where.decoding_steps,
     )
-    return averaged(cluster, schedule, lengths, 8 * where.nodes, gpu, figures, how.skipped)
+    return averaged(cluster, schedule, lengths, where.gpus // where.part, gpu, figures, how.skipped)
 
 
 def averaged(

@@ -88,6 +88,10 @@ class Roofline:
     def _tensor_parallel(self) -> int:
         return self.setup.vllm.tensor_parallel if self.setup.vllm is not None else 1
 
+    @property
+    def _model_parallel(self) -> int:
+        return self.setup.ranks // self.setup.replicas
+
     def decode(self, rows: int, context: float) -> float:
         """The larger of bytes and operations, and vLLM's own time per token."""
         return decode_step_seconds(self.setup, rows, context, self.efficiency)
@@ -101,8 +105,9 @@ class Roofline:
         return sum(length * forward_flops(self._policy, length / 2) for length in lengths)
 
     def forward(self, lengths: Sequence[int]) -> float:
-        """Bound by operations."""
-        return self._operations(lengths) / (self.setup.hardware.flops * self.shares.training)
+        """Bound by operations, which the ranks that share a model have in common."""
+        rate = self._model_parallel * self.setup.hardware.flops * self.shares.training
+        return self._operations(lengths) / rate
 
     def update(self, lengths: Sequence[int]) -> float:
         """Gradients take twice a forward pass."""

@@ -20,6 +20,8 @@ from reasoner_rl.rollout.in_flight import InFlight
 from reasoner_rl.types import Rollout
 from simulation.costs import Costs
 
+READ_PER_STEP = 8192  # tokens of prompts per step of vLLM, its max_num_batched_tokens; an assumption
+
 # Lengths of all responses to a prompt, cut off at the limit, by the request's seed and prompt.
 LengthOf = Callable[[GenerationRequest, int], int]
 
@@ -76,10 +78,14 @@ class Replica:
         """See `Generator.step`."""
         seconds = row_seconds = 0.0
         tokens, to_go = 0, self._steps
-        while to_go and not self._in_flight.any_finished:
-            seconds += self._admit()
+        while to_go > 0 and not self._in_flight.any_finished:
+            read, spent = self._admit(to_go * READ_PER_STEP)
+            seconds, to_go = (
+                seconds + spent,
+                to_go - read // READ_PER_STEP,
+            )  # decoding goes on beside what is left
             rows = len(self._running)
-            if not rows:
+            if not rows or to_go <= 0:
                 break
             steps = min(to_go, int(self._left.min()))
             room = (self._costs.cache_tokens - self._context) // rows
@@ -99,11 +105,11 @@ class Replica:
         output = StepOutput(taken.finished, taken.responses, tokens)
         return Step(output, seconds, row_seconds)
 
-    def _admit(self) -> float:
-        """Begin what there is room for; returns the seconds of reading it."""
+    def _admit(self, most: int) -> tuple[int, float]:
+        """Begin what there is room for, until ``most`` tokens are read; returns the tokens read, and their seconds."""
         begun: list[tuple[Drawing, int]] = []
-        seconds = 0.0
-        while self._waiting and len(self._running) + len(begun) < self._costs.rows:
+        seconds, read = 0.0, 0
+        while self._waiting and read < most and len(self._running) + len(begun) < self._costs.rows:
             sequence, drawn = self._waiting[0]
             request = sequence.request
             context = len(request.prompt_ids) + len(request.begun) + drawn
@@ -115,6 +121,7 @@ class Replica:
             self._context += context
             shared = len(request.prompt_ids) if request.seed in self._read else 0
             self._read.add(request.seed)
+            read += context - shared
             seconds += self._costs.prefill(context - shared, context)
         if begun:
             self._running += [sequence for sequence, _ in begun]
@@ -122,7 +129,7 @@ class Replica:
             wanted = numpy.array([sequence.tokens for sequence, _ in begun])
             self._drawn = numpy.concatenate([self._drawn, drawn_before])
             self._left = numpy.concatenate([self._left, wanted - drawn_before])
-        return seconds
+        return read, seconds
 
     def _make_wait(self) -> None:
         """The response that was begun last gives its room back."""

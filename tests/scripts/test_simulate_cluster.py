@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy
 import pytest
 
+from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.config.rollout import SamplingConfig, VllmEngineConfig
 from reasoner_rl.distributed.pool import GenerationPool
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.plan.hardware import hardware
 from reasoner_rl.rollout.engine import GenerationRequest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from simulation.barrier import BarrierGenerator
+from simulation.cells import CLUSTERS, SCHEDULES, config_of
 from simulation.clock import Clock
-from simulation.costs import Fitted
+from simulation.costs import Fitted, roofline
 from simulation.lengths import Lengths, Outcomes, load, names, outcomes
+from simulation.replica import Replica
 from simulation.run import StepFigures, Workload, simulate
 from simulation.transport import SimulatedTransport
 
@@ -263,6 +267,41 @@ def test_one_step_off_trains_on_full_batches_in_less_time(tmp_path: Path) -> Non
     off = steps(config(*ahead, ranks=2), TAILED, tmp_path, 4, mixed=0.5)
     assert [step.kept_groups for step in off] == [16] * 4
     assert sum(step.seconds for step in off[1:]) < sum(step.seconds for step in synchronous[1:])
+
+
+@pytest.mark.parametrize("cluster", list(CLUSTERS))
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_cells_use_all_gpus_and_a_batch_of_their_part(cluster: str, schedule: str) -> None:
+    where, how = CLUSTERS[cluster], SCHEDULES[schedule]
+    made = config_of(where, how, load("published"))
+    assert isinstance(made.cluster, RayClusterConfig)
+    alone = made.cluster.generation
+    generators = alone.nodes * alone.workers_per_node if alone is not None else 0
+    assert made.cluster.ranks + generators == where.gpus // where.part
+    assert (generators > 0) == how.split
+    recipe = load_recipe(where.recipe)
+    assert isinstance(recipe, OnlineConfig)
+    assert made.batch.prompts_per_step * where.part == recipe.batch.prompts_per_step
+
+
+def test_ranks_that_share_a_model_share_its_operations() -> None:
+    lengths, h100 = load("published"), hardware("H100")
+    whole = config_of(CLUSTERS["32b_128"], SCHEDULES["synchronous"], lengths)  # tensor 8 x pipeline 2
+    alone = whole.model_copy(update={"training": config("training.offload=all").training})  # FSDP2
+    shared = roofline(whole, h100)
+    assert roofline(alone, h100).update([100, 2000]) == pytest.approx(16 * shared.update([100, 2000]))
+
+
+def test_prompts_are_read_in_parts_that_end_a_call() -> None:
+    """Three prompts of 300,000 tokens: a call of 64 steps of vLLM reads 524,288 tokens, so the third comes next."""
+    prompt = (0,) * 300_000
+    replica = Replica(replace(COSTS, cache_tokens=10**7), lambda request, sample: 5, 64)
+    replica.submit([GenerationRequest(prompt, 1, seed, number=seed) for seed in range(3)], SamplingConfig())
+    first, second = replica.step(), replica.step()
+    assert first.output.finished == []
+    assert first.seconds == pytest.approx(600_000 * 0.0001)
+    assert [number for number, _ in second.output.finished] == [0, 1, 2]
+    assert second.seconds == pytest.approx(300_000 * 0.0001 + 5 * (0.01 + 3 * 0.001))
 
 
 def test_workers_of_their_own_generate_while_models_are_trained(tmp_path: Path) -> None:

@@ -23,10 +23,17 @@ STEPS = 30
 
 
 def ahead(
-    steps: int, *, drawn: int = 7, goes_on: bool = False, in_flight: str = "continue", **batch: Any
+    steps: int,
+    *,
+    drawn: int = 7,
+    goes_on: bool = False,
+    in_flight: str = "continue",
+    order: str = "begun",
+    **batch: Any,
 ) -> Run:
     """A run of which every response in flight has got ``drawn`` tokens when it is interrupted."""
-    run = Run(LENGTHS, goes_on=goes_on, ahead={"steps": steps, "in_flight": in_flight}, **batch)
+    rule = {"steps": steps, "in_flight": in_flight, "order": order}
+    run = Run(LENGTHS, goes_on=goes_on, ahead=rule, **batch)
     run.writer.drawn = drawn
     return run
 
@@ -86,6 +93,55 @@ def test_without_steps_ahead_the_batches_are_those_of_the_synchronous_run() -> N
             assert mine.groups == theirs.groups
             assert mine.dropped == theirs.dropped
             assert values(mine.metrics) == values(theirs.metrics)
+
+
+def shortest_first(run: Run) -> Callable[[int], int]:
+    """Ends the response first that needs the fewest further tokens, as decoding side by side does."""
+
+    def left(place: int) -> int:
+        request = run.writer.works[place]
+        first = request.first_sample == 0
+        return (min(LENGTHS[request.prompt_ids[0]], LIMIT) if first else 3) - len(request.begun)
+
+    return lambda waiting: min(range(waiting), key=left)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("at_a_time", [4, 9, 30])
+@pytest.mark.parametrize("advances", [0, 3, 100])
+@pytest.mark.parametrize("last", [False, True])
+def test_finished_groups_come_first_and_none_later_than_allowed(
+    steps: int, at_a_time: int, advances: int, last: bool
+) -> None:
+    """Whatever ends first: what needs the fewest tokens, or what was begun last."""
+    run = ahead(steps, goes_on=advances > 0, prompts_per_generation=at_a_time, order="finished")
+    run.writer.finish = (lambda waiting: waiting - 1) if last else shortest_first(run)
+    batches = train(run, advances=advances)
+    trained = [index for batch in batches for index in indices(batch)]
+    assert len(trained) == len(set(trained)) == 4 * STEPS
+    oldest = 0
+    for step, batch in enumerate(batches, start=1):
+        ages = [step - 1 - rollout.policy_version for group in batch.groups for rollout in group.rollouts]
+        assert indices(batch) == sorted(indices(batch)), "those begun first come first"
+        assert min(ages) >= 0
+        assert max(ages) <= steps
+        oldest = max(oldest, *ages)
+    # All that was begun ``steps`` steps ago and teaches has been trained on; the rest follows.
+    complete = [index for batch in batches[: STEPS - steps] for index in indices(batch)]
+    assert set(taught(len(complete) - 4 * steps)) <= set(trained)
+    assert trained != sorted(trained) or at_a_time == 4
+    assert oldest >= 1
+
+
+def test_a_batch_of_finished_groups_is_not_held_up_by_a_long_response() -> None:
+    """Prompt 1 is the first with a long response: it comes when it is due, and in order of begin in the first batch."""
+    found = {}
+    for order in ("begun", "finished"):
+        run = ahead(2, order=order, prompts_per_generation=9, drawn=0)
+        run.writer.finish = shortest_first(run)
+        found[order] = [indices(batch) for batch in train(run, 4)]
+    assert 1 in found["begun"][0]
+    assert [1 in batch for batch in found["finished"][:3]].index(True) == 2, "two versions after it was begun"
 
 
 @pytest.mark.parametrize("goes_on", [False, True])
@@ -148,12 +204,15 @@ def test_which_prompts_are_trained_on_does_not_depend_on_timing() -> None:
     assert found(lambda waiting: shuffle.randrange(waiting)) == in_order
 
 
+@pytest.mark.parametrize("order", ["begun", "finished"])
 @pytest.mark.parametrize(
     ("goes_on", "in_flight"), [(False, "continue"), (True, "continue"), (True, "finish")]
 )
-def test_what_is_ahead_is_in_checkpoints(goes_on: bool, in_flight: str, tmp_path: Path) -> None:
+def test_what_is_ahead_is_in_checkpoints(goes_on: bool, in_flight: str, order: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"goes_on": goes_on, "in_flight": in_flight, "prompts_per_generation": 9}
-    first, second = ahead(2, **options), ahead(2, **options)
+    first, second = ahead(2, order=order, **options), ahead(2, order=order, **options)
+    for run in (first, second):
+        run.writer.finish = shortest_first(run) if order == "finished" else run.writer.finish
     train(first, 3, advances=2 * goes_on)
     first.source.pause()
     state = json.loads(json.dumps(first.source.state()))

@@ -72,7 +72,7 @@ def a_step(given: list[ScoredGroup], scale: int, folder: Path) -> None:
     again = groups_of(read_rollouts(folder / "a.parquet"))
     launches = Launches(4, 20 * scale)
     for position, group in enumerate(again):
-        launches.add(Launch(0, group.prompt, 0, group.rollouts))
+        launches.add(Launch(0, group.prompt, 0, 1, group.rollouts))
         [request] = launches.start(position, None)
         sent(request)
         for place in launches.collect(StepOutput([(request.number, [group.rollouts[1]])])):

@@ -27,7 +27,10 @@ class PutOffConfig(Section):
         "long_round: when there are long_round_prompts of them, to its end (tail batching, arXiv 2509.21009).",
     )
     long_round_prompts: int | None = Field(
-        None, ge=1, description="Prompts that make a long round; batch.prompts_per_step if unset."
+        None,
+        ge=1,
+        description="Prompts that make a long round; batch.prompts_per_generation if unset, since with dynamic "
+        "sampling many of their groups are dropped.",
     )
 
     @model_validator(mode="after")

@@ -193,7 +193,7 @@ class Filler:
         rule = self._config.batch.put_off
         if rule is None or rule.until == "next_step":
             return put_off
-        round_size = rule.long_round_prompts or self._config.batch.prompts_per_step
+        round_size = rule.long_round_prompts or step_arithmetic(self._config).prompts_per_generation
         return put_off if len(put_off) >= round_size else ()
 
     def _restart(self, filling: _Filling) -> None:

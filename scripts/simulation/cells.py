@@ -47,7 +47,7 @@ class Schedule:
     barrier: bool = False
     puts_off: bool = False
     split: bool = False  # whether generation has workers of its own
-    # Prompts in flight for each that is trained on. Half of the groups are dropped; verl's DAPO has 3.
+    # Prompts in flight for each that is trained on. Half of the groups are dropped; 3 in the recipe and verl's DAPO.
     generation: int = 2
 
 
@@ -56,18 +56,21 @@ def _ahead(label: str, ahead: int, order: str = "finished", *, split: bool = Fal
     rule = f"batch.ahead={{steps: {ahead}, order: {order}}}"
     overrides = (rule, "algorithm.dynamic_sampling.max_staleness=1")
     skipped = 2 * (ahead + 1)
-    return Schedule(label, overrides, skipped + 12, skipped=skipped, split=split, generation=1 + ahead)
+    return Schedule(label, overrides, skipped + 8, skipped=skipped, split=split, generation=1 + ahead)
 
 
 CLUSTERS = {
     "7b_8": Cluster("dapo_qwen2.5_7b", 8, 2, 64),
-    "32b_128": Cluster("dapo_qwen2.5_32b_megatron", 128, 48, 256),
-    "32b_1024": Cluster("dapo_qwen2.5_32b_megatron", 1024, 192, 256, part=4),
+    "32b_128": Cluster("dapo_qwen2.5_32b_megatron", 128, 64, 256, part=2),
+    "32b_1024": Cluster("dapo_qwen2.5_32b_megatron", 1024, 256, 256, part=8),
 }
 SCHEDULES = {
     "barrier": Schedule("barrier, as verl's DAPO", (), 4, barrier=True, generation=3),
     "synchronous": Schedule("ours, synchronous", (), 4),
-    "tail_batching": Schedule("ours, tail batching", (), 14, skipped=2, puts_off=True),
+    "tail_batching": Schedule("ours, tail batching", (), 11, skipped=2, puts_off=True),
+    "tail_batching_3": Schedule(
+        "ours, tail batching, 3 in flight", (), 11, skipped=2, puts_off=True, generation=3
+    ),
     "one_step_off": _ahead("ours, one step off", 1),
     "staleness_2": _ahead("ours, staleness 2", 2),
     "staleness_4": _ahead("ours, staleness 4", 4),

@@ -18,8 +18,9 @@ class StepArithmetic:
     responses_per_update: int
     epochs: int
     updates_per_step: int  # over all epochs
-    prompts_per_generation: int  # generated at a time
-    responses_per_generation: int
+    prompts_per_generation: int  # of which dynamic sampling allows some times as many
+    prompts_in_flight: int  # at a time, at most
+    responses_in_flight: int
     max_generated_responses_per_step: int  # at the cap of dynamic sampling
     max_prompt_tokens: int
     max_response_tokens: int
@@ -35,11 +36,8 @@ class StepArithmetic:
         return [
             ("prompts per step", _n(self.prompts_per_step)),
             ("responses per step", _product(self.prompts_per_step, self.responses_per_prompt)),
-            ("prompts generated at a time", _n(self.prompts_per_generation)),
-            (
-                "responses generated at a time",
-                _product(self.prompts_per_generation, self.responses_per_prompt),
-            ),
+            ("prompts generated at a time", _n(self.prompts_in_flight)),
+            ("responses generated at a time", _product(self.prompts_in_flight, self.responses_per_prompt)),
             ("responses generated, at most", _n(self.max_generated_responses_per_step)),
             ("responses per update", _product(self.prompts_per_update, self.responses_per_prompt)),
             ("updates per step", self._updates()),
@@ -81,7 +79,8 @@ def step_arithmetic(config: OnlineConfig) -> StepArithmetic:
         epochs=batch.epochs,
         updates_per_step=updates,
         prompts_per_generation=generation,
-        responses_per_generation=generation * responses,
+        prompts_in_flight=batch.prompts_in_flight,
+        responses_in_flight=batch.prompts_in_flight * responses,
         max_generated_responses_per_step=most_batches * generation * responses,
         max_prompt_tokens=config.data.prompts.max_tokens,
         max_response_tokens=sampling.max_response_tokens,

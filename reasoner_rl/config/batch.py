@@ -83,7 +83,8 @@ class BatchConfig(Section):
         None,
         ge=1,
         description="Prompts in flight at a time. Above prompts_per_step (DAPO: three times) it is how many groups "
-        "are generated and kept while the batch is filled; prompts_per_step if unset.",
+        "are generated and kept while the batch is filled; prompts_per_step if unset. With batch.ahead it is only how "
+        "many are in flight, and if unset prompts_per_step x (1 + batch.ahead.steps).",
     )
     put_off: PutOffConfig | None = Field(
         None, description="Put long responses off instead of waiting for them; they are waited for if unset."
@@ -119,6 +120,11 @@ class BatchConfig(Section):
     def steps_ahead(self) -> int:
         """How many steps the generation of a prompt may begin before its own."""
         return 0 if self.ahead is None else self.ahead.steps
+
+    @property
+    def prompts_in_flight(self) -> int:
+        """Most prompts whose responses are drawn at a time."""
+        return self.prompts_per_generation or self.prompts_per_step * (1 + self.steps_ahead)
 
     @model_validator(mode="after")
     def _ahead_or_put_off(self) -> Self:

@@ -209,8 +209,12 @@ class OnlineConfig(SamplingRecipe):
     def _batch_can_be_filled(self) -> Self:
         filtered = self.algorithm.dynamic_sampling
         at_a_time = self.batch.prompts_per_generation or self.batch.prompts_per_step
-        if not filtered.enabled and at_a_time > self.batch.prompts_per_step:
-            reason = f"above batch.prompts_per_step ({self.batch.prompts_per_step}) without dynamic sampling"
+        most = self.batch.prompts_per_step * (1 + self.batch.steps_ahead)
+        if not filtered.enabled and at_a_time > most:
+            of = (
+                "prompts_per_step x (1 + batch.ahead.steps)" if self.batch.steps_ahead else "prompts_per_step"
+            )
+            reason = f"above batch.{of} ({most}) without dynamic sampling"
             refuse_without_effect(self.batch, ["prompts_per_generation"], reason, "batch.")
         if filtered.enabled and at_a_time * filtered.max_generation_batches < self.batch.prompts_per_step:
             raise ValueError(

@@ -62,7 +62,7 @@ def embedded_rows(setup: Setup) -> int:
     assert engine is not None
     if not isinstance(config, OnlineConfig):
         return engine.max_batch_sequences
-    prompts = config.batch.prompts_per_generation or config.batch.prompts_per_step
+    prompts = config.batch.prompts_in_flight
     responses = -(-prompts * config.rollout.responses_per_prompt // setup.ranks)
     batches = -(-responses // engine.max_batch_sequences)
     return -(-responses // batches)

@@ -301,7 +301,7 @@ def _host(setup: Setup) -> list[Part]:
         parts.append(Part("rank 0 exports the weights, at the end", setup.policy.parameters * setup.element))
     if isinstance(setup.config, OnlineConfig):
         arithmetic = step_arithmetic(setup.config)
-        in_flight = max(arithmetic.responses_per_step, arithmetic.responses_per_generation)
+        in_flight = max(arithmetic.responses_per_step, arithmetic.responses_in_flight)
         tokens = in_flight * setup.longest_response
         parts.append(Part("driver: responses of a step", tokens * DRIVER_BYTES_PER_TOKEN))
     return parts

@@ -37,11 +37,11 @@ class BatchBuilder:
         self.wanted = arithmetic.prompts_per_step
         self._filtered = dynamic.enabled
         self._keeps_surplus = dynamic.max_staleness > 0 and not config.batch.steps_ahead
-        self._at_a_time = arithmetic.prompts_per_generation
+        self._at_a_time = arithmetic.prompts_in_flight
         # What is kept for later steps must be used before it is too old.
         useful = self.wanted * (1 + dynamic.max_staleness) if self._keeps_surplus else math.inf
         self._goal = max(min(self._at_a_time, useful), self.wanted) if dynamic.enabled else self.wanted
-        most = dynamic.max_generation_batches * self._at_a_time
+        most = dynamic.max_generation_batches * arithmetic.prompts_per_generation
         self.cap = len(opening) + most if dynamic.enabled else math.inf
         self.reused = list(reused)
         ahead = config.batch.ahead

@@ -28,7 +28,7 @@ def test_the_dapo_run() -> None:
     assert numbers.responses_per_step == 8192
     assert numbers.responses_per_update == 512
     assert numbers.updates_per_step == 16
-    assert (numbers.prompts_per_generation, numbers.responses_per_generation) == (1536, 24576)
+    assert (numbers.prompts_per_generation, numbers.responses_in_flight) == (1536, 24576)
     assert numbers.max_generated_responses_per_step == 245760
     assert numbers.max_sequence_tokens == 22528
     assert numbers.max_tokens_per_step == 8192 * 22528

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from known_lengths import GROUP, LIMIT, Run
 
+from reasoner_rl.config.arithmetic import step_arithmetic
 from reasoner_rl.config.cluster import without_generation
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
@@ -83,6 +84,32 @@ def test_prompts_are_trained_on_in_order_and_no_later_than_allowed(
         oldest.append(max(ages))
     if at_a_time == 30:
         assert max(oldest) == steps, "the bound is reached where there is room for it"
+
+
+@pytest.mark.parametrize("order", ["begun", "finished"])
+def test_unless_the_recipe_says_otherwise_as_many_are_in_flight_as_the_steps_ahead_need(order: str) -> None:
+    oldest = []
+    for steps in (1, 2, 4):
+        run = ahead(steps, order=order, goes_on=True)
+        assert step_arithmetic(run.config).prompts_in_flight == 4 * (1 + steps)
+        assert step_arithmetic(run.config).max_generated_responses_per_step == 10 * 4 * GROUP
+        run.writer.finish = shortest_first(run) if order == "finished" else run.writer.finish
+        oldest.append(max(values(batch.metrics)["policy/staleness_max"] for batch in train(run, advances=1)))
+    assert oldest == [1, 2, 4]
+
+
+def test_more_than_a_step_needs_may_be_in_flight_without_dynamic_sampling_too() -> None:
+    def sizes(steps: int, in_flight: int) -> OnlineConfig:
+        batch = {"prompts_per_step": 4, "prompts_per_generation": in_flight, "ahead": {"steps": steps}}
+        return OnlineConfig.model_validate(recipe(batch=batch, algorithm={"kind": "grpo"}))
+
+    assert sizes(2, 12).batch.prompts_in_flight == 12
+    with pytest.raises(
+        ValueError, match=r"above batch\.prompts_per_step x \(1 \+ batch\.ahead\.steps\) \(12\)"
+    ):
+        sizes(2, 13)
+    with pytest.raises(ValueError, match=r"above batch\.prompts_per_step \(4\) without dynamic sampling"):
+        sizes(0, 5)
 
 
 def test_without_steps_ahead_the_batches_are_those_of_the_synchronous_run() -> None:

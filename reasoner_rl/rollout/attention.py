@@ -6,7 +6,8 @@ repeat their keys and values. Registered with transformers under `DECODE_ATTENTI
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,34 @@ from reasoner_rl.errors import UserError
 
 DECODE_ATTENTION = "reasoner_rl_decode"
 
+BLOCK_ROWS, MOST_BLOCKS = 16, 8
+WORTH_BLOCKS = 0.9  # of the keys, at most, must be left for blocks to pay
+
+
+class RowBlock(NamedTuple):
+    """Neighbouring rows, ``first`` to ``end``, none of which sees a key before ``column``."""
+
+    first: int
+    end: int
+    column: int
+
+
+def row_blocks(padding: Sequence[int], columns: int) -> list[RowBlock] | None:
+    """Blocks of rows that are attended to apart, each without the columns that are padding in all its rows.
+
+    Rows whose places were given to new responses have short contexts, and would otherwise be multiplied with as many
+    columns as the longest. They stand behind older ones, so neighbours have contexts of about the same length.
+
+    padding: columns on the left of each row that hold nothing. None: not worth it.
+    """
+    rows = len(padding)
+    size = max(BLOCK_ROWS, -(-rows // MOST_BLOCKS))
+    ends = [(first, min(first + size, rows)) for first in range(0, rows, size)]
+    blocks = [RowBlock(first, end, min(padding[first:end])) for first, end in ends]
+    left = sum((block.end - block.first) * (columns - block.column) for block in blocks)
+    return blocks if left <= WORTH_BLOCKS * rows * columns else None
+
+
 # What some models (Gemma 2, gpt-oss) pass to change the scores, and scaled dot-product attention would ignore.
 _UNSUPPORTED = ("softcap", "s_aux")
 
@@ -30,6 +59,7 @@ def decode_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    row_blocks: Sequence[RowBlock] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface, without gradient or dropout.
@@ -38,6 +68,7 @@ def decode_attention(
         query: [rows, heads, queries, width]. Several queries (prefill) go to transformers' own SDPA.
         key, value: [rows, key-value heads, keys, width].
         attention_mask: of `decode_mask`; None: all keys are seen.
+        row_blocks: see `row_blocks`; of use on a CPU. None: all rows together.
 
     Returns:
         [rows, queries, heads, width] and no attention weights.
@@ -55,10 +86,21 @@ def decode_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     grouped = query.reshape(rows, key.shape[1], -1, width)
     if query.device.type == "cpu":
-        output = _batched_matmul_attention(grouped, key, value, attention_mask, scaling or width**-0.5)
+        blocks = row_blocks or [RowBlock(0, rows, 0)]
+        parts = [_of_block(block, grouped, key, value, attention_mask) for block in blocks]
+        output = torch.cat([_batched_matmul_attention(*part, scaling or width**-0.5) for part in parts])
     else:
         output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
     return output.reshape(rows, 1, heads, value.shape[-1]), None
+
+
+def _of_block(
+    block: RowBlock, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What a block's rows look at."""
+    rows, columns = slice(block.first, block.end), slice(block.column, None)
+    seen = None if mask is None else mask[rows, ..., columns]
+    return query[rows], key[rows, :, columns], value[rows, :, columns], seen
 
 
 def _batched_matmul_attention(

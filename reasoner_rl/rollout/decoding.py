@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.rollout.attention import RowBlock, row_blocks
 from reasoner_rl.rollout.kv_cache import BLOCK_TOKENS, KvCache, aligned
 from reasoner_rl.rollout.sampling import UniformStreams, choose_tokens
 from reasoner_rl.rollout.stop_strings import StopStringWatcher
@@ -176,6 +177,7 @@ class Contexts:
     cache: KvCache
     padding: Tensor  # [rows] int64, columns
     logits: Tensor  # [rows, V]; they predict each row's next token
+    blocks: Sequence[RowBlock] | None = None  # for attention
 
 
 def joined(parts: Sequence[tuple[Contexts, Tensor]], spare_tokens: int) -> Contexts:
@@ -216,7 +218,9 @@ class Decoder:
             prompts, contexts = self._read(wanted)
             places = {prompt: place for place, prompt in enumerate(prompts)}
             parts.append((contexts, torch.tensor([places[prompt] for prompt in wanted], device=self._device)))
-        self._contexts = joined(parts, min(remaining, BLOCK_TOKENS))
+        contexts = joined(parts, min(remaining, BLOCK_TOKENS))
+        blocks = row_blocks(contexts.padding.tolist(), contexts.cache.get_seq_length())
+        self._contexts = replace(contexts, blocks=blocks)
 
     def _read(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Contexts]:
         """The prompts, each once and in an order, and read; those that were read last time are not read again."""
@@ -252,10 +256,14 @@ class Decoder:
         contexts = self._contexts
         columns = contexts.cache.get_seq_length() + 1
         with record_function("decode"):
-            logits = self._forward(tokens.unsqueeze(1), contexts.padding, contexts.cache, columns)
+            logits = self._forward(
+                tokens.unsqueeze(1), contexts.padding, contexts.cache, columns, row_blocks=contexts.blocks
+            )
         self._contexts = replace(contexts, logits=logits)
 
-    def _forward(self, input_ids: Tensor, padding: Tensor, cache: KvCache, columns: int) -> Tensor:
+    def _forward(
+        self, input_ids: Tensor, padding: Tensor, cache: KvCache, columns: int, **attention: Any
+    ) -> Tensor:
         """The logits [rows, V] after ``input_ids`` [rows, n], which fill the cache up to ``columns``."""
         column = torch.arange(columns, device=padding.device)
         positions = column - padding.unsqueeze(1)
@@ -266,5 +274,6 @@ class Decoder:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **attention,
         )
         return output.logits[:, -1]

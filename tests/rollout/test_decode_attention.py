@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from reasoner_rl.rollout.attention import decode_attention, decode_mask
+from reasoner_rl.rollout import attention
+from reasoner_rl.rollout.attention import decode_attention, decode_mask, row_blocks
 from reasoner_rl.rollout.kv_cache import KvCache, aligned
 
 ROWS, KV_HEADS, GROUPS, WIDTH, KEYS = 3, 2, 4, 8, 6
@@ -31,6 +32,32 @@ def test_equals_pytorchs(padded: bool, scaling: float | None, dtype: torch.dtype
     repeated = [part.repeat_interleave(GROUPS, dim=1) for part in (key, value)]
     expected = scaled_dot_product_attention(query, *repeated, attn_mask=seen, scale=scaling)
     torch.testing.assert_close(found, expected.transpose(1, 2), rtol=tolerance, atol=tolerance)
+
+
+def test_blocks_of_rows_leave_out_what_is_padding_in_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK_ROWS", 2)
+    padding = [0, 3, 9, 8, 12]
+    blocks = row_blocks(padding, 20)
+    assert blocks == [(0, 2, 0), (2, 4, 8), (4, 5, 12)]
+    assert row_blocks([0, 1, 2, 1, 3], 40) is None, "too little is saved"
+    assert row_blocks([0] * 4, 40) is None
+    query, key, value = (drawn(5, heads, n, WIDTH) for heads, n in ((8, 1), (KV_HEADS, 20), (KV_HEADS, 20)))
+    seen = (torch.arange(20) >= torch.tensor(padding)[:, None])[:, None, None]
+    mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+    together, _ = decode_attention(nn.Module(), query, key, value, mask)
+    apart, _ = decode_attention(nn.Module(), query, key, value, mask, row_blocks=blocks)
+    torch.testing.assert_close(apart, together, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 64, 200])
+def test_blocks_hold_every_row_once(rows: int) -> None:
+    padding = [3 * row for row in range(rows)]
+    blocks = row_blocks(padding, 3 * rows + 10) or []
+    held = [row for block in blocks for row in range(block.first, block.end)]
+    assert held == (list(range(rows)) if blocks else [])
+    assert all(block.column == padding[block.first] for block in blocks)
+    assert (len(blocks) > 1) == (rows > 17)
+    assert len(blocks) <= attention.MOST_BLOCKS
 
 
 @pytest.mark.parametrize(("queries", "kind"), [(1, torch.float32), (2, torch.bool)])

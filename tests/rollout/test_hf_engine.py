@@ -26,7 +26,7 @@ from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.rollout import HfEngineConfig, SamplingConfig
 from reasoner_rl.errors import UserError
 from reasoner_rl.experts import as_in_checkpoints
-from reasoner_rl.rollout import decoding, kv_cache
+from reasoner_rl.rollout import attention, decoding, kv_cache
 from reasoner_rl.rollout.engine import GenerationRequest, StepOutput
 from reasoner_rl.rollout.hf_engine import HfRolloutEngine, build_hf_engine
 from reasoner_rl.types import Rollout
@@ -255,7 +255,8 @@ def test_empty_prompt_is_named(engine: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral"])
-def test_sliding_windows(tiny_tokenizer: Any, family: str) -> None:
+def test_sliding_windows(tiny_tokenizer: Any, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK_ROWS", 2)  # attended to apart from others
     shape: dict[str, Any] = {
         "vocab_size": 90, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 6, "initializer_range": 0.2,
@@ -457,10 +458,22 @@ def masked_logprobs(model: Any, unused: list[int]) -> Callable[..., Any]:
     return lambda prompt, response, temperature: plain_logprobs(model, prompt, response, temperature)
 
 
+@pytest.mark.parametrize("block_rows", [1, 16])
 def test_rows_of_ended_responses_are_given_to_waiting_ones(
-    engine: Any, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    engine: Any, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, block_rows: int
 ) -> None:
-    """Also across requests, and in the middle of one, whose prompt is not read again."""
+    """Also across requests, and in the middle of one, whose prompt is not read again.
+
+    block_rows: each row is attended to apart, without others' longer contexts, or all are together.
+    """
+    apart = list[bool]()
+
+    def noted_blocks(padding: list[int], columns: int) -> Any:
+        apart.append((blocks := attention.row_blocks(padding, columns)) is not None)
+        return blocks
+
+    monkeypatch.setattr(attention, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(decoding, "row_blocks", noted_blocks)
     read: list[int] = []
     steps: list[int] = []
     prefill, step = decoding.Decoder._prefill, decoding.DecodingBatch.step
@@ -478,6 +491,7 @@ def test_rows_of_ended_responses_are_given_to_waiting_ones(
     monkeypatch.setattr(decoding.Decoder, "_prefill", noted_prefill)
     monkeypatch.setattr(decoding.DecodingBatch, "step", noted_step)
     refilled = engine(endings=ENDINGS, max_batch_sequences=4).generate(REQUESTS, sampling)
+    assert any(apart) == (block_rows == 1)
     assert tokens(refilled) == tokens(whole)
     assert_logprobs_match(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied")), refilled)
     assert read == [0, 1, 2, 3, 4], "four rows hold the first prompt and a third of the second, and so on"

@@ -352,9 +352,11 @@ class RayTransport:
         """Wait for at least one more answer. Raises what `_fail` raises if it is a failure, or if it does not come."""
         by_reference = {reference: call for call in calls for reference in call.pending}
         left = min(call.deadline for call in calls) + _DUMP_SECONDS - time.monotonic()
-        ready, _ = ray.wait(list(by_reference), timeout=max(left, 0.0))
+        ready, waiting = ray.wait(list(by_reference), timeout=max(left, 0.0))
         if not ready:
             self._hung(min(calls, key=lambda call: call.deadline))
+        if waiting:  # one is there; whatever else is there comes with it, and not by 1,023 further calls
+            ready += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
         for reference in ready:
             call = by_reference[reference]
             rank = call.pending.pop(reference)

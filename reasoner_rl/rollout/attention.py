@@ -20,8 +20,9 @@ from reasoner_rl.errors import UserError
 
 DECODE_ATTENTION = "reasoner_rl_decode"
 
-BLOCK_ROWS, MOST_BLOCKS = 16, 8
-WORTH_BLOCKS = 0.9  # of the keys, at most, must be left for blocks to pay
+# A block has so many places for keys at least, below which further calls cost more than they save, and there are so
+# many blocks at most. They pay where no more than this share of the places is left.
+BLOCK_KEYS, MOST_BLOCKS, WORTH_BLOCKS = 4096, 16, 0.9
 
 
 class RowBlock(NamedTuple):
@@ -41,7 +42,7 @@ def row_blocks(padding: Sequence[int], columns: int) -> list[RowBlock] | None:
     padding: columns on the left of each row that hold nothing. None: not worth it.
     """
     rows = len(padding)
-    size = max(BLOCK_ROWS, -(-rows // MOST_BLOCKS))
+    size = max(-(-BLOCK_KEYS // columns), -(-rows // MOST_BLOCKS))
     ends = [(first, min(first + size, rows)) for first in range(0, rows, size)]
     blocks = [RowBlock(first, end, min(padding[first:end])) for first, end in ends]
     left = sum((block.end - block.first) * (columns - block.column) for block in blocks)

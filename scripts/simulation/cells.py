@@ -45,7 +45,7 @@ class Schedule:
     steps: int  # that are simulated
     skipped: int = 0  # the first of them, which are not like later ones
     barrier: bool = False
-    puts_off: bool = False
+    puts_off: str = ""  # until when, if it puts responses off
     split: bool = False  # whether generation has workers of its own
     # Prompts in flight for each that is trained on. Half of the groups are dropped; 3 in the recipe and verl's DAPO.
     generation: int = 2
@@ -67,9 +67,12 @@ CLUSTERS = {
 SCHEDULES = {
     "barrier": Schedule("barrier, as verl's DAPO", (), 4, barrier=True, generation=3),
     "synchronous": Schedule("ours, synchronous", (), 4),
-    "tail_batching": Schedule("ours, tail batching", (), 11, skipped=2, puts_off=True),
+    "tail_batching": Schedule("ours, tail batching", (), 11, skipped=2, puts_off="long_round"),
     "tail_batching_3": Schedule(
-        "ours, tail batching, 3 in flight", (), 11, skipped=2, puts_off=True, generation=3
+        "ours, tail batching, 3 in flight", (), 11, skipped=2, puts_off="long_round", generation=3
+    ),
+    "partial_rollouts": Schedule(
+        "ours, partial rollouts, 3 in flight", (), 12, skipped=4, puts_off="next_step", generation=3
     ),
     "one_step_off": _ahead("ours, one step off", 1),
     "staleness_2": _ahead("ours, staleness 2", 2),
@@ -143,7 +146,7 @@ def config_of(cluster: Cluster, schedule: Schedule, lengths: Lengths) -> OnlineC
         "logging.rollouts=none",
     ]
     if schedule.puts_off:
-        overrides.append(f"batch.put_off={{budget_tokens: {budget(lengths)}, until: long_round}}")
+        overrides.append(f"batch.put_off={{budget_tokens: {budget(lengths)}, until: {schedule.puts_off}}}")
     made = load_recipe(cluster.recipe, overrides)
     assert isinstance(made, OnlineConfig)
     return made

@@ -256,7 +256,7 @@ def test_empty_prompt_is_named(engine: Any) -> None:
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral"])
 def test_sliding_windows(tiny_tokenizer: Any, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "BLOCK_ROWS", 2)  # attended to apart from others
+    monkeypatch.setattr(attention, "BLOCK_KEYS", 20)  # attended to apart from others
     shape: dict[str, Any] = {
         "vocab_size": 90, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 6, "initializer_range": 0.2,
@@ -458,13 +458,13 @@ def masked_logprobs(model: Any, unused: list[int]) -> Callable[..., Any]:
     return lambda prompt, response, temperature: plain_logprobs(model, prompt, response, temperature)
 
 
-@pytest.mark.parametrize("block_rows", [1, 16])
+@pytest.mark.parametrize("block_keys", [1, 4096])
 def test_rows_of_ended_responses_are_given_to_waiting_ones(
-    engine: Any, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, block_rows: int
+    engine: Any, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, block_keys: int
 ) -> None:
     """Also across requests, and in the middle of one, whose prompt is not read again.
 
-    block_rows: each row is attended to apart, without others' longer contexts, or all are together.
+    block_keys: 1: each row is attended to apart, without the longer contexts of others; 4096: all together.
     """
     apart = list[bool]()
 
@@ -472,7 +472,7 @@ def test_rows_of_ended_responses_are_given_to_waiting_ones(
         apart.append((blocks := attention.row_blocks(padding, columns)) is not None)
         return blocks
 
-    monkeypatch.setattr(attention, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(attention, "BLOCK_KEYS", block_keys)
     monkeypatch.setattr(decoding, "row_blocks", noted_blocks)
     read: list[int] = []
     steps: list[int] = []
@@ -491,7 +491,7 @@ def test_rows_of_ended_responses_are_given_to_waiting_ones(
     monkeypatch.setattr(decoding.Decoder, "_prefill", noted_prefill)
     monkeypatch.setattr(decoding.DecodingBatch, "step", noted_step)
     refilled = engine(endings=ENDINGS, max_batch_sequences=4).generate(REQUESTS, sampling)
-    assert any(apart) == (block_rows == 1)
+    assert any(apart) == (block_keys == 1)
     assert tokens(refilled) == tokens(whole)
     assert_logprobs_match(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2-tied")), refilled)
     assert read == [0, 1, 2, 3, 4], "four rows hold the first prompt and a third of the second, and so on"

@@ -40,6 +40,8 @@ class GenerationPool(Generator):
         self._inbox: list[list[GenerationRequest]] = [[] for _ in self._replicas]
         self._load = [0] * len(self._replicas)  # responses in flight, those in the inbox included
         self._running: dict[Ticket[StepOutput], int] = {}  # ticket -> replica
+        # Replicas that do nothing now. Kept, since with many replicas few of them are free when one has ended a step.
+        self._free = set(range(len(self._replicas))).difference(self._loading.values())
 
     @property
     def in_flight(self) -> int:
@@ -82,19 +84,21 @@ class GenerationPool(Generator):
         tickets: list[Ticket[Any]] = [*self._running, *self._loading]
         for ticket, answer in self._transport.wait(tickets) if tickets else ():
             if ticket in self._loading:
-                del self._loading[ticket]
+                self._free.add(self._loading.pop(ticket))
                 self._loaded.append(answer)
                 if not self._outdated and not self._loading:
                     self._weights = None  # so that the copy that was sent can be dropped
                 continue
-            self._load[self._running.pop(ticket)] -= answer.responses
+            replica = self._running.pop(ticket)
+            self._free.add(replica)
+            self._load[replica] -= answer.responses
             together = together.followed_by(answer)
         return together
 
     def _hand_out(self) -> None:
         """Give queued requests to the replicas with the least to do, and let each that has something to do step."""
         self._begin_loading()
-        up_to_date = [replica for replica in range(len(self._replicas)) if replica not in self._outdated]
+        up_to_date = [r for r in range(len(self._replicas)) if r not in self._outdated] if self._queue else []
         while self._queue and up_to_date:
             replica = min(up_to_date, key=self._load.__getitem__)
             samples = self._queue[0].samples
@@ -103,20 +107,20 @@ class GenerationPool(Generator):
                 break
             self._inbox[replica].append(self._queue.popleft())
             self._load[replica] += samples
-        busy = {*self._running.values(), *self._loading.values()}
-        for replica, ranks in enumerate(self._replicas):
-            if self._load[replica] and replica not in busy:
-                arguments = (self._inbox[replica], self._sampling)
+        for replica in sorted(self._free):
+            if self._load[replica]:
+                ranks, arguments = self._replicas[replica], (self._inbox[replica], self._sampling)
                 self._running[self._transport.begin("generate", Worker.generate, ranks, arguments)] = replica
+                self._free.remove(replica)
                 self._inbox[replica] = []
 
     def _begin_loading(self) -> None:
-        busy = {*self._running.values(), *self._loading.values()}
-        for replica in sorted(self._outdated - busy):
+        for replica in sorted(self._outdated & self._free):
             if not self._load[replica]:
                 assert self._weights is not None
                 ticket = self._transport.begin_loading(self._replicas[replica], self._weights)
                 self._loading[ticket] = replica
+                self._free.remove(replica)
                 self._outdated.remove(replica)
 
     def cancel(self) -> None:

@@ -87,7 +87,8 @@ def wait_for_device() -> None:
 
 def named_range(name: str) -> AbstractContextManager[object]:
     """Give what follows a name in traces of run.profile. Without a trace it costs next to nothing."""
-    return torch.profiler.record_function(name) if torch.autograd._profiler_enabled() else nullcontext()
+    tracing: bool = torch.autograd.profiler._is_profiler_enabled
+    return torch.profiler.record_function(name) if tracing else nullcontext()
 
 
 class PhaseTimer:

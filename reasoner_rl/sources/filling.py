@@ -55,9 +55,8 @@ class _Filling:
 
     builder: BatchBuilder
     launches: Launches
-    due: deque[Launch] = field(
-        default_factory=deque
-    )  # put off before, to be launched before the sampler's prompts
+    # Put off before, to be launched before the sampler's prompts.
+    due: deque[Launch] = field(default_factory=deque)
     step: int = 0
     policy: int = 0  # the step whose policy generates: this one, or that before while its models are trained
 

@@ -87,9 +87,10 @@ def decode_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     grouped = query.reshape(rows, key.shape[1], -1, width)
     if query.device.type == "cpu":
-        blocks = row_blocks or [RowBlock(0, rows, 0)]
-        parts = [_of_block(block, grouped, key, value, attention_mask) for block in blocks]
-        output = torch.cat([_batched_matmul_attention(*part, scaling or width**-0.5) for part in parts])
+        whole = RowBlock(0, rows, 0)
+        parts = [_of_block(block, grouped, key, value, attention_mask) for block in row_blocks or (whole,)]
+        outputs = [_batched_matmul_attention(*part, scaling or width**-0.5) for part in parts]
+        output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
     else:
         output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
     return output.reshape(rows, 1, heads, value.shape[-1]), None

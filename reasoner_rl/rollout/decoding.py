@@ -219,8 +219,12 @@ class Decoder:
             places = {prompt: place for place, prompt in enumerate(prompts)}
             parts.append((contexts, torch.tensor([places[prompt] for prompt in wanted], device=self._device)))
         contexts = joined(parts, min(remaining, BLOCK_TOKENS))
-        blocks = row_blocks(contexts.padding.tolist(), contexts.cache.get_seq_length())
-        self._contexts = replace(contexts, blocks=blocks)
+        if (
+            self._device.type == "cpu"
+        ):  # elsewhere blocks are of no use, and the padding would have to be fetched
+            blocks = row_blocks(contexts.padding.tolist(), contexts.cache.get_seq_length())
+            contexts = replace(contexts, blocks=blocks)
+        self._contexts = contexts
 
     def _read(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Contexts]:
         """The prompts, each once and in an order, and read; those that were read last time are not read again."""

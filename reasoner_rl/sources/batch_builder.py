@@ -48,6 +48,8 @@ class BatchBuilder:
         self._in_order = not config.batch.steps_ahead or (ahead is not None and ahead.order == "begun")
         self._step = 0
         self._begun = [launch.step for launch in opening]
+        # By the step that they were begun in: prompts that may still be trained on, and groups that are kept of them.
+        self._alive, self._kept_of = Counter(self._begun), Counter[int]()
         # Position among the launched -> the group, and whether it is kept; None: it was put off.
         self._finished: dict[int, tuple[ScoredGroup | None, bool]] = {}
         # Counted as groups come in, since `done` and `to_launch` are asked after every step of a replica: groups that
@@ -65,6 +67,7 @@ class BatchBuilder:
     def launch(self, step: int) -> None:
         """Note a prompt that is begun by the policy of this step."""
         self._begun.append(step)
+        self._alive[step] += 1
 
     def aim_at(self, step: int, steps: int) -> None:
         """Have prompts launched for so many steps, of which ``step``, that of this batch, is the first."""
@@ -90,6 +93,7 @@ class BatchBuilder:
     def _note(self, position: int, group: ScoredGroup | None, keeps: bool) -> None:
         self._finished[position] = (group, keeps)
         self._kept += keeps
+        (self._kept_of if keeps else self._alive)[self._begun[position]] += 1 if keeps else -1
         while self._in_a_row in self._finished:
             self._kept_in_a_row += self._finished[self._in_a_row][1]
             self._in_a_row += 1
@@ -111,13 +115,10 @@ class BatchBuilder:
 
         A prompt that was begun in step b is to be trained on in step b + batch.ahead.steps at the latest.
         """
-        alive, kept = Counter(self._begun), Counter[int]()
-        for position, (_, keeps) in self._finished.items():
-            (kept if keeps else alive)[self._begun[position]] += 1 if keeps else -1
         room, left = self.wanted, 0
-        for begun in sorted(alive):
-            taken = min(kept[begun], room)
-            room, left = room - taken, left + alive[begun] - taken
+        for begun in sorted(self._alive):
+            taken = min(self._kept_of[begun], room)
+            room, left = room - taken, left + self._alive[begun] - taken
             if left > (begun + self._config.batch.steps_ahead - self._step) * self.wanted:
                 return False
         return True

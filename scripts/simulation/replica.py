@@ -80,10 +80,8 @@ class Replica:
         tokens, to_go = 0, self._steps
         while to_go > 0 and not self._in_flight.any_finished:
             read, spent = self._admit(to_go * READ_PER_STEP)
-            seconds, to_go = (
-                seconds + spent,
-                to_go - read // READ_PER_STEP,
-            )  # decoding goes on beside what is left
+            seconds += spent
+            to_go -= read // READ_PER_STEP  # decoding goes on beside what is left
             rows = len(self._running)
             if not rows or to_go <= 0:
                 break

@@ -62,10 +62,11 @@ def test_what_is_dropped_here_was_never_called(here: LocalTransport, engine: Any
 
 
 class FakeRay:
-    """Has every answer at once, one per wait: the name of the method, and what it was given."""
+    """Answers with the name of the method, and what it was given. One answer comes per wait, and `more` with it."""
 
     def __init__(self, answer: type) -> None:
         self.answer = answer
+        self.more = 0
         self.stored: list[Any] = []
         self.sent: list[tuple[str, int]] = []  # method and number of the message of each call
         self.heard: list[int] = []  # calls that were answered
@@ -82,8 +83,11 @@ class FakeRay:
     def send_all(self, *columns: list[Any]) -> list[int]:
         return [self.send(*given) for given in zip(*columns, strict=True)]
 
-    def wait(self, references: list[int], timeout: float) -> tuple[list[int], list[int]]:
-        return references[:1], references[1:]
+    def wait(
+        self, references: list[int], *, num_returns: int = 1, timeout: float
+    ) -> tuple[list[int], list[int]]:
+        there = min(num_returns, 1 if timeout else self.more)
+        return references[:there], references[there:]
 
     def get(self, reference: int) -> Any:
         self.heard.append(reference)
@@ -136,3 +140,10 @@ def test_dropping_over_ray_waits_until_every_rank_has_ended(on_ray: Any) -> None
     transport.drop([transport.begin("generate", Worker.generate, ranks, STEP) for ranks in REPLICAS])
     assert sorted(ray.heard) == [0, 1, 2, 3]
     transport.call("sync", Worker.publish, [(4,)] * 4)
+
+
+def test_answers_that_came_together_are_taken_together(on_ray: Any) -> None:
+    transport, ray = on_ray
+    tickets = [transport.begin("generate", Worker.generate, ranks, STEP) for ranks in REPLICAS]
+    ray.more = 3
+    assert [ticket for ticket, _ in transport.wait(tickets)] == tickets

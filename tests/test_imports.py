@@ -49,7 +49,7 @@ COMPOSING = {
     "report": {"observability"},
     "commands": {
         *("datasets", "plan", "report", "distributed", "trainer", "sources"),
-        *("evaluation", "observability", "prompts", "reward_models", "rewards", "training"),
+        *("advantages", "evaluation", "observability", "prompts", "reward_models", "rewards", "training"),
     },
     "api": {"commands", "evaluation", "observability", "trainer"},
     "doctor": {"distributed", "observability"},

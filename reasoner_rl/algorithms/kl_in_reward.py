@@ -48,6 +48,6 @@ class KlInReward:
         return {"kl_coefficient": self._controller.coefficient}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue with a saved coefficient if it adapts; a fixed one is the recipe's."""
-        if self._controller.target is not None:
+        """Continue with a saved coefficient if it adapts and one was saved; a fixed one is the recipe's."""
+        if self._controller.target is not None and "kl_coefficient" in state:
             self._controller = self._controller.with_coefficient(state["kl_coefficient"])

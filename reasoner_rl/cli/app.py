@@ -14,6 +14,7 @@ from reasoner_rl.cli.common import COMMAND, print_table
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
 from reasoner_rl.cli.export import export
 from reasoner_rl.cli.plan import plan
+from reasoner_rl.cli.replay import replay
 from reasoner_rl.cli.train import sft, train
 
 # What the same command resumes from when it has ended early; commands that are not here start anew.
@@ -89,6 +90,7 @@ app.add_typer(reference.group, name="reference")
 app.command()(plan)
 app.command()(look.report)
 app.command()(look.inspect)
+app.command()(replay)
 app.command()(doctor)
 
 

@@ -30,6 +30,12 @@ def launch_workers(
 
 
 @contextmanager
+def launch_models(config: TrainConfig, algorithm: Algorithm) -> Iterator[Workers]:
+    """The models of a recipe that trains, in this process, without what generates; ``cluster`` has no effect."""
+    yield Workers(config, algorithm, LocalTransport(build_worker(config, "models")))
+
+
+@contextmanager
 def launch_pool(config: EvalConfig, tell: Callable[[str], None]) -> Iterator[GenerationPool]:
     """Start what generates in an evaluation by itself, and stop it after the block; see `_launch`."""
     with _launch(config, tell) as transport:

@@ -45,6 +45,7 @@ def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample |
         "entropies": sample.entropies if sample else None,
         "advantages": sample.advantages if sample else None,
         "loss_mask": sample.loss_mask if sample else None,
+        "weight": sample.weight if sample else None,
         "ground_truth": prompt.ground_truth,
         "extra_info": prompt.extra_info,
         "score": reward.score,

@@ -31,6 +31,7 @@ _NULLABLE = (
     "entropies",
     "advantages",
     "loss_mask",
+    "weight",
     "accuracy",
     "extracted",
 )
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
         "entropies": _FLOATS,
         "advantages": _FLOATS,
         "loss_mask": pa.list_(pa.bool_()),
+        "weight": pa.float64(),
         "ground_truth": _TEXT,
         "extra_info": _TEXT,
         "score": pa.float64(),
@@ -65,7 +67,7 @@ SCHEMA = pa.schema(
         "seconds": pa.float64(),
     }.items()
 )
-_ADDED = ("entropies", "policy_switches")  # columns that files of earlier versions have not
+_ADDED = ("entropies", "policy_switches", "weight")  # columns that files of earlier versions have not
 _TOKENS_PER_ROW_GROUP = 1 << 20
 # Logprobs hardly ever repeat; their bytes compress better when they are sorted by significance.
 _SPLIT = [f"{name}.list.element" for name in ("logprobs", "trainer_logprobs", "entropies")]

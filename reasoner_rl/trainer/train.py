@@ -46,7 +46,7 @@ from reasoner_rl.trainer.run_data import RunData, load_data, tell_recipe
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import graceful_stop
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
-from reasoner_rl.types import Prompt
+from reasoner_rl.types import Example, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _train(
     data = load_data(config, load_tokenizer(config.model))
     state = _state_to_begin_with(config, output, newest[1] if newest else None)
     check_data(state, data.fingerprints(), newest)
-    algorithm, timer = build_algorithm(config, _mixed_in(config, data)), observers.timer
+    algorithm, timer = build_algorithm(config, mixed_in(config, data.mixed_in)), observers.timer
     expect_checkpoints(config, store, state.step, len(algorithm.losses))
     check_custom_parts(config)
     record_run(config)
@@ -142,12 +142,12 @@ def _state_to_begin_with(config: TrainConfig, output: Path, checkpoint: Path | N
     return state
 
 
-def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:
+def mixed_in(config: TrainConfig, examples: Sequence[Example]) -> ExampleStream | None:
     """The examples of algorithm.ptx in their order, if the recipe has them."""
     if not isinstance(config, OnlineConfig) or config.algorithm.ptx is None:
         return None
     shuffle = config.algorithm.ptx.data.shuffle
-    return ExampleStream(data.mixed_in, OrderedSampler(len(data.mixed_in), config.run.seed, shuffle))
+    return ExampleStream(examples, OrderedSampler(len(examples), config.run.seed, shuffle))
 
 
 def build_source(

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reasoner_rl.commands.replay import replay_step
 from reasoner_rl.config.load import load_recipe
 from reasoner_rl.config.recipes import EvalConfig
 from reasoner_rl.config.rollout import SamplingConfig
@@ -70,6 +71,8 @@ def test_two_ranks_learn_what_one_process_learns(write_recipe: Recipe, tmp_path:
         for name in ("one", "two")
     ]
     assert responses[0] == responses[1]
+    replayed = replay_step(tmp_path / "two", 4)
+    assert replayed.differ == [], "one process makes again what two ranks did, within 1e-6"
 
 
 APART = {"kind": "ray", "device": "cpu", "generation": {}}

@@ -49,6 +49,7 @@ def sample(advantages: list[float], old: list[float] | None) -> TrainSample:
         prompt_ids=torch.tensor([5, 6]),
         response_ids=torch.arange(tokens),
         loss_mask=torch.arange(tokens) != 1,
+        weight=1.5,
         advantages=torch.tensor(advantages),
         rollout_logprobs=torch.zeros(tokens),
         old_logprobs=None if old is None else torch.tensor(old),
@@ -83,6 +84,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "entropies": [0.125, 0.0, 2.5],
             "advantages": [0.5, -1.0, 2.0],
             "loss_mask": [True, False, True],
+            "weight": 1.5,
             "ground_truth": "2",
             "extra_info": '{"index": 3, "nested": {"a": [1, 2.5, null]}}',
             "score": 0.9,
@@ -111,6 +113,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "entropies": None,
             "advantages": [],
             "loss_mask": [],
+            "weight": 1.5,
             "ground_truth": "2",
             "extra_info": '{"index": 3, "nested": {"a": [1, 2.5, null]}}',
             "score": -1.0,
@@ -131,7 +134,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
 def test_without_samples_what_the_trainer_says_is_null(tmp_path: Path) -> None:
     write_rollouts(tmp_path / "a.parquet", 0, [GROUP])
     table = read_rollouts(tmp_path / "a.parquet")
-    for name in ("trainer_logprobs", "entropies", "advantages", "loss_mask"):
+    for name in ("trainer_logprobs", "entropies", "advantages", "loss_mask", "weight"):
         assert table[name].to_pylist() == [None, None], name
     with pytest.raises(ValueError, match="one for each"):
         write_rollouts(tmp_path / "a.parquet", 0, [GROUP], [sample([1.0], None)])
@@ -140,11 +143,11 @@ def test_without_samples_what_the_trainer_says_is_null(tmp_path: Path) -> None:
 
 
 def test_files_from_before_a_column_was_added_are_read(written: Path) -> None:
-    before, added = pq.read_table(written), ["entropies", "policy_switches"]
+    before, added = pq.read_table(written), ["entropies", "policy_switches", "weight"]
     pq.write_table(before.drop_columns(added), written)
     table = read_rollouts(written)
     assert table.schema == SCHEMA
-    assert [table[name].to_pylist() for name in added] == [[None, None]] * 2
+    assert [table[name].to_pylist() for name in added] == [[None, None]] * 3
     assert table.drop_columns(added) == before.drop_columns(added)
     assert [rollout.switches for rollout in groups_of(table)[0].rollouts] == [(), ()]
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
+Opinion = Literal["right", "wrong", "undecided", "timeout", "crash"]  # of a second verifier
 Role = Literal["policy", "reference", "teacher", "critic", "reward_model"]  # what a model is for
 
 IDLE = -1  # the sample index of a sequence that only keeps a rank in step with the others
@@ -35,6 +36,9 @@ REWARD_METRICS = (
     "crashes",
     "truncated",
     "overlong_share",
+    "second_opinions",
+    "second_opinion_disagreements",
+    "second_opinion_failures",
 )
 REWARD_MODEL = "reward_model"  # the part of a score that is a reward model's, before weighting
 
@@ -112,6 +116,14 @@ class Reward:
     extracted: str | None = None  # the answer that the verifier found
     trained: bool = True  # False: masked out of the loss (overlong filtering)
     seconds: float = field(default=0.0, compare=False)  # that the functions took for it
+    second_opinion: Opinion | None = None  # of another verifier, if it was asked
+
+    @property
+    def disputed(self) -> bool:
+        """Whether one of two verifiers finds the response right and the other finds it wrong."""
+        if self.accuracy is None or self.second_opinion not in ("right", "wrong"):
+            return False
+        return (self.accuracy == 1) != (self.second_opinion == "right")
 
     @property
     def unshaped_score(self) -> float:

@@ -107,6 +107,19 @@ class OverlongConfig(Section):
     )
 
 
+class SecondOpinionConfig(Section):
+    """Another verifier that judges some responses of training too, and on which no reward depends."""
+
+    function: RewardFunctionConfig = Field(
+        description="It must say whether a response is right: by 'acc' in the dict that it returns, or by returning "
+        "True or False. Its weight has no effect."
+    )
+    share: float = Field(
+        0.05, gt=0, le=1, description="Of different responses that are judged twice, chosen by their text."
+    )
+    workers: int = Field(1, ge=1, description="Processes of its own.")
+
+
 class RewardConfig(Section):
     """The reward of a response: a weighted sum of functions, then shaping by length."""
 
@@ -117,6 +130,11 @@ class RewardConfig(Section):
         "that it returns, or by returning True or False. From any other number no accuracy is guessed.",
     )
     overlong: OverlongConfig = Field(OverlongConfig(), description="Punishment or masking of long responses.")
+    second_opinion: SecondOpinionConfig | None = Field(
+        None,
+        description="Has a share of the responses judged by a second verifier; disagreements about accuracy are "
+        "counted in reward/second_opinion_disagreements and recorded.",
+    )
     workers: int = Field(2, ge=1, description="Verifier processes.")
     timeout_seconds: float = Field(
         10.0,
@@ -155,6 +173,15 @@ class RewardConfig(Section):
             for function in self.functions
         ]
         return self.model_copy(update={"functions": functions})
+
+    @property
+    def of_second_opinion(self) -> RewardConfig | None:
+        """What the second verifier alone is run with, if there is one."""
+        second = self.second_opinion
+        if second is None:
+            return None
+        changes = {"functions": [second.function], "workers": second.workers, "second_opinion": None}
+        return self.model_copy(update={**changes, "overlong": OverlongConfig()})
 
     @property
     def every_function(self) -> list[RewardFunctionConfig]:

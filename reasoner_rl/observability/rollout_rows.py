@@ -53,6 +53,7 @@ def _row(prompt: Prompt, rollout: Rollout, reward: Reward, sample: TrainSample |
         "components": reward.components,
         "status": reward.status,
         "extracted": reward.extracted,
+        "second_opinion": reward.second_opinion,
         "trained": reward.trained,
         "tokens": len(rollout.token_ids),
         "finish_reason": rollout.finish_reason,
@@ -93,7 +94,7 @@ def _rollout(row: Row) -> Rollout:
 
 
 def _reward(row: Row) -> Reward:
-    names = ("score", "accuracy", "components", "status", "extracted", "trained", "seconds")
+    names = ("score", "accuracy", "components", "status", "extracted", "second_opinion", "trained", "seconds")
     return Reward(**{name: row[name] for name in names})
 
 
@@ -106,6 +107,7 @@ def record(row: Mapping[str, Any]) -> dict[str, Any]:
         "score": row["score"],
         "components": row["components"],
         "status": row["status"],
+        "second_opinion": row["second_opinion"],
         "advantage": _mean(row["advantages"]),
         "trained": row["trained"],
         "tokens": row["tokens"],

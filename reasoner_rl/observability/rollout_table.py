@@ -34,6 +34,7 @@ _NULLABLE = (
     "weight",
     "accuracy",
     "extracted",
+    "second_opinion",
 )
 SCHEMA = pa.schema(
     pa.field(name, kind, nullable=name in _NULLABLE)
@@ -59,6 +60,7 @@ SCHEMA = pa.schema(
         "components": pa.map_(pa.string(), pa.float64()),
         "status": _TEXT,
         "extracted": _TEXT,
+        "second_opinion": _TEXT,
         "trained": pa.bool_(),
         "tokens": pa.int32(),
         "finish_reason": _TEXT,
@@ -67,7 +69,12 @@ SCHEMA = pa.schema(
         "seconds": pa.float64(),
     }.items()
 )
-_ADDED = ("entropies", "policy_switches", "weight")  # columns that files of earlier versions have not
+_ADDED = (
+    "entropies",
+    "policy_switches",
+    "weight",
+    "second_opinion",
+)  # columns that files of earlier versions have not
 _TOKENS_PER_ROW_GROUP = 1 << 20
 # Logprobs hardly ever repeat; their bytes compress better when they are sorted by significance.
 _SPLIT = [f"{name}.list.element" for name in ("logprobs", "trainer_logprobs", "entropies")]

@@ -17,6 +17,8 @@ def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
     ``reward/accuracy`` is left out if there is a response of which it is not known, and ``reward/accuracy_unknown``
     counts those. ``reward/unparsed``: responses in which a function found no answer, if it says so,
     and ``reward/undecided`` those of which it could not tell whether the answer is right.
+    ``reward/second_opinions``: responses that a second verifier judged, if any were; it disagrees about
+    ``reward/second_opinion_disagreements`` of them, and failed on ``reward/second_opinion_failures``.
     ``reward/<component>``: mean over the responses that have it. ``reward/overlong_share``: share with an
     overlong penalty. ``reward/truncated``: share cut off at the token limit.
     """
@@ -29,6 +31,13 @@ def reward_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
         f"reward/{name}": mean_of(reward.components[name] for reward in rewards if name in reward.components)
         for name in names
     }
+    opinions = [reward.second_opinion for reward in rewards if reward.second_opinion is not None]
+    if opinions:
+        metrics |= {
+            "reward/second_opinions": total(len(opinions)),
+            "reward/second_opinion_disagreements": total(sum(reward.disputed for reward in rewards)),
+            "reward/second_opinion_failures": total(sum(each in ("timeout", "crash") for each in opinions)),
+        }
     return metrics | {
         "reward/score": mean_of(reward.score for reward in rewards),
         "reward/accuracy": mean_of(known if len(known) == len(accuracies) else ()),

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ from reasoner_rl.rewards.contract import FunctionResult
 from reasoner_rl.rewards.metrics import RESERVED_NAMES
 from reasoner_rl.rewards.process import VerifierProcess, loading_ended, loading_took_too_long
 from reasoner_rl.rewards.queueing import Batch, Job, RewardTask
+from reasoner_rl.rewards.second_opinion import is_chosen, opinion_of
 from reasoner_rl.rewards.shaping import combine, failed_result, settle_failures
 from reasoner_rl.rewards.worker import Outcome
 from reasoner_rl.types import Reward
@@ -42,6 +44,7 @@ class RewardRunner:
         self._max_response_tokens = max_response_tokens
         self._warned: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
+        self._second: RewardRunner | None = None  # for `reward.second_opinion`
         self._workers: list[VerifierProcess] = []
         self._batched: tuple[bool, ...] = ()  # which functions take batches
         try:
@@ -51,6 +54,8 @@ class RewardRunner:
             while not all(worker.ready for worker in self._workers):
                 self._advance(nothing)
             self._batched = (self._workers[0].batched or ())[: len(config.functions)]
+            if (second := config.of_second_opinion) is not None:
+                self._second = RewardRunner(second, max_response_tokens)
         except BaseException:
             self.close()
             raise
@@ -58,9 +63,10 @@ class RewardRunner:
     def for_evaluation(self, max_response_tokens: int) -> RewardRunner:
         """The same processes, for responses of another greatest length, with the functions' parameters for evaluation.
 
-        Closed together with this one.
+        Closed together with this one. No second opinion is asked for.
         """
         other = copy.copy(self)
+        other._second = None
         other._max_response_tokens = max_response_tokens
         other._functions = self._config.for_evaluation().functions
         other._first = len(self._config.every_function) - len(other._functions)
@@ -79,6 +85,8 @@ class RewardRunner:
         for worker in self._workers:
             worker.kill()
         self._workers.clear()
+        if self._second is not None:
+            self._second.close()
 
     def score(
         self, tasks: Sequence[RewardTask], progress: Callable[[int], None] | None = None
@@ -108,7 +116,18 @@ class RewardRunner:
         judged = [[one for one in batch.results[number] if one is not None] for number in batch.of_task]
         settled = settle_failures(judged, [task.group for task in tasks], self._functions)
         seconds = [batch.seconds[number] for number in batch.of_task]
-        return [self._reward(*parts) for parts in zip(tasks, settled, seconds, strict=True)]
+        rewards = [self._reward(*parts) for parts in zip(tasks, settled, seconds, strict=True)]
+        return self._with_second_opinions(tasks, rewards)
+
+    def _with_second_opinions(self, tasks: Sequence[RewardTask], rewards: list[Reward]) -> list[Reward]:
+        """The rewards, of which some have what the second verifier says; no score depends on it."""
+        section = self._config.second_opinion
+        if self._second is None or section is None:
+            return rewards
+        chosen = [index for index, task in enumerate(tasks) if is_chosen(task, section.share)]
+        for index, second in zip(chosen, self._second.score([tasks[i] for i in chosen]), strict=True):
+            rewards[index] = replace(rewards[index], second_opinion=opinion_of(second))
+        return rewards
 
     def _batch(self, tasks: Sequence[RewardTask]) -> Batch:
         return Batch(

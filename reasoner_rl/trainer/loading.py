@@ -34,6 +34,7 @@ from reasoner_rl.prompts.supervised import supervised_samples
 from reasoner_rl.prompts.templates import problem_hash
 from reasoner_rl.rewards.contract import RESPONSE_TOKENS, Answer
 from reasoner_rl.rewards.process import dry_run
+from reasoner_rl.rewards.second_opinion import check_second_opinion
 from reasoner_rl.rollout.stop_strings import split_stops
 from reasoner_rl.tokenizer import (
     check_ids,
@@ -278,7 +279,9 @@ def check_rewards(rewards: RewardConfig, prompt: Prompt) -> None:
     """
     response = f"Answer: {prompt.ground_truth}"
     extra_info = {RESPONSE_TOKENS: len(response), **prompt.extra_info}
-    results = dry_run(rewards, Answer(prompt.data_source, response, prompt.ground_truth, extra_info))
+    answer = Answer(prompt.data_source, response, prompt.ground_truth, extra_info)
+    results = dry_run(rewards, answer)
+    check_second_opinion(rewards, answer)
     if results[0].accuracy is None:
         say(
             f"reward function {rewards.functions[0].label!r} returns a score without 'acc': accuracy is not known, and "

@@ -68,6 +68,7 @@ def test_every_response_is_one_line_with_all_that_was_decided_about_it(tmp_path:
         "score": 0.9,
         "components": {"math": 1.0, "overlong": -0.1},
         "status": "ok",
+        "second_opinion": None,
         "advantage": 0.5,
         "trained": True,
         "tokens": 2,

@@ -36,7 +36,9 @@ GROUP = ScoredGroup(
         Rollout((), (), "length", 3, ""),
     ),
     (
-        Reward(0.9, 1.0, {"math": 1.0, "overlong": -0.1}, extracted="2", seconds=0.25),
+        Reward(
+            0.9, 1.0, {"math": 1.0, "overlong": -0.1}, extracted="2", seconds=0.25, second_opinion="right"
+        ),
         Reward(-1.0, None, {}, status="timeout", trained=False),
     ),
 )
@@ -92,6 +94,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "components": [("math", 1.0), ("overlong", -0.1)],
             "status": "ok",
             "extracted": "2",
+            "second_opinion": "right",
             "trained": True,
             "tokens": 3,
             "finish_reason": "stop",
@@ -121,6 +124,7 @@ def test_every_column_holds_what_was_decided(written: Path) -> None:
             "components": [],
             "status": "timeout",
             "extracted": None,
+            "second_opinion": None,
             "trained": False,
             "tokens": 0,
             "finish_reason": "length",
@@ -143,11 +147,11 @@ def test_without_samples_what_the_trainer_says_is_null(tmp_path: Path) -> None:
 
 
 def test_files_from_before_a_column_was_added_are_read(written: Path) -> None:
-    before, added = pq.read_table(written), ["entropies", "policy_switches", "weight"]
+    before, added = pq.read_table(written), ["entropies", "policy_switches", "weight", "second_opinion"]
     pq.write_table(before.drop_columns(added), written)
     table = read_rollouts(written)
     assert table.schema == SCHEMA
-    assert [table[name].to_pylist() for name in added] == [[None, None]] * 3
+    assert [table[name].to_pylist() for name in added] == [[None, None]] * 4
     assert table.drop_columns(added) == before.drop_columns(added)
     assert [rollout.switches for rollout in groups_of(table)[0].rollouts] == [(), ()]
 

@@ -30,7 +30,7 @@ COMPOSING = {
     "hybrid": {"batching", "observability", "rollout", "training"},
     "distributed": {
         *("algorithms", "hybrid"),
-        *("batching", "observability", "rollout", "training"),
+        *("batching", "observability", "rewards", "rollout", "training"),
     },
     "trainer": {
         *("algorithms", "sources", "distributed"),

@@ -316,6 +316,7 @@ class EvalConfig(Section):
     @model_validator(mode="after")
     def _nothing_is_trained(self) -> Self:
         refuse_without_effect(self.run, ["profile"], "in an evaluation, which has no training steps", "run.")
+        refuse_without_effect(self.reward, ["spread"], "in an evaluation by itself", "reward.")
         return self
 
     @model_validator(mode="after")
@@ -341,7 +342,7 @@ class EvalConfig(Section):
             model=config.model.model_copy(update={"path": weights}),
             data=EvalDataConfig(prompts=config.data.prompts),
             rollout=GenerationConfig(engine=config.rollout.engine, sampling=config.evaluation_sampling),
-            reward=config.reward,
+            reward=config.reward.on_one_machine,
             cluster=without_generation(config.cluster),
             evaluation=HeldOutPartsConfig(**dict(_shared(HeldOutConfig, config.evaluation))),
             logging=_shared(RecordConfig, config.logging),
@@ -355,7 +356,7 @@ class EvalConfig(Section):
             model=config.model,
             data=EvalDataConfig(prompts=config.data.prompts),
             rollout=_shared(GenerationConfig, config.rollout),
-            reward=config.reward,
+            reward=config.reward.on_one_machine,
             cluster=without_generation(config.cluster),
             evaluation=HeldOutPartsConfig(
                 datasets=[config.data.train], samples_per_prompt=config.rollout.responses_per_prompt

@@ -136,6 +136,11 @@ class RewardConfig(Section):
         "counted in reward/second_opinion_disagreements and recorded.",
     )
     workers: int = Field(2, ge=1, description="Verifier processes.")
+    spread: bool = Field(
+        False,
+        description="In training with cluster.kind=ray: divide the verifier processes evenly among all machines of the "
+        "Ray cluster, at least one on each, instead of having all on the driver's.",
+    )
     timeout_seconds: float = Field(
         10.0,
         gt=0,
@@ -173,6 +178,11 @@ class RewardConfig(Section):
             for function in self.functions
         ]
         return self.model_copy(update={"functions": functions})
+
+    @property
+    def on_one_machine(self) -> RewardConfig:
+        """The same with all processes on the driver's machine."""
+        return self.model_copy(update={"spread": False})
 
     @property
     def of_second_opinion(self) -> RewardConfig | None:

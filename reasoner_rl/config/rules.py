@@ -63,6 +63,15 @@ def check_tensor_parallel(engine: EngineConfig, cluster: ClusterConfig, key: str
         )
 
 
+def check_spread(reward: RewardConfig, cluster: ClusterConfig) -> None:
+    """Raise ValueError where verifier processes would be spread over one machine."""
+    if reward.spread and not isinstance(cluster, RayClusterConfig):
+        raise ValueError(
+            "reward.spread needs machines to divide the verifier processes among: set cluster.kind to ray, or leave "
+            "reward.spread out"
+        )
+
+
 def check_profile(run: RunConfig, cluster: ClusterConfig) -> None:
     """Raise ValueError where training steps are to be traced that other processes make."""
     if isinstance(cluster, RayClusterConfig):

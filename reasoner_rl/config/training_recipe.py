@@ -23,6 +23,7 @@ from reasoner_rl.config.rules import (
     check_overlong,
     check_profile,
     check_ranks,
+    check_spread,
     check_tensor_parallel,
     check_warmup,
 )
@@ -121,6 +122,7 @@ class TrainingRecipe(Section):
     def _ranks_can_be_divided(self) -> Self:
         check_tensor_parallel(self.rollout.engine, self.cluster, "rollout.engine")
         check_profile(self.run, self.cluster)
+        check_spread(self.reward, self.cluster)
         check_ranks(self.training.backend, self.model, self.cluster)
         return self
 

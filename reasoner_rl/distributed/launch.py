@@ -11,6 +11,7 @@ from reasoner_rl.batching.plan import BatchLimits
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.judging import JudgingConfig, Launched
 from reasoner_rl.config.recipes import EvalConfig, TrainConfig
+from reasoner_rl.config.reward import RewardConfig
 from reasoner_rl.distributed.building import build_worker
 from reasoner_rl.distributed.local import LocalTransport
 from reasoner_rl.distributed.models import RewardModelGroup, UpdatePlan
@@ -18,6 +19,8 @@ from reasoner_rl.distributed.pool import GenerationPool
 from reasoner_rl.distributed.transport import Transport
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.errors import require_package
+from reasoner_rl.rewards.base import Rewards
+from reasoner_rl.rewards.runner import RewardRunner
 
 
 @contextmanager
@@ -49,6 +52,22 @@ def launch_judge(config: JudgingConfig, tell: Callable[[str], None]) -> Iterator
     never_updated = UpdatePlan(samples_per_update=1, epochs=1, limits=limits)
     with _launch(config, tell) as transport:
         yield RewardModelGroup(transport, config.training.backend, never_updated, lambda: None)
+
+
+@contextmanager
+def launch_rewards(config: RewardConfig, max_response_tokens: int) -> Iterator[Rewards]:
+    """Start verifier processes, and end them after the block: here, or with ``spread`` on all machines of Ray.
+
+    Then the workers must have been started. Raises ConfigError if a function cannot be loaded.
+    """
+    if not config.spread:
+        with RewardRunner(config, max_response_tokens) as rewards:
+            yield rewards
+        return
+    from reasoner_rl.distributed.ray.verifiers import SpreadRewards
+
+    with SpreadRewards(config, max_response_tokens) as spread:
+        yield spread
 
 
 @contextmanager

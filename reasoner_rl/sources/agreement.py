@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reasoner_rl.prompts.read import Problem
-from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rewards.base import Rewards
 from reasoner_rl.sources.generate import reward_task
 from reasoner_rl.types import Rollout, ScoredGroup
 
 ProblemGroup = tuple[Problem, ScoredGroup]
 
 
-def with_one_name_per_answer(groups: Iterable[ProblemGroup], rewards: RewardRunner) -> Iterator[ProblemGroup]:
+def with_one_name_per_answer(groups: Iterable[ProblemGroup], rewards: Rewards) -> Iterator[ProblemGroup]:
     """Give answers that are the same, such as 1/2 and 0.5, one text: that of the first response that has it.
 
     Two extracted answers are the same if the reward functions find a response with one of them right where the other is
@@ -30,7 +30,7 @@ def with_one_name_per_answer(groups: Iterable[ProblemGroup], rewards: RewardRunn
         yield problem, dataclasses.replace(group, rewards=renamed)
 
 
-def names_of_answers(groups: Sequence[ScoredGroup], rewards: RewardRunner) -> list[Mapping[str, str]]:
+def names_of_answers(groups: Sequence[ScoredGroup], rewards: Rewards) -> list[Mapping[str, str]]:
     """For each group, from each extracted answer to its name: the first name that it is the same as, or itself.
 
     The n-th different answers of all groups are judged at once, and each against the names that its group has by then:

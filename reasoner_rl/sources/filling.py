@@ -13,7 +13,7 @@ from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.progress import progress_bar
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
-from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rewards.base import Rewards
 from reasoner_rl.rollout.engine import GenerationRequest, Generator, StepOutput
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.sources.batch_builder import BatchBuilder
@@ -74,7 +74,7 @@ class Filler:
         prompts: Sequence[Prompt],
         sampler: OrderedSampler | SelectingSampler,
         generator: Generator,
-        rewards: RewardRunner,
+        rewards: Rewards,
         timer: PhaseTimer,
         lengths: ExpectedLengths | None = None,
         *,

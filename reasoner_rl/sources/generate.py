@@ -9,8 +9,9 @@ from typing import Literal
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.rewards.base import Rewards
 from reasoner_rl.rewards.contract import opened_tag
-from reasoner_rl.rewards.runner import RewardRunner, RewardTask
+from reasoner_rl.rewards.queueing import RewardTask
 from reasoner_rl.rollout.engine import GenerationRequest, Generator
 from reasoner_rl.seeding import derive_seed
 from reasoner_rl.types import Prompt, Rollout, ScoredGroup
@@ -19,7 +20,7 @@ from reasoner_rl.types import Prompt, Rollout, ScoredGroup
 def generate_groups(
     prompts: Sequence[Prompt],
     generator: Generator,
-    rewards: RewardRunner,
+    rewards: Rewards,
     sampling: SamplingConfig,
     samples: int,
     *,
@@ -46,7 +47,7 @@ def generate_groups(
 def score_groups(
     prompts: Sequence[Prompt],
     rollouts: Sequence[Sequence[Rollout]],
-    rewards: RewardRunner,
+    rewards: Rewards,
     *,
     timer: PhaseTimer,
     progress: bool | Literal["auto"],

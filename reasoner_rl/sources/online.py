@@ -18,8 +18,8 @@ from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
 from reasoner_rl.reward_models.component import judged
 from reasoner_rl.reward_models.judges import Judge
+from reasoner_rl.rewards.base import Rewards
 from reasoner_rl.rewards.metrics import reward_metrics
-from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.rollout.engine import Generator
 from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.sources.expected_lengths import ExpectedLengths
@@ -48,7 +48,7 @@ class OnlineSource:
         prompts: Sequence[Prompt],
         sampler: OrderedSampler | SelectingSampler,
         generator: Generator,
-        rewards: RewardRunner,
+        rewards: Rewards,
         timer: PhaseTimer,
         judge: Judge | None = None,
         *,

@@ -9,7 +9,7 @@ from reasoner_rl.config.recipes import AnsweringConfig, EvalConfig
 from reasoner_rl.evaluation.estimators import EvaluationReport, ProblemResult, summarise
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.recorder import RolloutRecorder
-from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rewards.base import Rewards
 from reasoner_rl.rollout.engine import Generator
 from reasoner_rl.sources.agreement import names_of_answers
 from reasoner_rl.sources.generate import generate_groups
@@ -24,7 +24,7 @@ class Evaluator:
         self,
         config: AnsweringConfig | EvalConfig,
         held_out: Sequence[HeldOut],
-        rewards: RewardRunner,
+        rewards: Rewards,
         recorder: RolloutRecorder,
     ) -> None:
         self._config = config
@@ -68,7 +68,7 @@ class Evaluator:
         return results_of_groups(groups, self._rewards)
 
 
-def results_of_groups(groups: Sequence[ScoredGroup], rewards: RewardRunner) -> list[ProblemResult]:
+def results_of_groups(groups: Sequence[ScoredGroup], rewards: Rewards) -> list[ProblemResult]:
     """The results by problem. Answers that the verifier finds equal get one text, so that they vote together."""
     results = [ProblemResult.from_group(group) for group in groups]
     if all(len(group.rollouts) == 1 for group in groups):

@@ -12,7 +12,7 @@ from typing import Any
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
-from reasoner_rl.distributed.launch import launch_workers
+from reasoner_rl.distributed.launch import launch_rewards, launch_workers
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.observability.events import EVENTS, recorded_events
 from reasoner_rl.observability.measurements import PhaseTimer
@@ -21,7 +21,7 @@ from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import CallbackSink, OnMetrics, open_logger
 from reasoner_rl.prompts.sampler import OrderedSampler
 from reasoner_rl.prompts.selection import SelectingSampler
-from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.rewards.base import Rewards
 from reasoner_rl.sources.base import Source
 from reasoner_rl.sources.offline import ExampleSource, ExampleStream
 from reasoner_rl.sources.online import OnlineSource
@@ -94,10 +94,6 @@ def _train(
         events.write(
             "resume" if newest else "start", str(newest[1]) if newest else f"{config.run.steps} steps"
         )
-        rewards = None
-        if not isinstance(config, RewardModelConfig) and config.generates:
-            limit = config.rollout.sampling.max_response_tokens
-            rewards = stack.enter_context(RewardRunner(config.reward, limit))
         logger = stack.enter_context(
             open_logger(
                 config.logging,
@@ -109,6 +105,10 @@ def _train(
         )
         stop = stack.enter_context(graceful_stop())
         workers = stack.enter_context(launch_workers(config, algorithm, say))
+        rewards = None
+        if not isinstance(config, RewardModelConfig) and config.generates:
+            limit = config.rollout.sampling.max_response_tokens
+            rewards = stack.enter_context(launch_rewards(config.reward, limit))
         if isinstance(config, PreferenceConfig):
             # Before a checkpoint is loaded: the reference is the model at the start.
             policy = workers.models.policy
@@ -151,7 +151,7 @@ def mixed_in(config: TrainConfig, examples: Sequence[Example]) -> ExampleStream 
 
 
 def build_source(
-    config: TrainConfig, data: RunData, workers: Workers, rewards: RewardRunner | None, timer: PhaseTimer
+    config: TrainConfig, data: RunData, workers: Workers, rewards: Rewards | None, timer: PhaseTimer
 ) -> Source:
     """What the steps are made from."""
     if isinstance(config, OnlineConfig):
@@ -185,7 +185,7 @@ def build_evaluation(
     config: TrainConfig,
     data: RunData,
     workers: Workers,
-    rewards: RewardRunner | None,
+    rewards: Rewards | None,
     recorder: RolloutRecorder,
 ) -> Callable[[int], Sequence[Report]] | None:
     """What evaluates the present weights after a number of steps: on problems, or of a reward model on pairs."""

@@ -39,11 +39,13 @@ def launch_pool(
 
 
 @contextmanager
-def launch_judge(config: JudgingConfig, tell: Callable[[str], None]) -> Iterator[RewardModelGroup]:
+def launch_judge(
+    config: JudgingConfig, tell: Callable[[str], None], restarts: int = 0
+) -> Iterator[RewardModelGroup]:
     """Start a reward model that judges by itself, and stop it after the block; see `_launch`."""
     limits = BatchLimits(config.micro_batch_tokens, config.max_response_tokens)
     never_updated = UpdatePlan(samples_per_update=1, epochs=1, limits=limits)
-    with _launch(config, tell) as transport:
+    with _launch(config, tell, restarts) as transport:
         yield RewardModelGroup(transport, config.training.backend, never_updated, lambda: None)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
+
 from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
 from reasoner_rl.errors import WorkerError
 
 
 class Restarts:
-    """Counts the restarts of one command against ``cluster.restarts``; workers in this process are never restarted.
+    """Counts the restarts of one command against ``cluster.restarts``; a worker in this process is never restarted.
 
     A user's mistake or a divergence is no WorkerError: it would happen again.
     """
@@ -19,13 +22,35 @@ class Restarts:
     def take(self, error: WorkerError) -> str:
         """Use one restart after ``error``; returns a line that says why and which it is.
 
-        Raises WorkerError if none is left, with the number of those that were made.
+        Raises the error if none is left, with the number of those that were made.
         """
+        if self._allowed == 0:
+            raise error
         if self.made == self._allowed:
-            if self.made == 0:
-                raise error
-            made = f"cluster.restarts={self._allowed}: workers were started anew as many times before"
+            made = f"All restarts that cluster.restarts={self._allowed} allows were made before"
             raise WorkerError(f"{error}\n{made}") from error
         self.made += 1
         reason = str(error).partition("\n")[0]
         return f"{reason}. Restart {self.made} of {self._allowed}"
+
+
+def with_restarts(
+    cluster: ClusterConfig, attempt: Callable[[int], None], tell: Callable[[str], None]
+) -> None:
+    """Do work that keeps what is finished; where workers die, start them anew and do what is missing.
+
+    attempt: starts workers; called with the number of restarts that were made before.
+    """
+    restarts = Restarts(cluster)
+    while True:
+        try:
+            return attempt(restarts.made)
+        except WorkerError as error:
+            said = restarts.take(error)
+        tell(f"{said}: what is finished is kept")
+        let_go_of_workers()
+
+
+def let_go_of_workers() -> None:
+    """Drop references to objects of a Ray that has ended, which errors and their frames hold in circles."""
+    gc.collect()

@@ -56,8 +56,10 @@ class Frame:
     line: int
     function: str
 
-    def __str__(self) -> str:
-        return f"{self.function} ({_short(self.file)}:{self.line})"
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return f"{_short(self.file)}:{self.line}"
 
 
 Stack = Sequence[Frame]  # of one thread, the innermost frame first
@@ -65,16 +67,19 @@ Stack = Sequence[Frame]  # of one thread, the innermost frame first
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rank is. ``call``: what it waits in for others, or else the innermost function of a library, if any."""
+    """Where a rank is. ``call``: what it waits in for others, or else the innermost function, if of a library."""
 
-    call: str | None
+    call: Frame | None
     caller: Frame | None  # the innermost frame of this package or of a user's file
     waits: bool
 
     def __str__(self) -> str:
+        called = f"called by {self.caller.function}, {self.caller.where}" if self.caller else ""
         if self.call is None:
-            return str(self.caller)
-        return self.call if self.caller is None else f"{self.call}, called by {self.caller}"
+            return f"{self.caller.function} ({self.caller.where})" if self.caller else ""
+        if self.waits and self.caller:
+            return f"{self.call.function} ({called})"
+        return f"{self.call.function} ({', '.join(filter(None, (self.call.where, called)))})"
 
 
 def read_stacks(text: str) -> list[Stack]:
@@ -132,13 +137,13 @@ def _place(thread: Stack) -> Place:
     library, caller = thread[:depth], thread[depth] if depth < len(thread) else None
     for frame in library:
         if frame.function in _WAITING and any(part in frame.file for part in _COMMUNICATION):
-            return Place(frame.function, caller, waits=True)
+            return Place(frame, caller, waits=True)
     if library:
-        return Place(str(library[0]), caller, waits=False)
+        return Place(library[0], caller, waits=False)
     assert caller is not None
     # A method of an extension module has no frame, so that of a work in flight shows in the source alone.
     waits = _PACKAGE in caller.file and "work.wait(" in linecache.getline(caller.file, caller.line)
-    return Place("wait" if waits else None, caller, waits)
+    return Place(None, caller, waits)
 
 
 def _is_own(frame: Frame) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_workers
-from reasoner_rl.distributed.restarts import Restarts
+from reasoner_rl.distributed.restarts import Restarts, let_go_of_workers
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.errors import WorkerError
 from reasoner_rl.observability.events import EVENTS, EventLog, recorded_events
@@ -96,9 +95,10 @@ def _tell_restart(config: TrainConfig, output: Path, said: str) -> None:
     """Say and record from where the run goes on, and let go of what the last attempt held."""
     newest = _store(config, output).latest()
     step, place = newest or (0, "the beginning, for there is no checkpoint yet")
-    say(f"{said}: the run goes on from {place}")
-    EventLog(output / EVENTS, lambda: step).write("restart", f"{said}: the run goes on from {place}")
-    gc.collect()  # references to objects of a Ray that has ended, before another begins
+    text = f"{said}: the run goes on from {place}"
+    say(text)
+    EventLog(output / EVENTS, lambda: step).write("restart", text)
+    let_go_of_workers()
 
 
 def _store(config: TrainConfig, output: Path) -> CheckpointStore:

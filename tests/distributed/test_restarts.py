@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 
 from reasoner_rl.config.load import load_recipe
-from reasoner_rl.errors import WorkerError
 from reasoner_rl.observability.events import read_events
 from reasoner_rl.trainer.train import train
 
@@ -32,7 +31,9 @@ MEASURED = ("time/", "speed/", "memory/", "sync/", "reward/seconds")
 class Killer:
     """Kills the last worker as it is about to take up a call: the first of each method once so many steps are saved."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: Path, deaths: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, output: Path, deaths: Sequence[tuple[str, int]]
+    ) -> None:
         from reasoner_rl.distributed.ray.group import RayTransport
 
         self.left, self.output, self.victims = list(deaths), output, list[psutil.Process]()

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
 from reasoner_rl.errors import WorkerError
+from reasoner_rl.observability.messages import one_line
+
+_LONGEST = 500  # characters of a reason; the whole error is in events.jsonl
 
 
 class Restarts:
@@ -30,7 +33,7 @@ class Restarts:
             made = f"All restarts that cluster.restarts={self._allowed} allows were made before"
             raise WorkerError(f"{error}\n{made}") from error
         self.made += 1
-        reason = str(error).partition("\n")[0]
+        reason = one_line(str(error).partition("\n")[0].rstrip("."), _LONGEST)
         return f"{reason}. Restart {self.made} of {self._allowed}"
 
 

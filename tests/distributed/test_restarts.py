@@ -80,7 +80,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     ("cluster", "deaths"),
     [
         (TOGETHER, [("update", 1), ("save", 2)]),
-        (APART, [("build", 0), ("send_weights", 1), ("generate", 3)]),
+        (APART, [("build", 0), ("load_weights", 1), ("generate", 3)]),
     ],
 )
 def test_a_run_whose_workers_die_ends_with_the_bits_of_an_undisturbed_one(

@@ -231,7 +231,9 @@ class RayTransport:
         self._reserved += machines
         if len(machines) < cluster.nodes:
             self._number_ranks(len(machines) * cluster.workers_per_node)
-            self._tell(f"going on with {len(machines)} of {cluster.nodes} machines, {self.ranks} workers")
+            self._tell(
+                f"going on with {len(machines)} of {cluster.nodes} machines (workers for the models: {self.ranks})"
+            )
         pools.insert(0, (cluster.workers_per_node, machines))
         self._groups = [self._group(per_node, machines, use_gpu) for per_node, machines in pools]
         self._actors = [actor for group in self._groups for actor in group.workers]

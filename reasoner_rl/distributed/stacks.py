@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 _PACKAGE = "reasoner_rl/"
 _ENTRY = ("distributed/ray/group.py", "call")  # where a rank takes up a call of the driver's
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$')
@@ -82,7 +84,7 @@ class Place:
         return f"{self.call.function} ({', '.join(filter(None, (self.call.where, called)))})"
 
 
-def read_stacks(text: str) -> list[Stack]:
+def read_stacks(text: str) -> Sequence[Stack]:
     """The threads of the last dump in a file that faulthandler wrote."""
     threads: list[list[Frame]] = []
     for line in text.rpartition("Timeout (")[2].splitlines():
@@ -94,7 +96,7 @@ def read_stacks(text: str) -> list[Stack]:
     return threads
 
 
-def spied_stacks(process: int) -> list[Stack]:
+def spied_stacks(process: int) -> Sequence[Stack]:
     """The threads of a process on this machine, read by py-spy; none where that is not installed or not allowed."""
     beside = Path(sys.executable).with_name("py-spy")
     program = shutil.which("py-spy") or (str(beside) if beside.exists() else None)
@@ -109,6 +111,17 @@ def spied_stacks(process: int) -> list[Stack]:
         ]
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
         return []
+
+
+def seen_from_outside(process: int) -> str:
+    """What can be said of a rank on this machine that has not written its stack, such as a process that is stopped."""
+    try:
+        stopped = psutil.Process(process).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return "has no process any more"
+    state = "is stopped" if stopped else "has written no stack"
+    place = place_of(spied_stacks(process))
+    return state if place is None else f"{state} and is in {place}"
 
 
 def place_of(threads: Sequence[Stack]) -> Place | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from reasoner_rl.distributed.stacks import (
@@ -14,6 +17,7 @@ from reasoner_rl.distributed.stacks import (
     compressed,
     place_of,
     read_stacks,
+    seen_from_outside,
     spied_stacks,
     tell_hang,
 )
@@ -160,9 +164,15 @@ def test_py_spy_reads_a_process_that_cannot_write_its_own_stack(tmp_path: Path) 
         assert process.stdout is not None
         process.stdout.readline()
         threads = spied_stacks(process.pid)
+        assert seen_from_outside(process.pid) == "has written no stack", "it is in no call of the driver's"
+        process.send_signal(signal.SIGSTOP)
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        assert seen_from_outside(process.pid) == "is stopped"
     finally:
         process.kill()
         process.communicate()
+    assert seen_from_outside(process.pid) == "has no process any more"
     if not threads:
         pytest.skip("py-spy is not installed, or may not read other processes")
     assert [frame.function for frame in threads[0]][-2:] == ["stuck", "<module>"]

@@ -53,7 +53,7 @@ from reasoner_rl.distributed.ray.resources import (
     worker_environment,
 )
 from reasoner_rl.distributed.serialization import REDUCERS, rebuild
-from reasoner_rl.distributed.stacks import Place, place_of, read_stacks, spied_stacks, tell_hang
+from reasoner_rl.distributed.stacks import Place, place_of, read_stacks, seen_from_outside, tell_hang
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
@@ -425,12 +425,12 @@ class RayTransport:
         )
 
     def _place(self, rank: int) -> Place | str:
-        """Where a rank is that has not answered: by its own stack, or where it wrote none, and is here, by py-spy."""
+        """Where a rank is that has not answered, by its own stack, or if it wrote none, as seen from this machine."""
         file, location = self._stacks / f"rank_{rank:04d}.txt", self._locations[rank]
-        threads = read_stacks(file.read_text(errors="replace")) if file.exists() else []
-        if not threads and location.process and location.machine == socket.gethostname():
-            threads = spied_stacks(location.process)
-        return place_of(threads) or "has written no stack"
+        place = place_of(read_stacks(file.read_text(errors="replace"))) if file.exists() else None
+        if place is None and location.process and location.machine == socket.gethostname():
+            return seen_from_outside(location.process)
+        return place or "has written no stack"
 
     def _stop_with(self, error: Exception) -> NoReturn:
         """Whoever cleans up after the error and calls the workers once more gets the same error, and not another."""

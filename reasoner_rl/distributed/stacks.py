@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
@@ -105,12 +106,14 @@ def spied_stacks(process: int) -> Sequence[Stack]:
     try:  # without stopping the process, which may be stopped already
         command = [program, "dump", "--json", "--nonblocking", "--pid", str(process)]
         told = subprocess.run(command, capture_output=True, timeout=_SPY_SECONDS, check=True).stdout
-        return [
-            [Frame(frame["filename"], frame["line"], frame["name"]) for frame in thread["frames"]]
-            for thread in json.loads(told)
-        ]
+        return [[_spied(frame) for frame in thread["frames"]] for thread in json.loads(told)]
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
         return []
+
+
+def _spied(frame: Mapping[str, Any]) -> Frame:
+    """A method's name comes with its class."""
+    return Frame(frame["filename"], frame["line"], frame["name"].rpartition(".")[2])
 
 
 def seen_from_outside(process: int) -> str:

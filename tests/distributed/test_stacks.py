@@ -154,26 +154,42 @@ def test_ranks_are_compressed(ranks: list[int], text: str) -> None:
     assert compressed(ranks) == text
 
 
-def test_py_spy_reads_a_process_that_cannot_write_its_own_stack(tmp_path: Path) -> None:
-    program = tmp_path / "stuck.py"
-    program.write_text(
-        "import time\ndef stuck():\n    print('there', flush=True)\n    time.sleep(60)\nstuck()\n"
-    )
+STUCK = """\
+import time
+class RayWorker:
+    def call(self):
+        print("there", flush=True)
+        self.work()
+    def work(self):
+        time.sleep(60)
+RayWorker().call()
+"""
+
+
+def test_a_process_that_cannot_write_its_own_stack_is_seen_from_outside(tmp_path: Path) -> None:
+    program = tmp_path / "distributed" / "ray" / "group.py"
+    program.parent.mkdir(parents=True)
+    program.write_text(STUCK)
     process = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        threads = spied_stacks(process.pid)
-        assert seen_from_outside(process.pid) == "has written no stack", "it is in no call of the driver's"
+        while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:
+            time.sleep(0.01)
+        running = seen_from_outside(process.pid)
         process.send_signal(signal.SIGSTOP)
         while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
-        assert seen_from_outside(process.pid) == "is stopped"
+        stopped, threads = seen_from_outside(process.pid), spied_stacks(process.pid)
     finally:
         process.kill()
         process.communicate()
     assert seen_from_outside(process.pid) == "has no process any more"
     if not threads:
+        assert (running, stopped) == ("has written no stack", "is stopped")
         pytest.skip("py-spy is not installed, or may not read other processes")
-    assert [frame.function for frame in threads[0]][-2:] == ["stuck", "<module>"]
-    assert threads[0][0] == Frame(str(program), 4, "stuck")
+    assert threads == [
+        [Frame(str(program), line, name) for line, name in ((7, "work"), (5, "call"), (8, "<module>"))]
+    ]
+    assert running == "has written no stack and is in work (ray/group.py:7)"
+    assert stopped == "is stopped and is in work (ray/group.py:7)"

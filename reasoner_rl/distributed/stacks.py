@@ -24,30 +24,17 @@ _PACKAGE = "reasoner_rl/"
 _ENTRY = ("distributed/ray/group.py", "call")  # where a rank takes up a call of the driver's
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$')
 _INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python3")
-_COMMUNICATION = (
-    *("torch/distributed/", "vllm/distributed/", "ray/_private/", "megatron/core/distributed/"),
-    *(
-        "megatron/core/tensor_parallel/",
-        "megatron/core/pipeline_parallel/",
-        "megatron/core/parallel_state.py",
-    ),
+# Files of what communicates, and functions there in which a rank waits for others.
+_COMMUNICATION = re.compile(
+    r"(torch|vllm)/distributed/|ray/_private/|"
+    r"megatron/core/(distributed/|tensor_parallel/|pipeline_parallel/|parallel_state\.py)"
 )
-# Functions there in which a rank waits for others. The longest list is that of torch.distributed.
-_WAITING = {
-    *("all_reduce", "reduce", "broadcast", "barrier", "monitored_barrier", "scatter", "gather"),
-    *(
-        "all_gather",
-        "all_gather_single",
-        "all_gather_into_tensor",
-        "all_gather_coalesced",
-        "all_gather_object",
-    ),
-    *("reduce_scatter", "reduce_scatter_single", "reduce_scatter_tensor", "all_to_all", "all_to_all_single"),
-    *("broadcast_object_list", "scatter_object_list", "gather_object", "send", "recv", "batch_isend_irecv"),
-    *("init_process_group", "new_group", "rendezvous", "_store_based_barrier", "wait_tensor"),
-    *("wait_for_unshard", "foreach_all_gather_copy_out", "finish_grad_sync", "_p2p_ops", "_communicate"),
-    *("get_objects", "wait"),
-}
+_WAITING = re.compile(
+    r"(all_)?reduce|(all_)?gather(_\w+)?|reduce_scatter(_\w+)?|all_to_all(_\w+)?|(broadcast|scatter)(_object_list)?|"
+    r"(monitored_|_store_based_)?barrier|send|recv|batch_isend_irecv|_p2p_ops|_communicate|"
+    r"init_process_group|new_group|rendezvous|wait(_tensor|_for_unshard)?|foreach_all_gather_copy_out|"
+    r"finish_grad_sync|get_objects"
+)
 _SPY_SECONDS = 10.0
 
 
@@ -152,7 +139,7 @@ def _place(thread: Stack) -> Place:
     depth = next((depth for depth, frame in enumerate(thread) if _is_own(frame)), len(thread))
     library, caller = thread[:depth], thread[depth] if depth < len(thread) else None
     for frame in library:
-        if frame.function in _WAITING and any(part in frame.file for part in _COMMUNICATION):
+        if _WAITING.fullmatch(frame.function) and _COMMUNICATION.search(frame.file):
             return Place(frame, caller, waits=True)
     if library:
         return Place(library[0], caller, waits=False)

@@ -10,9 +10,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import ray
 import torch
 from ray.exceptions import RayError
@@ -35,7 +37,7 @@ _CONNECT_SECONDS = 10.0  # for the head of a Ray cluster to answer
 def init_ray(cluster: RayClusterConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handler = signal.getsignal(signal.SIGTERM)
+    handler, children = signal.getsignal(signal.SIGTERM), set(psutil.Process().children())
     try:
         if cluster.address is None:
             apart = cluster.generation.workers_per_node if cluster.generation else 0
@@ -53,10 +55,20 @@ def init_ray(cluster: RayClusterConfig) -> None:
             f"RAY_AUTH_MODE and RAY_AUTH_TOKEN say: {error}"
         ) from error
     except Exception as error:  # Ray raises a bare one where a machine is too slow to start it
+        _kill_half_started(children)
         raise WorkerError(f"Ray could not be started: {type(error).__name__}: {error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would leave at once, in the middle of a step
+
+
+def _kill_half_started(children: Collection[psutil.Process]) -> None:
+    """Kill what Ray has begun to start and would leave until this process ends. children: that were there before."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child not in children and child.name() in ("gcs_server", "raylet"):
+                for each in (*child.children(recursive=True), child):
+                    each.kill()
 
 
 def wants_gpus(cluster: RayClusterConfig) -> bool:

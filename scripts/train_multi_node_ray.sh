@@ -24,6 +24,10 @@
 # prints how many there are and how many it needs. Ctrl-C or SIGTERM finishes the step and saves; the same command resumes from
 # the newest checkpoint. The exit status is that of reasoner-rl train, or 3 if Ray does not start on a machine.
 #
+# cluster.restarts=N starts the workers anew after one of them, or its machine, died or hung, up to N times within this
+# command, and cluster.min_nodes=M then goes on with M machines where the others do not come back. Ray's head, which with
+# --hosts is on this machine, must live: with it the run ends. Ray is not started again on a machine that has failed.
+#
 # Newer versions of Ray ask for a token, and with --hosts one is made for the run. Where you start Ray yourself, set
 # RAY_AUTH_MODE for every `ray start` and for this script alike: to token, with the same ~/.ray/auth_token or RAY_AUTH_TOKEN
 # everywhere, or to disabled. Unset, the head asks for a token as soon as there is such a file, and the others bring none.

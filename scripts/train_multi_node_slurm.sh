@@ -19,6 +19,8 @@
 #
 # 300 seconds before the time limit a signal makes the driver finish its step and save; it ends with status 130. Where a
 # step takes longer, send the signal earlier, with --signal=B:TERM@SECONDS. `scancel --batch --signal=TERM JOB` ends a job the same way.
+# cluster.restarts=N starts workers that died or hung anew, up to N times within the job. Where a machine fails, Slurm ends
+# the job, and requeues it.
 # Submitted again, or requeued by Slurm, the run resumes from the newest checkpoint in run.output_dir. Otherwise the status
 # is that of reasoner-rl train, or 3 if Ray does not start on a machine.
 

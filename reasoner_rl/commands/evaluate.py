@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from reasoner_rl.config.recipes import EvalConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.config.rollout import VllmEngineConfig
 from reasoner_rl.distributed.launch import launch_pool
-from reasoner_rl.distributed.pool import GenerationPool
+from reasoner_rl.distributed.restarts import with_restarts
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.evaluation.estimators import ProblemResult, summarise
 from reasoner_rl.evaluation.result import EvaluationResult, ProblemRecord, SetReport
@@ -168,7 +169,7 @@ def _evaluate(
     config: EvalConfig, held_out: Sequence[HeldOut], folder: EvaluationFolder, per_part: int
 ) -> EvaluationResult:
     sets = [_SetParts.of(of_set, folder.parts, per_part) for of_set in held_out]
-    total, done = sum(len(s.parts) for s in sets), sum(part.file.exists() for s in sets for part in s.parts)
+    total, done = sum(len(s.parts) for s in sets), _finished(sets)
     if done:
         say(f"responses: {done} of {total} parts are finished")
         for of_set in sets:
@@ -180,8 +181,7 @@ def _evaluate(
         )
         evaluator = Evaluator(config, held_out, rewards, recorder)
         if done < total:
-            with launch_pool(config, say) as pool:
-                _answer(evaluator, sets, pool, done, total)
+            with_restarts(config.cluster, partial(_answer_missing, config, evaluator, sets), say)
         reports = []
         for of_set in sets:
             groups = of_set.groups()
@@ -197,17 +197,23 @@ def _evaluate(
     )
 
 
-def _answer(
-    evaluator: Evaluator, sets: Sequence[_SetParts], pool: GenerationPool, done: int, total: int
+def _answer_missing(
+    config: EvalConfig, evaluator: Evaluator, sets: Sequence[_SetParts], restarts: int
 ) -> None:
     """Draw and score the responses of the missing parts, and keep each part as it is finished."""
-    for of_set in sets:
-        for start, part in of_set.missing():
-            groups = evaluator.answer(pool, of_set.held_out, start, start + len(part.prompts))
-            write_rollouts(part.file, 0, groups)
-            done += 1
-            if total > 1:
-                say(f"  {done} of {total} parts: {of_set.held_out.name}, problem {start + len(groups):,}")
+    total, done = sum(len(s.parts) for s in sets), _finished(sets)
+    with launch_pool(config, say, restarts) as pool:
+        for of_set in sets:
+            for start, part in of_set.missing():
+                groups = evaluator.answer(pool, of_set.held_out, start, start + len(part.prompts))
+                write_rollouts(part.file, 0, groups)
+                done += 1
+                if total > 1:
+                    say(f"  {done} of {total} parts: {of_set.held_out.name}, problem {start + len(groups):,}")
+
+
+def _finished(sets: Sequence[_SetParts]) -> int:
+    return sum(part.file.exists() for of_set in sets for part in of_set.parts)
 
 
 def _report(held_out: HeldOut, results: Sequence[ProblemResult]) -> SetReport:

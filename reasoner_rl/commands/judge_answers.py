@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from reasoner_rl.commands.settings import SETTINGS, settle
 from reasoner_rl.config.judging import JudgingConfig
 from reasoner_rl.config.training_recipe import SamplingRecipe
 from reasoner_rl.distributed.launch import launch_judge
+from reasoner_rl.distributed.restarts import with_restarts
 from reasoner_rl.errors import DataError
 from reasoner_rl.metrics import Metrics, values
 from reasoner_rl.observability.messages import say
@@ -73,9 +75,12 @@ class AnswerJudge:
         """
         missing = [part for part in parts if self._kept(part) is None]
         say(f"reward model: {len(parts) - len(missing)} of {len(parts)} parts are judged")
-        if not missing:
-            return
-        with launch_judge(self._config, say) as model:
+        if missing:
+            with_restarts(self._config.cluster, partial(self._judge_missing, parts), say)
+
+    def _judge_missing(self, parts: Sequence[AnswersPart], restarts: int) -> None:
+        missing = [part for part in parts if self._kept(part) is None]
+        with launch_judge(self._config, say, restarts) as model:
             judge = self._make(model)
             for number, part in enumerate(missing, start=len(parts) - len(missing) + 1):
                 with_scores, metrics = judged(part.groups(), judge, self._weight)

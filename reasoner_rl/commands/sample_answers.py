@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from reasoner_rl.commands.answer_parts import AnswersPart
@@ -14,6 +15,7 @@ from reasoner_rl.commands.settings import settle
 from reasoner_rl.config.recipes import EvalConfig
 from reasoner_rl.config.training_recipe import SamplingRecipe
 from reasoner_rl.distributed.launch import launch_pool
+from reasoner_rl.distributed.restarts import with_restarts
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.rollout_table import write_rollouts
@@ -67,7 +69,7 @@ def sampled_groups(
         missing = [part for part in parts if not part.file.exists()]
         say(f"answers: {len(parts) - len(missing)} of {len(parts)} parts exist")
         if missing:
-            run_phase("sampling answers", config, _sample, config, missing, len(parts))
+            run_phase("sampling answers", config, _sample, config, parts)
         if judge is not None:
             judge.judge(parts)
     by_uid = {problem.uid: problem for problem in problems}
@@ -89,15 +91,17 @@ def _settle(config: EvalConfig, prompts: Sequence[Prompt], folder: Path) -> None
     settle(folder, settings, "answers that were sampled")
 
 
-def _sample(config: EvalConfig, parts: Sequence[AnswersPart], total: int) -> None:
-    """Sample and score the answers of ``parts``, and write their files.
-
-    total: how many parts there are, for the messages, which count those that were finished before.
-    """
+def _sample(config: EvalConfig, parts: Sequence[AnswersPart]) -> None:
+    """Sample and score the answers of the parts that are missing, and write their files."""
     begin_run(config)  # again, where this is a process of its own
+    with_restarts(config.cluster, partial(_sample_missing, config, parts), say)
+
+
+def _sample_missing(config: EvalConfig, parts: Sequence[AnswersPart], restarts: int) -> None:
     limit, samples = config.rollout.sampling.max_response_tokens, config.evaluation.samples_per_prompt
-    with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say) as pool:
-        for number, part in enumerate(parts, start=total - len(parts) + 1):
+    missing, total = [part for part in parts if not part.file.exists()], len(parts)
+    with RewardRunner(config.reward, limit) as rewards, launch_pool(config, say, restarts) as pool:
+        for number, part in enumerate(missing, start=total - len(missing) + 1):
             groups = generate_groups(
                 part.prompts,
                 pool,

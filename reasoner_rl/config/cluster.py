@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from reasoner_rl.config.base import Section
+from reasoner_rl.config.base import Section, refuse_without_effect
 
 
 class DeadlineConfig(Section):
@@ -67,6 +67,23 @@ class RayClusterConfig(Section):
         "auto", description="What a worker needs one of; auto: a GPU if this machine has one."
     )
     deadlines: DeadlineConfig = Field(DeadlineConfig(), description="When a call counts as hung.")
+    restarts: int = Field(
+        0,
+        ge=0,
+        description="How many times one command starts its workers anew after one of them, or its machine, died, hung "
+        "or failed. Training goes on from its newest checkpoint, an evaluation from its finished parts.",
+    )
+    min_nodes: int | None = Field(
+        None,
+        ge=1,
+        description="Machines of cluster.nodes that are enough after such a failure, where others do not come back: "
+        "training then goes on with fewer workers. If unset, all of them.",
+    )
+    replacement_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="After a failure, how long all of cluster.nodes are waited for before training goes on with fewer.",
+    )
 
     @field_validator("address")
     @classmethod
@@ -86,10 +103,30 @@ class RayClusterConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fewer_machines_can_be_enough(self) -> Self:
+        if self.min_nodes is None:
+            refuse_without_effect(self, ["replacement_seconds"], "without cluster.min_nodes", "cluster.")
+        elif self.min_nodes > self.nodes:
+            raise ValueError(
+                f"cluster.min_nodes must not exceed cluster.nodes: {self.min_nodes} exceeds {self.nodes}"
+            )
+        elif self.restarts == 0:
+            raise ValueError(
+                f"cluster.min_nodes={self.min_nodes} has no effect with cluster.restarts=0: fewer machines are enough "
+                "after a restart alone"
+            )
+        return self
+
     @property
     def ranks(self) -> int:
         """Number of workers."""
         return self.nodes * self.workers_per_node
+
+
+def with_nodes(cluster: RayClusterConfig, nodes: int) -> RayClusterConfig:
+    """The same on another number of machines, at least ``cluster.min_nodes``."""
+    return cluster.model_copy(update={"nodes": nodes})
 
 
 def without_generation(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from reasoner_rl.config.algorithm import AlgorithmConfig, DynamicSamplingConfig, GroupAlgorithmConfig
 from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.batch import BatchConfig
-from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig
+from reasoner_rl.config.cluster import ClusterConfig, RayClusterConfig, with_nodes
 from reasoner_rl.config.data import PromptConfig, PromptSelectionConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import (
@@ -84,7 +85,41 @@ def check_profile(run: RunConfig, cluster: ClusterConfig) -> None:
 
 
 def check_ranks(backend: BackendConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
-    """Raise ValueError where the workers cannot be divided as the backend says."""
+    """Raise ValueError where the workers cannot be divided as the backend says, also on fewer machines after a failure.
+
+    Of the fewer numbers of machines that cluster.min_nodes allows, at least one must do.
+    """
+    _check_division(backend, model, cluster)
+    if (
+        isinstance(cluster, RayClusterConfig)
+        and (fewest := cluster.min_nodes or cluster.nodes) < cluster.nodes
+    ):
+        most = cluster.nodes - 1
+        if usable_nodes(backend, model, cluster, most) is None:
+            try:
+                _check_division(backend, model, with_nodes(cluster, most))
+            except ValueError as error:
+                raise ValueError(
+                    f"cluster.min_nodes={fewest}: training could go on with no number of machines from {fewest} to "
+                    f"{most}; with {most}, {error}"
+                ) from error
+
+
+def usable_nodes(
+    backend: BackendConfig, model: ModelConfig, cluster: RayClusterConfig, there: int
+) -> int | None:
+    """The most machines, of those that are there, that a model can be trained on; None if too few are there.
+
+    They are at least ``cluster.min_nodes``, or all of ``cluster.nodes`` if that is unset.
+    """
+    for nodes in range(min(there, cluster.nodes), (cluster.min_nodes or cluster.nodes) - 1, -1):
+        with suppress(ValueError):
+            _check_division(backend, model, with_nodes(cluster, nodes))
+            return nodes
+    return None
+
+
+def _check_division(backend: BackendConfig, model: ModelConfig, cluster: ClusterConfig) -> None:
     if isinstance(backend, MegatronBackendConfig):
         check_megatron(backend, model, cluster)
     elif isinstance(backend, FsdpBackendConfig) and cluster.ranks % (backend.shard_ranks or cluster.ranks):

@@ -25,10 +25,10 @@ from reasoner_rl.rewards.runner import RewardRunner
 
 @contextmanager
 def launch_workers(
-    config: TrainConfig, algorithm: Algorithm, tell: Callable[[str], None]
+    config: TrainConfig, algorithm: Algorithm, tell: Callable[[str], None], restarts: int = 0
 ) -> Iterator[Workers]:
     """Start the workers of a recipe that trains, and stop them after the block; see `_launch`."""
-    with _launch(config, tell) as transport:
+    with _launch(config, tell, restarts) as transport:
         yield Workers(config, algorithm, transport)
 
 
@@ -39,18 +39,22 @@ def launch_models(config: TrainConfig, algorithm: Algorithm) -> Iterator[Workers
 
 
 @contextmanager
-def launch_pool(config: EvalConfig, tell: Callable[[str], None]) -> Iterator[GenerationPool]:
+def launch_pool(
+    config: EvalConfig, tell: Callable[[str], None], restarts: int = 0
+) -> Iterator[GenerationPool]:
     """Start what generates in an evaluation by itself, and stop it after the block; see `_launch`."""
-    with _launch(config, tell) as transport:
+    with _launch(config, tell, restarts) as transport:
         yield GenerationPool(config.rollout.engine, transport)
 
 
 @contextmanager
-def launch_judge(config: JudgingConfig, tell: Callable[[str], None]) -> Iterator[RewardModelGroup]:
+def launch_judge(
+    config: JudgingConfig, tell: Callable[[str], None], restarts: int = 0
+) -> Iterator[RewardModelGroup]:
     """Start a reward model that judges by itself, and stop it after the block; see `_launch`."""
     limits = BatchLimits(config.micro_batch_tokens, config.max_response_tokens)
     never_updated = UpdatePlan(samples_per_update=1, epochs=1, limits=limits)
-    with _launch(config, tell) as transport:
+    with _launch(config, tell, restarts) as transport:
         yield RewardModelGroup(transport, config.training.backend, never_updated, lambda: None)
 
 
@@ -71,8 +75,10 @@ def launch_rewards(config: RewardConfig, max_response_tokens: int) -> Iterator[R
 
 
 @contextmanager
-def _launch(config: Launched, tell: Callable[[str], None]) -> Iterator[Transport]:
+def _launch(config: Launched, tell: Callable[[str], None], restarts: int = 0) -> Iterator[Transport]:
     """Start workers. ``tell`` is called with a message about what is awaited.
+
+    restarts: how many times that was done before in this command. After the first, cluster.min_nodes are enough.
 
     Raises MissingExtraError if Ray or verl are not installed and needed, and UserError if the cluster is too small.
     """
@@ -84,7 +90,7 @@ def _launch(config: Launched, tell: Callable[[str], None]) -> Iterator[Transport
     logging.disable(logging.WARNING)  # that this machine has no GPU, and other things that a recipe decides
     from reasoner_rl.distributed.ray.group import RayTransport
 
-    transport = RayTransport(config, config.cluster, tell)
+    transport = RayTransport(config, config.cluster, tell, restarts)
     try:
         transport.start()
         logging.disable(logging.NOTSET)

@@ -1,4 +1,4 @@
-"""What happened to a run, in events.jsonl of its folder: starts, resumes, warnings, requests to stop, errors, its end.
+"""What happened to a run, in events.jsonl of its folder: starts, resumes, warnings, stops, errors, restarts, its end.
 
 The file is appended to by every start in the folder, so a run that fails again and again shows it. Skipped steps and
 the gaps of weight syncs are numbers of a step and stand in metrics.jsonl.
@@ -19,7 +19,7 @@ from reasoner_rl.errors import DataError
 from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import naming
 
-EventKind = Literal["start", "resume", "warning", "stop", "error", "end"]
+EventKind = Literal["start", "resume", "warning", "stop", "error", "restart", "end"]
 EVENTS = "events.jsonl"
 
 

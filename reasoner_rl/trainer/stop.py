@@ -44,13 +44,16 @@ class StopRequest:
 
 
 @contextmanager
-def graceful_stop() -> Iterator[StopRequest]:
+def graceful_stop(stop: StopRequest | None = None) -> Iterator[StopRequest]:
     """Turn the first Ctrl-C or SIGTERM into a request; a second one interrupts at once.
+
+    stop: the request that is yielded, where it outlasts the block; a new one if unset.
 
     Whatever error the block ends in after that is raised as KeyboardInterrupt. An interrupted write ends in an error of
     PyTorch's, which passes from rank to rank without its cause.
     """
-    stop = StopRequest()
+    if stop is None:
+        stop = StopRequest()
 
     def request(number: int, frame: FrameType | None) -> None:
         if stop.requested:

@@ -13,8 +13,10 @@ from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_rewards, launch_workers
+from reasoner_rl.distributed.restarts import Restarts, let_go_of_workers
 from reasoner_rl.distributed.workers import Workers
-from reasoner_rl.observability.events import EVENTS, recorded_events
+from reasoner_rl.errors import WorkerError
+from reasoner_rl.observability.events import EVENTS, EventLog, recorded_events
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
@@ -44,7 +46,7 @@ from reasoner_rl.trainer.resume import (
 from reasoner_rl.trainer.reward_models import PairEvaluator
 from reasoner_rl.trainer.run_data import RunData, load_data, tell_recipe
 from reasoner_rl.trainer.state import DriverState
-from reasoner_rl.trainer.stop import graceful_stop
+from reasoner_rl.trainer.stop import StopRequest, graceful_stop
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import Example, Prompt
 
@@ -54,31 +56,68 @@ class Observers:
     """Observers of a run, on which its results do not depend."""
 
     compare_to: Reference | None = None  # compared with at each step; the summary has the result
-    on_metrics: OnMetrics | None = None  # called with the step and its metrics, and those of evaluations
+    # Called with the step and its metrics, and those of evaluations; again for steps that a restart repeats.
+    on_metrics: OnMetrics | None = None
     timer: PhaseTimer = field(default_factory=PhaseTimer)  # measures the phases of every step
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One way from the newest checkpoint towards the end of the run."""
+
+    output: Path
+    observers: Observers
+    stop: StopRequest  # outlasts the attempt
+    restarts: int  # how many times workers were started anew in this command
 
 
 def train(config: TrainConfig, observers: Observers | None = None) -> dict[str, Any] | None:
     """Run the recipe to its end, resuming from its newest checkpoint.
 
-    Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
+    Where workers die, hang or fail, they are started anew up to ``cluster.restarts`` times, and the run goes on as the
+    same command would. Returns the summary, also written to ``summary.json``, or None if the run was stopped before
+    its end.
     """
-    config = with_exported_models(config)
+    config, observers = with_exported_models(config), observers or Observers()
+    restarts, stop = Restarts(config.cluster), StopRequest()
     with output_folder(config.run) as output:
-        store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
-        newest = checkpoint_to_resume(config, store)
-        begin_run(config)
-        tell_recipe(config)
-        return _train(config, output, store, newest, observers or Observers())
+        while True:
+            try:
+                return _attempt(config, _Attempt(output, observers, stop, restarts.made))
+            except WorkerError as error:
+                if stop:
+                    raise
+                said = restarts.take(error)
+            _tell_restart(config, output, said)
+
+
+def _tell_restart(config: TrainConfig, output: Path, said: str) -> None:
+    """Say and record from where the run goes on, and let go of what the last attempt held."""
+    newest = _store(config, output).latest()
+    step, place = newest or (0, "the beginning, for there is no checkpoint yet")
+    text = f"{said}: the run goes on from {place}"
+    say(text)
+    EventLog(output / EVENTS, lambda: step).write("restart", text)
+    let_go_of_workers()
+
+
+def _store(config: TrainConfig, output: Path) -> CheckpointStore:
+    return CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
+
+
+def _attempt(config: TrainConfig, attempt: _Attempt) -> dict[str, Any] | None:
+    """Run from the newest checkpoint to the end, or to a request to stop: see `train`."""
+    store = _store(config, attempt.output)
+    newest = checkpoint_to_resume(config, store, restarted=attempt.restarts > 0)
+    begin_run(config)
+    tell_recipe(config)
+    return _train(config, attempt, store, newest)
 
 
 def _train(
-    config: TrainConfig,
-    output: Path,
-    store: CheckpointStore,
-    newest: tuple[int, Path] | None,
-    observers: Observers,
+    config: TrainConfig, attempt: _Attempt, store: CheckpointStore, newest: tuple[int, Path] | None
 ) -> dict[str, Any] | None:
+    output, observers = attempt.output, attempt.observers
     data = load_data(config, load_tokenizer(config.model))
     state = _state_to_begin_with(config, output, newest[1] if newest else None)
     check_data(state, data.fingerprints(), newest)
@@ -103,8 +142,8 @@ def _train(
                 more=[*followed, *called],
             )
         )
-        stop = stack.enter_context(graceful_stop())
-        workers = stack.enter_context(launch_workers(config, algorithm, say))
+        stop = stack.enter_context(graceful_stop(attempt.stop))
+        workers = stack.enter_context(launch_workers(config, algorithm, say, attempt.restarts))
         rewards = None
         if not isinstance(config, RewardModelConfig) and config.generates:
             limit = config.rollout.sampling.max_response_tokens
@@ -126,7 +165,8 @@ def _train(
             events.write("stop", "on request, with a checkpoint")
             tell_stopped(output, state.step, store)
             return None
-        summary = finish_run(config, state, workers, {sink.name: sink.summary() for sink in followed})
+        more = {"restarts": attempt.restarts, **{sink.name: sink.summary() for sink in followed}}
+        summary = finish_run(config, state, workers, more)
         events.write("end", f"after {state.seconds:.1f} seconds of steps and evaluations")
         return summary
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,10 +21,13 @@ import torch
 
 from reasoner_rl.commands.evaluate import evaluate_checkpoint
 from reasoner_rl.commands.evaluation_tables import report_table
+from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.load import dump_recipe
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig
 from reasoner_rl.config.rollout import SamplingConfig
-from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.distributed.building import build_worker
+from reasoner_rl.distributed.local import LocalTransport
+from reasoner_rl.errors import ConfigError, DataError, WorkerError
 from reasoner_rl.evaluation.result import EvaluationResult, SetReport, differences, read_result
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.rewards.runner import RewardRunner
@@ -92,6 +96,42 @@ def test_the_report_is_what_the_recorded_responses_say(
         _check_tables(report, groups)
     assert read_result(tmp_path / "run") == result
     _check_settings(config, result)
+
+
+def test_an_evaluation_whose_workers_die_keeps_its_parts_and_ends_with_the_same_result(
+    config: EvalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stands in for Ray with workers in this process, of which the first die at their second part."""
+    parts = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"responses_per_part": 8})}
+    )
+    reports = evaluate_checkpoint(parts).reports
+    started, generate = list[int](), Evaluator.answer
+
+    @contextmanager
+    def launch(config: Any, tell: Any, restarts: int = 0) -> Iterator[LocalTransport]:
+        started.append(restarts)
+        yield LocalTransport(build_worker(config))
+
+    def dying(self: Any, pool: Any, held_out: Any, first: int, end: int) -> Any:
+        if started == [0] and first == 2:
+            raise WorkerError("worker 1 of 2, on a machine, died in generate: reasons\nAnd more of them")
+        return generate(self, pool, held_out, first, end)
+
+    monkeypatch.setattr("reasoner_rl.distributed.launch._launch", launch)
+    monkeypatch.setattr(Evaluator, "answer", dying)
+    restarted = {
+        "cluster": RayClusterConfig(kind="ray", restarts=1),
+        "run": parts.run.model_copy(update={"output_dir": tmp_path / "restarted"}),
+    }
+    capsys.readouterr()
+    assert evaluate_checkpoint(parts.model_copy(update=restarted)).reports == reports
+    assert started == [0, 1]
+    lines = capsys.readouterr().out.splitlines()
+    why = "worker 1 of 2, on a machine, died in generate: reasons. Restart 1 of 1: what is finished is kept"
+    done = [line.split(":")[0].strip() for line in lines if " parts: " in line]
+    assert why in lines
+    assert done == [f"{number} of 4 parts" for number in (1, 2, 3, 4)]
 
 
 def _check_tables(report: SetReport, groups: list[list[dict[str, Any]]]) -> None:

@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from reasoner_rl.config.cluster import RayClusterConfig
+from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.preference import DpoConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig, SftConfig
 from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.config.rules import usable_nodes
+from reasoner_rl.config.training import FsdpBackendConfig, MegatronBackendConfig
 
 COMMON: dict[str, Any] = {"run": {"output_dir": "o", "steps": 10}, "model": {"path": "m"}}
 PROMPTS: dict[str, Any] = {"data": {"train": {"path": "a.jsonl"}}}
 TWO_WORKERS = {"kind": "ray", "workers_per_node": 2}
+MACHINES = {"kind": "ray", "address": "auto", "nodes": 4, "workers_per_node": 2, "restarts": 1}
 HELD_OUT = {"path": "b.jsonl"}
 PPO_WARM_UP = {"kind": "ppo", "critic_warmup_steps": 3}
 PTX = {"coefficient": 1.0, "examples_per_update": 8, "data": {"train": {"path": "c.jsonl"}}}
@@ -166,6 +171,34 @@ ONLINE_RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"cluster": {"kind": "ray", "address": "ray://10.0.0.1:10001"}},
         {"cluster": {"kind": "ray", "address": "10.0.0.1:6379"}},
         "must be host:port, such as 10.0.0.1:6379, or auto; it is 'ray://10.0.0.1:10001'",
+    ),
+    (
+        {"cluster": {**MACHINES, "min_nodes": 5}},
+        {"cluster": {**MACHINES, "min_nodes": 4}},
+        "cluster.min_nodes must not exceed cluster.nodes: 5 exceeds 4",
+    ),
+    (
+        {"cluster": {**MACHINES, "restarts": 0, "min_nodes": 2}},
+        {"cluster": {**MACHINES, "min_nodes": 2}},
+        "cluster.min_nodes=2 has no effect with cluster.restarts=0",
+    ),
+    (
+        {"cluster": {**MACHINES, "replacement_seconds": 60}},
+        {"cluster": {**MACHINES, "min_nodes": 2, "replacement_seconds": 60}},
+        "cluster.replacement_seconds 60.0 has no effect without cluster.min_nodes",
+    ),
+    (
+        {
+            "training": {"backend": {"kind": "fsdp", "shard_ranks": 4}},
+            "cluster": {**MACHINES, "min_nodes": 3},
+        },
+        {
+            "training": {"backend": {"kind": "fsdp", "shard_ranks": 4}},
+            "cluster": {**MACHINES, "min_nodes": 2},
+        },
+        "cluster.min_nodes=3: training could go on with no number of machines from 3 to 3; with 3, "
+        "training.backend.shard_ranks must divide the number of workers (cluster.nodes x workers_per_node): 4 does not "
+        "divide 6",
     ),
     (
         {"training": {"backend": {"kind": "fsdp", "shard_ranks": 3}}, "cluster": TWO_WORKERS},
@@ -458,3 +491,14 @@ def test_keys_of_evaluation_are_laid_over_those_of_training() -> None:
     assert config.evaluation_sampling == config.evaluation.sampling == expected
     config = OnlineConfig.model_validate(COMMON | PROMPTS | {"rollout": {"sampling": training}})
     assert config.evaluation_sampling == config.rollout.sampling
+
+
+def test_after_a_failure_as_many_machines_are_used_as_training_can_be_divided_on() -> None:
+    """Pipelines of 4 workers on machines of 2; without cluster.min_nodes all machines are needed."""
+    backend = MegatronBackendConfig(kind="megatron", pipeline_parallel=4)
+    model = ModelConfig(path="m")
+    cluster = RayClusterConfig(**{**MACHINES, "nodes": 8, "min_nodes": 3})
+    found = {there: usable_nodes(backend, model, cluster, there) for there in range(2, 10)}
+    assert found == {2: None, 3: None, 4: 4, 5: 4, 6: 6, 7: 6, 8: 8, 9: 8}
+    whole = RayClusterConfig(**{**MACHINES, "nodes": 8})
+    assert [usable_nodes(FsdpBackendConfig(), model, whole, there) for there in (7, 8)] == [None, 8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,6 +135,8 @@ def test_a_hung_or_killed_worker_ends_the_run_and_the_next_start_resumes(
     assert "error: no answer to " in output
     assert "within 15 s (cluster.deadlines.train)" in output
     assert f"what they were doing is in {tmp_path / 'run' / 'stacks'}" in output
+    waits_for = r"rank \d waits in \w+ \(called by \w+, [\w/]+\.py:\d+\) for rank \d, which is stopped"
+    assert re.search(rf" from 2 of 2 workers: {waits_for}", output)
     stacks = "".join(path.read_text() for path in (tmp_path / "run" / "stacks").iterdir())
     assert "Timeout (0:00:15)!" in stacks, (
         "of the worker that waits for the other, which cannot write any more"

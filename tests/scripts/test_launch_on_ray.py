@@ -119,3 +119,35 @@ def test_a_run_on_two_ray_nodes(
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert [row["step"] for row in rows if "train/lr" in row] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_one_machine_when_the_other_dies(
+    two_ray_nodes: tuple[int, dict[str, str], list[subprocess.Popen[bytes]]],
+    write_recipe: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    port, environment, nodes = two_ray_nodes
+    cluster = {"kind": "ray", "address": f"127.0.0.1:{port}", "nodes": 2, "device": "cpu"}
+    may_shrink = {"restarts": 1, "min_nodes": 1, "replacement_seconds": 2}
+    recipe, output = write_recipe(cluster={**cluster, **may_shrink}), tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reasoner_rl.cli", "train", recipe],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    while process.poll() is None and not (output / "checkpoints" / "latest").exists():
+        time.sleep(0.2)
+    machine = psutil.Process(nodes[1].pid)
+    for each in (machine, *machine.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    text = process.communicate()[0]
+    assert process.returncode == 0, text
+    assert "Restart 1 of 1: the run goes on from " in text
+    assert "going on with 1 of 2 machines (workers for the models: 1)" in text
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/lr" in row] == [1, 2, 3, 4]
+    assert json.loads((output / "summary.json").read_text())["restarts"] == 1

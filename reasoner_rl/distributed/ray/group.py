@@ -1,6 +1,6 @@
 """Workers in processes of their own, on one machine or many, through Ray and verl's single controller.
 
-The only module that imports verl, and with `resources` the only one that imports ray. verl places one actor per
+The only module that imports verl, and with its neighbours the only one that imports ray. verl places one actor per
 worker (RayResourcePool, RayWorkerGroup), tells it its rank and where rank 0 listens, and dispatches calls. Every call
 has a deadline: a rank that has not answered by then writes its stack to ``output_dir/stacks``, and the run ends. So it
 does when a worker raises or dies.
@@ -23,7 +23,8 @@ from typing import Any, NoReturn, TextIO, TypeVar, TypeVarTuple
 import ray
 import torch
 import torch.distributed as dist
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from verl.single_controller.base import Worker as VerlWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
@@ -31,6 +32,8 @@ from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, Ra
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.judging import Launched
 from reasoner_rl.config.model import ModelConfig
+from reasoner_rl.config.recipes import EvalConfig
+from reasoner_rl.config.rules import usable_nodes
 from reasoner_rl.distributed.building import Part, build_worker
 from reasoner_rl.distributed.fate import SharedFate
 from reasoner_rl.distributed.hub import (
@@ -40,7 +43,8 @@ from reasoner_rl.distributed.hub import (
     models_of,
     with_cached_models,
 )
-from reasoner_rl.distributed.interfaces import Network, interfaces_here, network_of, user_settings
+from reasoner_rl.distributed.interfaces import interfaces_here, network_of, user_settings
+from reasoner_rl.distributed.ray.answers import Answer, Failure, Location, as_worker_error
 from reasoner_rl.distributed.ray.resources import (
     check_reserved_gpus,
     init_ray,
@@ -49,6 +53,7 @@ from reasoner_rl.distributed.ray.resources import (
     worker_environment,
 )
 from reasoner_rl.distributed.serialization import REDUCERS, rebuild
+from reasoner_rl.distributed.stacks import Place, place_of, read_stacks, seen_from_outside, tell_hang
 from reasoner_rl.distributed.transport import Phase, Ticket, require_none_begun
 from reasoner_rl.distributed.worker import Worker
 from reasoner_rl.errors import UserError, WorkerError
@@ -63,35 +68,6 @@ Arguments = TypeVarTuple("Arguments")
 _OWN_METHODS = ("locate", "download", "build", "send_weights", "load_weights")
 _DUMP_SECONDS = 10.0  # that a rank has to take up a call, and to write its stack after its deadline
 _GRACE_SECONDS = 5.0  # that is waited, after a worker has failed, for the one whose failure made it fail
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What went wrong in a worker."""
-
-    kind: str  # "died", "user", "diverged" or "error"
-    message: str
-    stack: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a worker is."""
-
-    machine: str  # its host name
-    process: int
-    network: Network
-
-    def __str__(self) -> str:
-        return f"{self.machine} (process {self.process})"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a worker's method returned, or why it did not."""
-
-    value: Any = None
-    failure: Failure | None = None
 
 
 @dataclass(slots=True)
@@ -122,6 +98,7 @@ class RayWorker(VerlWorker):
             faulthandler.dump_traceback_later(seconds, file=self._stacks)
         try:
             value = getattr(self if method in _OWN_METHODS else self._worker, method)(*arguments)
+            self._forget_stacks()
             return Answer(value if wanted else None)
         except UserError as error:
             return Answer(failure=Failure("user", str(error)))
@@ -132,6 +109,12 @@ class RayWorker(VerlWorker):
             return Answer(failure=Failure("error", message, traceback.format_exc()))
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _forget_stacks(self) -> None:
+        """Empty the file of a call that was late, and has ended all the same."""
+        if self._stacks is not None and os.lseek(self._stacks.fileno(), 0, os.SEEK_CUR):
+            os.lseek(self._stacks.fileno(), 0, os.SEEK_SET)
+            os.ftruncate(self._stacks.fileno(), 0)
 
     def locate(self, folder: Path, stacks: Path, number: int) -> Location:
         """Go to the driver's ``folder``, since paths in a recipe may be relative, and choose a network interface.
@@ -184,23 +167,38 @@ class RayWorker(VerlWorker):
 class RayTransport:
     """Implements `Transport` with one actor per rank."""
 
-    def __init__(self, config: Launched, cluster: RayClusterConfig, tell: Callable[[str], None]) -> None:
-        self.ranks, apart = cluster.ranks, cluster.generation
-        self._all = range(self.ranks + (apart.ranks if apart else 0))
-        self.generators: Sequence[int] = self._all[self.ranks :] if apart else self._all
+    def __init__(
+        self, config: Launched, cluster: RayClusterConfig, tell: Callable[[str], None], restarts: int = 0
+    ) -> None:
         self.meanwhile: Callable[[], object] | None = None
-        self._config, self._cluster, self._tell = config, cluster, tell
-        self._stacks = config.run.output_dir.absolute() / "stacks"
-        self._locations = ["a machine that has not answered yet"] * len(self._all)
+        self._config, self._cluster, self._tell, self._restarts = config, cluster, tell, restarts
+        self._number_ranks(cluster.ranks)
+        # The stacks of a worker that hung before are kept.
+        stacks = f"stacks_{restarts}" if restarts else "stacks"
+        self._stacks = config.run.output_dir.absolute() / stacks
+        self._logs = "/tmp/ray/session_latest/logs"
         self._calls: dict[Ticket[Any], _Call] = {}
         self._tickets = 0
+        self._reserved: list[PlacementGroup] = []
+        self._groups: list[RayWorkerGroup] = []
         self._actors: list[Any] = []
         self._ended: Exception | None = None  # why no more calls can be made
         # Of what Ray started on this machine, if it was started for this run.
         self._fate: SharedFate | None = None
 
+    def _number_ranks(self, ranks: int) -> None:
+        """Those that hold the models first, then those that only generate."""
+        apart = self._cluster.generation
+        self.ranks, self._all = ranks, range(ranks + (apart.ranks if apart else 0))
+        self.generators: Sequence[int] = self._all[ranks:] if apart else self._all
+        self._locations = [Location("a machine that has not answered yet")] * len(self._all)
+
     def start(self) -> None:
         """Start or join Ray, wait for its machines, start the workers."""
+        with as_worker_error("while the workers were started"):
+            self._start()
+
+    def _start(self) -> None:
         cluster = self._cluster
         self._stacks.mkdir(parents=True, exist_ok=True)
         init_ray(cluster)
@@ -208,28 +206,50 @@ class RayTransport:
         if cluster.address is None:
             self._fate = SharedFate()
             self._fate.include_ray()
-        use_gpu = wants_gpus(cluster)
-        shapes = [(cluster.nodes, cluster.workers_per_node, "cluster")]
-        if cluster.generation is not None:
-            apart = cluster.generation
-            shapes.append((apart.nodes, apart.workers_per_node, "cluster.generation"))
-        self._groups = [self._group(*shape, use_gpu) for shape in shapes]
-        self._actors = [actor for group in self._groups for actor in group.workers]
+        context = ray.get_runtime_context()
+        self._logs = f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
+        self._start_actors(wants_gpus(cluster))
         self._tell(f"starting {len(self._all)} workers")
         here = (Path.cwd(), self._stacks)
-        places: list[Location] = self._call_all("start", "locate", [(*here, number) for number in self._all])
-        self._locations = [str(place) for place in places]
+        self._locations = self._call_all("start", "locate", [(*here, number) for number in self._all])
         if self._fate is not None:
             self._fate.include_ray()  # what has been started since: workers, and agents that were slow to start
-        machines = [f"{place.machine} ({place.network})" for place in places]
+        machines = [f"{place.machine} ({place.network})" for place in self._locations]
         self._tell("workers: " + ", ".join(f"{machines.count(m)} on {m}" for m in dict.fromkeys(machines)))
         self._download(first_on_each_machine(machines))
         self._call_all("start", "build", [(self._config, self._part(rank)) for rank in self._all])
 
-    def _group(self, nodes: int, per_node: int, section: str, use_gpu: bool) -> RayWorkerGroup:
+    def _start_actors(self, use_gpu: bool) -> None:
+        """Reserve machines and start a group of workers for the models, and one for generation if it is apart."""
+        cluster, apart, pools = self._cluster, self._cluster.generation, []
+        if apart is not None:  # reserved first, because only training can go on with fewer
+            shape = (apart.nodes, apart.workers_per_node, "cluster.generation", use_gpu)
+            pools.append((apart.workers_per_node, reserve(cluster, *shape, self._tell)))
+            self._reserved += pools[0][1]
+        shape = (cluster.nodes, cluster.workers_per_node, "cluster", use_gpu)
+        machines = reserve(cluster, *shape, self._tell, self._usable)
+        self._reserved += machines
+        if len(machines) < cluster.nodes:
+            self._number_ranks(len(machines) * cluster.workers_per_node)
+            self._tell(
+                f"going on with {len(machines)} of {cluster.nodes} machines (workers for the models: {self.ranks})"
+            )
+        pools.insert(0, (cluster.workers_per_node, machines))
+        self._groups = [self._group(per_node, machines, use_gpu) for per_node, machines in pools]
+        self._actors = [actor for group in self._groups for actor in group.workers]
+
+    def _usable(self, there: int) -> int | None:
+        """How many of the machines that are there will do in place of cluster.nodes; None if too few are there."""
+        if self._restarts == 0 or self._cluster.min_nodes is None:
+            return None
+        if isinstance(self._config, EvalConfig):
+            return there if there >= self._cluster.min_nodes else None
+        return usable_nodes(self._config.training.backend, self._config.model, self._cluster, there)
+
+    def _group(self, per_node: int, machines: list[PlacementGroup], use_gpu: bool) -> RayWorkerGroup:
         """Start workers that have a process group to themselves."""
-        pool = RayResourcePool([per_node] * nodes, use_gpu=use_gpu, max_colocate_count=1)
-        pool.pgs = reserve(self._cluster, nodes, per_node, section, use_gpu, self._tell)
+        pool = RayResourcePool([per_node] * len(machines), use_gpu=use_gpu, max_colocate_count=1)
+        pool.pgs = machines
         return RayWorkerGroup(
             pool,
             RayClassWithInitArgs(ray.remote(RayWorker)),
@@ -253,8 +273,12 @@ class RayTransport:
         """Stop the workers, and Ray if it was started here."""
         if self._ended is None:
             self._ended = WorkerError("the workers were stopped")
-            for actor in self._actors:
-                ray.kill(actor)
+            with contextlib.suppress(RayError):  # the cluster may be what has failed
+                for actor in self._actors:
+                    ray.kill(actor)
+                for machine in self._reserved:
+                    remove_placement_group(machine)
+            self._calls.clear()
             ray.shutdown()
             if self._fate is not None:
                 self._fate.close()
@@ -383,20 +407,30 @@ class RayTransport:
             self._stop_with(UserError(failure.message))
         where = f"worker {rank} of {len(self._all)}, on {self._locations[rank]},"
         if failure.kind == "died":
-            logs = "What it said last is in /tmp/ray/session_latest/logs on that machine, in worker-*-PROCESS.err"
+            logs = f"What it said last is in {self._logs} on that machine, in worker-*-PROCESS.err"
             self._stop_with(WorkerError(f"{where} died in {call.method}: {failure.message}\n{logs}"))
         stack = f"\n{failure.stack}" if failure.stack else ""
         self._stop_with(WorkerError(f"{where} failed in {call.method}: {failure.message}{stack}"))
 
     def _hung(self, call: _Call) -> NoReturn:
-        seconds = getattr(self._cluster.deadlines, call.phase)
-        waited = ", ".join(f"{rank} on {self._locations[rank]}" for rank in sorted(call.pending.values()))
+        seconds, late = getattr(self._cluster.deadlines, call.phase), sorted(call.pending.values())
+        places = {rank: self._place(rank) if rank in late else "has answered" for rank in sorted(call.ranks)}
+        waited = ", ".join(f"{rank} on {self._locations[rank]}" for rank in late)
         self._stop_with(
             WorkerError(
-                f"no answer to {call.method} within {seconds:g} s (cluster.deadlines.{call.phase}) from workers "
-                f"{waited}; what they were doing is in {self._stacks}"
+                f"no answer to {call.method} within {seconds:g} s (cluster.deadlines.{call.phase}) from "
+                f"{len(late)} of {len(places)} workers: {tell_hang(places)}\n"
+                f"They are {waited}; what they were doing is in {self._stacks}"
             )
         )
+
+    def _place(self, rank: int) -> Place | str:
+        """Where a rank is that has not answered, by its own stack, or if it wrote none, as seen from this machine."""
+        file, location = self._stacks / f"rank_{rank:04d}.txt", self._locations[rank]
+        place = place_of(read_stacks(file.read_text(errors="replace"))) if file.exists() else None
+        if place is None and location.process and location.machine == socket.gethostname():
+            return seen_from_outside(location.process)
+        return place or "has written no stack"
 
     def _stop_with(self, error: Exception) -> NoReturn:
         """Whoever cleans up after the error and calls the workers once more gets the same error, and not another."""

@@ -1,6 +1,6 @@
 """Ray itself: starting or joining it, and reserving what a run's workers need.
 
-With `group`, the only module that imports ray.
+With its neighbours, the only module that imports ray.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import ray
 import torch
 from ray.exceptions import RayError
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.errors import UserError, WorkerError
@@ -35,7 +37,7 @@ _CONNECT_SECONDS = 10.0  # for the head of a Ray cluster to answer
 def init_ray(cluster: RayClusterConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handler = signal.getsignal(signal.SIGTERM)
+    handler, children = signal.getsignal(signal.SIGTERM), set(psutil.Process().children())
     try:
         if cluster.address is None:
             apart = cluster.generation.workers_per_node if cluster.generation else 0
@@ -53,10 +55,20 @@ def init_ray(cluster: RayClusterConfig) -> None:
             f"RAY_AUTH_MODE and RAY_AUTH_TOKEN say: {error}"
         ) from error
     except Exception as error:  # Ray raises a bare one where a machine is too slow to start it
+        _kill_half_started(children)
         raise WorkerError(f"Ray could not be started: {type(error).__name__}: {error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own would leave at once, in the middle of a step
+
+
+def _kill_half_started(children: Collection[psutil.Process]) -> None:
+    """Kill what Ray has begun to start and would leave until this process ends. children: that were there before."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child not in children and child.name() in ("gcs_server", "raylet"):
+                for each in (*child.children(recursive=True), child):
+                    each.kill()
 
 
 def wants_gpus(cluster: RayClusterConfig) -> bool:
@@ -109,10 +121,12 @@ def reserve(
     section: str,
     use_gpu: bool,
     tell: Callable[[str], None],
-) -> list[Any]:
+    usable: Callable[[int], int | None] = lambda there: None,
+) -> list[PlacementGroup]:
     """Reserve one GPU (or CPU) per worker, one placement group per machine; print what there is and what is needed.
 
     section: of the recipe, that says how many machines and workers.
+    usable: how many of the machines that are there will do after cluster.replacement_seconds; None: too few are there.
     Raises UserError if the machines are not there within the deadline, or at once if Ray was started for this run.
     """
     kind, told = "GPU" if use_gpu else "CPU", ""
@@ -121,12 +135,16 @@ def reserve(
     )
     bundle = {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
     groups = [placement_group([bundle] * per_node, strategy="STRICT_PACK") for _ in range(nodes)]
-    waiting = [group.ready() for group in groups]
-    ends = time.monotonic() + cluster.deadlines.start
+    waiting = {group.ready(): group for group in groups}
+    began = time.monotonic()
     while True:
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
+        for reference in ray.wait(list(waiting), num_returns=len(waiting), timeout=1.0)[0]:
+            del waiting[reference]
         if not waiting:
             return groups
+        waited = time.monotonic() - began
+        if waited > cluster.replacement_seconds and (enough := usable(nodes - len(waiting))):
+            return _without_others(groups, list(waiting.values()), enough)
         amounts = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
         machines = sum(amount >= per_node for amount in amounts)
         status = (
@@ -138,11 +156,22 @@ def reserve(
             told = status
         # A Ray that was started for this run has one machine, and no other run.
         never = cluster.address is None and (machines < nodes or sum(amounts) - taken < nodes * per_node)
-        if time.monotonic() > ends or never:
+        if waited > cluster.deadlines.start or never:
             raise UserError(
                 f"{status}: check {section}.nodes and {section}.workers_per_node, start more machines, or wait for "
                 "others' runs to end"
             )
+
+
+def _without_others(
+    groups: Sequence[PlacementGroup], waiting: Sequence[PlacementGroup], enough: int
+) -> list[PlacementGroup]:
+    """So many of the groups that are there; the others are given up."""
+    kept = [group for group in groups if group not in waiting][:enough]
+    for group in groups:
+        if group not in kept:
+            remove_placement_group(group)
+    return kept
 
 
 def worker_environment(cluster: RayClusterConfig, use_gpu: bool) -> dict[str, str]:

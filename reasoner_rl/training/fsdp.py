@@ -367,7 +367,7 @@ class FsdpBackend:
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
         )
-        rest = torch.load(rank_file(folder))
+        rest = torch.load(rank_file(folder), weights_only=True)
         self._schedule.load_state_dict(rest["schedule"])
         torch.set_rng_state(rest["rng"])
         if "device_rng" in rest and self.device.type == "cuda":

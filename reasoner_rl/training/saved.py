@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from transformers import PreTrainedModel
 
@@ -108,7 +108,9 @@ class _FsdpTensors:
         held = shell.state_dict()
         # The name in a checkpoint -> that in the model, which fuses experts.
         self._index = {
-            name: own for own in tensor_names(shell) for name, _ in as_in_checkpoints(shell.config, [(own, held[own])])
+            name: own
+            for own in tensor_names(shell)
+            for name, _ in as_in_checkpoints(shell.config, [(own, held[own])])
         }
         self._newest: tuple[str, Kind, dict[str, Tensor]] | None = None
 
@@ -122,7 +124,9 @@ class _FsdpTensors:
         """See WholeTensors."""
         file = self._folder / "rank_0.pt"
         if not file.exists():
-            raise UserError(f"{self._folder} is of a model that was not trained: it holds no optimizer's state")
+            raise UserError(
+                f"{self._folder} is of a model that was not trained: it holds no optimizer's state"
+            )
         return int(torch.load(file, weights_only=True)["schedule"]["last_epoch"])
 
     def names(self) -> Iterator[str]:
@@ -151,9 +155,8 @@ class _SavedTensors:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / _WEIGHTS
-        self._described: Mapping[str, object] = (
-            FileSystemReader(self._folder).read_metadata().state_dict_metadata
-        )
+        self._reader = _Reader(self._folder)
+        self._described: Mapping[str, object] = self._reader.read_metadata().state_dict_metadata
 
     @property
     def has_adapters(self) -> bool:
@@ -165,10 +168,26 @@ class _SavedTensors:
         key = f"{_PREFIX}{name}" if kind in ("weight", "master") else f"{_MOMENTS}{name}.{kind}"
         described = self._described.get(key)
         if not isinstance(described, TensorStorageMetadata):
-            what = f"no tensor {name}" if kind in ("weight", "master") else f"no {kind} of {name}, which was frozen"
+            what = (
+                f"no tensor {name}"
+                if kind in ("weight", "master")
+                else f"no {kind} of {name}, which was frozen"
+            )
             raise UserError(f"{self._folder} holds {what}")
         tensor = torch.empty(described.size, dtype=described.properties.dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is intended
-            load_distributed({key: tensor}, checkpoint_id=self._folder, no_dist=True)
+            load_distributed({key: tensor}, storage_reader=self._reader, no_dist=True)
         return tensor
+
+
+class _Reader(FileSystemReader):
+    """Reads once, and not for each tensor, what all ranks have written of which tensor."""
+
+    _described: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **options: Any) -> Metadata:
+        """See FileSystemReader."""
+        if self._described is None:
+            self._described = super().read_metadata(*args, **options)
+        return self._described

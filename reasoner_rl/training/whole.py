@@ -17,8 +17,8 @@ from torch import Tensor
 
 from reasoner_rl.errors import UserError
 
-# "weight": as forward passes had it, and as it is exported; "master": the numbers that the optimizer changed, in float32;
-# the others: AdamW's running mean and mean square of the gradient.
+# "weight": as the model held it, and as it is exported; "master": the numbers that the optimizer changed, in float32;
+# the others: AdamW's running means of the gradient and of its square.
 Kind = Literal["weight", "master", "exp_avg", "exp_avg_sq"]
 MOMENTS: tuple[Kind, ...] = ("exp_avg", "exp_avg_sq")
 

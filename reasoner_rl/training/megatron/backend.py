@@ -26,10 +26,10 @@ from reasoner_rl.training.device import CopyStream
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.gather import Transfer
 from reasoner_rl.training.megatron import model as parts
-from reasoner_rl.training.megatron.layer_choice import Layers
-from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
 from reasoner_rl.training.megatron.divide import load_whole
 from reasoner_rl.training.megatron.files import describe, is_of_layout, read_layout, read_rank, write_layout
+from reasoner_rl.training.megatron.layer_choice import Layers
+from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
 from reasoner_rl.training.megatron.schedule import run
 from reasoner_rl.training.megatron.stepped import inner_optimizers, stepped_tensors, stretches_of
 from reasoner_rl.training.megatron.stream import stream_in_buckets
@@ -246,7 +246,7 @@ class MegatronBackend:
             "optimizers": [
                 {
                     "state": inner.state_dict(),
-                    # Detached, because with the parameters Megatron's marks and gradients would be saved.
+                    # Detached, or what Megatron attaches to parameters, gradients among it, would be saved too.
                     "main": [[p.detach() for p in group["params"]] for group in inner.param_groups],
                 }
                 for inner in inner_optimizers(self._optimizer)

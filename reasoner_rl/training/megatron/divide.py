@@ -37,7 +37,9 @@ class _Slot:
 
 
 @torch.no_grad()
-def load_whole(bridge: Any, models: Sequence[Any], optimizer: Any, source: WholeTensors, folder: Path) -> None:
+def load_whole(
+    bridge: Any, models: Sequence[Any], optimizer: Any, source: WholeTensors, folder: Path
+) -> None:
     """Take weights and, of a model that is trained, the optimizer's state from the checkpoint in ``folder``.
 
     optimizer: Megatron's; None if the model is frozen. Raises UserError if a tensor is missing or of another shape.

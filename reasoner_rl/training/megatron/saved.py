@@ -52,7 +52,7 @@ class MegatronTensors:
     """`WholeTensors` of a checkpoint of Megatron's ranks."""
 
     def __init__(self, folder: Path, model: ModelConfig, head: Head) -> None:
-        """Say nothing of the disk's contents but what is where. Raises ConfigError as `build_bridge` does."""
+        """Read which tensors there are, and where. Raises ConfigError as `build_bridge` does."""
         self._files = RankFiles(folder)
         self._bridge = _bridge(model, self._files, head)
         self._index: dict[str, _Held] = {}
@@ -71,7 +71,9 @@ class MegatronTensors:
         """See WholeTensors."""
         saved = self._files.of(0, 0)
         if "updates" not in saved:
-            raise UserError(f"{self._files.folder} is of a model that was not trained: it holds no optimizer's state")
+            raise UserError(
+                f"{self._files.folder} is of a model that was not trained: it holds no optimizer's state"
+            )
         return int(saved["updates"])
 
     def names(self) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Which stretch of which parameter each tensor is that Megatron's optimizers change.
 
-That is the parameter itself, or its float32 copy; with the distributed optimizer it is this replica's stretch of either,
-flattened, as cut from a buffer that ends of parameters do not count in.
+That is the parameter itself, or its float32 copy. The distributed optimizer has a stretch of either, flattened: it
+divides one buffer of all parameters evenly among the replicas, wherever a parameter begins or ends in it.
 """
 
 from __future__ import annotations

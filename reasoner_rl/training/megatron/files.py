@@ -151,7 +151,7 @@ class RankFiles:
     def _pieces_of(self, stage: int, rank: int) -> dict[tuple[int, str], list[_Piece]]:
         number = stage * self.ranks_per_stage + rank
         if number not in self._pieces:
-            self._pieces[number] = pieces = {}
+            pieces: dict[tuple[int, str], list[_Piece]] = {}
             saved = self.of(stage, rank)
             if "stretches" not in saved:
                 raise UserError(
@@ -165,4 +165,5 @@ class RankFiles:
                 for index, (own_chunk, name, start, stop) in enumerate(stretches):
                     held = {"master": stepped[index], **moments.get(index, {})}
                     pieces.setdefault((own_chunk, name), []).append(_Piece(start, stop, held))
+            self._pieces[number] = pieces
         return self._pieces[number]

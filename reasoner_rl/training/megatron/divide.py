@@ -92,7 +92,11 @@ def _parts(
 
 def _set_state(inner: Any, slots: Sequence[_Slot], updates: int) -> None:
     """Give a torch optimizer its moments and the number of updates, which TransformerEngine's counts per group."""
-    state: dict[int, dict[str, Tensor]] = {slot.number: {**slot.moments} for slot in slots if slot.moments}
+    state: dict[int, dict[str, Tensor]] = {
+        slot.number: {str(kind): moment for kind, moment in slot.moments.items()}
+        for slot in slots
+        if slot.moments
+    }
     groups = inner.state_dict()["param_groups"]
     if isinstance(inner, torch.optim.AdamW):
         for moments in state.values():

@@ -116,13 +116,19 @@ class Worker:
             (folder / role).mkdir(exist_ok=True)
             model.save(folder / role)
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; weights must be published afterwards. Raises UserError if it cannot be read."""
+    def load(self, folder: Path) -> list[str]:
+        """Restore what `save` wrote; weights must be published afterwards. Raises UserError if it cannot be read.
+
+        Returns what to tell of it: which models' tensors were divided anew.
+        """
+        told = []
         with reading(folder):
             for role in self._saved:
                 if role == "reference" and not (folder / role).is_dir():
                     continue  # made before the recipe asked for refreshing: it is the recipe's model
-                self._engine.take_turn(role).load(folder / role)
+                if note := self._engine.take_turn(role).load(folder / role):
+                    told.append(f"{role}: {note}")
+        return told
 
     def export(self, folder: Path) -> None:
         """Write the weights that the run has made, and the tokenizer, as a Hugging Face checkpoint; rank 0 writes."""

@@ -84,9 +84,9 @@ class Workers:
         """Write the state of the trained models into an existing folder."""
         self._call("checkpoint", Worker.save, folder)
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; weights must be published afterwards."""
-        self._call("checkpoint", Worker.load, folder)
+    def load(self, folder: Path) -> list[str]:
+        """Restore what `save` wrote; weights must be published afterwards. Returns what to tell of it."""
+        return self._call("checkpoint", Worker.load, folder)[0]
 
     def export(self, folder: Path) -> None:
         """Write the policy and its tokenizer as a Hugging Face checkpoint."""

@@ -182,7 +182,7 @@ def _write(config: TrainConfig, checkpoint: Path, record: ExportRecord, folder: 
             head: Head = (
                 reward_head(config.algorithm.kind) if isinstance(config, RewardModelConfig) else "policy"
             )
-            weights = saved_weights(saved, config.model, config.training.backend, head)
+            weights = saved_weights(saved, config.model, head)
             save_weights(folder, config.model, weights, head)
     tokenizer.save_pretrained(folder)
     if isinstance(config, RewardModelConfig):

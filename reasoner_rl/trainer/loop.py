@@ -193,7 +193,8 @@ class Trainer:
         with reading(folder):
             self.source.restore(self.state.source, folder)
             self.algorithm.restore(self.state.algorithm)
-        self.workers.load(folder)
+        for line in self.workers.load(folder):
+            say(f"  {line}")
 
     def run(self, stop: StopRequest) -> bool:
         """Step until the end or a request to stop. Returns whether the end was reached."""

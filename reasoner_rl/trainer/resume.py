@@ -28,7 +28,7 @@ TRAINING_DATA, MIXED_IN_DATA = "data.train", "algorithm.ptx.data.train"
 _RECIPE = "recipe.yaml"
 # What a checkpoint brings along, so that another value in the recipe would have no effect, or could not be read.
 _FIXED = (
-    *("recipe", "run.seed", "data.shuffle", "training.backend.kind"),
+    *("recipe", "run.seed", "data.shuffle"),
     *(
         f"{model}.optimizer.{key}"
         for model in ("training", "critic")

@@ -130,8 +130,13 @@ class TrainBackend(Protocol):
         """Write model and, if it is trained, optimizer, schedule and random state into an existing folder."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; training then continues bit for bit on the same machine and layout."""
+    def load(self, folder: Path) -> str | None:
+        """Restore what `save` wrote; training then continues bit for bit on the same machine and layout.
+
+        What another backend wrote, or Megatron on another layout, is read by whole tensors: weights and the optimizer's
+        state are the same to the bit, divided anew. Then what to tell of it is returned. Random states of GPUs begin
+        anew. Raises ConfigError or UserError where that cannot be done.
+        """
         ...
 
     def export_hf(self, folder: Path) -> None:

@@ -38,6 +38,7 @@ from reasoner_rl.training.backend import Head, LossFunction, require_head, requi
 from reasoner_rl.training.compiled_layers import compile_layers
 from reasoner_rl.training.device import CopyStream, default_device
 from reasoner_rl.training.export import write_checkpoint
+from reasoner_rl.training.fill_shards import fill_shards
 from reasoner_rl.training.gather import Transfer, gather_shards
 from reasoner_rl.training.optimizer import build_optimizer, build_schedule, move_state
 from reasoner_rl.training.policy import (
@@ -50,7 +51,9 @@ from reasoner_rl.training.policy import (
     merged_weights,
     tensor_names,
 )
+from reasoner_rl.training.saved import described_fsdp, open_checkpoint, saved_by
 from reasoner_rl.training.value import Critic, build_critic
+from reasoner_rl.training.whole import rank_file, restore_random_state, told_of_division
 from reasoner_rl.types import MicroBatch, MiniBatch, TokenOutputs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -103,7 +106,10 @@ class FsdpBackend:
             self._policy.requires_grad_(False)
             return
         self._optimizer = build_optimizer(self._policy, training.optimizer)
-        self._schedule = build_schedule(self._optimizer, training.schedule, total_updates, updates_per_step)
+        self._build_schedule = partial(
+            build_schedule, self._optimizer, training.schedule, total_updates, updates_per_step
+        )
+        self._schedule = self._build_schedule()
 
     def _build(self, model: ModelConfig, backend: FsdpBackendConfig) -> Policy | Critic:
         needs_head = self._head == "score" and not self._trained
@@ -331,8 +337,22 @@ class FsdpBackend:
             rest["device_rng"] = torch.cuda.get_rng_state(self.device)
         torch.save(rest, folder / f"rank_{dist.get_rank()}.pt")
 
-    def load(self, folder: Path) -> None:
-        """See TrainBackend."""
+    def load(self, folder: Path) -> str | None:
+        """See TrainBackend. What Megatron has saved is read by whole tensors."""
+        if saved_by(folder) == "fsdp":
+            self._load_own(folder)
+            return None
+        source = open_checkpoint(folder, self._model_config, self._head)
+        if self._trained:
+            self._state()  # so that the optimizer has one
+        fill_shards(self._policy.model, self._optimizer if self._trained else None, source, folder)
+        if self._trained:
+            self._schedule = self._build_schedule(updates_made=source.updates)
+            restore_random_state(folder)
+        return told_of_division(source, described_fsdp(self._world_size))
+
+    def _load_own(self, folder: Path) -> None:
+        """Restore what FSDP2 has saved, on as many ranks or on others."""
         if not self._trained:
             weights = {"model": get_model_state_dict(self._policy)}
             load_distributed(weights, checkpoint_id=folder / "weights")
@@ -347,9 +367,7 @@ class FsdpBackend:
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
         )
-        own = folder / f"rank_{dist.get_rank()}.pt"
-        # There may be more ranks than there were.
-        rest = torch.load(own if own.exists() else folder / "rank_0.pt")
+        rest = torch.load(rank_file(folder), weights_only=True)
         self._schedule.load_state_dict(rest["schedule"])
         torch.set_rng_state(rest["rng"])
         if "device_rng" in rest and self.device.type == "cuda":

@@ -206,10 +206,24 @@ def shard_part(tensor: Tensor, dtype: torch.dtype | None) -> Part:
     """This rank's shard, which FSDP2 cuts along the first dimension: as many rows on each rank, fewer on the last."""
     if not isinstance(tensor, DTensor):
         return Part(tensor, tuple(tensor.shape), tensor.dtype, HERE)
-    mesh, local = tensor.device_mesh, tensor.to_local()
-    [dim] = [dim for dim, placement in enumerate(tensor.placements) if isinstance(placement, Shard)]
-    assert tensor.placements[dim] == Shard(0)
+    mesh, local, dim = tensor.device_mesh, tensor.to_local(), _sharding_dim(tensor)
     if (ranks := mesh.size(dim)) == 1:
         return Part(local, tuple(local.shape), local.dtype, HERE)
     shape = (-(-len(tensor) // ranks), *tensor.shape[1:])
     return Part(local, shape, travelling_dtype(local.dtype, dtype), Route(mesh.get_group(dim)))
+
+
+def own_rows(tensor: Tensor, whole: Tensor) -> Tensor:
+    """The rows of ``whole`` that this rank's shard of ``tensor`` has, a view; all of them where it is no shard."""
+    if not isinstance(tensor, DTensor):
+        return whole
+    mesh, dim = tensor.device_mesh, _sharding_dim(tensor)
+    rows = -(-len(tensor) // mesh.size(dim))
+    return whole[mesh.get_local_rank(dim) * rows :][: len(tensor.to_local())]
+
+
+def _sharding_dim(tensor: DTensor) -> int:
+    """The dimension of the mesh along which FSDP2 cuts a tensor; along another there may be copies."""
+    [dim] = [dim for dim, placement in enumerate(tensor.placements) if isinstance(placement, Shard)]
+    assert tensor.placements[dim] == Shard(0)
+    return dim

@@ -61,8 +61,17 @@ def learning_rate_factor(
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_updates: int, updates_per_step: int
+    optimizer: torch.optim.Optimizer,
+    config: ScheduleConfig,
+    total_updates: int,
+    updates_per_step: int,
+    *,
+    updates_made: int = 0,
 ) -> LambdaLR:
-    """A schedule that moves on once per update; ``config`` counts steps."""
+    """A schedule that moves on once per update; ``config`` counts steps. It goes on after ``updates_made``."""
     warmup = config.warmup_steps * updates_per_step
-    return LambdaLR(optimizer, lambda update: learning_rate_factor(config, update, warmup, total_updates))
+    return LambdaLR(
+        optimizer,
+        lambda update: learning_rate_factor(config, update, warmup, total_updates),
+        last_epoch=updates_made - 1,
+    )

@@ -7,6 +7,7 @@ bfloat16 the optimizer keeps float32 copies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,22 @@ from torch import Tensor
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig, TrainingConfig
-from reasoner_rl.errors import ConfigError
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
 from reasoner_rl.training.device import CopyStream
 from reasoner_rl.training.export import write_checkpoint
 from reasoner_rl.training.gather import Transfer
 from reasoner_rl.training.megatron import model as parts
+from reasoner_rl.training.megatron.divide import load_whole
+from reasoner_rl.training.megatron.files import describe, is_of_layout, read_layout, read_rank, write_layout
 from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.offload import Offload, gradient_buffers
-from reasoner_rl.training.megatron.saved import read_layout, write_layout
 from reasoner_rl.training.megatron.schedule import run
+from reasoner_rl.training.megatron.stepped import inner_optimizers, stepped_tensors, stretches_of
 from reasoner_rl.training.megatron.stream import stream_in_buckets
 from reasoner_rl.training.optimizer import learning_rate_factor, move_state
+from reasoner_rl.training.saved import open_checkpoint, saved_by
+from reasoner_rl.training.whole import restore_random_state, told_of_division
 from reasoner_rl.types import MicroBatch, MiniBatch
 
 
@@ -61,7 +65,7 @@ class MegatronBackend:
         parts.initialise(backend, seed)
         self.device = device
         self._model_config, self._training, self._backend = model, training, backend
-        self._temperature, self._head = temperature, head
+        self._temperature, self._head, self._layers = temperature, head, layers
         self._unused_ids = torch.tensor(unused_ids, dtype=torch.int64, device=device)
         self._total_updates = total_updates
         self._warmup = training.schedule.warmup_steps * updates_per_step
@@ -214,7 +218,7 @@ class MegatronBackend:
             self._move_optimizer(self.device)
 
     def _move_optimizer(self, device: torch.device) -> None:
-        for inner in _inner_optimizers(self._optimizer):
+        for inner in inner_optimizers(self._optimizer):
             move_state(inner, device, self._copies)
         for copy in self._master_copies:
             copy.data = self._copies.move(copy.data, device)
@@ -225,7 +229,7 @@ class MegatronBackend:
             torch.cuda.empty_cache()
 
     def save(self, folder: Path) -> None:
-        """See TrainBackend. One file per rank: only the same layout can read it."""
+        """See TrainBackend. One file per rank, of what the rank has."""
         weights = {"models": [_own_state(chunk) for chunk in self._models]}
         state = weights | (self._training_state() if self._trained else {})
         torch.save(state, folder / f"rank_{dist.get_rank()}.pt")
@@ -234,13 +238,20 @@ class MegatronBackend:
         dist.barrier()
 
     def _training_state(self) -> dict[str, Any]:
+        """Tensors, numbers and text alone, so that reading them executes nothing."""
         self._copies.wait()
+        stretches = stretches_of(self._optimizer, self._models)
         return {
             "updates": self._updates,
             "optimizers": [
-                {"state": inner.state_dict(), "main": [list(group["params"]) for group in inner.param_groups]}
-                for inner in _inner_optimizers(self._optimizer)
+                {
+                    "state": inner.state_dict(),
+                    # Detached, or what Megatron attaches to parameters, gradients among it, would be saved too.
+                    "main": [[p.detach() for p in group["params"]] for group in inner.param_groups],
+                }
+                for inner in inner_optimizers(self._optimizer)
             ],
+            "stretches": [[astuple(stretch) for stretch in each] for each in stretches],
             "rng": torch.get_rng_state(),
             "device_rng": {
                 "own": torch.cuda.get_rng_state(),
@@ -249,23 +260,30 @@ class MegatronBackend:
         }
 
     @torch.no_grad()
-    def load(self, folder: Path) -> None:
-        """See TrainBackend. Raises ConfigError if the checkpoint is of another layout."""
-        made = read_layout(folder)
-        if made != self._layout():
-            raise ConfigError(
-                f"{folder} was made with {made}, and this run has {self._layout()}: Megatron's state cannot be divided "
-                "anew. Go on with the same numbers, or start another run from the weights that the first exports"
-            )
+    def load(self, folder: Path) -> str | None:
+        """See TrainBackend. Of another layout, or of another backend, it is read by whole tensors."""
+        if saved_by(folder) == "megatron" and is_of_layout(read_layout(folder), self._layout()):
+            self._load_own(folder)
+            return None
+        source = open_checkpoint(folder, self._model_config, self._head)
+        if self._trained:
+            self._copies.wait()
+        load_whole(self._bridge, self._models, self._optimizer if self._trained else None, source, folder)
+        if self._trained:
+            self._updates = source.updates
+            restore_random_state(folder)
+        return told_of_division(source, describe(self._layout()))
+
+    def _load_own(self, folder: Path) -> None:
+        """Restore what this rank has saved itself."""
         # On the CPU, beside which the device need not hold the state twice.
-        file = folder / f"rank_{dist.get_rank()}.pt"
-        state = torch.load(file, map_location="cpu", weights_only=False)
+        state = read_rank(folder, dist.get_rank(), mmap=False)
         for chunk, saved in zip(self._models, state["models"], strict=True):
             chunk.load_state_dict(saved, strict=False)
         if not self._trained:
             return
         self._copies.wait()
-        inners = _inner_optimizers(self._optimizer)
+        inners = inner_optimizers(self._optimizer)
         for inner, saved in zip(inners, state["optimizers"], strict=True):
             inner.load_state_dict(saved["state"])
             for group, values in zip(inner.param_groups, saved["main"], strict=True):
@@ -288,6 +306,8 @@ class MegatronBackend:
             "expert_parallel": backend.expert_parallel,
             "distributed_optimizer": backend.distributed_optimizer,
             "head": self._head,
+            "layers": self._layers,
+            "vocabulary_multiple": backend.vocabulary_multiple,
         }
 
     def export_hf(self, folder: Path) -> None:
@@ -313,17 +333,10 @@ def _optimizer_config(
     )
 
 
-def _inner_optimizers(optimizer: Any) -> list[Any]:
-    """The torch optimizers inside Megatron's."""
-    return [each.optimizer for each in getattr(optimizer, "chained_optimizers", [optimizer])]
-
-
 def _master_copies(optimizer: Any, models: Sequence[Any]) -> list[Tensor]:
     """What the optimizer steps without its being weights, or views of weights: float32 copies of those in bfloat16."""
     weights = {p.untyped_storage().data_ptr() for chunk in models for p in chunk.parameters()}
-    stepped = [
-        p for inner in _inner_optimizers(optimizer) for group in inner.param_groups for p in group["params"]
-    ]
+    stepped = [tensor for inner in inner_optimizers(optimizer) for tensor in stepped_tensors(inner)]
     return [tensor for tensor in stepped if tensor.untyped_storage().data_ptr() not in weights]
 
 

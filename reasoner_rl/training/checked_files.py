@@ -41,13 +41,17 @@ class _Unpickler(pickle.Unpickler):
 
 
 class CheckedReader(FileSystemReader):
-    """Reads the folder of a checkpoint. Raises UnpicklingError for a ``.metadata`` that names anything unexpected."""
+    """Reads the folder of a checkpoint. ``.metadata``, where all tensors are, is read once and not per tensor."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """See FileSystemReader, which reads the file once more, now that it is known what it holds."""
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            _Unpickler(file).load()
-        return super().read_metadata(*args, **kwargs)
+    _described: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **options: Any) -> Metadata:
+        """See FileSystemReader. Raises UnpicklingError if ``.metadata`` names anything unexpected."""
+        if self._described is None:
+            with (Path(self.path) / ".metadata").open("rb") as file:
+                _Unpickler(file).load()
+            self._described = super().read_metadata(*args, **options)  # reads it again
+        return self._described
 
 
 class _CheckedPlanner(DefaultLoadPlanner):
@@ -57,6 +61,6 @@ class _CheckedPlanner(DefaultLoadPlanner):
         super().load_bytes(read_item, value)
 
 
-def load_checked(state: dict[str, Any], folder: Path, *, no_dist: bool = False) -> None:
+def load_checked(state: dict[str, Any], reader: CheckedReader, *, no_dist: bool = False) -> None:
     """Load a checkpoint into ``state``, in place; see torch.distributed.checkpoint.load."""
-    load(state, storage_reader=CheckedReader(folder), planner=_CheckedPlanner(), no_dist=no_dist)
+    load(state, storage_reader=reader, planner=_CheckedPlanner(), no_dist=no_dist)

@@ -23,7 +23,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -35,6 +34,7 @@ from reasoner_rl.errors import ConfigError
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.metrics import Metrics, mean, merge
 from reasoner_rl.training.backend import Head, LossFunction, require_head, require_optimizer
+from reasoner_rl.training.checked_files import CheckedReader, load_checked
 from reasoner_rl.training.compiled_layers import compile_layers
 from reasoner_rl.training.device import CopyStream, default_device
 from reasoner_rl.training.export import write_checkpoint
@@ -355,12 +355,12 @@ class FsdpBackend:
         """Restore what FSDP2 has saved, on as many ranks or on others."""
         if not self._trained:
             weights = {"model": get_model_state_dict(self._policy)}
-            load_distributed(weights, checkpoint_id=folder / "weights")
+            load_checked(weights, CheckedReader(folder / "weights"))
             set_model_state_dict(self._policy, weights["model"])
             return
         model, optimizer = self._state()
         state: dict[str, Any] = {"model": model, "optimizer": optimizer}
-        load_distributed(state, checkpoint_id=folder / "weights")
+        load_checked(state, CheckedReader(folder / "weights"))
         set_state_dict(
             self._policy,
             self._optimizer,

@@ -10,19 +10,18 @@ import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from transformers import PreTrainedModel
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError, UserError, require_package
 from reasoner_rl.experts import as_in_checkpoints
 from reasoner_rl.training.backend import Head
+from reasoner_rl.training.checked_files import CheckedReader, load_checked
 from reasoner_rl.training.policy import is_adapter, load_causal_lm, merged_weights, prepare, tensor_names
 from reasoner_rl.training.value import load_critic
 from reasoner_rl.training.whole import Kind, WholeTensors
@@ -155,7 +154,7 @@ class _SavedTensors:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / _WEIGHTS
-        self._reader = _Reader(self._folder)
+        self._reader = CheckedReader(self._folder)
         self._described: Mapping[str, object] = self._reader.read_metadata().state_dict_metadata
 
     @property
@@ -177,17 +176,5 @@ class _SavedTensors:
         tensor = torch.empty(described.size, dtype=described.properties.dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is intended
-            load_distributed({key: tensor}, storage_reader=self._reader, no_dist=True)
+            load_checked({key: tensor}, self._reader, no_dist=True)
         return tensor
-
-
-class _Reader(FileSystemReader):
-    """Reads once, and not for each tensor, what all ranks have written of which tensor."""
-
-    _described: Metadata | None = None
-
-    def read_metadata(self, *args: Any, **options: Any) -> Metadata:
-        """See FileSystemReader."""
-        if self._described is None:
-            self._described = super().read_metadata(*args, **options)
-        return self._described

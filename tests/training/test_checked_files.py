@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_pytorch_writes_is_read(folder: Path) -> None:
     state = {"weights": torch.zeros(2, 3), "half": torch.zeros(2, dtype=torch.bfloat16), "rate": 0.0}
-    load_checked(state, folder, no_dist=True)
+    load_checked(state, CheckedReader(folder), no_dist=True)
     assert torch.equal(state["weights"], torch.arange(6.0).reshape(2, 3))  # type: ignore[arg-type]
     assert state["rate"] == 0.5
     assert CheckedReader(folder).read_metadata().state_dict_metadata.keys() == {"weights", "half", "rate"}
@@ -50,7 +50,7 @@ def test_metadata_that_would_run_code_are_refused(folder: Path, tmp_path: Path) 
     metadata.planner_data = Evil(mark)
     file.write_bytes(pickle.dumps(metadata))
     with pytest.raises(CheckpointException, match=r"\.metadata names pathlib\.Path\.touch"):
-        load_checked({"weights": torch.zeros(2, 3)}, folder, no_dist=True)
+        load_checked({"weights": torch.zeros(2, 3)}, CheckedReader(folder), no_dist=True)
     assert not mark.exists()
     pickle.loads(file.read_bytes())
     assert mark.exists(), "the file would have run it"
@@ -61,5 +61,5 @@ def test_values_that_would_run_code_are_refused(tmp_path: Path) -> None:
     save({"rate": Evil(mark)}, checkpoint_id=folder, no_dist=True)
     assert not mark.exists()
     with pytest.raises(CheckpointException, match=r"Weights only|weights_only"):
-        load_checked({"rate": 0.0}, folder, no_dist=True)
+        load_checked({"rate": 0.0}, CheckedReader(folder), no_dist=True)
     assert not mark.exists()

@@ -44,9 +44,12 @@ def save_recipe(config: Recipe, folder: Path) -> None:
     (folder / _RECIPE).write_text(dump_recipe(config), encoding="utf-8")
 
 
-def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, Path] | None:
+def checkpoint_to_resume(
+    config: Recipe, store: CheckpointStore, *, restarted: bool = False
+) -> tuple[int, Path] | None:
     """Step and folder of the checkpoint to resume from; prints which keys have changed since it was made.
 
+    restarted: within the same command, which resumes from its own checkpoints whatever run.resume says.
     Removes what a process that was killed while writing has left. Raises ConfigError if run.resume forbids it, if it
     is past the end of the run, or if a key has changed whose value comes with the checkpoint; UserError if a file is
     damaged.
@@ -57,7 +60,7 @@ def checkpoint_to_resume(config: Recipe, store: CheckpointStore) -> tuple[int, P
         _tell_what_is_replaced(config.run.output_dir)
         return None
     step, folder = newest
-    if run.resume == "never":
+    if run.resume == "never" and not restarted:
         raise ConfigError(
             f"run.resume is 'never', but {folder} is a checkpoint: choose another run.output_dir, or run.resume=auto"
         )

@@ -14,6 +14,7 @@ from reasoner_rl.config.recipes import OnlineConfig, PreferenceConfig, TrainConf
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_workers
 from reasoner_rl.distributed.workers import Workers
+from reasoner_rl.errors import GoBackError
 from reasoner_rl.observability.events import EVENTS, recorded_events
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
@@ -45,6 +46,7 @@ from reasoner_rl.trainer.reward_models import PairEvaluator
 from reasoner_rl.trainer.run_data import RunData, load_data, tell_recipe
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import graceful_stop
+from reasoner_rl.trainer.watch import go_back, watch_of
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import Prompt
 
@@ -59,17 +61,23 @@ class Observers:
 
 
 def train(config: TrainConfig, observers: Observers | None = None) -> dict[str, Any] | None:
-    """Run the recipe to its end, resuming from its newest checkpoint.
+    """Run the recipe to its end, resuming from its newest checkpoint, and after alarms going back to earlier ones.
 
-    Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end.
+    Returns the summary, also written to ``summary.json``, or None if the run was stopped before its end. Raises
+    DriftError where an alarm stops it.
     """
     config = with_exported_models(config)
     with output_folder(config.run) as output:
-        store = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last)
-        newest = checkpoint_to_resume(config, store)
-        begin_run(config)
-        tell_recipe(config)
-        return _train(config, output, store, newest, observers or Observers())
+        store, returned = CheckpointStore(output / "checkpoints", config.checkpoint.keep_last), False
+        while True:
+            newest = checkpoint_to_resume(config, store, restarted=returned)
+            begin_run(config)
+            tell_recipe(config)
+            try:
+                return _train(config, output, store, newest, observers or Observers())
+            except GoBackError as back:
+                go_back(back, output, store)
+                returned = True
 
 
 def _train(
@@ -114,11 +122,12 @@ def _train(
             policy = workers.models.policy
             rows = with_precomputed_reference(config, data.examples, state.data[TRAINING_DATA], policy)
             data = replace(data, rows=rows)
-        source = build_source(config, data, workers, rewards, timer)
+        source = build_source(config, data, workers, rewards, timer, state.returns)
         evaluate_on = build_evaluation(config, data, workers, rewards, recorder)
         trainer = Trainer(
             *(config, algorithm, source, workers, evaluate_on, logger, recorder, store, timer, state),
             refresh_curves=LiveCurves(output).refresh,
+            watch=watch_of(config, output, state.step, events, store),
         )
         if newest:
             trainer.restore(newest[1])
@@ -151,9 +160,14 @@ def _mixed_in(config: TrainConfig, data: RunData) -> ExampleStream | None:
 
 
 def build_source(
-    config: TrainConfig, data: RunData, workers: Workers, rewards: RewardRunner | None, timer: PhaseTimer
+    config: TrainConfig,
+    data: RunData,
+    workers: Workers,
+    rewards: RewardRunner | None,
+    timer: PhaseTimer,
+    returns: int = 0,
 ) -> Source:
-    """What the steps are made from."""
+    """What the steps are made from. returns: how often the run has gone back after an alarm."""
     if isinstance(config, OnlineConfig):
         assert workers.pool is not None
         assert rewards is not None
@@ -163,6 +177,7 @@ def build_source(
         source = OnlineSource(
             *(config, prompts, sampler, workers.pool, rewards, timer, judge),
             goes_on=workers.generation_goes_on,
+            returns=returns,
         )
         workers.while_waiting(source.advance)
         return source

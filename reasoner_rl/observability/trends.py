@@ -4,7 +4,8 @@ A number x of a step is compared with absolute limits and with the run's own pas
 deviation of the last ``window`` steps that have the number. With s = 1.4826 x that deviation (the standard deviation of
 a normal distribution) there is an alarm where
 
-    x > m + max((times - 1) m, by, deviations s)    or, where falling hurts too,    x < m - max((1 - 1/times) m, by, deviations s)
+    x > m + max((times - 1) m, by, deviations s)
+    x < m - max((1 - 1/times) m, by, deviations s)      where falling hurts too
 
 These are the limits of a Shewhart chart with robust estimates. ``by`` keeps flat series quiet, ``times`` small changes,
 and ``deviations`` those of a run that is changing fast anyway. Of one stretch of steps beyond a limit the first is an
@@ -126,7 +127,7 @@ def is_of_a_step(row: Row) -> bool:
 
 
 def alarms_of_last(rows: Sequence[Row], config: DriftConfig, responses_per_prompt: int) -> list[Alarm]:
-    """The alarms of the last of ``rows``, which are of training steps, in order. More than `needed_rows` are not used."""
+    """The alarms of the last of ``rows``, which are of training steps, in order; `needed_rows` of them are enough."""
     found = (_alarm(trend, rows, config, responses_per_prompt) for trend in TRENDS)
     return [alarm for alarm in found if alarm is not None]
 

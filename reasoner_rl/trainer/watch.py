@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -150,13 +149,10 @@ def watch_of(
     return Watch(watched, output, config.logging.rollouts, suffix, events, store, alarmed)
 
 
-def counted_alarms(config: OnlineConfig) -> dict[str, int]:
-    """How many alarms of each trend the steps of a run's metrics.jsonl have raised."""
+def recorded_alarms(config: OnlineConfig, metrics: Path) -> list[Alarm]:
+    """The alarms that the steps of a run's metrics.jsonl raise under a recipe's limits, without evidence."""
     limits = limits_of(config)
-    if limits is None:
-        return {}
-    rows = read_jsonl(config.run.output_dir / "metrics.jsonl")
-    return Counter(alarm.trend for alarm in replay(rows, limits, config.rollout.responses_per_prompt))
+    return replay(read_jsonl(metrics), limits, config.rollout.responses_per_prompt) if limits else []
 
 
 def describe(evidence: Evidence) -> str:
@@ -187,7 +183,7 @@ def go_back(back: GoBackError, output: Path, store: CheckpointStore) -> None:
             say(f"  deleted {gone}, made since")
     store.tidy()
     say(
-        f"going back to step {step} for the {back.returns}. time, with other random numbers for sampling; the records of "
+        f"going back to step {step} for the {back.returns}. time, with other random numbers for sampling; records of "
         f"later steps are in {kept}"
     )
 

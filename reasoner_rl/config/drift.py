@@ -42,7 +42,7 @@ class GapLimits(Section):
     above: float | Literal["auto"] | None = Field(
         "auto",
         description="Alarm where the mean gap in nats per token is above this, in whatever step. auto: 0.01 where both "
-        "engines compute in float32, else 0.1. null: no such limit.",
+        "engines compute in float32, else 0.1; none where sampling leaves tokens out (top_p). null: no such limit.",
     )
     times: float = _times(5.0, "Where it is more than so many times")
     by: float | None = _by(1e-3, "nats per token")

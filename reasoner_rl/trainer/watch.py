@@ -31,12 +31,17 @@ Logprobs = Callable[[Sequence[TrainSample]], list[Tensor]]
 
 
 def limits_of(config: OnlineConfig) -> DriftConfig | None:
-    """The recipe's limits, with numbers where it says auto."""
+    """The recipe's limits, with numbers where it says auto.
+
+    Where sampling leaves tokens out, the engine's logprobs are higher than the trainer's: there auto is no limit.
+    """
     drift = config.drift
     if drift is None or drift.gap is None or drift.gap.above != "auto":
         return drift
     exact = {config.model.dtype, config.rollout.engine.dtype or config.model.dtype} == {"float32"}
-    above = GAP_OF_FLOAT32 if exact else GAP_OF_BFLOAT16
+    sampling = config.rollout.sampling
+    cut = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_response_tokens > 0
+    above = None if cut else GAP_OF_FLOAT32 if exact else GAP_OF_BFLOAT16
     return drift.model_copy(update={"gap": drift.gap.model_copy(update={"above": above})})
 
 

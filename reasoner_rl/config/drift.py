@@ -60,7 +60,7 @@ class EntropyLimits(Section):
 
     above: float | None = _above(None, "the entropy in nats per token")
     below: float | None = _below(1e-3, "the entropy in nats per token")
-    times: float = _times(5.0, "Where it is more than so many times, or less than this part of,")
+    times: float = _times(4.0, "Where it is more than so many times, or less than this part of,")
     by: float | None = _by(0.05, "nats per token")
 
 

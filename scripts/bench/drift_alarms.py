@@ -100,7 +100,7 @@ def collapsing_entropy(at: int, rate: float = 30.0) -> Iterator[None]:
     def broken(self: FsdpBackend, mini_batch: Any, loss: Any) -> Any:
         if STEP[0] + 1 < at:
             return update(self, mini_batch, loss)
-        self._schedule.base_lrs = [rate * self._training.optimizer.lr]
+        self._schedule.base_lrs = [rate * self._training.optimizer.lr] * len(self._schedule.base_lrs)
         return update(
             self, mini_batch, lambda outputs, batch: (outputs.entropy.mean(), loss(outputs, batch)[1])
         )
@@ -133,7 +133,12 @@ BROKEN: dict[str, tuple[Broken, tuple[str, ...], set[str]]] = {
     "sync": (noisy_matrix, UNCHECKED, {"gap"}),
     "rotary": (wrong_rotary_base, UNCHECKED, {"gap"}),
     "verifier": (nothing, (), {"failures"}),
-    "entropy": (collapsing_entropy, ("algorithm.loss.entropy_coefficient=1e-9",), {"entropy"}),
+    "entropy": (
+        collapsing_entropy,
+        # Every group is trained on: where all are right there would be no update, and no entropy to see.
+        ("algorithm.loss.entropy_coefficient=1e-9", "algorithm.dynamic_sampling.enabled=false"),
+        {"entropy"},
+    ),
 }
 
 

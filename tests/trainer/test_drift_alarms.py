@@ -84,8 +84,9 @@ def test_a_broken_run_is_noticed_within_five_steps_with_evidence(
 
 def test_healthy_runs_are_left_in_peace(bench: dict[str, Any], recipe: str, tmp_path: Path) -> None:
     for seed in (0, 1):
-        found = bench["healthy_run"](recipe, [], seed, tmp_path)
-        assert (found["steps"], found["alarms"]) == (STEPS, {})
+        overrides = ["run.steps=6", "algorithm.dynamic_sampling.enabled=false"]
+        found = bench["healthy_run"](recipe, overrides, seed, tmp_path)
+        assert (found["steps"], found["alarms"]) == (6, {})
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Each broken run is of the recipe, in this process, and breaks on purpose when st
   sync       one weight matrix reaches the embedded engine with noise, and the check of the sync is off
   rotary     the embedded engine computes positions with another rotary base, and the check of the sync is off
   verifier   one in four responses kills the verifier's process
-  entropy    updates minimise the policy's entropy in place of the loss, at --rate times the learning rate
+  entropy    updates minimise the policy's entropy in place of the loss, at 30 times the learning rate
 
 A run ends with its first alarm of the trend that must notice (drift.on_alarm=stop). Healthy runs, one per seed, go on
 to the end. --replay FOLDER replays every metrics.jsonl below a folder that is of a run of kind online instead.
@@ -100,7 +100,8 @@ def collapsing_entropy(at: int, rate: float = 30.0) -> Iterator[None]:
     def broken(self: FsdpBackend, mini_batch: Any, loss: Any) -> Any:
         if STEP[0] + 1 < at:
             return update(self, mini_batch, loss)
-        self._schedule.base_lrs = [rate * self._training.optimizer.lr] * len(self._schedule.base_lrs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * self._training.optimizer.lr
         return update(
             self, mini_batch, lambda outputs, batch: (outputs.entropy.mean(), loss(outputs, batch)[1])
         )

@@ -15,8 +15,9 @@ from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import DriftError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from reasoner_rl.commands.drift_report import DriftReport
-    from reasoner_rl.tokenizer import PreTrainedTokenizerBase
 
 SHOWN = 8  # rows of the tables of tokens and responses
 

@@ -73,7 +73,7 @@ def at_rate_zero(config: OnlineConfig, steps: int, folder: Path) -> OnlineConfig
     )
     sampling = config.algorithm.dynamic_sampling.model_copy(update={"enabled": False})
     logging = {"tensorboard": False, "wandb": None, "rollouts": "all", "rollout_format": "parquet"}
-    evaluation = {"datasets": [], "every_steps": None, "at_start": False, "at_end": False}
+    evaluation: dict[str, Any] = {"datasets": [], "every_steps": None, "at_start": False, "at_end": False}
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"output_dir": folder, "steps": steps, "profile": []}),

@@ -41,8 +41,8 @@ def gaps_by_position(responses: Sequence[ResponseGaps]) -> list[GapsOf]:
     found = _grouped(ranges, _joined([each.gaps for each in responses]))
     bounds = [(0, 0) if k == 0 else (2 ** (k - 1), 2**k - 1) for k, *_ in found]
     return [
-        GapsOf(*bound, *numbers)
-        for bound, (_, *numbers) in zip(bounds, found, strict=True)  # type: ignore[arg-type]
+        GapsOf(*bound, count, mean, largest)
+        for bound, (_, count, mean, largest) in zip(bounds, found, strict=True)
     ]
 
 

@@ -18,7 +18,7 @@ from reasoner_rl.observability.events import EventLog
 from reasoner_rl.observability.evidence import Floats, Response, evidence_for, responses_of
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.sinks import read_jsonl
-from reasoner_rl.observability.trends import Alarm, Evidence, Watched, is_of_a_step, needed_rows, replay
+from reasoner_rl.observability.trends import Alarm, Evidence, Row, Watched, is_of_a_step, needed_rows, replay
 from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.training.checkpoint import CheckpointStore
@@ -147,7 +147,8 @@ def watch_of(
     limits = limits_of(config) if isinstance(config, OnlineConfig) else None
     if limits is None or not isinstance(config, OnlineConfig):
         return None
-    rows = [row for row in read_jsonl(output / "metrics.jsonl") if is_of_a_step(row) and row["step"] <= step]
+    rows: list[Row] = [*filter(is_of_a_step, read_jsonl(output / "metrics.jsonl"))]
+    rows = [row for row in rows if row["step"] <= step]
     watched = Watched(limits, config.rollout.responses_per_prompt, rows[-needed_rows(limits) :])
     suffix = ".jsonl" if config.logging.rollout_format == "jsonl" else ".parquet"
     alarmed = CheckpointStore(output / "alarmed", 1)
@@ -199,7 +200,7 @@ def _began(alarms: Sequence[Alarm]) -> int:
 
 def _gaps(samples: Sequence[TrainSample], logprobs: Sequence[Tensor]) -> list[Floats | None]:
     """By sample, |trainer - engine| of each response token, [R]; None for those of an earlier policy."""
-    known = logprobs or [sample.old_logprobs for sample in samples]
+    known = [*logprobs] if logprobs else [sample.old_logprobs for sample in samples]
     return [
         None
         if trainer is None or not sample.on_policy

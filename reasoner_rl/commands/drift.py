@@ -10,12 +10,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy
 
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
-from reasoner_rl.commands.drift_report import Accuracies, DriftReport, StepReport, problems_of, step_report
+from reasoner_rl.commands.drift_report import (
+    Accuracies,
+    DriftReport,
+    StepReport,
+    WorstToken,
+    problems_of,
+    step_report,
+)
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.drift import DriftConfig
 from reasoner_rl.config.recipes import OnlineConfig
@@ -29,7 +37,7 @@ from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.rollout_rows import Row
 from reasoner_rl.observability.rollout_table import read_rows
 from reasoner_rl.observability.sinks import open_logger, read_jsonl
-from reasoner_rl.observability.token_gaps import Floats, ResponseGaps, worst_responses
+from reasoner_rl.observability.token_gaps import Floats, ResponseGaps, gaps_by_token, worst_responses
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.export_checkpoint import with_exported_models
@@ -41,6 +49,8 @@ from reasoner_rl.trainer.train import build_source
 from reasoner_rl.trainer.watch import limits_of
 from reasoner_rl.training.checkpoint import CheckpointStore
 from reasoner_rl.types import TrainSample
+
+SHOWN_TOKENS = 8
 
 
 def check_drift(config: OnlineConfig, steps: int, folder: Path, *, layers: bool = False) -> DriftReport:
@@ -108,8 +118,8 @@ class _Measured(Algorithm):
 
 
 def _check(config: OnlineConfig, layers: bool) -> DriftReport:
-    output, timer = config.run.output_dir, PhaseTimer()
-    data = load_data(config, load_tokenizer(config.model))
+    output, timer, tokenizer = config.run.output_dir, PhaseTimer(), load_tokenizer(config.model)
+    data = load_data(config, tokenizer)
     algorithm = _Measured(build_algorithm(config))
     check_custom_parts(config)
     record_run(config)
@@ -144,7 +154,11 @@ def _check(config: OnlineConfig, layers: bool) -> DriftReport:
             f"layers: engine and trainer part at {parted.name} (relative gap {parted.relative:.2g}, most at token "
             f"{parted.position})"
         )
-    return DriftReport(reports, responses, same, problems, parts)
+    worst = [
+        WorstToken(found, repr(tokenizer.decode([found.key])))
+        for found in gaps_by_token(responses, SHOWN_TOKENS)
+    ]
+    return DriftReport(reports, responses, worst, problems, parts)
 
 
 def _limits(config: OnlineConfig) -> DriftConfig:

@@ -13,7 +13,6 @@ from reasoner_rl.observability.token_gaps import (
     GapsOf,
     ResponseGaps,
     gaps_by_position,
-    gaps_by_token,
     worst_responses,
 )
 from reasoner_rl.observability.trends import Row, replay
@@ -46,12 +45,20 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class WorstToken:
+    """A token of the vocabulary, and how its logprobs differ."""
+
+    gaps: GapsOf
+    text: str  # quoted
+
+
+@dataclass(frozen=True, slots=True)
 class DriftReport:
     """All of it."""
 
     steps: list[StepReport]
     responses: list[ResponseGaps]
-    same_weights: bool  # to the bit, after the last step
+    tokens: list[WorstToken]  # with the largest mean gap
     problems: list[str]  # what is not flat, for people; none: all is
     parts: list[PartGap] = field(default_factory=list)  # in the order of the pass; none: not compared
 
@@ -59,10 +66,6 @@ class DriftReport:
     def positions(self) -> list[GapsOf]:
         """Gaps by position in the response."""
         return gaps_by_position(self.responses)
-
-    def tokens(self, most: int) -> list[GapsOf]:
-        """The tokens with the largest mean gap."""
-        return gaps_by_token(self.responses, most)
 
     def worst(self, most: int) -> list[ResponseGaps]:
         """The responses with the largest mean gap."""

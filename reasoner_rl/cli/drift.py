@@ -15,11 +15,9 @@ from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import DriftError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from reasoner_rl.commands.drift_report import DriftReport
 
-SHOWN = 8  # rows of the tables of tokens and responses
+SHOWN = 8  # rows of the table of responses
 
 
 def drift(
@@ -47,18 +45,17 @@ def drift(
     if not isinstance(config, OnlineConfig):
         raise wrong_kind("drift", recipe, config, "online")
     from reasoner_rl.commands.drift import check_drift
-    from reasoner_rl.tokenizer import load_tokenizer
 
     kept = nullcontext(str(out)) if out else tempfile.TemporaryDirectory(prefix="reasoner_rl_drift_")
     with kept as folder:
         report = check_drift(config, steps, Path(folder), layers=layers)
-    _print_report(report, load_tokenizer(config.model))
+    _print_report(report)
     if report.problems:
         raise DriftError("not flat:\n" + "\n".join(f"  {problem}" for problem in report.problems))
     typer.echo(f"flat over {steps} steps; the weights are the same to the bit")
 
 
-def _print_report(report: DriftReport, tokenizer: PreTrainedTokenizerBase) -> None:
+def _print_report(report: DriftReport) -> None:
     print_table(
         ["step", "accuracy", "95 % interval", "mean gap, nats", "largest", "gap after sync"],
         [
@@ -81,14 +78,8 @@ def _print_report(report: DriftReport, tokenizer: PreTrainedTokenizerBase) -> No
     print_table(
         ["token", "text", "times", "mean gap, nats", "largest"],
         [
-            [
-                str(t.key),
-                repr(tokenizer.decode([t.key])),
-                f"{t.tokens:,}",
-                f"{t.mean:.2e}",
-                f"{t.largest:.2e}",
-            ]
-            for t in report.tokens(SHOWN)
+            [str(t.gaps.key), t.text, f"{t.gaps.tokens:,}", f"{t.gaps.mean:.2e}", f"{t.gaps.largest:.2e}"]
+            for t in report.tokens
         ],
     )
     print_table(

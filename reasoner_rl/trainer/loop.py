@@ -116,6 +116,7 @@ class Trainer:
             return
         ended = watch.end_of_attempt(alarms, self.state.returns)
         if isinstance(ended, DriftError):
+            watch.forget_alarmed()
             self._save_into(watch.alarmed)
         raise ended
 

@@ -100,6 +100,10 @@ class Watch:
         say(f"  began at step {_began(shown)}; {place}; more evidence in {self.output / 'events.jsonl'}")
         return shown
 
+    def forget_alarmed(self) -> None:
+        """Remove the state after an earlier alarm, which has another past, whatever its step."""
+        shutil.rmtree(self.alarmed.folder, ignore_errors=True)
+
     def last_healthy(self, alarms: Sequence[Alarm]) -> tuple[int, Path] | None:
         """The newest checkpoint before the first of the trends began."""
         older = [(step, folder) for step, folder in self.store.all() if step < _began(alarms)]
@@ -200,7 +204,7 @@ def _began(alarms: Sequence[Alarm]) -> int:
 
 def _gaps(samples: Sequence[TrainSample], logprobs: Sequence[Tensor]) -> list[Floats | None]:
     """By sample, |trainer - engine| of each response token, [R]; None for those of an earlier policy."""
-    known = [*logprobs] if logprobs else [sample.old_logprobs for sample in samples]
+    known: list[Tensor | None] = [*logprobs] if logprobs else [sample.old_logprobs for sample in samples]
     return [
         None
         if trainer is None or not sample.on_policy

@@ -58,7 +58,6 @@ class SyncGapLimits(Section):
 class EntropyLimits(Section):
     """The policy's entropy: policy/entropy."""
 
-    above: float | None = _above(None, "the entropy in nats per token")
     below: float | None = _below(1e-3, "the entropy in nats per token")
     times: float = _times(4.0, "Where it is more than so many times, or less than this part of,")
     by: float | None = _by(0.05, "nats per token")
@@ -67,8 +66,6 @@ class EntropyLimits(Section):
 class LengthLimits(Section):
     """The mean length of responses: response/length_mean."""
 
-    above: float | None = _above(None, "the mean length in tokens")
-    below: float | None = _below(None, "the mean length in tokens")
     times: float = _times(3.0, "Where it is more than so many times, or less than this part of,")
     by: float | None = _by(16.0, "tokens")
 

@@ -39,11 +39,7 @@ def gaps_by_position(responses: Sequence[ResponseGaps]) -> list[GapsOf]:
     positions = _joined([numpy.arange(len(each.gaps)) for each in responses])
     ranges = numpy.frexp(positions)[1]  # 0 for 0, k for 2^(k-1) to 2^k - 1
     found = _grouped(ranges, _joined([each.gaps for each in responses]))
-    bounds = [(0, 0) if k == 0 else (2 ** (k - 1), 2**k - 1) for k, *_ in found]
-    return [
-        GapsOf(*bound, count, mean, largest)
-        for bound, (_, count, mean, largest) in zip(bounds, found, strict=True)
-    ]
+    return [GapsOf(2**k // 2, max(0, 2**k - 1), count, mean, largest) for k, count, mean, largest in found]
 
 
 def gaps_by_token(responses: Sequence[ResponseGaps], most: int) -> list[GapsOf]:

@@ -1,12 +1,14 @@
 """Alarms where a number of a run leaves its course: pure functions of the rows of metrics.jsonl and the limits.
 
-A number x of a step is compared with absolute limits and with the run's own past: the median m and the median absolute
-deviation of the last ``window`` steps that have the number. With s = 1.4826 x that deviation (the standard deviation of
-a normal distribution) there is an alarm where
+A number x of a step is compared with absolute limits and with the run's own past, the last ``window`` steps that have
+the number: with their median m, and with s = 1.4826 x their median absolute deviation, which is the standard deviation
+of a normal distribution. There is an alarm where
 
-    x > m + max((times - 1) m, by, deviations s)
-    x < m - max((1 - 1/times) m, by, deviations s)      where falling hurts too
+    shares:     x > m + max(by, deviations s)
+    others:     x > max(m times, m exp(deviations s), m + by)
+                x < min(m / times, m / exp(deviations s), m - by)       where falling hurts too
 
+In the second case s is of logarithms, of numbers no smaller than ``by``, below which nothing counts.
 These are the limits of a Shewhart chart with robust estimates. ``by`` keeps flat series quiet, ``times`` small changes,
 and ``deviations`` those of a run that is changing fast anyway. Of one stretch of steps beyond a limit the first is an
 alarm, and no other within ``window`` steps of one. Nothing is remembered but the rows, so that a resumed run and a
@@ -15,6 +17,7 @@ finished one give the same alarms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -26,6 +29,7 @@ from reasoner_rl.config.drift import DriftConfig, HostMemoryLimits
 
 Row = Mapping[str, Any]  # of metrics.jsonl
 Point = tuple[int, float]  # a step, and the number that it has
+_TINY = 1e-30
 _NORMAL = 1.4826  # standard deviation over median absolute deviation, of a normal distribution
 
 
@@ -180,16 +184,27 @@ def _broken(
     by = getattr(limits, "by", None)
     if by is None or len(past) < config.after:
         return None
-    times, centre = getattr(limits, "times", None), median(past)
-    noise = config.deviations * _NORMAL * median(abs(number - centre) for number in past)
-    upper = centre + max(by, noise, (times - 1) * centre if times else 0.0)
-    lower = centre - max(by, noise, (1 - 1 / times) * centre if times else 0.0)
+    centre = median(past)
+    lower, upper = _control_limits(past, centre, by, getattr(limits, "times", None), config.deviations)
     past_is = f"the median of the {len(past)} steps before is {centre:.3g}"
     if value > upper:
         return _Broken(upper, f"above {upper:.3g}: {past_is} ({key})", centre)
     if trend.falling_hurts and value < lower:
         return _Broken(lower, f"below {lower:.3g}: {past_is} ({key})", centre)
     return None
+
+
+def _control_limits(
+    past: Sequence[float], centre: float, by: float, times: float | None, deviations: float
+) -> tuple[float, float]:
+    """The lower and the upper limit of the next number. times: None of a share."""
+    if times is None:
+        most = max(by, deviations * _NORMAL * median(abs(number - centre) for number in past))
+        return centre - most, centre + most
+    least = max(by, _TINY)
+    distances = (abs(math.log(max(number, least) / max(centre, least))) for number in past)
+    factor = max(times, math.exp(deviations * _NORMAL * median(distances)))
+    return min(centre / factor, centre - by), max(centre * factor, centre + by)
 
 
 def _full_soon(limits: HostMemoryLimits, shares: Sequence[float], config: DriftConfig) -> _Broken | None:

@@ -52,12 +52,19 @@ def test_a_gap_is_compared_with_the_median_before_it() -> None:
 
 
 def test_a_spread_of_the_past_widens_the_limit() -> None:
-    # Median 3e-3, median absolute deviation 1e-3: 4 x 1.4826 x 1e-3 = 5.9304e-3; the larger is 4 x 3e-3.
+    # Median 3e-3, of which the others are 1/3, 1/1.5, 1, 1.33 and 1.67: the median distance is a factor of 1.5.
     spread = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]
-    limits = {"gap": {"above": None, "times": 2}}
-    assert alarms(GAP, [*spread, 8.9e-3], limits) == []
-    [alarm] = alarms(GAP, [*spread, 9e-3], limits)
-    assert alarm.limit == pytest.approx(3e-3 + 5.9304e-3)
+    limits: dict[str, Any] = {"gap": {"above": None, "times": 2}}
+    limit = 3e-3 * 1.5 ** (4 * 1.4826)
+    assert alarms(GAP, [*spread, 0.99 * limit], limits) == []
+    [alarm] = alarms(GAP, [*spread, 1.01 * limit], limits)
+    assert alarm.limit == pytest.approx(limit)
+    # Of shares the distances themselves: the median one is 0.1.
+    name, shares = "response/truncated_share", [0.1, 0.2, 0.3, 0.4, 0.5]
+    limits = {"truncation": {"by": 0.05}}
+    assert alarms(name, [*shares, 0.89], limits) == []
+    [alarm] = alarms(name, [*shares, 0.9], limits)
+    assert alarm.limit == pytest.approx(0.3 + 4 * 1.4826 * 0.1)
 
 
 def test_only_the_window_counts_and_steps_without_the_number_do_not() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -48,6 +49,21 @@ def require_package(module: str, package: str, extra: str, purpose: str) -> None
 
 class WorkerError(RuntimeError):
     """A process failed, died or hung; the text names a worker's rank and machine. Checkpoints are whole."""
+
+
+class DriftError(RuntimeError):
+    """Something has left its course, and was to end the run or the check; the text names what, and the evidence."""
+
+
+class GoBackError(RuntimeError):
+    """A run is to go on from an earlier checkpoint within the same command, after an alarm. The text says why.
+
+    checkpoint: step and folder. returns: how often the run has gone back then.
+    """
+
+    def __init__(self, why: str, checkpoint: tuple[int, Path], returns: int) -> None:
+        super().__init__(why)
+        self.checkpoint, self.returns = checkpoint, returns
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

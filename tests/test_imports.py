@@ -48,7 +48,7 @@ COMPOSING = {
     "plan": set(),
     "report": {"observability"},
     "commands": {
-        *("datasets", "plan", "report", "distributed", "trainer", "sources"),
+        *("algorithms", "datasets", "plan", "report", "hybrid", "distributed", "trainer", "sources"),
         *("advantages", "evaluation", "observability", "prompts", "reward_models", "rewards", "training"),
     },
     "api": {"commands", "evaluation", "observability", "trainer"},

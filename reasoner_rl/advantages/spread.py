@@ -18,13 +18,15 @@ def spread_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
 
     ``groups/equal_share``: share of the groups whose scores are all equal, up to rounding. ``groups/reward_std``: mean
     over groups of the standard deviation within a group, and ``reward/score_std``: that over all responses; both with
-    n - 1 in the denominator, as in ``group_std``.
+    n - 1 in the denominator, as in ``group_std``. ``groups/dead_share``: share of the groups whose scores are all equal
+    without all responses being right, as far as accuracy is known.
     """
     scores = _scores(groups)
     if not scores:
         return {}
     return {
         "groups/equal_share": mean_of(_equal(group) for group in scores),
+        "groups/dead_share": mean_of(is_dead(group) for group in groups if len(group.rewards) > 1),
         "groups/reward_std": mean_of(stdev(group) for group in scores),
         "reward/score_std": mean(stdev(score for group in scores for score in group)),
     }
@@ -69,6 +71,13 @@ class EqualScores:
 def _scores(groups: Sequence[ScoredGroup]) -> list[list[float]]:
     found = [[reward.score for reward in group.rewards] for group in groups]
     return [scores for scores in found if len(scores) > 1]
+
+
+def is_dead(group: ScoredGroup) -> bool:
+    """Whether scores are all equal, and not because all responses are right."""
+    return _equal([reward.score for reward in group.rewards]) and not all(
+        reward.accuracy is not None and reward.accuracy >= 1 for reward in group.rewards
+    )
 
 
 def _equal(scores: Sequence[float]) -> bool:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from reasoner_rl.cli import config, data, evaluate, look, reference
 from reasoner_rl.cli.common import COMMAND, print_table
+from reasoner_rl.cli.drift import drift
 from reasoner_rl.cli.exits import CHECKPOINT, exit_statuses
 from reasoner_rl.cli.export import export
 from reasoner_rl.cli.plan import plan
@@ -88,6 +89,7 @@ app.add_typer(data.group, name="data")
 app.add_typer(config.group, name="config")
 app.add_typer(reference.group, name="reference")
 app.command()(plan)
+app.command()(drift)
 app.command()(look.report)
 app.command()(look.inspect)
 app.command()(replay)

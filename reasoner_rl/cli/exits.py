@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reasoner_rl.errors import UserError, WorkerError, is_interruption
+from reasoner_rl.errors import DriftError, UserError, WorkerError, is_interruption
 
-DIVERGED = 1
+DIVERGED = 1  # also by an alarm that stops a run, or a drift that `reasoner-rl drift` has found
 USER_ERROR = 2
 WORKERS_FAILED = 3
 SYSTEM_ERROR = 4
@@ -34,6 +34,9 @@ def exit_statuses(resumes_from: Callable[[], str | None] = lambda: CHECKPOINT) -
         sys.exit(USER_ERROR)
     except FloatingPointError as error:
         sys.stderr.write(f"error: {error}. In training, start anew with a lower training.optimizer.lr\n")
+        sys.exit(DIVERGED)
+    except DriftError as error:
+        sys.stderr.write(f"error: {error}\n")
         sys.exit(DIVERGED)
     except WorkerError as error:
         begun = resumes_from()

@@ -12,6 +12,7 @@ from reasoner_rl.config.base import Section, refuse_without_effect
 from reasoner_rl.config.batch import BatchConfig
 from reasoner_rl.config.cluster import ClusterConfig, LocalClusterConfig, without_generation
 from reasoner_rl.config.data import EvalDataConfig, PreferenceDataConfig, PromptDataConfig, SftDataConfig
+from reasoner_rl.config.drift import DriftConfig
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.offline import SftAlgorithmConfig, SftBatchConfig
 from reasoner_rl.config.preference import (
@@ -68,6 +69,9 @@ class OnlineConfig(SamplingRecipe):
     )
     teacher: TeacherConfig | None = Field(None, description="The teacher of algorithm distillation.")
     batch: BatchConfig = Field(BatchConfig(), description="Sizes of a step.")
+    drift: DriftConfig | None = Field(
+        DriftConfig(), description="Alarms where numbers of a run leave their course; null: none."
+    )
 
     @property
     def teacher_model(self) -> ModelConfig | None:

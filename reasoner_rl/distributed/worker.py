@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from reasoner_rl.batching.plan import Share
 from reasoner_rl.config.rollout import SamplingConfig
 from reasoner_rl.hybrid.engine import HybridEngine
+from reasoner_rl.hybrid.layers import PartGap
 from reasoner_rl.hybrid.streaming import Bucket, ReceivedWeights, SentWeights
 from reasoner_rl.metrics import Metrics, merge
 from reasoner_rl.observability.measurements import memory_metrics
@@ -109,6 +110,14 @@ class Worker:
     def load_weights(self, weights: ReceivedWeights) -> Metrics:
         """Generate with weights that were sent from now on. Returns what that cost."""
         return self._engine.receive_weights(weights)
+
+    def policy_hash(self) -> str:
+        """What tells whether the policy's weights have changed by a bit; ends the generate phase."""
+        return self._engine.policy_hash()
+
+    def part_gaps(self, token_ids: Sequence[int]) -> list[PartGap]:
+        """Where rollout engine and trainer part on these tokens; ends the generate phase."""
+        return self._engine.part_gaps(token_ids)
 
     def save(self, folder: Path) -> None:
         """Write the state of every model that changes into a folder of its own below an existing ``folder``."""

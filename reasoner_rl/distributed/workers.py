@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -23,6 +23,7 @@ from reasoner_rl.distributed.models import (
 from reasoner_rl.distributed.pool import GenerationPool
 from reasoner_rl.distributed.transport import Phase, Transport
 from reasoner_rl.distributed.worker import Worker
+from reasoner_rl.hybrid.layers import PartGap
 from reasoner_rl.metrics import Metrics, merge
 
 R = TypeVar("R")
@@ -79,6 +80,14 @@ class Workers:
         """Have ``advance`` called whenever those that generate have news while a model is waited for."""
         if self.generation_goes_on:
             self._transport.meanwhile = advance
+
+    def policy_hash(self) -> str:
+        """What tells whether the policy's weights have changed by a bit; weights must be published afterwards."""
+        return self._call("sync", Worker.policy_hash)[0]
+
+    def part_gaps(self, token_ids: Sequence[int]) -> list[PartGap]:
+        """Where rollout engine and trainer part on these tokens; weights must be published afterwards."""
+        return self._call("train", Worker.part_gaps, token_ids)[0]
 
     def save(self, folder: Path) -> None:
         """Write the state of the trained models into an existing folder."""

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 
 from reasoner_rl.config.rollout import SamplingConfig
+from reasoner_rl.hybrid.layers import PartGap, part_gaps, weights_hash
 from reasoner_rl.hybrid.meter import SwitchMeter
 from reasoner_rl.hybrid.streaming import Bucket, ReceivedWeights, SentWeights, in_buckets, in_format
 from reasoner_rl.hybrid.sync_check import SyncCheck, WeightSyncError, any_rank
@@ -188,6 +189,15 @@ class HybridEngine(Generator):
                 raise WeightSyncError(f"{error}; {check.differing_tensors(weights, rollout)}") from None
         self._version = sent.version
         return merge([meter.take(), check.metrics()])
+
+    def policy_hash(self) -> str:
+        """What tells whether the policy's weights have changed by a bit; ends the generate phase. Collective."""
+        return weights_hash(self.take_turn("policy"))
+
+    def part_gaps(self, token_ids: Sequence[int]) -> list[PartGap]:
+        """Where the engines part on these tokens: see `hybrid.layers`; ends the generate phase. Collective."""
+        self._require_generating()
+        return part_gaps(self.rollout, lambda: self.take_turn("policy"), token_ids)
 
     def _required_check(self) -> SyncCheck:
         if self.check is None:

@@ -67,7 +67,7 @@ class SyncCheck:
         """
         if self._check != "logprobs":
             return []
-        [logprobs] = backend.logprobs([_as_micro_batch(self._token_ids)], temperature=1.0)
+        [logprobs] = backend.logprobs([as_micro_batch(self._token_ids)], temperature=1.0)
         if logprobs.isnan().any():
             raise FloatingPointError("the model's probabilities are NaN: its weights or activations overflow")
         scores: list[float] = logprobs.tolist()
@@ -129,7 +129,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _as_micro_batch(token_ids: Sequence[int]) -> MicroBatch:
+def as_micro_batch(token_ids: Sequence[int]) -> MicroBatch:
     """The first token as the prompt, all others as the response."""
     response = torch.tensor(token_ids[1:], dtype=torch.int64)
     sample = TrainSample(

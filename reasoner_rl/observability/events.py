@@ -1,4 +1,4 @@
-"""What happened to a run, in events.jsonl of its folder: starts, resumes, warnings, stops, errors, restarts, its end.
+"""What happened to a run, in events.jsonl of its folder: starts, warnings, alarms, stops, errors, restarts, its end.
 
 The file is appended to by every start in the folder, so a run that fails again and again shows it. Skipped steps and
 the gaps of weight syncs are numbers of a step and stand in metrics.jsonl.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from reasoner_rl.errors import DataError
+from reasoner_rl.errors import DataError, GoBackError
 from reasoner_rl.observability.sinks import read_jsonl
-from reasoner_rl.observability.summary import naming
+from reasoner_rl.observability.summary import json_ready, naming
 
-EventKind = Literal["start", "resume", "warning", "stop", "error", "restart", "end"]
+EventKind = Literal["start", "resume", "warning", "alarm", "return", "stop", "error", "restart", "end"]
 EVENTS = "events.jsonl"
 
 
@@ -31,6 +31,9 @@ class Event:
     time: str  # ISO 8601, UTC
     kind: EventKind
     text: str
+    details: Mapping[str, Any] | None = (
+        None  # of an alarm: see `trends.Alarm`; not written where there are none
+    )
 
 
 class EventLog:
@@ -45,10 +48,13 @@ class EventLog:
             with path.open("r+b") as file:
                 file.truncate(text.rfind(b"\n") + 1)
 
-    def write(self, kind: EventKind, text: str) -> None:
+    def write(self, kind: EventKind, text: str, details: Mapping[str, Any] | None = None) -> None:
         """Append one event."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        line = json.dumps(asdict(Event(self._step(), now, kind, text)))
+        event = asdict(Event(self._step(), now, kind, text, details))
+        if details is None:
+            del event["details"]
+        line = json.dumps(json_ready(event))
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -74,6 +80,9 @@ def recorded_events(path: Path, step: Callable[[], int]) -> Iterator[EventLog]:
     logger.addHandler(handler)
     try:
         yield log
+    except GoBackError as error:
+        log.write("return", str(error))
+        raise
     except BaseException as error:
         log.write("error", f"{type(error).__name__}: {error}")
         raise
@@ -85,7 +94,7 @@ def read_events(path: Path) -> list[Event]:
     """Read the file, without a torn last line; no events if it is absent. Raises DataError if it is broken."""
     events = []
     for number, row in enumerate(read_jsonl(path), start=1):
-        if missing := [name for name in Event.__slots__ if name not in row]:
+        if missing := [name for name in Event.__slots__ if name not in row and name != "details"]:
             raise DataError(f"{path}, line {number}: no key {missing[0]!r}")
-        events.append(Event(**{name: row[name] for name in Event.__slots__}))
+        events.append(Event(**{name: row[name] for name in Event.__slots__ if name in row}))
     return events

@@ -7,7 +7,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -51,6 +52,33 @@ def resident_gib() -> float:
     return float(psutil.Process().memory_info().rss / GIB)
 
 
+def host_used_share(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Share of this machine's memory that is in use by any process, without caches of files that can be dropped.
+
+    Where this process is in a control group (version 2) with a limit, as in containers and Slurm jobs, the share of the
+    limit if that is higher.
+    """
+    machine = psutil.virtual_memory()
+    used = float(1 - machine.available / machine.total)
+    with suppress(OSError, LookupError, ValueError):
+        name = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
+        folder = cgroups / name.strip("/")
+        folder = folder if (folder / "memory.max").exists() else cgroups
+        limit = int((folder / "memory.max").read_text())  # "max" where there is none
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        held = int((folder / "memory.current").read_text()) - int(stat["inactive_file"])
+        used = max(used, held / limit)
+    return used
+
+
+def driver_memory_metrics() -> Metrics:
+    """Host memory of the driver, and of its machine: see `memory_metrics`."""
+    return {
+        "memory/driver_gib": maximum(resident_gib()),
+        "memory/host_used_share": maximum(host_used_share()),
+    }
+
+
 def device_used_gib() -> float:
     """Memory of this process's GPU that is in use by any process, by the driver's count, in GiB."""
     free, whole = torch.cuda.mem_get_info()
@@ -60,14 +88,15 @@ def device_used_gib() -> float:
 def memory_metrics() -> Metrics:
     """Memory in GiB: host resident now and at its peak, device at the peak of torch's allocator, and in use now.
 
-    Only this process is counted, except in ``memory/device_used_gib``, which is the driver's figure. When ranks are
-    merged, the largest is kept.
+    Only this process is counted, except in ``memory/device_used_gib``, which is the driver's figure, and
+    ``memory/host_used_share``: see `host_used_share`. When ranks are merged, the largest is kept.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_bytes = peak if sys.platform == "darwin" else peak * 1024
     measured = {
         "memory/host_gib": maximum(resident_gib()),
         "memory/host_peak_gib": maximum(peak_bytes / GIB),
+        "memory/host_used_share": maximum(host_used_share()),
     }
     if torch.cuda.is_available():
         measured["memory/device_gib"] = maximum(torch.cuda.max_memory_allocated() / GIB)

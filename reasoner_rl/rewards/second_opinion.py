@@ -20,8 +20,10 @@ def is_chosen(task: RewardTask, share: float) -> bool:
 
 def opinion_of(second: Reward) -> Opinion:
     """What the second verifier's verdict says of a response."""
-    if second.status == "timeout" or second.status == "crash":
-        return second.status
+    if second.status == "timeout":
+        return "timeout"
+    if second.status == "crash":
+        return "crash"
     if second.status == "undecided" or second.accuracy is None:
         return "undecided"
     return "right" if second.accuracy == 1 else "wrong"

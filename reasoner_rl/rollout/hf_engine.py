@@ -86,6 +86,13 @@ class HfRolloutEngine(Generator):
         """See `RolloutEngine.weight_dtype`."""
         return only_dtype(self._model)
 
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its output embedding, to compare what is inside."""
+        model: Any = self._model
+        decoder: nn.Module = model.get_decoder()
+        return decoder
+
     def submit(self, requests: Sequence[GenerationRequest], sampling: SamplingConfig) -> None:
         """See `Generator.submit`. Raises RuntimeError unless ready."""
         require_state(self, "generate", "ready")

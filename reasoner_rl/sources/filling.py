@@ -79,10 +79,11 @@ class Filler:
         lengths: ExpectedLengths | None = None,
         *,
         goes_on: bool = False,
+        returns: int = 0,
     ) -> None:
         """lengths: requests are started in their order, the longest first; if unset, in that of their prompts.
 
-        goes_on: generation has workers of its own, and goes on while models are trained.
+        goes_on: generation has workers of its own, and goes on while models are trained. returns: see `DriverState`.
         """
         self._lengths = lengths
         self._config = config
@@ -92,6 +93,7 @@ class Filler:
         self._rewards = rewards
         self._timer = timer
         self._goes_on = goes_on
+        self._again = ("return", returns) if returns else ()
         self._ahead: _Filling | None = None  # of the next step
 
     def fill(self, step: int, reused: Sequence[ScoredGroup], put_off: Sequence[Launch]) -> Filled:
@@ -225,7 +227,7 @@ class Filler:
     def _next_prompt(self, filling: _Filling, position: int) -> Launch:
         [index] = self._sampler.take(1)
         prompt = self._prompts[index]
-        seed = derive_seed(self._config.run.seed, "train", filling.step, position, prompt.uid)
+        seed = derive_seed(self._config.run.seed, "train", filling.step, position, prompt.uid, *self._again)
         return Launch(index, prompt, seed, filling.policy)
 
     def _budget(self, position: int, launch: Launch) -> int | None:

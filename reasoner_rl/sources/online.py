@@ -53,8 +53,9 @@ class OnlineSource:
         judge: Judge | None = None,
         *,
         goes_on: bool = False,
+        returns: int = 0,
     ) -> None:
-        """judge: the recipe's reward model, if it has one. goes_on: see `Filler`."""
+        """judge: the recipe's reward model, if it has one. goes_on, returns: see `Filler`."""
         self._judge = judge
         self._config = config
         self._prompts = prompts
@@ -62,7 +63,9 @@ class OnlineSource:
         self._timer = timer
         self._lengths = ExpectedLengths() if config.batch.longest_first else None
         self._filler = Filler(
-            config, prompts, sampler, generator, rewards, timer, self._lengths, goes_on=goes_on
+            *(config, prompts, sampler, generator, rewards, timer, self._lengths),
+            goes_on=goes_on,
+            returns=returns,
         )
         selecting = config.data.selection
         self._selection = (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.config.recipes import TrainConfig
+from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
 from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.workers import Workers
 from reasoner_rl.errors import DataError
@@ -19,6 +20,7 @@ from reasoner_rl.observability.sinks import read_jsonl
 from reasoner_rl.observability.summary import write_json
 from reasoner_rl.trainer.reward_models import write_description
 from reasoner_rl.trainer.state import DriverState
+from reasoner_rl.trainer.watch import recorded_alarms
 from reasoner_rl.training.checkpoint import CheckpointStore
 from reasoner_rl.training.disk_space import filled_folder, partial_of, size_of
 
@@ -35,6 +37,9 @@ def finish_run(
         export_folder(output / "final", partial(_export, config, workers))
         say(f"weights: {output / 'final'}")
     summary = {**summarise_run(config, state), "exported": config.checkpoint.export_at_end, **more}
+    if isinstance(config, OnlineConfig):
+        alarms = Counter(alarm.trend for alarm in recorded_alarms(config, output / "metrics.jsonl"))
+        summary |= {"alarms": alarms, "returns": state.returns}
     write_json(output / "summary.json", summary)
     say(f"summary: {output / 'summary.json'}")
     draw_curves(output)

@@ -14,23 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.algorithms.build import own_functions
 from reasoner_rl.algorithms.dry_run import check_prepared
 from reasoner_rl.config.recipes import TrainConfig
 from reasoner_rl.distributed.workers import Workers
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import DriftError, UserError
 from reasoner_rl.metrics import Metrics, merge, values
-from reasoner_rl.observability.measurements import PhaseTimer
+from reasoner_rl.observability.measurements import PhaseTimer, driver_memory_metrics
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.sinks import MetricLogger
 from reasoner_rl.observability.trace import trace_file, traced
+from reasoner_rl.observability.trends import Alarm
 from reasoner_rl.sources.base import Source, StepBatch
 from reasoner_rl.sources.online import ADVICE
 from reasoner_rl.trainer.resume import save_recipe
 from reasoner_rl.trainer.state import DriverState, is_due
 from reasoner_rl.trainer.stop import StopRequest
+from reasoner_rl.trainer.watch import Watch
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import TrainSample
 
@@ -68,6 +72,7 @@ class Trainer:
     timer: PhaseTimer
     state: DriverState
     refresh_curves: Callable[[], None] = lambda: None  # called after an evaluation or a checkpoint
+    watch: Watch | None = None  # over the run's trends; None: nothing is watched
 
     def step(self) -> None:
         """Make one training step, from a batch to published weights, and log it.
@@ -94,8 +99,26 @@ class Trainer:
                 with timer("sync"):
                     synced = self._publish()
                 measured = [synced, prepared, updated]
-        self._log(number, batch, recorded, measured)
+        numbers = self._log(number, batch, recorded, measured)
         state.step = number
+        if self.watch is not None and (alarms := self.watch.alarms(number, numbers)):
+            self._heed(self.watch, alarms, batch, recorded)
+
+    def _heed(self, watch: Watch, alarms: list[Alarm], batch: StepBatch, samples: list[TrainSample]) -> None:
+        """Tell alarms with their evidence; raises DriftError or GoBackError where the recipe has more done."""
+        logprobs: list[Tensor] = []
+        if watch.needs_logprobs(alarms, samples):
+            self.source.pause()
+            logprobs = self.workers.models.policy.logprobs(samples)
+            self._publish()
+        alarms = watch.tell(alarms, batch, samples, logprobs)
+        if watch.config.on_alarm == "tell":
+            return
+        ended = watch.end_of_attempt(alarms, self.state.returns)
+        if isinstance(ended, DriftError):
+            watch.forget_alarmed()
+            self._save_into(watch.alarmed)
+        raise ended
 
     def _publish(self) -> Metrics:
         if not self.source.generates:
@@ -135,11 +158,16 @@ class Trainer:
             self.save()
             raise
 
-    def _log(self, step: int, batch: StepBatch, samples: list[TrainSample], measured: list[Metrics]) -> None:
+    def _log(
+        self, step: int, batch: StepBatch, samples: list[TrainSample], measured: list[Metrics]
+    ) -> dict[str, float]:
+        """Log and record a step; returns its numbers."""
         tokens = {"update": self.config.batch.epochs * sum(sample.tokens for sample in samples)}
         if self.source.generates:
             tokens["generate"] = batch.generated_tokens
-        self.logger.write(step, values(merge([*measured, batch.metrics, self.timer.metrics(tokens)])))
+        parts = [*measured, batch.metrics, self.timer.metrics(tokens), driver_memory_metrics()]
+        numbers = values(merge(parts))
+        self.logger.write(step, numbers)
         if self.source.generates:
             self.recorder.rollouts(step, batch.groups, samples, batch.dropped)
         else:
@@ -148,6 +176,7 @@ class Trainer:
             say(f"warning: step {step}: {batch.warning}")
         if batch.skipped_because:
             say(f"step {step} is skipped, without an update: {batch.skipped_because}")
+        return numbers
 
     def evaluate(self) -> None:
         """Evaluate the present weights on every held-out set, unless that was done after this step already."""
@@ -177,6 +206,9 @@ class Trainer:
         if self.store.holds(self.state.step):
             self.state.save_later(self.store.folder_of(self.state.step))
             return
+        self._save_into(self.store)
+
+    def _save_into(self, store: CheckpointStore) -> None:
         self.source.pause()
         self.state.source, self.state.algorithm = self.source.state(), self.algorithm.state()
 
@@ -186,7 +218,7 @@ class Trainer:
             self.source.save(folder, self.state.step)
             save_recipe(self.config, folder)
 
-        self.store.save(self.state.step, write)
+        store.save(self.state.step, write)
 
     def restore(self, folder: Path) -> None:
         """Resume from a checkpoint of workers and driver; ``state`` was loaded from it already."""

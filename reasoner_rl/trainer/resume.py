@@ -49,7 +49,7 @@ def checkpoint_to_resume(
 ) -> tuple[int, Path] | None:
     """Step and folder of the checkpoint to resume from; prints which keys have changed since it was made.
 
-    restarted: after workers died in the same command, which resumes from its own checkpoints whatever run.resume says.
+    restarted: within the same command, which resumes from its own checkpoints whatever run.resume says.
     Removes what a process that was killed while writing has left. Raises ConfigError if run.resume forbids it, if it
     is past the end of the run, or if a key has changed whose value comes with the checkpoint; UserError if a file is
     damaged.

@@ -14,7 +14,7 @@ from reasoner_rl.observability.summary import write_json
 _FILE = "driver.json"
 _FORMAT = 3  # of that file, and of the layout of a checkpoint; the first had no number
 _LATER = "later.json"  # what happened after the checkpoint, without another step; not in its manifest
-_LATER_FIELDS = ("seconds", "evaluations")
+_LATER_FIELDS = ("seconds", "evaluations", "returns")
 
 
 @dataclass(slots=True)
@@ -26,6 +26,9 @@ class DriverState:
     # responses are still those of the present weights: by ``step`` they would count as stale and off-policy.
     version: int = 0
     seconds: float = 0.0  # spent in finished steps and evaluations
+    returns: int = (
+        0  # how often the run went back to a checkpoint after an alarm; enters the seeds of sampling
+    )
     source: dict[str, Any] = field(default_factory=dict)  # see Source.state
     algorithm: dict[str, Any] = field(default_factory=dict)  # see Algorithm.state
     # step -> dataset -> report

@@ -15,7 +15,7 @@ from reasoner_rl.config.reward_recipe import RewardModelConfig
 from reasoner_rl.distributed.launch import launch_rewards, launch_workers
 from reasoner_rl.distributed.restarts import Restarts, let_go_of_workers
 from reasoner_rl.distributed.workers import Workers
-from reasoner_rl.errors import WorkerError
+from reasoner_rl.errors import GoBackError, WorkerError
 from reasoner_rl.observability.events import EVENTS, EventLog, recorded_events
 from reasoner_rl.observability.measurements import PhaseTimer
 from reasoner_rl.observability.messages import say
@@ -47,6 +47,7 @@ from reasoner_rl.trainer.reward_models import PairEvaluator
 from reasoner_rl.trainer.run_data import RunData, load_data, tell_recipe
 from reasoner_rl.trainer.state import DriverState
 from reasoner_rl.trainer.stop import StopRequest, graceful_stop
+from reasoner_rl.trainer.watch import go_back, watch_of
 from reasoner_rl.training.checkpoint import CheckpointStore, reading
 from reasoner_rl.types import Example, Prompt
 
@@ -69,26 +70,31 @@ class _Attempt:
     observers: Observers
     stop: StopRequest  # outlasts the attempt
     restarts: int  # how many times workers were started anew in this command
+    again: bool  # not the first of this command, which has made checkpoints of its own
 
 
 def train(config: TrainConfig, observers: Observers | None = None) -> dict[str, Any] | None:
-    """Run the recipe to its end, resuming from its newest checkpoint.
+    """Run the recipe to its end, resuming from its newest checkpoint, and after alarms going back to earlier ones.
 
     Where workers die, hang or fail, they are started anew up to ``cluster.restarts`` times, and the run goes on as the
     same command would. Returns the summary, also written to ``summary.json``, or None if the run was stopped before
-    its end.
+    its end. Raises DriftError where an alarm stops it.
     """
     config, observers = with_exported_models(config), observers or Observers()
     restarts, stop = Restarts(config.cluster), StopRequest()
     with output_folder(config.run) as output:
+        again = False
         while True:
             try:
-                return _attempt(config, _Attempt(output, observers, stop, restarts.made))
+                return _attempt(config, _Attempt(output, observers, stop, restarts.made, again))
             except WorkerError as error:
                 if stop:
                     raise
                 said = restarts.take(error)
-            _tell_restart(config, output, said)
+                _tell_restart(config, output, said)
+            except GoBackError as back:
+                go_back(back, output, _store(config, output))
+            again = True
 
 
 def _tell_restart(config: TrainConfig, output: Path, said: str) -> None:
@@ -108,7 +114,7 @@ def _store(config: TrainConfig, output: Path) -> CheckpointStore:
 def _attempt(config: TrainConfig, attempt: _Attempt) -> dict[str, Any] | None:
     """Run from the newest checkpoint to the end, or to a request to stop: see `train`."""
     store = _store(config, attempt.output)
-    newest = checkpoint_to_resume(config, store, restarted=attempt.restarts > 0)
+    newest = checkpoint_to_resume(config, store, restarted=attempt.again)
     begin_run(config)
     tell_recipe(config)
     return _train(config, attempt, store, newest)
@@ -153,11 +159,12 @@ def _train(
             policy = workers.models.policy
             rows = with_precomputed_reference(config, data.examples, state.data[TRAINING_DATA], policy)
             data = replace(data, rows=rows)
-        source = build_source(config, data, workers, rewards, timer)
+        source = build_source(config, data, workers, rewards, timer, state.returns)
         evaluate_on = build_evaluation(config, data, workers, rewards, recorder)
         trainer = Trainer(
             *(config, algorithm, source, workers, evaluate_on, logger, recorder, store, timer, state),
             refresh_curves=LiveCurves(output).refresh,
+            watch=watch_of(config, output, state.step, events, store),
         )
         if newest:
             trainer.restore(newest[1])
@@ -191,9 +198,14 @@ def mixed_in(config: TrainConfig, examples: Sequence[Example]) -> ExampleStream 
 
 
 def build_source(
-    config: TrainConfig, data: RunData, workers: Workers, rewards: Rewards | None, timer: PhaseTimer
+    config: TrainConfig,
+    data: RunData,
+    workers: Workers,
+    rewards: Rewards | None,
+    timer: PhaseTimer,
+    returns: int = 0,
 ) -> Source:
-    """What the steps are made from."""
+    """What the steps are made from. returns: how often the run has gone back after an alarm."""
     if isinstance(config, OnlineConfig):
         assert workers.pool is not None
         assert rewards is not None
@@ -203,6 +215,7 @@ def build_source(
         source = OnlineSource(
             *(config, prompts, sampler, workers.pool, rewards, timer, judge),
             goes_on=workers.generation_goes_on,
+            returns=returns,
         )
         workers.while_waiting(source.advance)
         return source

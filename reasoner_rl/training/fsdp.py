@@ -157,6 +157,17 @@ class FsdpBackend:
             compile_layers(policy.model, policy.attention)
         return policy
 
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its output embedding, to compare what is inside."""
+        decoder: nn.Module = self._policy.model.get_decoder()
+        return decoder
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Number format of forward passes."""
+        return _DTYPES[self._model_config.dtype]
+
     @torch.no_grad()
     def logprobs(
         self,

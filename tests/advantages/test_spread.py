@@ -25,6 +25,7 @@ def test_the_share_of_equal_groups_and_both_deviations(scored_group: Make) -> No
     assert found["groups/equal_share"] == pytest.approx(2 / 3)  # a lone response is not compared with any
     assert found["groups/reward_std"] == pytest.approx((0 + math.sqrt(0.5) + 0) / 3, abs=1e-6)
     assert found["reward/score_std"] == pytest.approx(math.sqrt((3 - 9 / 6) / 5), abs=1e-6)  # of 1 1 0 1 0 0
+    assert found["groups/dead_share"] == pytest.approx(1 / 3)  # the first group is all right
     assert spread_metrics([scored_group([9.0])]) == {}
 
 

@@ -20,6 +20,7 @@ def test_events_warnings_and_the_error_are_recorded(tmp_path: Path) -> None:
             logging.getLogger("reasoner_rl.some.module").warning("the file %s is gone", "x")
             logging.getLogger("reasoner_rl.some.module").info("not this")
             logging.getLogger("other").warning("nor this")
+            events.write("alarm", "a gap", {"limit": float("nan"), "rows": [1]})
             raise ValueError("bad")
 
     with pytest.raises(ValueError, match="bad"):
@@ -29,8 +30,11 @@ def test_events_warnings_and_the_error_are_recorded(tmp_path: Path) -> None:
     assert found == [
         (0, "start", "4 steps"),
         (2, "warning", "the file x is gone"),
+        (2, "alarm", "a gap"),
         (2, "error", "ValueError: bad"),
     ]
+    assert [event.details for event in read_events(path)] == [None, None, {"limit": None, "rows": [1]}, None]
+    assert path.read_text().count("details") == 1
     assert all(event.time.endswith("+00:00") for event in read_events(path))
 
 

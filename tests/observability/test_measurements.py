@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 from reasoner_rl.hybrid.meter import SwitchMeter
 from reasoner_rl.metrics import merge, values
 from reasoner_rl.observability import measurements
-from reasoner_rl.observability.measurements import PhaseTimer, memory_metrics, rollout_metrics
+from reasoner_rl.observability.measurements import (
+    PhaseTimer,
+    host_used_share,
+    memory_metrics,
+    rollout_metrics,
+)
 from reasoner_rl.types import FinishReason, Prompt, Reward, Rollout, ScoredGroup
 
 
@@ -41,6 +47,20 @@ def test_memory_is_in_gib() -> None:
     numbers = values(memory_metrics())
     assert 0.01 < numbers["memory/host_gib"] < 64
     assert numbers["memory/host_peak_gib"] >= 0.9 * numbers["memory/host_gib"]
+    assert 0 < numbers["memory/host_used_share"] < 1
+
+
+def test_the_limit_of_a_control_group_counts_without_what_can_be_dropped(tmp_path: Path) -> None:
+    own, folder = tmp_path / "cgroup", tmp_path / "sys" / "job"
+    folder.mkdir(parents=True)
+    own.write_text("4:memory:/else\n0::/job\n")
+    assert host_used_share(tmp_path / "sys", own) == pytest.approx(host_used_share(tmp_path, own), abs=0.1)
+    (folder / "memory.max").write_text("1000\n")
+    (folder / "memory.current").write_text("1099\n")
+    (folder / "memory.stat").write_text("anon 900\ninactive_file 100\n")
+    assert host_used_share(tmp_path / "sys", own) == 0.999
+    (folder / "memory.max").write_text("max\n")
+    assert host_used_share(tmp_path / "sys", own) < 0.999
 
 
 @pytest.fixture

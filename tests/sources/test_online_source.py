@@ -148,6 +148,7 @@ def test_groups_that_teach_nothing_are_dropped_counted_and_replaced() -> None:
             "stale": 0,
             "reused": 0,
             "equal_share": 4 / 8,
+            "dead_share": 2 / 8,
             "reward_std": 4 * 2**0.5 / 8,  # of 1 and -1 in the groups that differ
         }
     )

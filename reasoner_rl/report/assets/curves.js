@@ -73,9 +73,9 @@ const Curves = (() => {
     };
   }
 
-  // A thin line where a run resumed, warned or failed.
+  // A thin line where a run resumed, warned, raised an alarm or failed.
   function marks() {
-    const colours = { resume: "#999999", warning: "#E69F00", error: "#D55E00", stop: "#999999" };
+    const colours = { resume: "#999999", return: "#999999", warning: "#E69F00", alarm: "#D55E00", error: "#D55E00", stop: "#999999" };
     return runsShown.flatMap((run) => run.events).filter((event) => event.kind in colours).map((event) => ({
       type: "line", x0: event.step, x1: event.step, yref: "paper", y0: 0, y1: 1, layer: "below",
       line: { color: colours[event.kind], width: 1, dash: "dot" },

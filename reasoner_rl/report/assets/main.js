@@ -19,7 +19,7 @@
         el("span", { class: "hint" }, [run.recipe["algorithm.kind"], last + of].filter(Boolean).join(", ")),
         run.notes.length ? el("button", { class: "badge warning", onclick: () => show("events"), title: run.notes.join("\n") }, run.notes.length === 1 ? "1 note" : `${run.notes.length} notes`) : null);
     }));
-    const alarms = overview.runs.flatMap(Events.of).filter((event) => ["warning", "error"].includes(event.kind)).length;
+    const alarms = overview.runs.flatMap(Events.of).filter((event) => ["warning", "alarm", "error"].includes(event.kind)).length;
     document.getElementById("tabs").replaceChildren(...Object.entries(TABS).map(([name, [label]]) => el("button", { role: "tab", "data-tab": name,
       "aria-selected": String(name === tab), class: name === tab ? "chosen" : "", onclick: () => show(name) }, label,
     name === "events" && alarms ? el("span", { class: "badge warning" }, String(alarms)) : null)));

@@ -1,0 +1,65 @@
+"""SIGKILL of a run at random moments, again and again, until it is let go on: it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+from fault_injection.bench import (
+    Bench,
+    Outcome,
+    Reference,
+    Trial,
+    newest_step,
+    require_nothing_behind,
+    require_readable,
+)
+from fault_injection.moments import KillBefore
+from fault_injection.processes import TrialFailed
+from fault_injection.runs import STEPS, Run
+
+KILLS_PER_TRIAL = 3
+COLD_EVERY = 6  # each so many-th trial is the command line in fresh interpreters
+_START_SHARE = 0.4  # of a whole run's time that starting takes, which a resumed one does not save
+_COLD_SECONDS = 6.0  # that a fresh interpreter imports for, longer than a forked one
+
+
+def kill(bench: Bench, trial: Trial) -> Outcome:
+    """Kill a run up to three times, at random times or before random operations on its files; then let it end."""
+    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
+    reference, moments = bench.reference(trial.run), list[str]()
+    cold = run.ray or trial.number % COLD_EVERY == COLD_EVERY - 1
+    for turn in range(KILLS_PER_TRIAL):
+        at_operation = not cold and (trial.number + turn) % 2 == 0
+        done = newest_step(place / "run") / STEPS
+        share = choose.random() * (1 - done * (1 - _START_SHARE))
+        status, moment = _kill_once(bench, run, place, reference, share, at_operation, cold)
+        if status == 0:  # it ended before
+            bench.compare(run, place)
+            return Outcome(len(moments), "; ".join(moments))
+        if status != -signal.SIGKILL:
+            raise TrialFailed(f"a command that was to be killed ended with status {status}")
+        require_readable(place / "run")
+        moments.append(f"{moment}, at step {newest_step(place / 'run')}")
+    bench.finish(run, place, cold=cold)
+    return Outcome(len(moments), "; ".join(moments))
+
+
+def _kill_once(
+    bench: Bench, run: Run, place: Path, reference: Reference, share: float, at_operation: bool, cold: bool
+) -> tuple[int, str]:
+    """Begin or resume the run and kill it after a share of an undisturbed run. Returns how it ended, and when."""
+    if at_operation:
+        number = int(share * len(reference.operations))
+        command = bench.start(run, place, KillBefore(place / "run", number))
+        moment = f"before operation {number} of {len(reference.operations)}"
+    else:
+        command = bench.start(run, place, cold=cold)
+        wait = share * (reference.seconds + (_COLD_SECONDS if cold and not run.ray else 0.0))
+        command.sleep(wait)
+        command.send(signal.SIGKILL)
+        moment = f"after {wait:.2f} s{' of the command line' if cold else ''}"
+    status = command.ended(600.0 if run.ray else 180.0).status
+    require_nothing_behind(command)
+    return status, moment

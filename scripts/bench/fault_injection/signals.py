@@ -1,0 +1,65 @@
+"""SIGTERM and SIGINT, once or twice, at random moments: the run stops as documented, and is resumed."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+from fault_injection.bench import Bench, Outcome, Trial, newest_step, require_nothing_behind, require_readable
+from fault_injection.processes import Ended, TrialFailed
+
+COLD_EVERY = 4
+INTERRUPTED = 130
+_COLD_SECONDS = 6.0
+
+
+def stop(bench: Bench, trial: Trial) -> Outcome:
+    """Send a run SIGTERM or SIGINT at a random moment, in every second pair of trials twice; then let it end."""
+    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
+    number = (signal.SIGTERM, signal.SIGINT)[trial.number % 2]
+    twice = trial.number // 2 % 2 == 1
+    cold = run.ray or trial.number % COLD_EVERY == COLD_EVERY - 1
+    seconds = bench.reference(trial.run).seconds + (_COLD_SECONDS if cold and not run.ray else 0.0)
+    command = bench.start(run, place, cold=cold)
+    wait = choose.random() * seconds
+    command.sleep(wait)
+    command.send(number)
+    if twice:
+        command.sleep(choose.random() * 0.3)
+        command.send(number)
+    ended = command.ended(600.0 if run.ray else 180.0)
+    require_nothing_behind(command)
+    require_readable(place / "run")
+    how = _how_it_stopped(ended, number, place / "run")
+    if ended.status == 0:
+        bench.compare(run, place)
+    else:
+        bench.finish(run, place)
+    sent = f"{number.name}{' twice' if twice else ''} after {wait:.2f} s"
+    return Outcome(int(ended.status != 0), f"{sent}: {how}", number.name + (" twice" if twice else ""))
+
+
+def _how_it_stopped(ended: Ended, number: signal.Signals, output: Path) -> str:
+    """What the command did, which must be one of the ways that are documented."""
+    said, status = ended.output, ended.status
+    begun = (output / "events.jsonl").exists()
+    stopped = re.search(r"stopped after step (\d+); the same command resumes from there", said)
+    if status == 0:
+        return "the run had ended, or was at its end"
+    if status == -number and not begun:
+        return f"it had not begun, and ended by {number.name}"  # as any program does while it is loading
+    if "Traceback" in said:
+        raise TrialFailed(f"{number.name} was answered by a traceback: {ended.tail()}")
+    if status != INTERRUPTED:
+        raise TrialFailed(f"{number.name} ended the command with status {status}: {ended.tail()}")
+    if stopped:
+        step = int(stopped[1])
+        if step != newest_step(output):
+            raise TrialFailed(
+                f"it says {stopped[0]!r}, and the newest checkpoint is of step {newest_step(output)}"
+            )
+        return f"stopped after step {step}, with a checkpoint"
+    if not re.search(r"^interrupted", said, re.MULTILINE):
+        raise TrialFailed(f"status {INTERRUPTED} without a message: {ended.tail()}")
+    return f"interrupted at once; the newest checkpoint is of step {newest_step(output)}"

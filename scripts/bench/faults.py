@@ -7,9 +7,9 @@ and resumes, and ends with the bits of a run that nothing disturbed.
     python scripts/bench/faults.py --out FOLDER --only kill:critic:3     one trial again; its folder is kept if it fails
     python scripts/bench/faults.py --out FOLDER --limit 600          begins no trial after ten minutes
 
-Kinds: kill (SIGKILL at random times and before random operations on files), signal (SIGTERM and SIGINT, once and twice),
-flip (a bit of a checkpoint), race (several commands for one folder), verifiers (their processes are killed or stopped),
-disk (full before each kind of write; needs root, for a tmpfs), workers and machines (SIGKILL of Ray's).
+Kinds: kill (SIGKILL at random times and before random operations on files), signal (SIGTERM and SIGINT, once and
+twice), flip (a bit of a checkpoint), race (several commands for one folder), verifiers (their processes are killed or
+stopped), disk (full before each kind of write; needs root, for a tmpfs), workers and machines (SIGKILL of Ray's).
 
 FOLDER/faults.json has every trial; a second call makes those that are missing, so that an interruption loses one trial.
 Trials are chosen by the seed. Prints a line per trial and a table. The exit status is 1 if a trial failed.
@@ -32,7 +32,7 @@ from reasoner_rl.cli.common import print_table
 def main() -> int:
     """Make the trials that are asked for; returns the exit status."""
     options = parse()
-    faults = default_faults() | ({kind: options.faults for kind in KINDS} if options.faults else {})
+    faults = default_faults() | (dict.fromkeys(KINDS, options.faults) if options.faults else {})
     bench = Bench(options.out, options.seed)
     campaign = Campaign(bench, faults, options.limit, lambda text: print(text, flush=True))
     if options.only:

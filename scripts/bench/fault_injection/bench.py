@@ -57,7 +57,8 @@ class Reference:
 
 @dataclass(slots=True)
 class Bench:
-    """A folder of trials: ``runs/`` has models, data and recipes, ``references/`` undisturbed runs, ``work/`` trials."""
+    """A folder of trials: ``runs/`` has models, data and recipes, ``references/`` undisturbed runs, ``work/`` the trials'
+    folders."""
 
     folder: Path
     seed: int

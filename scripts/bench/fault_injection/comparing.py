@@ -13,7 +13,7 @@ from reasoner_rl.observability.rollout_table import read_rollouts
 from reasoner_rl.training.checkpoint import CheckpointStore, verify
 
 MEASURED = ("time/", "speed/", "memory/")  # metrics that differ from run to run
-CLOCKS = frozenset({"seconds", "started", "time"})  # keys, at any depth, of JSON files
+CLOCKS = frozenset({"seconds", "started", "time", "made"})  # keys, at any depth, of JSON files
 # Manifests are of files that are compared; .metadata of PyTorch's checkpoints holds names of folders.
 _LEFT_OUT = ("manifest.json", ".metadata", "later.json", "events.jsonl", "run.json", ".lock")
 HALF_WRITTEN = (".partial_*", ".*.tmp", "*.tmp", ".*.partial", ".*.replaced", ".latest")
@@ -73,6 +73,7 @@ def contents(path: Path) -> Any:
     if path.name == "recipe.yaml":
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         tree["run"].pop("output_dir")
+        tree.pop("cluster", None)  # where it ran
         return tree
     return path.read_bytes()
 

@@ -1,7 +1,7 @@
 """The disk becomes full before each kind of write: a clear error, nothing half-written, and the run is resumed.
 
-The run's folder lies on a tmpfs of its own, which takes root. When the command comes to a chosen operation on its files,
-a file takes all that is free there, so that what it writes next fails as on any full disk, in libraries too.
+The run's folder lies on a tmpfs of its own, which takes root. When the command comes to a chosen operation on its
+files, a file takes all that is free there, so that what it writes next fails as on any full disk, in libraries too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Faults at exact moments of a command: before its n-th operation on the files of a folder.
 
-Python's audit events tell of every file that is opened for writing, renamed or removed, and of every folder that is made;
-`os.fsync` is counted as well. Writers in C++ (Parquet, safetensors) are seen by the folders and renames around them.
+Python's audit events tell of every file that is opened for writing, renamed or removed, and of every folder that is
+made; `os.fsync` is counted as well. Writers in C++ (safetensors) are seen by the folders and renames around them.
 What is injected is a picklable object that is called in the command's process (see `processes.Command`).
 """
 
@@ -111,9 +111,9 @@ def _watch(folder: Path, on_operation: OnOperation) -> None:
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             if isinstance(path, str | bytes | os.PathLike) and (flags or 0) & _WRITING:
-                happen("open", os.path.abspath(os.fsdecode(path)))
+                happen("open", _absolute(path))
         elif event in _NAMES:
             descriptor = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
             happen(_NAMES[event], _absolute(arguments[0], descriptor))
@@ -123,21 +123,26 @@ def _watch(folder: Path, on_operation: OnOperation) -> None:
 
     def counted(descriptor: Any) -> None:
         number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
-        happen("fsync", os.readlink(f"/proc/self/fd/{number}"))
+        happen("fsync", str(_opened(number)))
         fsync(descriptor)
 
     os.fsync = counted
 
 
-def _absolute(path: Any, folder_descriptor: Any) -> str:
-    """A path of an audit event, which may be relative to an open folder."""
+def _absolute(path: Any, descriptor: Any = -1) -> str:
+    """A path of an audit event, which may be relative to an open folder; nothing of what is no path."""
     if not isinstance(path, str | bytes | os.PathLike):
         return ""
-    base = os.getcwd()
-    if isinstance(folder_descriptor, int) and folder_descriptor >= 0:
+    base = Path.cwd()
+    if isinstance(descriptor, int) and descriptor >= 0:
         with suppress(OSError):
-            base = os.readlink(f"/proc/self/fd/{folder_descriptor}")
-    return os.path.normpath(os.path.join(base, os.fsdecode(path)))
+            base = _opened(descriptor)
+    return os.path.normpath(base / os.fsdecode(path))
+
+
+def _opened(descriptor: int) -> Path:
+    """The file or folder that a descriptor stands for."""
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 def _write(descriptor: int, text: str) -> None:

@@ -1,8 +1,8 @@
 """Commands of `reasoner-rl` as processes that a trial starts, kills and waits for.
 
-Most of them are forked off a process that has imported everything (multiprocessing's fork server), since importing takes
-longer than a tiny run; the others are the command line in a fresh interpreter. Either way a command writes into a log
-file, and leads a session of its own. Linux only.
+Most of them are forked off a process that has imported everything (multiprocessing's fork server), since importing
+takes longer than a tiny run; the others are the command line in a fresh interpreter. Either way a command writes into a
+log file, and leads a session of its own. Linux only.
 """
 
 from __future__ import annotations

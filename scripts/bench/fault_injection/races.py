@@ -40,8 +40,5 @@ def race(bench: Bench, trial: Trial) -> Outcome:
     if len(began) > 1:
         raise TrialFailed(f"{len(began)} of {count} commands say that they made the steps")
     bench.finish(run, place)
-    refusals = count - len(winners)
-    return Outcome(
-        1,
-        f"{len(winners)} of {count} had the folder{', the first killed' if first else ''}, {refusals} refused",
-    )
+    had = f"{len(winners)} of {count} had the folder{', the first killed' if first else ''}"
+    return Outcome(1, f"{had}, {count - len(winners)} refused")

@@ -97,7 +97,7 @@ def _write_rows(folder: Path) -> None:
 def _recipes(folder: Path) -> Mapping[str, tuple[str, dict[str, Any], tuple[str, ...]]]:
     """Name -> command, recipe, packages."""
     common = {
-        "run": {"steps": STEPS, "seed": 3, "threads": 1},
+        "run": {"steps": STEPS, "seed": 3, "threads": 1, "output_dir": str(folder / "unused")},
         "model": {"path": str(folder / "model")},
         "checkpoint": {"every_steps": 2, "keep_last": 2},
         "logging": {"progress": False, "tensorboard": False},
@@ -193,7 +193,7 @@ def _evaluation(folder: Path) -> dict[str, Any]:
     online = _online(folder)
     return {
         "recipe": "eval",
-        "run": {"seed": 3, "threads": 1},
+        "run": {"seed": 3, "threads": 1, "output_dir": str(folder / "unused")},
         "model": {"path": str(folder / "model")},
         "reward": online["reward"],
         "data": {"prompts": {"max_tokens": 32}},

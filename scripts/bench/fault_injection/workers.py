@@ -1,9 +1,9 @@
-"""Workers and machines of Ray die: with cluster.restarts the run goes on by itself, without it resumes; both to the bit."""
+"""Workers and machines of Ray die: with cluster.restarts the run goes on by itself, without it the next command does."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,72 +18,72 @@ WORKERS_FAILED = 3
 _WORKER = "ray::RayWorker"
 _RANKS = 2
 _GONE_SECONDS = 30.0
+_START_SECONDS = 300.0  # for the workers to be there
+_REPAIR_SECONDS = 10.0  # at most, until another machine takes the place of a dead one
+_SHARE_OF_STEPS = 0.6  # of a run's time, that follows after the workers have been started
+WITHOUT_RESTARTS_EVERY = 4  # trials
 
 
-def restarts_exist() -> bool:
-    """Whether this version of reasoner_rl can start workers anew."""
+def restarts_of(trial: Trial) -> int:
+    """How often a trial's command may start its workers anew: in each fourth trial, and without the key, not at all."""
     from reasoner_rl.config.cluster import RayClusterConfig
 
-    return "restarts" in RayClusterConfig.model_fields
+    known = "restarts" in RayClusterConfig.model_fields
+    return DEATHS_PER_TRIAL if known and trial.number % WITHOUT_RESTARTS_EVERY else 0
 
 
 def worker_deaths(bench: Bench, trial: Trial) -> Outcome:
-    """SIGKILL workers of a run at random moments, three times with restarts, once without."""
-    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
-    seconds, deaths = bench.reference(trial.run).seconds, 0
-    restarts = DEATHS_PER_TRIAL if restarts_exist() else 0
-    words = bench.words(run, place / "run") + ([f"cluster.restarts={restarts}"] if restarts else [])
-    command = Command(words, place / "log.txt", cold=True)
-    workers: list[psutil.Process] = []
+    """SIGKILL a worker of a run at random moments, as often as the run may restart; once if it may not."""
+    place, choose, restarts = bench.place(trial), bench.random(trial), restarts_of(trial)
+    seconds, deaths, seen = bench.reference(trial.run).seconds, 0, list[psutil.Process]()
+    command = _start(bench, trial, place, restarts)
     for _ in range(restarts or 1):
-        known = {worker.pid for worker in workers}
-        if not command.wait_until(
-            lambda known=known: len(_new_workers([command.pid], known)) == _RANKS, 180.0
-        ):
+        workers = _next_workers(command, lambda: [command.pid], seen)
+        command.sleep(choose.random() * seconds * _SHARE_OF_STEPS)
+        if not workers or command.status is not None:
             break
-        workers += _new_workers([command.pid], known)
-        command.sleep(choose.random() * seconds * 0.6)
-        deaths += _kill(choose.choice(workers[-_RANKS:])) if command.status is None else 0
+        deaths += _kill(choose.choice(workers))
     ended = command.ended(RAY_SECONDS)
-    _require_gone(workers)
+    _require_gone(seen)
     return _went_on_or_resumes(bench, trial, place, ended, deaths, f"{deaths} workers killed")
 
 
 def machine_deaths(bench: Bench, trial: Trial) -> Outcome:
-    """SIGKILL one of two raylets with its workers, and start another; once without restarts."""
-    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
-    seconds, deaths = bench.reference(trial.run).seconds, 0
-    restarts = DEATHS_PER_TRIAL if restarts_exist() else 0
+    """SIGKILL one of two raylets and all below it, then start another, as often as the run may restart; or once."""
+    place, choose, restarts = bench.place(trial), bench.random(trial), restarts_of(trial)
+    seconds, deaths, seen = bench.reference(trial.run).seconds, 0, list[psutil.Process]()
     with _two_machines() as cluster:
-        layout = ["cluster.nodes=2", "cluster.workers_per_node=1", f"cluster.address={cluster.address}"]
-        layout += [f"cluster.restarts={restarts}"] if restarts else []
-        words = bench.words(run, place / "run") + layout
-        command = Command(words, place / "log.txt", cold=True)
-        known: set[int] = set()
+        layout = ("cluster.nodes=2", "cluster.workers_per_node=1", f"cluster.address={cluster.address}")
+        command = _start(bench, trial, place, restarts, *layout)
         for _ in range(restarts or 1):
-            if not command.wait_until(lambda: len(_new_workers(_raylets(cluster), known)) == _RANKS, 180.0):
+            workers = _next_workers(command, lambda: _raylets(cluster), seen)
+            command.sleep(choose.random() * seconds * _SHARE_OF_STEPS)
+            if not workers or command.status is not None:
                 break
-            known |= {worker.pid for worker in _new_workers(_raylets(cluster), known)}
-            command.sleep(choose.random() * seconds * 0.6)
-            if command.status is None:
-                cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-                deaths += 1
-                command.sleep(choose.random() * 10.0)
-                cluster.add_node(num_cpus=1)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            deaths += 1
+            command.sleep(choose.random() * _REPAIR_SECONDS)
+            cluster.add_node(num_cpus=1)
         ended = command.ended(RAY_SECONDS)
     return _went_on_or_resumes(bench, trial, place, ended, deaths, f"{deaths} machines died")
+
+
+def _start(bench: Bench, trial: Trial, place: Path, restarts: int, *layout: str) -> Command:
+    words = bench.words(bench.runs[trial.run], place / "run")
+    words += [*layout, *([f"cluster.restarts={restarts}"] if restarts else [])]
+    return Command(words, place / "log.txt", cold=True)
 
 
 def _went_on_or_resumes(
     bench: Bench, trial: Trial, place: Path, ended: Ended, deaths: int, what: str
 ) -> Outcome:
     """The command ended well by itself if it may restart workers; otherwise with an error, and the next one resumes."""
-    run, restarts = bench.runs[trial.run], restarts_exist()
+    run = bench.runs[trial.run]
     require_readable(place / "run")
     if ended.status == 0:
         bench.compare(run, place)
         return Outcome(deaths, f"{what}: the same command went on to the end")
-    if "Traceback" in ended.output or ended.status != WORKERS_FAILED or restarts:
+    if "Traceback" in ended.output or ended.status != WORKERS_FAILED or restarts_of(trial):
         raise TrialFailed(f"{what}: the command ended with status {ended.status}: {ended.tail()}")
     if "The same command resumes from the newest checkpoint" not in ended.output:
         raise TrialFailed(f"{what}: no word on how to go on: {ended.tail()}")
@@ -91,16 +91,33 @@ def _went_on_or_resumes(
     return Outcome(deaths, f"{what}: an error, and the next command resumed")
 
 
-def _new_workers(parents: list[int], known: set[int]) -> list[psutil.Process]:
-    """Workers below these processes that are not known."""
-    found = {}
+def _next_workers(
+    command: Command, parents: Callable[[], Sequence[int]], seen: list[psutil.Process]
+) -> list[psutil.Process]:
+    """Wait for a full set of workers below ``parents`` that are not ``seen``, and add them there.
+
+    None if the command ends before.
+    """
+    found: dict[int, psutil.Process] = {}
+
+    def there() -> bool:
+        found.clear()
+        found.update({worker.pid: worker for worker in _workers_below(parents()) if worker not in seen})
+        return len(found) == _RANKS
+
+    if not command.wait_until(there, _START_SECONDS):
+        return []
+    seen += found.values()
+    return sorted(found.values(), key=lambda worker: int(worker.pid))
+
+
+def _workers_below(parents: Sequence[int]) -> Iterator[psutil.Process]:
     for parent in parents:
         with suppress(psutil.Error):
             for child in psutil.Process(parent).children(recursive=True):
                 with suppress(psutil.Error):
-                    if child.pid not in known and _WORKER in " ".join(child.cmdline()):
-                        found[child.pid] = child
-    return sorted(found.values(), key=lambda worker: worker.pid)
+                    if _WORKER in " ".join(child.cmdline()):
+                        yield child
 
 
 def _kill(worker: psutil.Process) -> int:

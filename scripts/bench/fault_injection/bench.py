@@ -57,8 +57,7 @@ class Reference:
 
 @dataclass(slots=True)
 class Bench:
-    """A folder of trials: ``runs/`` has models, data and recipes, ``references/`` undisturbed runs, ``work/`` the trials'
-    folders."""
+    """A folder: ``runs/`` has models, data and recipes, ``references/`` undisturbed runs, ``work/`` those of trials."""
 
     folder: Path
     seed: int

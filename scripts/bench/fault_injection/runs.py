@@ -79,7 +79,7 @@ def _commands(folder: Path) -> tuple[Run, ...]:
         Run("evaluate", ("eval", "run", evaluation, "run.output_dir={output}"), trains=False),
         Run("make-preferences", ("data", "make-preferences", online, "--out", "{output}"), trains=False),
         Run("prepare", prepare, trains=False),
-        Run("export", ("export", "{before}", "--out", "{output}"), trains=False, after="online-fsdp"),
+        Run("export", ("export", "{before}", "--out", "{output}/exported"), trains=False, after="online-fsdp"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Workers and machines of Ray die: with cluster.restarts the run goes on by itself, without it the next command does."""
+"""Workers and machines of Ray die: with cluster.restarts the run goes on by itself, else the next command does."""
 
 from __future__ import annotations
 

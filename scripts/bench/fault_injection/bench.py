@@ -7,13 +7,13 @@ import random
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fault_injection.comparing import differences, unreadable
 from fault_injection.moments import Operation, Record, read_operations
-from fault_injection.processes import Command, Ended, Injection, TrialFailed, run_command, warm_up
+from fault_injection.processes import Command, Ended, Injection, TrialFailed, warm_up
 from fault_injection.runs import Run, make_runs
 
 RAY_SECONDS, SECONDS = 600.0, 180.0  # that a command may take
@@ -57,10 +57,14 @@ class Reference:
 
 @dataclass(slots=True)
 class Bench:
-    """A folder: ``runs/`` has models, data and recipes, ``references/`` undisturbed runs, ``work/`` those of trials."""
+    """A folder: ``runs/`` has models, data and recipes, ``references/`` undisturbed runs, ``work/`` those of trials.
+
+    mistakes: called in every forked process of a trial, and not of undisturbed runs: what trials must find.
+    """
 
     folder: Path
     seed: int
+    mistakes: Sequence[Injection] = ()
     runs: Mapping[str, Run] = field(default_factory=dict)
     _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
@@ -89,9 +93,8 @@ class Bench:
                 folder.mkdir(parents=True)
                 warm_up()
                 record = [] if run.ray else [Record(output, log)]
-                ended = run_command(
-                    self.words(run, output), folder / "log.txt", record, cold=run.ray, seconds=RAY_SECONDS
-                )
+                command = Command(self.words(run, output), folder / "log.txt", record, cold=run.ray)
+                ended = wait_for(command, run)
                 if ended.status != 0:
                     raise TrialFailed(f"the undisturbed run ended with status {ended.status}: {ended.tail()}")
                 file.write_text(json.dumps({"seconds": ended.seconds}))
@@ -102,42 +105,49 @@ class Bench:
         """The arguments of a run's command with this folder for its output."""
         return run.words(output, self.reference(run.after).output if run.after else None)
 
-    def start(self, run: Run, place: Path, *injections: Injection, cold: bool = False) -> Command:
-        """Begin or resume the run of a trial, in ``place/run``."""
-        return Command(self.words(run, place / "run"), place / "log.txt", injections, cold=cold or run.ray)
+    def start(
+        self, run: Run, output: Path, *injections: Injection, cold: bool = False, log: Path | None = None
+    ) -> Command:
+        """Begin or resume the run of a trial in a folder; its log is beside that unless it is named."""
+        cold = cold or run.ray
+        more = () if cold else self.mistakes
+        log = log or output.with_name("log.txt")
+        return Command(self.words(run, output), log, (*injections, *more), cold=cold)
 
-    def finish(self, run: Run, place: Path, *, cold: bool = False) -> Ended:
+    def end(
+        self, run: Run, output: Path, *injections: Injection, cold: bool = False, log: Path | None = None
+    ) -> Ended:
+        """Begin or resume the run of a trial, and wait for its end; nothing that it started may outlive it."""
+        command = self.start(run, output, *injections, cold=cold, log=log)
+        return wait_for(command, run)
+
+    def finish(self, run: Run, output: Path, *, cold: bool = False, log: Path | None = None) -> Ended:
         """Begin or resume the run of a trial, wait for its end, and compare all it leaves with the undisturbed run."""
-        seconds = RAY_SECONDS if run.ray else SECONDS
-        ended = run_command(
-            self.words(run, place / "run"), place / "log.txt", cold=cold or run.ray, seconds=seconds
-        )
+        ended = self.end(run, output, cold=cold, log=log)
         if ended.status != 0:
             raise TrialFailed(f"the command ended with status {ended.status}, not 0: {ended.tail()}")
-        self.compare(run, place)
+        self.compare(run, output)
         return ended
 
-    def compare(self, run: Run, place: Path) -> None:
-        """Raise TrialFailed unless the finished run in ``place/run`` equals the undisturbed one to the bit."""
-        self.compare_folder(run, place / "run")
-
-    def compare_folder(self, run: Run, output: Path) -> None:
-        """The same for a run in another folder."""
+    def compare(self, run: Run, output: Path) -> None:
+        """Raise TrialFailed unless the finished run in a folder equals the undisturbed one to the bit."""
         if found := differences(output, self.reference(run.name).output, trains=run.trains):
             raise TrialFailed(f"the finished run differs from the undisturbed one: {'; '.join(found[:5])}")
+
+
+def wait_for(command: Command, run: Run) -> Ended:
+    """Wait until a command of a run has ended. Raises TrialFailed if it hangs, or if processes of it outlive it."""
+    ended = command.ended(RAY_SECONDS if run.ray else SECONDS)
+    if found := command.left_behind():
+        command.discard()
+        raise TrialFailed(f"the command ended with status {ended.status}, and processes outlive it: {found}")
+    return ended
 
 
 def require_readable(output: Path) -> None:
     """Raise TrialFailed if a checkpoint or a record of a run that was killed cannot be read."""
     if found := unreadable(output):
         raise TrialFailed(f"the killed run left what cannot be read: {'; '.join(found[:5])}")
-
-
-def require_nothing_behind(command: Command) -> None:
-    """Raise TrialFailed if processes that a command started outlive it."""
-    if found := command.left_behind():
-        command.discard()
-        raise TrialFailed(f"processes outlive the command: {found}")
 
 
 def newest_step(output: Path) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from fault_injection import disks, flips, kills, races, signals, verifiers, workers
 from fault_injection.bench import Bench, Outcome, Trial
-from fault_injection.processes import TrialFailed
+from fault_injection.processes import TrialFailed, preload
 from reasoner_rl.observability.summary import write_json
 from reasoner_rl.observability.versions import versions
 
@@ -99,6 +99,9 @@ class Campaign:
 
     def run(self, kinds: Sequence[str], parallel: int) -> None:
         """Make the trials of these kinds, of ``parallel`` runs at a time."""
+        megatron = "online-megatron"
+        if any(megatron in KINDS[kind].runs for kind in kinds) and not self.bench.runs[megatron].missing:
+            preload("megatron.core", "mbridge", "reasoner_rl.training.megatron.backend")
         together, alone = list[tuple[str, str]](), list[tuple[str, str]]()
         for kind in kinds:
             for run in KINDS[kind].runs:

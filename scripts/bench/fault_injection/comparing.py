@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import yaml
 
-from reasoner_rl.observability.rollout_table import read_rollouts
 from reasoner_rl.training.checkpoint import CheckpointStore, verify
 
 MEASURED = ("time/", "speed/", "memory/")  # metrics that differ from run to run
-CLOCKS = frozenset({"seconds", "started", "time", "made"})  # keys, at any depth, of JSON files
-# Manifests are of files that are compared; .metadata of PyTorch's checkpoints holds names of folders.
-_LEFT_OUT = ("manifest.json", ".metadata", "later.json", "events.jsonl", "run.json", ".lock")
+CLOCKS = frozenset({"seconds", "started", "time", "made", "command"})  # keys of JSON
+# Manifests are of files that are compared, and train.md is train.json for people; .metadata of PyTorch's checkpoints
+# holds names of folders.
+_LEFT_OUT = ("manifest.json", ".metadata", "later.json", "events.jsonl", "run.json", ".lock", "train.md")
 HALF_WRITTEN = (".partial_*", ".*.tmp", "*.tmp", ".*.partial", ".*.replaced", ".latest")
 
 
@@ -68,7 +69,7 @@ def contents(path: Path) -> Any:
     if path.suffix == ".json":
         return _without_clocks(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".parquet":
-        table = read_rollouts(path)
+        table = pyarrow.parquet.read_table(path)
         return table.drop([name for name in ("seconds",) if name in table.column_names])
     if path.name == "recipe.yaml":
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from fault_injection.bench import Bench, Outcome, Trial
 from fault_injection.comparing import half_written, unreadable
 from fault_injection.moments import FillBefore, Operation
-from fault_injection.processes import Ended, TrialFailed, run_command
+from fault_injection.processes import Ended, TrialFailed
 
 DISK_MIB = 64
 USER_ERROR, SYSTEM_ERROR = 2, 4
@@ -46,15 +46,14 @@ def fill(bench: Bench, trial: Trial) -> Outcome:
     with _small_disk(place / "disk"):
         output, filler = place / "disk" / "run", place / "disk" / "filler"
         injection = FillBefore(output, number, filler, choose.choice((0, 0, _PAGE, 4 * _PAGE)))
-        words = bench.words(run, output)
-        ended = run_command(words, place / "log.txt", [injection])
+        log = place / "log.txt"
+        ended = bench.end(run, output, injection, log=log)
         how = _how_it_ended(ended, output, kind, trains=run.trains)
         filler.unlink(missing_ok=True)
         if ended.status != 0:
-            again = run_command(words, place / "log.txt")
-            if again.status != 0:
-                raise TrialFailed(f"full before {kind}: with room the command ends with {again.tail()}")
-        bench.compare_folder(run, output)
+            bench.finish(run, output, log=log)
+        else:
+            bench.compare(run, output)
     return Outcome(int(ended.status != 0 or bool(_said(ended))), f"full before {kind}: {how}", kind)
 
 

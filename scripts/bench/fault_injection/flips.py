@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fault_injection.bench import Bench, Outcome, Trial
 from fault_injection.moments import KillBefore
-from fault_injection.processes import TrialFailed, run_command
+from fault_injection.processes import TrialFailed
 from fault_injection.runs import STEPS, Run
 
 USER_ERROR = 2
@@ -20,13 +20,13 @@ _making = threading.Lock()
 
 def flip(bench: Bench, trial: Trial) -> Outcome:
     """Turn over a random bit of the newest of two checkpoints, resume, and do what the message says."""
-    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
-    shutil.copytree(_killed_after_two_checkpoints(bench, run), place / "run")
-    newest = max((place / "run" / "checkpoints").glob("step_*"))
+    run, output, choose = bench.runs[trial.run], bench.place(trial) / "run", bench.random(trial)
+    shutil.copytree(_killed_after_two_checkpoints(bench, run), output)
+    newest = max((output / "checkpoints").glob("step_*"))
     file = _choose_file(choose, newest)
     where = _flip_bit(choose, file)
     name = str(file.relative_to(newest))
-    ended = run_command(bench.words(run, place / "run"), place / "log.txt")
+    ended = bench.end(run, output)
     if ended.status != USER_ERROR or "Traceback" in ended.output:
         raise TrialFailed(f"{name}, {where}: the command ended with status {ended.status}: {ended.tail()}")
     if f"checkpoint {newest} is damaged: {name}" not in ended.output and not (
@@ -37,7 +37,7 @@ def flip(bench: Bench, trial: Trial) -> Outcome:
     if advice is None or advice[1] != newest.name:
         raise TrialFailed(f"{name}, {where}: no advice how to go on: {ended.tail()}")
     shutil.rmtree(newest)
-    if f"resuming after step {int(advice[2][5:])} from" not in bench.finish(run, place).output:
+    if f"resuming after step {int(advice[2][5:])} from" not in bench.finish(run, output).output:
         raise TrialFailed(f"{name}, {where}: the run was not resumed from {advice[2]}")
     return Outcome(1, f"{name}, {where}: refused", name)
 
@@ -54,7 +54,7 @@ def _killed_after_two_checkpoints(bench: Bench, run: Run) -> Path:
             ]
             last = named[-1]  # of the checkpoint of the last step, which is not named then
             injection = KillBefore(folder / "run", last)
-            ended = run_command(bench.words(run, folder / "run"), folder / "log.txt", [injection])
+            ended = bench.end(run, folder / "run", injection)
             found = sorted(path.name for path in (folder / "run" / "checkpoints").glob("step_*"))
             if ended.status != -signal.SIGKILL or len(found) != 2 or f"step_{STEPS:06d}" in found:
                 raise TrialFailed(f"a run killed before its last checkpoint: status {ended.status}, {found}")

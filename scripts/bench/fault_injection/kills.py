@@ -11,8 +11,8 @@ from fault_injection.bench import (
     Reference,
     Trial,
     newest_step,
-    require_nothing_behind,
     require_readable,
+    wait_for,
 )
 from fault_injection.moments import KillBefore
 from fault_injection.processes import TrialFailed
@@ -26,39 +26,37 @@ _COLD_SECONDS = 6.0  # that a fresh interpreter imports for, longer than a forke
 
 def kill(bench: Bench, trial: Trial) -> Outcome:
     """Kill a run up to three times, at random times or before random operations on its files; then let it end."""
-    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
+    run, output, choose = bench.runs[trial.run], bench.place(trial) / "run", bench.random(trial)
     reference, moments = bench.reference(trial.run), list[str]()
     cold = run.ray or trial.number % COLD_EVERY == COLD_EVERY - 1
     for turn in range(KILLS_PER_TRIAL):
         at_operation = not cold and (trial.number + turn) % 2 == 0
-        done = newest_step(place / "run") / STEPS
+        done = newest_step(output) / STEPS
         share = choose.random() * (1 - done * (1 - _START_SHARE))
-        status, moment = _kill_once(bench, run, place, reference, share, at_operation, cold)
+        status, moment = _kill_once(bench, run, output, reference, share, at_operation, cold)
         if status == 0:  # it ended before
-            bench.compare(run, place)
+            bench.compare(run, output)
             return Outcome(len(moments), "; ".join(moments))
         if status != -signal.SIGKILL:
             raise TrialFailed(f"a command that was to be killed ended with status {status}")
-        require_readable(place / "run")
-        moments.append(f"{moment}, at step {newest_step(place / 'run')}")
-    bench.finish(run, place, cold=cold)
+        require_readable(output)
+        moments.append(f"{moment}, at step {newest_step(output)}")
+    bench.finish(run, output, cold=cold)
     return Outcome(len(moments), "; ".join(moments))
 
 
 def _kill_once(
-    bench: Bench, run: Run, place: Path, reference: Reference, share: float, at_operation: bool, cold: bool
+    bench: Bench, run: Run, output: Path, reference: Reference, share: float, at_operation: bool, cold: bool
 ) -> tuple[int, str]:
     """Begin or resume the run and kill it after a share of an undisturbed run. Returns how it ended, and when."""
     if at_operation:
         number = int(share * len(reference.operations))
-        command = bench.start(run, place, KillBefore(place / "run", number))
+        command = bench.start(run, output, KillBefore(output, number))
         moment = f"before operation {number} of {len(reference.operations)}"
     else:
-        command = bench.start(run, place, cold=cold)
+        command = bench.start(run, output, cold=cold)
         wait = share * (reference.seconds + (_COLD_SECONDS if cold and not run.ray else 0.0))
         command.sleep(wait)
         command.send(signal.SIGKILL)
         moment = f"after {wait:.2f} s{' of the command line' if cold else ''}"
-    status = command.ended(600.0 if run.ray else 180.0).status
-    require_nothing_behind(command)
-    return status, moment
+    return wait_for(command, run).status, moment

@@ -121,10 +121,10 @@ def _watch(folder: Path, on_operation: OnOperation) -> None:
     sys.addaudithook(audit)
     fsync = os.fsync
 
-    def counted(descriptor: Any) -> None:
-        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+    def counted(fd: Any) -> None:
+        number = fd if isinstance(fd, int) else fd.fileno()
         happen("fsync", str(_opened(number)))
-        fsync(descriptor)
+        fsync(fd)
 
     os.fsync = counted
 

@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 # An environment variable of a command and of whatever it starts, by which what it leaves behind is found.
 _MARK = "REASONER_RL_FAULT_TRIAL"
-# What runs import late, so that the forked process need not.
-_PRELOADED = (
+# What runs import, some of it late, so that the forked process need not.
+_preloaded = [
     *(
         "reasoner_rl.cli.app",
         "reasoner_rl.trainer.train",
@@ -32,7 +32,7 @@ _PRELOADED = (
     ),
     *("transformers.models.qwen2.modeling_qwen2", "pyarrow.pandas_compat", "PIL.PngImagePlugin"),
     *("torch.distributed.checkpoint", "matplotlib.pyplot"),
-)
+]
 _ENDING_SECONDS = 15.0  # that what a dead command started has to end by itself
 
 Injection = Callable[[], None]  # of a module, and picklable; called in the process of the command, before it
@@ -165,23 +165,6 @@ class Command:
                 self._process.wait(seconds)
 
 
-def run_command(
-    words: Sequence[str],
-    log: Path,
-    injections: Sequence[Injection] = (),
-    *,
-    cold: bool = False,
-    seconds: float = 300.0,
-) -> Ended:
-    """Start a command and wait for its end."""
-    command = Command(words, log, injections, cold=cold)
-    ended = command.ended(seconds)
-    if left := command.left_behind():
-        command.discard()
-        raise TrialFailed(f"the command ended with status {ended.status} and left processes behind: {left}")
-    return ended
-
-
 def _environment(mark: str) -> dict[str, str]:
     return {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", _MARK: mark}
 
@@ -198,11 +181,16 @@ def _fresh(words: Sequence[str], log: Path, mark: str) -> subprocess.Popen[bytes
         )
 
 
+def preload(*modules: str) -> None:
+    """Have the fork server import further modules. To be called before the first command."""
+    _preloaded.extend(modules)
+
+
 def _fork_server() -> multiprocessing.context.ForkServerContext:
     """The server; it is started by the first process that is asked of it, with this environment."""
     os.environ |= {name: value for name, value in _environment("").items() if name != _MARK}
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(list(_PRELOADED))
+    server.set_forkserver_preload(_preloaded)
     return server
 
 

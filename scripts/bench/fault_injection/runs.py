@@ -79,7 +79,9 @@ def _commands(folder: Path) -> tuple[Run, ...]:
         Run("evaluate", ("eval", "run", evaluation, "run.output_dir={output}"), trains=False),
         Run("make-preferences", ("data", "make-preferences", online, "--out", "{output}"), trains=False),
         Run("prepare", prepare, trains=False),
-        Run("export", ("export", "{before}", "--out", "{output}/exported"), trains=False, after="online-fsdp"),
+        Run(
+            "export", ("export", "{before}", "--out", "{output}/exported"), trains=False, after="online-fsdp"
+        ),
     )
 
 
@@ -96,7 +98,7 @@ def _write_rows(folder: Path) -> None:
 
 def _recipes(folder: Path) -> Mapping[str, tuple[str, dict[str, Any], tuple[str, ...]]]:
     """Name -> command, recipe, packages."""
-    common = {
+    common: dict[str, Any] = {
         "run": {"steps": STEPS, "seed": 3, "threads": 1, "output_dir": str(folder / "unused")},
         "model": {"path": str(folder / "model")},
         "checkpoint": {"every_steps": 2, "keep_last": 2},

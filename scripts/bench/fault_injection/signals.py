@@ -6,7 +6,7 @@ import re
 import signal
 from pathlib import Path
 
-from fault_injection.bench import Bench, Outcome, Trial, newest_step, require_nothing_behind, require_readable
+from fault_injection.bench import Bench, Outcome, Trial, newest_step, require_readable, wait_for
 from fault_injection.processes import Ended, TrialFailed
 
 COLD_EVERY = 4
@@ -16,26 +16,25 @@ _COLD_SECONDS = 6.0
 
 def stop(bench: Bench, trial: Trial) -> Outcome:
     """Send a run SIGTERM or SIGINT at a random moment, in every second pair of trials twice; then let it end."""
-    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
+    run, output, choose = bench.runs[trial.run], bench.place(trial) / "run", bench.random(trial)
     number = (signal.SIGTERM, signal.SIGINT)[trial.number % 2]
     twice = trial.number // 2 % 2 == 1
     cold = run.ray or trial.number % COLD_EVERY == COLD_EVERY - 1
     seconds = bench.reference(trial.run).seconds + (_COLD_SECONDS if cold and not run.ray else 0.0)
-    command = bench.start(run, place, cold=cold)
+    command = bench.start(run, output, cold=cold)
     wait = choose.random() * seconds
     command.sleep(wait)
     command.send(number)
     if twice:
         command.sleep(choose.random() * 0.3)
         command.send(number)
-    ended = command.ended(600.0 if run.ray else 180.0)
-    require_nothing_behind(command)
-    require_readable(place / "run")
-    how = _how_it_stopped(ended, number, place / "run")
+    ended = wait_for(command, run)
+    require_readable(output)
+    how = _how_it_stopped(ended, number, output)
     if ended.status == 0:
-        bench.compare(run, place)
+        bench.compare(run, output)
     else:
-        bench.finish(run, place)
+        bench.finish(run, output)
     sent = f"{number.name}{' twice' if twice else ''} after {wait:.2f} s"
     return Outcome(int(ended.status != 0), f"{sent}: {how}", number.name + (" twice" if twice else ""))
 

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from fault_injection.bench import Bench, Outcome, Trial, require_nothing_behind
+from fault_injection.bench import Bench, Outcome, Trial, wait_for
 from fault_injection.comparing import differences, half_written
 from fault_injection.processes import Command, TrialFailed
 
@@ -19,32 +19,31 @@ FAULTS_PER_TRIAL = 3
 
 def strike(bench: Bench, trial: Trial) -> Outcome:
     """Send SIGKILL, in every second trial SIGSTOP, to the verifier process of a run, at three random moments."""
-    run, place, choose = bench.runs[trial.run], bench.place(trial), bench.random(trial)
+    run, output, choose = bench.runs[trial.run], bench.place(trial) / "run", bench.random(trial)
     reference = bench.reference(trial.run)
     number = (signal.SIGKILL, signal.SIGSTOP)[trial.number % 2]
-    command = bench.start(run, place)
+    command = bench.start(run, output)
     # The verifiers are ready, so that no one waits two minutes for one that stands still before that.
-    command.wait_until(lambda: (place / "run" / "metrics.jsonl").exists())
+    command.wait_until(lambda: (output / "metrics.jsonl").exists())
     struck = 0
     for _ in range(FAULTS_PER_TRIAL):
         command.sleep(choose.random() * reference.seconds / FAULTS_PER_TRIAL)
         struck += _strike_one(command, number)
-    ended = command.ended(180.0)
-    require_nothing_behind(command)
+    ended = wait_for(command, run)
     if ended.status == 2 and _LOADING in ended.output and number == signal.SIGKILL:
-        bench.finish(run, place)
+        bench.finish(run, output)
         return Outcome(
             struck, f"{struck} killed, one while it loaded its functions: the run says so, and resumes"
         )
     if ended.status != 0:
         raise TrialFailed(f"the run ended with status {ended.status}: {ended.tail()}")
-    failed = _failures(place / "run")
+    failed = _failures(output)
     if failed > struck:
         raise TrialFailed(f"{failed} answers failed, and {struck} processes were struck")
     if failed == 0:  # between two answers: judged anew, and nothing has changed
-        if found := differences(place / "run", reference.output):
+        if found := differences(output, reference.output):
             raise TrialFailed(f"no answer failed, and the run differs: {'; '.join(found[:5])}")
-    elif found := [path.name for path in half_written(place / "run")]:
+    elif found := [path.name for path in half_written(output)]:
         raise TrialFailed(f"half-written: {found}")
     return Outcome(struck, f"{number.name} to {struck}: {failed} answers counted as failed", number.name)
 

@@ -81,13 +81,13 @@ def _went_on_or_resumes(
     run = bench.runs[trial.run]
     require_readable(place / "run")
     if ended.status == 0:
-        bench.compare(run, place)
+        bench.compare(run, place / "run")
         return Outcome(deaths, f"{what}: the same command went on to the end")
     if "Traceback" in ended.output or ended.status != WORKERS_FAILED or restarts_of(trial):
         raise TrialFailed(f"{what}: the command ended with status {ended.status}: {ended.tail()}")
     if "The same command resumes from the newest checkpoint" not in ended.output:
         raise TrialFailed(f"{what}: no word on how to go on: {ended.tail()}")
-    bench.finish(run, place)
+    bench.finish(run, place / "run")
     return Outcome(deaths, f"{what}: an error, and the next command resumed")
 
 

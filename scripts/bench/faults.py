@@ -7,7 +7,7 @@ and resumes, and ends with the bits of a run that nothing disturbed.
     python scripts/bench/faults.py --out FOLDER --only kill:critic:3     one trial again; its folder is kept if it fails
     python scripts/bench/faults.py --out FOLDER --limit 600          begins no trial after ten minutes
 
-Kinds: kill (SIGKILL at random times and before random operations on files), signal (SIGTERM and SIGINT, once and
+Kinds: kill (SIGKILL before and after random operations on files), signal (SIGTERM and SIGINT, once and
 twice), flip (a bit of a checkpoint), race (several commands for one folder), verifiers (their processes are killed or
 stopped), disk (full before each kind of write; needs root, for a tmpfs), workers and machines (SIGKILL of Ray's).
 

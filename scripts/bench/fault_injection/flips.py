@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from fault_injection.bench import Bench, Outcome, Trial
-from fault_injection.moments import KillBefore
+from fault_injection.moments import KillAt
 from fault_injection.processes import TrialFailed
 from fault_injection.runs import STEPS, Run
 
@@ -53,7 +53,7 @@ def _killed_after_two_checkpoints(bench: Bench, run: Run) -> Path:
                 n for n, each in enumerate(operations) if each.what == "rename" and "/.partial_" in each.path
             ]
             last = named[-1]  # of the checkpoint of the last step, which is not named then
-            injection = KillBefore(folder / "run", last)
+            injection = KillAt(folder / "run", last)
             ended = bench.end(run, folder / "run", injection)
             found = sorted(path.name for path in (folder / "run" / "checkpoints").glob("step_*"))
             if ended.status != -signal.SIGKILL or len(found) != 2 or f"step_{STEPS:06d}" in found:

@@ -14,7 +14,7 @@ from fault_injection.bench import (
     require_readable,
     wait_for,
 )
-from fault_injection.moments import KillBefore
+from fault_injection.moments import KillAt
 from fault_injection.processes import TrialFailed
 from fault_injection.runs import STEPS, Run
 
@@ -25,15 +25,16 @@ _COLD_SECONDS = 6.0  # that a fresh interpreter imports for, longer than a forke
 
 
 def kill(bench: Bench, trial: Trial) -> Outcome:
-    """Kill a run up to three times, at random times or before random operations on its files; then let it end."""
+    """Kill a run up to three times, before or some time after random operations on its files; then let it end."""
     run, output, choose = bench.runs[trial.run], bench.place(trial) / "run", bench.random(trial)
     reference, moments = bench.reference(trial.run), list[str]()
     cold = run.ray or trial.number % COLD_EVERY == COLD_EVERY - 1
     for turn in range(KILLS_PER_TRIAL):
-        at_operation = not cold and (trial.number + turn) % 2 == 0
+        # Every second kill comes while the run computes, so long after an operation as a few of them take.
+        delay = choose.random() * reference.seconds / 8 if (trial.number + turn) % 2 else 0.0
         done = newest_step(output) / STEPS
         share = choose.random() * (1 - done * (1 - _START_SHARE))
-        status, moment = _kill_once(bench, run, output, reference, share, at_operation, cold)
+        status, moment = _kill_once(bench, run, output, reference, share, delay, cold)
         if status == 0:  # it ended before
             bench.compare(run, output)
             return Outcome(len(moments), "; ".join(moments))
@@ -46,17 +47,18 @@ def kill(bench: Bench, trial: Trial) -> Outcome:
 
 
 def _kill_once(
-    bench: Bench, run: Run, output: Path, reference: Reference, share: float, at_operation: bool, cold: bool
+    bench: Bench, run: Run, output: Path, reference: Reference, share: float, delay: float, cold: bool
 ) -> tuple[int, str]:
     """Begin or resume the run and kill it after a share of an undisturbed run. Returns how it ended, and when."""
-    if at_operation:
-        number = int(share * len(reference.operations))
-        command = bench.start(run, output, KillBefore(output, number))
-        moment = f"before operation {number} of {len(reference.operations)}"
-    else:
-        command = bench.start(run, output, cold=cold)
-        wait = share * (reference.seconds + (_COLD_SECONDS if cold and not run.ray else 0.0))
+    if cold:
+        command = bench.start(run, output, cold=True)
+        wait = share * (reference.seconds + (0.0 if run.ray else _COLD_SECONDS))
         command.sleep(wait)
         command.send(signal.SIGKILL)
-        moment = f"after {wait:.2f} s{' of the command line' if cold else ''}"
+        moment = f"after {wait:.2f} s of the command line"
+    else:
+        number = int(share * len(reference.operations))
+        command = bench.start(run, output, KillAt(output, number, delay))
+        after = f"{delay:.2f} s after" if delay else "before"
+        moment = f"{after} operation {number} of {len(reference.operations)}"
     return wait_for(command, run).status, moment

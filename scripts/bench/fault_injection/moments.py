@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,16 +57,25 @@ def read_operations(log: Path) -> list[Operation]:
 
 
 @dataclass(frozen=True, slots=True)
-class KillBefore:
-    """SIGKILL before operation number ``number`` on ``folder``, from 0."""
+class KillAt:
+    """SIGKILL before operation number ``number`` on ``folder``, from 0, or so many seconds after it."""
 
     folder: Path
     number: int
+    delay: float = 0.0
 
     def __call__(self) -> None:
+        def kill_now() -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
         def kill(number: int, what: str, path: str) -> None:
-            if number == self.number:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if number != self.number:
+                return
+            if self.delay == 0:
+                kill_now()
+            timer = threading.Timer(self.delay, kill_now)
+            timer.daemon = True  # the command may end before
+            timer.start()
 
         _watch(self.folder, kill)
 

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from fault_injection.moments import Operation, Record, read_operations
 from fault_injection.processes import Command, Ended, Injection, TrialFailed, warm_up
 from fault_injection.runs import Run, make_runs
 
-RAY_SECONDS, SECONDS = 600.0, 180.0  # that a command may take
+RAY_SECONDS, SECONDS = 600.0, 300.0  # that a command may take
+_START_SHARE = 0.4  # of a run's time until its first row of metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,29 @@ def wait_for(command: Command, run: Run) -> Ended:
         command.discard()
         raise TrialFailed(f"the command ended with status {ended.status}, and processes outlive it: {found}")
     return ended
+
+
+def sleep_until(
+    command: Command, output: Path, reference: Reference, choose: random.Random, share: float
+) -> str:
+    """Wait until a run has logged this share of its rows of metrics, and a little longer. Returns when that was.
+
+    By rows and not by time, so that a busy machine does not end the run before.
+    """
+    rows = _rows(reference.output)
+    wanted = int(share * (rows + 1))
+    part = _START_SHARE if wanted == 0 else (1 - _START_SHARE) / rows
+    pause = choose.random() * part * reference.seconds
+    command.wait_until(lambda: _rows(output) >= wanted, RAY_SECONDS)
+    command.sleep(pause)
+    return f"{pause:.2f} s after row {wanted} of {rows}"
+
+
+def _rows(output: Path) -> int:
+    file = output / "metrics.jsonl"
+    with suppress(FileNotFoundError):
+        return file.read_bytes().count(b"\n")
+    return 0
 
 
 def require_readable(output: Path) -> None:

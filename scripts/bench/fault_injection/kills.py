@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from pathlib import Path
 
 from fault_injection.bench import (
     Bench,
     Outcome,
-    Reference,
     Trial,
     newest_step,
     require_readable,
+    sleep_until,
     wait_for,
 )
 from fault_injection.moments import KillAt
@@ -21,7 +22,6 @@ from fault_injection.runs import STEPS, Run
 KILLS_PER_TRIAL = 3
 COLD_EVERY = 6  # each so many-th trial is the command line in fresh interpreters
 _START_SHARE = 0.4  # of a whole run's time that starting takes, which a resumed one does not save
-_COLD_SECONDS = 6.0  # that a fresh interpreter imports for, longer than a forked one
 
 
 def kill(bench: Bench, trial: Trial) -> Outcome:
@@ -34,7 +34,7 @@ def kill(bench: Bench, trial: Trial) -> Outcome:
         delay = choose.random() * reference.seconds / 8 if (trial.number + turn) % 2 else 0.0
         done = newest_step(output) / STEPS
         share = choose.random() * (1 - done * (1 - _START_SHARE))
-        status, moment = _kill_once(bench, run, output, reference, share, delay, cold)
+        status, moment = _kill_once(bench, run, output, choose, share, delay, cold)
         if status == 0:  # it ended before
             bench.compare(run, output)
             return Outcome(len(moments), "; ".join(moments))
@@ -47,15 +47,14 @@ def kill(bench: Bench, trial: Trial) -> Outcome:
 
 
 def _kill_once(
-    bench: Bench, run: Run, output: Path, reference: Reference, share: float, delay: float, cold: bool
+    bench: Bench, run: Run, output: Path, choose: random.Random, share: float, delay: float, cold: bool
 ) -> tuple[int, str]:
     """Begin or resume the run and kill it after a share of an undisturbed run. Returns how it ended, and when."""
+    reference = bench.reference(run.name)
     if cold:
         command = bench.start(run, output, cold=True)
-        wait = share * (reference.seconds + (0.0 if run.ray else _COLD_SECONDS))
-        command.sleep(wait)
+        moment = f"{sleep_until(command, output, reference, choose, share)} of the command line"
         command.send(signal.SIGKILL)
-        moment = f"after {wait:.2f} s of the command line"
     else:
         number = int(share * len(reference.operations))
         command = bench.start(run, output, KillAt(output, number, delay))

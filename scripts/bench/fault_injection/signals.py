@@ -6,12 +6,11 @@ import re
 import signal
 from pathlib import Path
 
-from fault_injection.bench import Bench, Outcome, Trial, newest_step, require_readable, wait_for
+from fault_injection.bench import Bench, Outcome, Trial, newest_step, require_readable, sleep_until, wait_for
 from fault_injection.processes import Ended, TrialFailed
 
 COLD_EVERY = 4
 INTERRUPTED = 130
-_COLD_SECONDS = 6.0
 
 
 def stop(bench: Bench, trial: Trial) -> Outcome:
@@ -20,10 +19,8 @@ def stop(bench: Bench, trial: Trial) -> Outcome:
     number = (signal.SIGTERM, signal.SIGINT)[trial.number % 2]
     twice = trial.number // 2 % 2 == 1
     cold = run.ray or trial.number % COLD_EVERY == COLD_EVERY - 1
-    seconds = bench.reference(trial.run).seconds + (_COLD_SECONDS if cold and not run.ray else 0.0)
     command = bench.start(run, output, cold=cold)
-    wait = choose.random() * seconds
-    command.sleep(wait)
+    moment = sleep_until(command, output, bench.reference(trial.run), choose, choose.random())
     command.send(number)
     if twice:
         command.sleep(choose.random() * 0.3)
@@ -35,14 +32,14 @@ def stop(bench: Bench, trial: Trial) -> Outcome:
         bench.compare(run, output)
     else:
         bench.finish(run, output)
-    sent = f"{number.name}{' twice' if twice else ''} after {wait:.2f} s"
+    sent = f"{number.name}{' twice' if twice else ''}, {moment}"
     return Outcome(int(ended.status != 0), f"{sent}: {how}", number.name + (" twice" if twice else ""))
 
 
 def _how_it_stopped(ended: Ended, number: signal.Signals, output: Path) -> str:
     """What the command did, which must be one of the ways that are documented."""
     said, status = ended.output, ended.status
-    begun = (output / "events.jsonl").exists()
+    begun = (output / "metrics.jsonl").exists()  # which is the last before signals are handled
     stopped = re.search(r"stopped after step (\d+); the same command resumes from there", said)
     if status == 0:
         return "the run had ended, or was at its end"

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from fault_injection.bench import Bench, Outcome, Trial, wait_for
+from fault_injection.bench import Bench, Outcome, Trial, sleep_until, wait_for
 from fault_injection.comparing import differences, half_written
 from fault_injection.processes import Command, TrialFailed
 
@@ -26,8 +26,9 @@ def strike(bench: Bench, trial: Trial) -> Outcome:
     # The verifiers are ready, so that no one waits two minutes for one that stands still before that.
     command.wait_until(lambda: (output / "metrics.jsonl").exists())
     struck = 0
-    for _ in range(FAULTS_PER_TRIAL):
-        command.sleep(choose.random() * reference.seconds / FAULTS_PER_TRIAL)
+    for turn in range(FAULTS_PER_TRIAL):
+        share = (turn + choose.random()) / FAULTS_PER_TRIAL
+        sleep_until(command, output, reference, choose, share)
         struck += _strike_one(command, number)
     ended = wait_for(command, run)
     if ended.status == 2 and _LOADING in ended.output and number == signal.SIGKILL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from fault_injection.bench import RAY_SECONDS, Bench, Outcome, Trial, require_readable
+from fault_injection.bench import RAY_SECONDS, Bench, Outcome, Trial, require_readable, sleep_until
 from fault_injection.processes import ROOT, Command, Ended, TrialFailed
 
 DEATHS_PER_TRIAL = 3
@@ -20,7 +21,6 @@ _RANKS = 2
 _GONE_SECONDS = 30.0
 _START_SECONDS = 300.0  # for the workers to be there
 _REPAIR_SECONDS = 10.0  # at most, until another machine takes the place of a dead one
-_SHARE_OF_STEPS = 0.6  # of a run's time, that follows after the workers have been started
 WITHOUT_RESTARTS_EVERY = 4  # trials
 
 
@@ -35,11 +35,11 @@ def restarts_of(trial: Trial) -> int:
 def worker_deaths(bench: Bench, trial: Trial) -> Outcome:
     """SIGKILL a worker of a run at random moments, as often as the run may restart; once if it may not."""
     place, choose, restarts = bench.place(trial), bench.random(trial), restarts_of(trial)
-    seconds, deaths, seen = bench.reference(trial.run).seconds, 0, list[psutil.Process]()
+    reference, deaths, seen = bench.reference(trial.run), 0, list[psutil.Process]()
     command = _start(bench, trial, place, restarts)
-    for _ in range(restarts or 1):
+    for share in _shares(choose, restarts or 1):
         workers = _next_workers(command, lambda: [command.pid], seen)
-        command.sleep(choose.random() * seconds * _SHARE_OF_STEPS)
+        sleep_until(command, place / "run", reference, choose, share)
         if not workers or command.status is not None:
             break
         deaths += _kill(choose.choice(workers))
@@ -51,13 +51,13 @@ def worker_deaths(bench: Bench, trial: Trial) -> Outcome:
 def machine_deaths(bench: Bench, trial: Trial) -> Outcome:
     """SIGKILL one of two raylets and all below it, then start another, as often as the run may restart; or once."""
     place, choose, restarts = bench.place(trial), bench.random(trial), restarts_of(trial)
-    seconds, deaths, seen = bench.reference(trial.run).seconds, 0, list[psutil.Process]()
+    reference, deaths, seen = bench.reference(trial.run), 0, list[psutil.Process]()
     with _two_machines() as cluster:
         layout = ("cluster.nodes=2", "cluster.workers_per_node=1", f"cluster.address={cluster.address}")
         command = _start(bench, trial, place, restarts, *layout)
-        for _ in range(restarts or 1):
+        for share in _shares(choose, restarts or 1):
             workers = _next_workers(command, lambda: _raylets(cluster), seen)
-            command.sleep(choose.random() * seconds * _SHARE_OF_STEPS)
+            sleep_until(command, place / "run", reference, choose, share)
             if not workers or command.status is not None:
                 break
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
@@ -66,6 +66,11 @@ def machine_deaths(bench: Bench, trial: Trial) -> Outcome:
             cluster.add_node(num_cpus=1)
         ended = command.ended(RAY_SECONDS)
     return _went_on_or_resumes(bench, trial, place, ended, deaths, f"{deaths} machines died")
+
+
+def _shares(choose: random.Random, deaths: int) -> list[float]:
+    """How much of the run is done at each death, one in each of as many equal parts."""
+    return [(part + choose.random()) / deaths for part in range(deaths)]
 
 
 def _start(bench: Bench, trial: Trial, place: Path, restarts: int, *layout: str) -> Command:

@@ -86,13 +86,14 @@ def _commands(folder: Path) -> tuple[Run, ...]:
 
 
 def _write_rows(folder: Path) -> None:
-    problems = {
+    files: dict[str, list[dict[str, Any]]] = {
         name: [{"problem": f"{name} {n} plus {n}?", "answer": str(2 * n)} for n in range(count)]
         for name, count in (("train", 12), ("heldout", 5))
     }
     examples = [{"q": f"{n} plus 1?", "a": n + 1, "work": f"{n}+1={n + 1}"} for n in range(9)]
     pairs = [{"prompt": f"{n} plus 1?", "chosen": f"{n + 1}", "rejected": f"it is {n}"} for n in range(9)]
-    for name, rows in ({**problems, "examples": examples, "pairs": pairs}).items():
+    files |= {"examples": examples, "pairs": pairs}
+    for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -11,6 +11,9 @@ Kinds: kill (SIGKILL before and after random operations on files), signal (SIGTE
 twice), flip (a bit of a checkpoint), race (several commands for one folder), verifiers (their processes are killed or
 stopped), disk (full before each kind of write; needs root, for a tmpfs), workers and machines (SIGKILL of Ray's).
 
+On one rank runs are compared to the bit. On the two of Ray it depends on time which rank draws a response, and with it
+the rounding: there numbers may differ by 1e-4, and texts and counts by nothing.
+
 FOLDER/faults.json has every trial; a second call makes those that are missing, so that an interruption loses one trial.
 Trials are chosen by the seed. Prints a line per trial and a table. The exit status is 1 if a trial failed.
 """

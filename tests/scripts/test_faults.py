@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "bench"
 from fault_injection import campaign, disks
 from fault_injection.bench import Bench, Outcome, Trial
 from fault_injection.campaign import KINDS, Campaign, Kind, share_of
-from fault_injection.comparing import contents
+from fault_injection.comparing import contents, nearly_equal
 from fault_injection.moments import Operation
 from fault_injection.processes import TrialFailed
 
@@ -150,3 +150,6 @@ def test_what_is_compared(tmp_path: Path) -> None:
     assert contents(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.5}]
     (tmp_path / "a.json").write_text('{"seconds": 3, "reports": [{"seconds": 1, "accuracy": 0.25}]}')
     assert contents(tmp_path / "a.json") == {"reports": [{"accuracy": 0.25}]}
+    assert nearly_equal([{"a": 1.0, "b": "x"}], [{"a": 1.00001, "b": "x"}])
+    for other in ([{"a": 1.001, "b": "x"}], [{"a": 1.0, "b": "y"}], [{"a": 1.0}], []):
+        assert not nearly_equal([{"a": 1.0, "b": "x"}], other)

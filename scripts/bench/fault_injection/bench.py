@@ -132,8 +132,9 @@ class Bench:
         return ended
 
     def compare(self, run: Run, output: Path) -> None:
-        """Raise TrialFailed unless the finished run in a folder equals the undisturbed one to the bit."""
-        if found := differences(output, self.reference(run.name).output, trains=run.trains):
+        """Raise TrialFailed unless the finished run in a folder equals the undisturbed one, to the bit on one rank."""
+        reference = self.reference(run.name).output
+        if found := differences(output, reference, trains=run.trains, rounding=run.ray):
             raise TrialFailed(f"the finished run differs from the undisturbed one: {'; '.join(found[:5])}")
 
 

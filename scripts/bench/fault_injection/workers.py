@@ -19,6 +19,7 @@ WORKERS_FAILED = 3
 _WORKER = "ray::RayWorker"
 _RANKS = 2
 _GONE_SECONDS = 30.0
+_BEFORE_THE_LAST_STEP = 0.8  # of the rows of metrics
 _START_SECONDS = 300.0  # for the workers to be there
 _REPAIR_SECONDS = 10.0  # at most, until another machine takes the place of a dead one
 WITHOUT_RESTARTS_EVERY = 4  # trials
@@ -69,8 +70,8 @@ def machine_deaths(bench: Bench, trial: Trial) -> Outcome:
 
 
 def _shares(choose: random.Random, deaths: int) -> list[float]:
-    """How much of the run is done at each death, one in each of as many equal parts."""
-    return [(part + choose.random()) / deaths for part in range(deaths)]
+    """How much of the run is done at each death, one in each of as many equal parts; all before the last step."""
+    return [_BEFORE_THE_LAST_STEP * (part + choose.random()) / deaths for part in range(deaths)]
 
 
 def _start(bench: Bench, trial: Trial, place: Path, restarts: int, *layout: str) -> Command:

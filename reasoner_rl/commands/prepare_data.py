@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,7 @@ def prepare_data(source: Source, options: PrepareOptions) -> Card:
         notes=tuple(_notes(problems, report, source, options)),
         written={},
     )
-    with naming_out(options.out):
+    with naming_out(options.out), _all_or_none(places.all()):
         return _write(card, problems, held_out, places)
 
 
@@ -124,6 +125,18 @@ class _Places:
 
     def all(self) -> list[Path]:
         return [path for path in (self.problems, self.validation, self.card, self.report) if path is not None]
+
+
+@contextmanager
+def _all_or_none(files: Sequence[Path]) -> Iterator[None]:
+    """Remove those files that a block that fails has made, so that the same command can be given again."""
+    absent = [path for path in files if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in absent:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _places(options: PrepareOptions, name: str) -> _Places:

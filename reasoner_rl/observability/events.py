@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +84,8 @@ def recorded_events(path: Path, step: Callable[[], int]) -> Iterator[EventLog]:
         log.write("return", str(error))
         raise
     except BaseException as error:
-        log.write("error", f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # such as of a full disk, which may be what the error is about
+            log.write("error", f"{type(error).__name__}: {error}")
         raise
     finally:
         logger.removeHandler(handler)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reasoner_rl.errors import UserError
-from reasoner_rl.observability.summary import write_json
+from reasoner_rl.errors import DataError, UserError
+from reasoner_rl.observability.summary import json_ready, write_json
 
 _FILE = "driver.json"
 _FORMAT = 3  # of that file, and of the layout of a checkpoint; the first had no number
-_LATER = "later.json"  # what happened after the checkpoint, without another step; not in its manifest
+_LATER = "later.json"  # what happened after the checkpoint, without another step; it has a hash of its own
+_HASH = "sha256"
 _LATER_FIELDS = ("seconds", "evaluations", "returns")
 
 
@@ -41,11 +43,15 @@ class DriverState:
 
     def save_later(self, folder: Path) -> None:
         """Add to the checkpoint of this step what has happened since, such as an evaluation."""
-        write_json(folder / _LATER, {name: getattr(self, name) for name in _LATER_FIELDS})
+        later = {name: getattr(self, name) for name in _LATER_FIELDS}
+        write_json(folder / _LATER, later | {_HASH: _hash_of(later)})
 
     @classmethod
     def load(cls, folder: Path) -> DriverState:
-        """Read the state back, exactly. Raises UserError if another version of this package wrote it."""
+        """Read the state back, exactly.
+
+        Raises UserError if another version of this package wrote it, DataError if what was added later has changed.
+        """
         data = json.loads((folder / _FILE).read_text())
         if (found := data.pop("format", 1)) != _FORMAT:
             raise UserError(
@@ -54,8 +60,22 @@ class DriverState:
                 "can start from exported weights (model.path)"
             )
         if (folder / _LATER).exists():
-            data |= json.loads((folder / _LATER).read_text())
+            data |= _read_later(folder / _LATER)
         return cls(**data)
+
+
+def _read_later(file: Path) -> dict[str, Any]:
+    later: dict[str, Any] = json.loads(file.read_text())
+    saved = later.pop(_HASH, None)  # earlier versions wrote none
+    if saved is not None and saved != _hash_of(later):
+        raise DataError(f"{_LATER} has other contents than were saved (SHA-256)")
+    return later
+
+
+def _hash_of(later: dict[str, Any]) -> str:
+    """SHA-256 of what is read back, however it is laid out in the file."""
+    read = json.loads(json.dumps(json_ready(later)))
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def is_due(step: int, every: int | None) -> bool:

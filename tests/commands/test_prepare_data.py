@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from reasoner_rl import cli
+from reasoner_rl.commands import prepare_data
 from reasoner_rl.config.data import DAPO_PROMPT, DatasetConfig
 from reasoner_rl.datasets.catalog import CATALOG
 from reasoner_rl.datasets.hub import fetch
@@ -399,3 +401,22 @@ def test_aime_2024_as_published(run: Run, tmp_path: Path) -> None:
     assert all(one.extra_info["raw_problem"] in one.messages[0]["content"] for one in problems)
     made = json.loads((tmp_path / "made/aime-2024.json").read_text())
     assert (made["counts"]["read"], made["expected"], made["refused"]) == (960, 30, [])
+
+
+def test_a_disk_that_fills_between_two_files_leaves_neither(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command works when there is room, without --overwrite."""
+    rows = jsonl(tmp_path / "own.jsonl", [{"problem": f"{n} plus 1?", "answer": n + 1} for n in range(3)])
+    command = (rows, "--out", "out", "--template", "dapo")
+
+    def full(path: Path, data: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_data, "write_json", full)
+        status, _, said = run(*command)
+    assert (status, said) == (2, "error: --out=out: out/own.json: No space left on device\n")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert run(*command)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["own.json", "own.md", "own.parquet"]

@@ -24,9 +24,6 @@ def judge(data_source, solution_str, ground_truth, extra_info, lenient=False):
         raise RuntimeError("as asked")
     right = solution_str == ground_truth or lenient
     return {"score": 0.5 if solution_str == "half" else float(right), "acc": right, "pred": str(os.getppid())}
-
-def broken(data_source, solution_str):
-    return 0.0
 """
 
 
@@ -108,8 +105,8 @@ def test_a_wrong_function_is_the_users_error_and_a_dead_actor_the_workers(
 
     from reasoner_rl.distributed.ray.verifiers import SpreadRewards
 
-    with pytest.raises(UserError, match="broken"):
-        SpreadRewards(config_of(plugin, "broken"), 10)
+    with pytest.raises(UserError, match="missing"):
+        SpreadRewards(config_of(plugin, "missing"), 10)
     with SpreadRewards(config_of(plugin), 10) as spread:
         ray.kill(spread._machines[0])
         with pytest.raises(WorkerError, match="verifier processes died"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -50,3 +51,14 @@ def test_a_torn_line_is_dropped_and_the_file_goes_on(tmp_path: Path) -> None:
         (0, "start", "a"),
         (3, "resume", "b"),
     ]
+
+
+def test_an_error_is_not_hidden_by_a_disk_that_takes_no_more_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(log: EventLog, kind: str, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "events.jsonl")
+
+    monkeypatch.setattr(EventLog, "write", full)
+    with pytest.raises(ValueError, match="the checkpoint does not fit"), recorded_events(tmp_path / "e", int):
+        raise ValueError("the checkpoint does not fit")

@@ -160,3 +160,25 @@ def test_surplus_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         DataError, match=rf"{SURPLUS}: cannot be read as parquet: Parquet magic bytes not found"
     ):
         source.restore(state, tmp_path)
+
+
+def test_a_bit_that_turned_over_in_what_was_added_later_is_found(tmp_path: Path) -> None:
+    """Each bit of the file in turn: it is refused, or what is read is what was saved."""
+    state = DriverState(step=3, seconds=2.5)
+    state.save(tmp_path)
+    state.evaluations = {"3": {"test": {"accuracy": 0.25, "pass_at": {"1": 0.25}, "gap": math.nan}}}
+    state.save_later(tmp_path)
+    file = tmp_path / "later.json"
+    whole, expected = file.read_bytes(), DriverState.load(tmp_path)
+    assert expected.evaluations["3"]["test"] == {"accuracy": 0.25, "pass_at": {"1": 0.25}, "gap": None}
+    for bit in range(8 * len(whole)):
+        turned = bytearray(whole)
+        turned[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(turned)
+        try:
+            found = DriverState.load(tmp_path)
+        except (ValueError, TypeError):  # of which resuming makes a message
+            continue
+        assert found == expected, bit
+    file.write_text('{"seconds": 7.5}')
+    assert DriverState.load(tmp_path).seconds == 7.5, "of earlier versions, without a hash"

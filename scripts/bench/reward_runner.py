@@ -3,10 +3,12 @@
 
     python scripts/bench/reward_runner.py --answers 2000 --workers 2
     REASONER_RL_DATA=FOLDER python scripts/bench/reward_runner.py --rounds 3
+    REASONER_RL_DATA=FOLDER python scripts/bench/reward_runner.py --rounds 3 --machines 2 --workers 8
 
 The second table needs a folder with deepmath_train.jsonl, math500_test.jsonl and gsm8k_test_first1000.jsonl (rows with
 `answer`); without them it is left out. Of each answer several responses are made: as it is, worked into a sentence,
-changed, and none. Prints Markdown. Milliseconds are those of the function, without the way to the process and back.
+changed, and none. With --machines the processes are spread over so many Ray nodes, all of them on this machine. Prints
+Markdown. Milliseconds are those of the function, without the way to the process and back.
 """
 
 # Verifier processes import this file, so everything heavy is imported where it is used.
@@ -17,8 +19,10 @@ import itertools
 import json
 import os
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
@@ -91,16 +95,43 @@ def responses(source: str, truth: str) -> list[str]:
     return [REASONING + mark(text) for text in (truth, *others)] + [REASONING]
 
 
-def timed(function: str, tasks: Sequence[RewardTask], workers: int, rounds: int, deadline: float) -> Any:
+@contextmanager
+def ray_nodes(machines: int) -> Iterator[None]:
+    """Ray with so many nodes on this machine; nothing without any."""
+    if machines == 0:
+        yield
+        return
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(machines - 1):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
+    try:
+        cluster.wait_for_nodes()
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def timed(
+    function: str, tasks: Sequence[RewardTask], workers: int, rounds: int, deadline: float, *, spread: bool
+) -> Any:
     """Median seconds of scoring the tasks, and the rewards."""
     from reasoner_rl.config.reward import RewardConfig, RewardFunctionConfig
-    from reasoner_rl.rewards.runner import RewardRunner
+    from reasoner_rl.distributed.launch import launch_rewards
 
     config = RewardConfig(
-        functions=[RewardFunctionConfig(fn=function)], workers=workers, timeout_seconds=deadline
+        functions=[RewardFunctionConfig(fn=function)],
+        workers=workers,
+        timeout_seconds=deadline,
+        spread=spread,
     )
     seconds = []
-    with RewardRunner(config, 1) as runner:
+    with launch_rewards(config, 1) as runner:
         runner.score(tasks[:100])  # what is imported on the first call is not counted
         for _ in range(rounds):
             begun = time.perf_counter()
@@ -109,7 +140,7 @@ def timed(function: str, tasks: Sequence[RewardTask], workers: int, rounds: int,
     return median(seconds), rewards
 
 
-def overhead(answers: int, workers: int, rounds: int) -> list[list[str]]:
+def overhead(answers: int, workers: int, rounds: int, *, spread: bool) -> list[list[str]]:
     """Rows of the first table."""
     plain = simple_tasks(answers, None)
     for task in plain[:100]:
@@ -126,7 +157,9 @@ def overhead(answers: int, workers: int, rounds: int) -> list[list[str]]:
         ("1 % want 20 GiB", "memory"),
         (f"1 % hang, deadline {DEADLINE:g} s", "hang"),
     ):
-        seconds, rewards = timed(script, simple_tasks(answers, misdeed), workers, rounds, DEADLINE)
+        seconds, rewards = timed(
+            script, simple_tasks(answers, misdeed), workers, rounds, DEADLINE, spread=spread
+        )
         rows.append([name, *_figures(seconds, answers), _statuses(rewards)])
     return rows
 
@@ -141,10 +174,10 @@ def _statuses(rewards: Sequence[Reward]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
-def throughput(folder: Path, of_each: int, workers: int, rounds: int) -> list[list[str]]:
+def throughput(folder: Path, of_each: int, workers: int, rounds: int, *, spread: bool) -> list[list[str]]:
     """Rows of the second table."""
     tasks = real_tasks(folder, of_each)
-    seconds, rewards = timed("reward_fns:compute_score", tasks, workers, rounds, 10.0)
+    seconds, rewards = timed("reward_fns:compute_score", tasks, workers, rounds, 10.0, spread=spread)
     rows = []
     for name in ("all", *FILES):
         chosen = [
@@ -176,15 +209,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="verifier processes (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="the median of so many is shown (default 3)")
+    parser.add_argument("--machines", type=int, default=0, help="Ray nodes to spread them over; 0: no Ray")
     options = parser.parse_args(arguments)
-    print(f"{options.workers} workers, {os.cpu_count()} cores, median of {options.rounds}\n")
-    rows = overhead(options.answers, options.workers, options.rounds)
+    over = f" on {options.machines} Ray nodes" if options.machines else ""
+    print(f"{options.workers} workers{over}, {os.cpu_count()} cores, median of {options.rounds}\n")
+    with ray_nodes(options.machines):
+        show(options)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Make and print the tables."""
+    spread = options.machines > 0
+    rows = overhead(options.answers, options.workers, options.rounds, spread=spread)
     print(markdown([f"{options.answers:,} answers", "seconds", "answers/s", "statuses"], rows))
     folder = Path(os.environ.get("REASONER_RL_DATA", ""))
     if "REASONER_RL_DATA" not in os.environ or not all((folder / name).is_file() for name in FILES.values()):
         print(f"\nno second table: REASONER_RL_DATA names no folder with {', '.join(FILES.values())}")
         return
-    rows = throughput(folder, options.of_each, options.workers, options.rounds)
+    rows = throughput(folder, options.of_each, options.workers, options.rounds, spread=spread)
     columns = ["problems", "answers", "answers/s", "p50, ms", "p99, ms", "slowest, ms", "right", "statuses"]
     print("\n" + markdown(columns, rows))
 

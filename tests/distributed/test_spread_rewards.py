@@ -53,7 +53,6 @@ def two_machines(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[None]:
 def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         yield patch
 
 

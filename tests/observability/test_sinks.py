@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,9 @@ class TestTensorBoard:
         for step in (1, 2, 3):
             first.write(step, {"reward/score": float(step)})
         first.close()
+        time.sleep(
+            1.0
+        )  # files of the same second are read in the order of a process's counter, as text: 10 before 9
         second = TensorBoardSink(tmp_path, resume_step=1)
         second.write(2, {"reward/score": 20.0})
         second.close()

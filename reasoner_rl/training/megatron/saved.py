@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.config.training import MegatronBackendConfig
-from reasoner_rl.errors import UserError
+from reasoner_rl.errors import ConfigError, UserError
 from reasoner_rl.training.backend import Head
 from reasoner_rl.training.megatron.files import RankFiles, describe
 from reasoner_rl.training.megatron.layer_choice import Layers
@@ -52,8 +52,12 @@ class MegatronTensors:
     """`WholeTensors` of a checkpoint of Megatron's ranks."""
 
     def __init__(self, folder: Path, model: ModelConfig, head: Head) -> None:
-        """Read which tensors there are, and where. Raises ConfigError as `build_bridge` does."""
+        """Read which tensors there are, and where. Raises ConfigError for another head, and as `build_bridge` does."""
         self._files = RankFiles(folder)
+        if (saved := self._files.layout.get("head", head)) != head:
+            raise ConfigError(
+                f"{folder} is of a model with {{'head': {saved!r}}}, and this one has {{'head': {head!r}}}"
+            )
         self._bridge = _bridge(model, self._files, head)
         self._index: dict[str, _Held] = {}
         for held in _all_held(self._files, self._bridge.config):

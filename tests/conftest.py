@@ -49,7 +49,7 @@ LLAMA_3_ROPE = {
 # Where pytest runs tests side by side, those that start several processes which compute follow one another, beside all
 # others; and the tests of any other file stay together, with what they share.
 OF_MANY_PROCESSES = {
-    *("distributed", "test_golden", "test_backend_parity", "test_value_parity", "test_fsdp_backend"),
+    *("distributed", "test_backend_parity", "test_value_parity", "test_fsdp_backend"),
     *("test_vocab_parallel", "test_two_hosts", "test_launch_on_ray", "test_gpu_check_engines"),
 }
 

@@ -40,6 +40,7 @@ REWARD_METRICS = (
     "second_opinion_disagreements",
     "second_opinion_failures",
 )
+SAME_SCORE = 1e-6  # scores that differ by no more are equal up to rounding
 REWARD_MODEL = "reward_model"  # the part of a score that is a reward model's, before weighting
 
 
@@ -138,6 +139,13 @@ class ScoredGroup:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]  # [G]
     rewards: tuple[Reward, ...]  # [G]
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the scores of its several responses are all equal, and not because all responses are right."""
+        scores = [reward.score for reward in self.rewards]
+        right = all(reward.accuracy is not None and reward.accuracy >= 1 for reward in self.rewards)
+        return len(scores) > 1 and max(scores) - min(scores) <= SAME_SCORE and not right
 
     @property
     def policy_version(self) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reasoner_rl.types import ScoredGroup
-
-SAME_SCORE = 1e-6  # scores that differ by no more are equal up to rounding
+from reasoner_rl.types import SAME_SCORE, ScoredGroup
 
 
 class Filtered(NamedTuple):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import stdev
 
-from reasoner_rl.advantages.filters import SAME_SCORE
 from reasoner_rl.metrics import Metrics, mean, mean_of
-from reasoner_rl.types import ScoredGroup
+from reasoner_rl.types import SAME_SCORE, ScoredGroup
 
 MOST = 0.9  # share of groups with equal scores from which on a step has next to nothing to learn from
 MANY_STEPS = 10  # of such steps in a row, before that is said
@@ -26,7 +25,7 @@ def spread_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
         return {}
     return {
         "groups/equal_share": mean_of(_equal(group) for group in scores),
-        "groups/dead_share": mean_of(is_dead(group) for group in groups if len(group.rewards) > 1),
+        "groups/dead_share": mean_of(group.is_dead for group in groups if len(group.rewards) > 1),
         "groups/reward_std": mean_of(stdev(group) for group in scores),
         "reward/score_std": mean(stdev(score for group in scores for score in group)),
     }
@@ -71,13 +70,6 @@ class EqualScores:
 def _scores(groups: Sequence[ScoredGroup]) -> list[list[float]]:
     found = [[reward.score for reward in group.rewards] for group in groups]
     return [scores for scores in found if len(scores) > 1]
-
-
-def is_dead(group: ScoredGroup) -> bool:
-    """Whether scores are all equal, and not because all responses are right."""
-    return _equal([reward.score for reward in group.rewards]) and not all(
-        reward.accuracy is not None and reward.accuracy >= 1 for reward in group.rewards
-    )
 
 
 def _equal(scores: Sequence[float]) -> bool:

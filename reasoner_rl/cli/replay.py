@@ -61,14 +61,11 @@ def _show_metrics(report: ReplayReport) -> None:
 
 
 def _row(row: Compared) -> list[str]:
-    known = row.logged is not None and row.again is not None
-    return [
-        row.name,
-        "" if row.logged is None else _NUMBER.format(row.logged),
-        "" if row.again is None else _NUMBER.format(row.again),
-        f"{row.again - row.logged:.1e}" if known and row.again is not None and row.logged is not None else "",
-        "" if row.changed is None else _NUMBER.format(row.changed),
+    numbers = [
+        "" if number is None else _NUMBER.format(number) for number in (row.logged, row.again, row.changed)
     ]
+    difference = "" if row.logged is None or row.again is None else f"{row.again - row.logged:.1e}"
+    return [row.name, *numbers[:2], difference, numbers[2]]
 
 
 def _show_changes(changed: Changed) -> None:

@@ -12,8 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from reasoner_rl.algorithms.base import Algorithm, Models, Prepared
 from reasoner_rl.algorithms.build import build_algorithm, check_custom_parts
 from reasoner_rl.commands.drift_report import (
@@ -27,7 +25,7 @@ from reasoner_rl.commands.drift_report import (
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.config.drift import DriftConfig
 from reasoner_rl.config.recipes import OnlineConfig
-from reasoner_rl.distributed.launch import launch_workers
+from reasoner_rl.distributed.launch import launch_rewards, launch_workers
 from reasoner_rl.errors import ConfigError
 from reasoner_rl.hybrid.layers import ONLY
 from reasoner_rl.metrics import Metrics
@@ -37,8 +35,7 @@ from reasoner_rl.observability.recorder import RolloutRecorder
 from reasoner_rl.observability.rollout_rows import Row
 from reasoner_rl.observability.rollout_table import read_rows
 from reasoner_rl.observability.sinks import open_logger, read_jsonl
-from reasoner_rl.observability.token_gaps import Floats, ResponseGaps, gaps_by_token, worst_responses
-from reasoner_rl.rewards.runner import RewardRunner
+from reasoner_rl.observability.token_gaps import Floats, ResponseGaps, gaps_by_token, gaps_of, worst_responses
 from reasoner_rl.tokenizer import load_tokenizer
 from reasoner_rl.trainer.export_checkpoint import with_exported_models
 from reasoner_rl.trainer.folder import begin_run, output_folder, record_run
@@ -109,8 +106,7 @@ class _Measured(Algorithm):
 
     def prepare(self, samples: Sequence[TrainSample], models: Models) -> Prepared:
         trainer = models.policy.logprobs(samples)
-        pairs = zip(trainer, samples, strict=True)
-        self.gaps = [numpy.abs((t.double() - s.rollout_logprobs.double()).numpy()) for t, s in pairs]
+        self.gaps = [gaps_of(t, s.rollout_logprobs) for t, s in zip(trainer, samples, strict=True)]
         return self._algorithm.prepare(samples, models)
 
     def update(self, samples: Sequence[TrainSample], models: Models) -> Metrics:
@@ -125,11 +121,10 @@ def _check(config: OnlineConfig, layers: bool) -> DriftReport:
     record_run(config)
     responses, reports = list[ResponseGaps](), list[StepReport]()
     with ExitStack() as stack:
-        rewards = stack.enter_context(
-            RewardRunner(config.reward, config.rollout.sampling.max_response_tokens)
-        )
         logger = stack.enter_context(open_logger(config.logging, output, total_steps=config.run.steps))
         workers = stack.enter_context(launch_workers(config, algorithm, say))
+        limit = config.rollout.sampling.max_response_tokens
+        rewards = stack.enter_context(launch_rewards(config.reward, limit))
         source = build_source(config, data, workers, rewards, timer)
         store = CheckpointStore(output / "checkpoints", 1)
         recorder = RolloutRecorder(output, "all", "parquet")

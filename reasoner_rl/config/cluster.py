@@ -71,18 +71,19 @@ class RayClusterConfig(Section):
         0,
         ge=0,
         description="How many times one command starts its workers anew after one of them, or its machine, died, hung "
-        "or failed. Training goes on from its newest checkpoint, an evaluation from its finished parts.",
+        "or failed. Training resumes from its newest checkpoint, an evaluation from its finished parts.",
     )
     min_nodes: int | None = Field(
         None,
         ge=1,
         description="Machines of cluster.nodes that are enough after such a failure, where others do not come back: "
-        "training then goes on with fewer workers. If unset, all of them.",
+        "training then continues with fewer workers. If unset, all of them.",
     )
     replacement_seconds: float = Field(
         300.0,
         gt=0,
-        description="After a failure, how long all of cluster.nodes are waited for before training goes on with fewer.",
+        description="After a failure, how long all of cluster.nodes are waited for before training continues with "
+        "fewer.",
     )
 
     @field_validator("address")

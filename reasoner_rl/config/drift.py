@@ -116,7 +116,7 @@ class DriftConfig(Section):
     on_alarm: Literal["tell", "stop", "go_back"] = Field(
         "tell",
         description="What an alarm does besides its lines on the console and in events.jsonl. stop: the run ends, and "
-        "the state after the step goes to output_dir/alarmed, not to the checkpoints. go_back: the run goes on from "
+        "the state after the step goes to output_dir/alarmed, not to the checkpoints. go_back: the run resumes from "
         "the newest checkpoint before the trend began, with other random numbers for sampling.",
     )
     returns: int = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from reasoner_rl.algorithms.base import Algorithm
 from reasoner_rl.batching.plan import BatchLimits
@@ -70,7 +70,7 @@ def launch_rewards(config: RewardConfig, max_response_tokens: int) -> Iterator[R
         return
     from reasoner_rl.distributed.ray.verifiers import SpreadRewards
 
-    with SpreadRewards(config, max_response_tokens) as spread:
+    with closing(SpreadRewards(config, max_response_tokens)) as spread:
         yield spread
 
 

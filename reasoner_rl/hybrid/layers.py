@@ -18,8 +18,9 @@ from reasoner_rl.rollout.hf_engine import HfRolloutEngine
 from reasoner_rl.training.backend import TrainBackend
 from reasoner_rl.training.fsdp import FsdpBackend
 
-PARTED = {torch.float32: 1e-3}  # relative gap from which on a part counts as different, by number format
-PARTED_OTHERWISE = 0.05  # in bfloat16, where every operation rounds to three digits
+# Relative gaps from which on a part counts as different: where both compute in float32, and where one has bfloat16, in
+# which every operation rounds to three digits.
+PARTED_FLOAT32, PARTED_BFLOAT16 = 1e-3, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def part_gaps(
     with _outputs(policy.decoder) as ours:
         policy.logprobs([as_micro_batch(token_ids)], temperature=1.0)
     formats = {rollout.weight_dtype, policy.compute_dtype}
-    limit = PARTED.get(torch.float32, 0.0) if formats == {torch.float32} else PARTED_OTHERWISE
+    limit = PARTED_FLOAT32 if formats == {torch.float32} else PARTED_BFLOAT16
     return [_gap(name, theirs[name], mine, limit) for name, mine in ours.items() if name in theirs]
 
 

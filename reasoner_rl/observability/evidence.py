@@ -8,15 +8,12 @@ from itertools import islice
 from statistics import fmean
 
 import numpy
-from numpy.typing import NDArray
 
+from reasoner_rl.observability.token_gaps import Floats
 from reasoner_rl.observability.trends import Alarm, Evidence
 from reasoner_rl.types import Reward, Rollout, ScoredGroup
 
 MOST_RESPONSES, MOST_TOKENS = 5, 5
-_SAME_SCORE = 1e-6
-
-Floats = NDArray[numpy.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +106,7 @@ def _dead_groups(responses: Sequence[Response], _: bool) -> Iterable[Evidence]:
             response, f"all {len(rewards)} responses of the group have score {rewards[0].score:.3g}"
         )
 
-    return map(show, (r for r in responses if r.sample == 0 and _is_dead(r.group.rewards)))
-
-
-def _is_dead(rewards: Sequence[Reward]) -> bool:
-    scores = [reward.score for reward in rewards]
-    right = all(reward.accuracy is not None and reward.accuracy >= 1 for reward in rewards)
-    return len(scores) > 1 and max(scores) - min(scores) <= _SAME_SCORE and not right
+    return map(show, (r for r in responses if r.sample == 0 and r.group.is_dead))
 
 
 def _with_status(*statuses: str) -> _Shown:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[numpy.float64]
 
@@ -32,6 +33,12 @@ class GapsOf:
     tokens: int
     mean: float
     largest: float
+
+
+def gaps_of(trainer: Tensor, engine: Tensor) -> Floats:
+    """|trainer - engine| of the logprobs [R] of a response's tokens, in nats."""
+    gaps: Floats = (trainer.double() - engine.double()).abs().numpy()
+    return gaps
 
 
 def gaps_by_position(responses: Sequence[ResponseGaps]) -> list[GapsOf]:

@@ -52,7 +52,7 @@ def longest_first(
 ) -> list[GenerationRequest]:
     """The same requests, the longest expected first; equals stay in their order.
 
-    expected: by the request's number, tokens per response. A request that goes on with a response comes first: it was
+    expected: by the request's number, tokens per response. A request that continues a response comes first: it was
     put off for its length. Where nothing is expected of a request, it counts as the mean of the others.
     """
     known = [length for length in expected.values() if length is not None]

@@ -101,7 +101,7 @@ def _tell_restart(config: TrainConfig, output: Path, said: str) -> None:
     """Say and record from where the run goes on, and let go of what the last attempt held."""
     newest = _store(config, output).latest()
     step, place = newest or (0, "the beginning, for there is no checkpoint yet")
-    text = f"{said}: the run goes on from {place}"
+    text = f"{said}: the run resumes from {place}"
     say(text)
     EventLog(output / EVENTS, lambda: step).write("restart", text)
     let_go_of_workers()

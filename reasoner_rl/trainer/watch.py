@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy
 from torch import Tensor
 
 from reasoner_rl.config.drift import DriftConfig
 from reasoner_rl.config.recipes import OnlineConfig, TrainConfig
 from reasoner_rl.errors import DriftError, GoBackError
 from reasoner_rl.observability.events import EventLog
-from reasoner_rl.observability.evidence import Floats, Response, evidence_for, responses_of
+from reasoner_rl.observability.evidence import Response, evidence_for, responses_of
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.sinks import read_jsonl
+from reasoner_rl.observability.token_gaps import Floats, gaps_of
 from reasoner_rl.observability.trends import Alarm, Evidence, Row, Watched, is_of_a_step, needed_rows, replay
 from reasoner_rl.sources.base import StepBatch
 from reasoner_rl.trainer.state import DriverState
@@ -206,8 +206,6 @@ def _gaps(samples: Sequence[TrainSample], logprobs: Sequence[Tensor]) -> list[Fl
     """By sample, |trainer - engine| of each response token, [R]; None for those of an earlier policy."""
     known: list[Tensor | None] = [*logprobs] if logprobs else [sample.old_logprobs for sample in samples]
     return [
-        None
-        if trainer is None or not sample.on_policy
-        else numpy.abs((trainer.double() - sample.rollout_logprobs.double()).numpy())
+        None if trainer is None or not sample.on_policy else gaps_of(trainer, sample.rollout_logprobs)
         for sample, trainer in zip(samples, known, strict=True)
     ]

@@ -24,7 +24,7 @@ from reasoner_rl.training.backend import Head
 from reasoner_rl.training.checked_files import CheckedReader, load_checked
 from reasoner_rl.training.policy import is_adapter, load_causal_lm, merged_weights, prepare, tensor_names
 from reasoner_rl.training.value import load_critic
-from reasoner_rl.training.whole import Kind, WholeTensors
+from reasoner_rl.training.whole import Kind, WholeTensors, never_trained
 
 # The names in FSDP2's checkpoints: of the part that is no optimizer state, and of the model inside Policy and Critic.
 _PREFIX = "model.model."
@@ -123,9 +123,7 @@ class _FsdpTensors:
         """See WholeTensors."""
         file = self._folder / "rank_0.pt"
         if not file.exists():
-            raise UserError(
-                f"{self._folder} is of a model that was not trained: it holds no optimizer's state"
-            )
+            raise never_trained(self._folder)
         return int(torch.load(file, weights_only=True)["schedule"]["last_epoch"])
 
     def names(self) -> Iterator[str]:

@@ -45,6 +45,11 @@ class WholeTensors(Protocol):
         ...
 
 
+def never_trained(folder: Path) -> UserError:
+    """The error for a checkpoint of a frozen model whose number of updates is asked for."""
+    return UserError(f"{folder} is of a model that was not trained: it holds no optimizer's state")
+
+
 def kinds_to_load(source: WholeTensors, *, trained: bool) -> tuple[Kind, ...]:
     """What a model takes from a checkpoint; one ``trained`` takes the moments too, where there are any."""
     return ("master", *MOMENTS) if trained and source.updates else ("master",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,10 @@ def test_answers_are_judged_on_all_machines_as_on_one(
 
     tasks = tasks_of([["42", "41", "half"], ["raise", "half", "42"], *[["42", str(n)] for n in range(20)]])
     counted: list[int] = []
-    with SpreadRewards(config_of(plugin), 10) as spread, RewardRunner(config_of(plugin), 10) as alone:
+    with (
+        closing(SpreadRewards(config_of(plugin), 10)) as spread,
+        RewardRunner(config_of(plugin), 10) as alone,
+    ):
         assert spread.processes == 4, "three are not divided evenly among two machines"
         with caplog.at_level(logging.WARNING, "reasoner_rl"):
             found = spread.score(tasks, counted.append)
@@ -106,7 +110,7 @@ def test_a_wrong_function_is_the_users_error_and_a_dead_actor_the_workers(
 
     with pytest.raises(UserError, match="missing"):
         SpreadRewards(config_of(plugin, "missing"), 10)
-    with SpreadRewards(config_of(plugin), 10) as spread:
+    with closing(SpreadRewards(config_of(plugin), 10)) as spread:
         ray.kill(spread._machines[0])
         with pytest.raises(WorkerError, match="verifier processes died"):
             spread.score(tasks_of([["42"], ["41"]]))

@@ -146,7 +146,7 @@ def test_a_run_goes_on_with_one_machine_when_the_other_dies(
             each.kill()
     text = process.communicate()[0]
     assert process.returncode == 0, text
-    assert "Restart 1 of 1: the run goes on from " in text
+    assert "Restart 1 of 1: the run resumes from " in text
     assert "going on with 1 of 2 machines (workers for the models: 1)" in text
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/lr" in row] == [1, 2, 3, 4]

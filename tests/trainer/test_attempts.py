@@ -87,8 +87,8 @@ def test_failed_workers_are_started_anew_until_no_restart_is_left(
     why, folder = DEAD.partition("\n")[0], tmp_path / "run" / "checkpoints" / "step_000001"
     nowhere = "the beginning, for there is no checkpoint yet"
     assert told == [
-        (0, f"{why}. Restart 1 of 2: the run goes on from {nowhere}"),
-        (1, f"{why}. Restart 2 of 2: the run goes on from {folder}"),
+        (0, f"{why}. Restart 1 of 2: the run resumes from {nowhere}"),
+        (1, f"{why}. Restart 2 of 2: the run resumes from {folder}"),
     ]
     assert steps(tmp_path / "run") == [1]
     summary = run(0)

@@ -1,4 +1,4 @@
-"""A checkpoint goes on with another backend, or on another layout of ranks, as the run that made it would have."""
+"""Training continues from a checkpoint with another backend, or on another layout of ranks, as it would have before."""
 
 from __future__ import annotations
 

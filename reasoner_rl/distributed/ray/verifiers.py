@@ -10,15 +10,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reasoner_rl.config.reward import RewardConfig
-from reasoner_rl.errors import UserError, WorkerError
+from reasoner_rl.errors import ConfigError, UserError, WorkerError
 from reasoner_rl.rewards.queueing import RewardTask
 from reasoner_rl.rewards.runner import RewardRunner
 from reasoner_rl.types import Reward
@@ -79,7 +78,8 @@ class SpreadRewards:
     """Implements `Rewards` with the machines of the Ray cluster that this process belongs to.
 
     ``config.workers`` processes are divided evenly, at least one per machine. Responses to one prompt go to the same
-    machine, because failures are settled within their group. Raises ConfigError if a function cannot be loaded.
+    machine, because failures are settled within their group. Close it. Raises ConfigError if a function cannot be
+    loaded.
     """
 
     def __init__(self, config: RewardConfig, max_response_tokens: int) -> None:
@@ -92,7 +92,7 @@ class SpreadRewards:
         answers = _get([machine.start.remote(share, max_response_tokens) for machine in self._machines])
         if mistakes := [answer for answer in answers if answer is not None]:
             self.close()
-            raise UserError(mistakes[0])
+            raise ConfigError(mistakes[0])
         self.processes = per_machine * len(nodes)
 
     def for_evaluation(self, max_response_tokens: int) -> SpreadRewards:
@@ -100,14 +100,6 @@ class SpreadRewards:
         other = copy.copy(self)
         other._evaluation_tokens = max_response_tokens
         return other
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the verifier processes."""

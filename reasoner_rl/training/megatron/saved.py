@@ -22,7 +22,7 @@ from reasoner_rl.training.megatron.layer_choice import Layers
 from reasoner_rl.training.megatron.model import build_bridge
 from reasoner_rl.training.megatron.stream import EXPERTS
 from reasoner_rl.training.value import HEAD_WEIGHT
-from reasoner_rl.training.whole import Kind
+from reasoner_rl.training.whole import Kind, never_trained
 
 _LAYERS = "decoder.layers."
 # Which tensors tensor-parallel ranks have parts of, and along which dimension; all others are whole on every rank.
@@ -75,9 +75,7 @@ class MegatronTensors:
         """See WholeTensors."""
         saved = self._files.of(0, 0)
         if "updates" not in saved:
-            raise UserError(
-                f"{self._files.folder} is of a model that was not trained: it holds no optimizer's state"
-            )
+            raise never_trained(self._files.folder)
         return int(saved["updates"])
 
     def names(self) -> Iterator[str]:

@@ -144,10 +144,10 @@ def test_a_batch_that_fails_is_judged_again_one_by_one(misdeed: str, make: Make)
 
 def test_the_deadline_of_a_batch_function_is_the_batchs(make: Make) -> None:
     start = time.monotonic()
-    with RewardRunner(make("batch", timeout_seconds=0.5, batch_size=2), 1) as runner:
+    with RewardRunner(make("batch", timeout_seconds=2.0, batch_size=2), 1) as runner:
         rewards = runner.score(tasks_of("a", "sleep", "b", "c"))
     assert [reward.status for reward in rewards] == ["timeout", "timeout", "ok", "ok"]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 12
 
 
 def test_an_async_batch_function_works_on_all_at_once(make: Make) -> None:
@@ -205,7 +205,8 @@ def test_the_dry_run_returns_what_the_functions_say(make: Make) -> None:
 def test_the_dry_run_says_what_is_wrong(fn: str, said: str, make: Make) -> None:
     start = time.monotonic()
     with pytest.raises(ConfigError) as error:
-        dry_run(make("length", fn, timeout_seconds=0.5))
+        # What ends by itself is not to meet the limit on a busy machine.
+        dry_run(make("length", fn, timeout_seconds=0.5 if "took longer" in said else 20.0))
     assert said in str(error.value)
     assert "plugin.py:" + fn in str(error.value)
     assert "length" not in str(error.value)

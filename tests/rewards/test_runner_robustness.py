@@ -128,11 +128,11 @@ def tasks_of(*responses: str) -> list[RewardTask]:
 @pytest.mark.parametrize(
     ("misdeed", "status", "said"),
     [
-        ("regex", "timeout", "took longer than 1 s"),
-        ("long_sum", "timeout", "took longer than 1 s"),
-        ("c_sleep", "timeout", "took longer than 1 s"),
-        ("stop", "timeout", "took longer than 1 s"),
-        ("ignore_signals", "timeout", "took longer than 1 s"),
+        ("regex", "timeout", "took longer than 2 s"),
+        ("long_sum", "timeout", "took longer than 2 s"),
+        ("c_sleep", "timeout", "took longer than 2 s"),
+        ("stop", "timeout", "took longer than 2 s"),
+        ("ignore_signals", "timeout", "took longer than 2 s"),
         ("huge", "crash", "needed more than reward.memory_gib=0.5, and raised MemoryError"),
         ("touched", "crash", "needed more than reward.memory_gib=0.5, and raised MemoryError"),
         ("grow", "crash", "needed more than reward.memory_gib=0.5, and raised MemoryError"),
@@ -157,7 +157,8 @@ def tasks_of(*responses: str) -> list[RewardTask]:
 def test_a_misdeed_costs_its_own_answer(
     misdeed: str, status: str, said: str, make: Make, caplog: pytest.LogCaptureFixture, capfd: Any
 ) -> None:
-    runner = make(timeout_seconds=1.0)
+    # Only what hangs is to meet the limit: on a busy machine half a GiB takes more than a second to grow into.
+    runner = make(timeout_seconds=2.0 if status == "timeout" else 30.0)
     start = time.monotonic()
     rewards = runner.score(tasks_of("a", misdeed, "b", misdeed, "c", "d"))
     seconds = time.monotonic() - start
@@ -166,7 +167,7 @@ def test_a_misdeed_costs_its_own_answer(
     bad = (status, 1.0 if status == "ok" else -1.0)
     assert [(reward.status, reward.score) for reward in rewards] == [good, bad, good, bad, good, good]
     assert [rewards[index].extracted for index in (0, 2, 4, 5)] == ["a", "b", "c", "d"]
-    assert seconds < 12
+    assert seconds < 25, "nothing that ends by itself waits for the limit"
     (record,) = caplog.records or [None]
     text = record.getMessage() if record else ""
     assert said in text
@@ -267,7 +268,7 @@ def test_what_a_function_writes_to_foreign_descriptors_costs_its_own_time(
     misdeed: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "STALL_SECONDS", 300.0)
-    runner = make(timeout_seconds=0.5)
+    runner = make(timeout_seconds=2.0)
     start = time.monotonic()
     rewards = runner.score(tasks_of("a", misdeed, "b"))
     assert [reward.status for reward in rewards] == ["ok", "crash", "ok"]
@@ -282,7 +283,7 @@ def test_verifiers_of_a_parent_that_died_at_the_start_end_without_a_word(capfd: 
 
 
 def test_threads_take_turns(make: Make) -> None:
-    runner = make(workers=2, timeout_seconds=1.0)
+    runner = make(workers=2, timeout_seconds=2.0)
     found: dict[int, list[str | None]] = {}
 
     def work(thread: int) -> None:
@@ -307,7 +308,7 @@ def test_in_a_ray_actor(make: Make, tmp_path: Path) -> None:
     class Actor:
         def statuses(self, responses: list[str]) -> list[str]:
             functions = [RewardFunctionConfig(fn=f"{tmp_path}/plugin.py:obey")]
-            config = RewardConfig(functions=functions, workers=2, timeout_seconds=1.0, memory_gib=0.5)
+            config = RewardConfig(functions=functions, workers=2, timeout_seconds=5.0, memory_gib=0.5)
             with RewardRunner(config, 1) as runner:
                 return [reward.status for reward in runner.score(tasks_of(*responses))]
 

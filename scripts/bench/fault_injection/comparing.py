@@ -19,6 +19,7 @@ CLOCKS = frozenset({"seconds", "started", "time", "made", "command"})  # keys of
 # Manifests are of files that are compared, and train.md is train.json for people; .metadata of PyTorch's checkpoints
 # holds names of folders.
 _LEFT_OUT = ("manifest.json", ".metadata", "later.json", "events.jsonl", "run.json", ".lock", "train.md")
+_TENSORS = (".distcp", ".pt")  # files of a rank
 # Of the tests that compare two ranks with one: Adam divides by gradients that vanish.
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-4
 HALF_WRITTEN = (".partial_*", ".*.tmp", "*.tmp", ".*.partial", ".*.replaced", ".latest")
@@ -102,7 +103,7 @@ def _differing_files(ours: Path, theirs: Path, name: str, rounding: bool) -> lis
         {
             str(path.relative_to(folder)): path
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name not in _LEFT_OUT
+            if path.is_file() and path.name not in _LEFT_OUT and not (rounding and path.suffix in _TENSORS)
         }
         for folder in (ours, theirs)
     )
@@ -115,7 +116,7 @@ def _differs(ours: Path, theirs: Path, rounding: bool) -> bool:
     if not (ours.exists() and theirs.exists()):
         return ours.exists() != theirs.exists()
     if rounding:
-        return ours.suffix not in (".distcp", ".pt") and not nearly_equal(_numbers(ours), _numbers(theirs))
+        return not nearly_equal(_numbers(ours), _numbers(theirs))
     mine, other = contents(ours), contents(theirs)
     return not mine.equals(other) if hasattr(mine, "equals") else bool(mine != other)
 

@@ -23,6 +23,7 @@ _BEFORE_THE_LAST_STEP = 0.8  # of the rows of metrics
 _START_SECONDS = 300.0  # for the workers to be there
 _REPAIR_SECONDS = 10.0  # at most, until another machine takes the place of a dead one
 WITHOUT_RESTARTS_EVERY = 4  # trials
+FEWER_MACHINES = 2  # the number, of each four trials, of the one in which a dead machine is not replaced
 
 
 def restarts_of(trial: Trial) -> int:
@@ -50,23 +51,30 @@ def worker_deaths(bench: Bench, trial: Trial) -> Outcome:
 
 
 def machine_deaths(bench: Bench, trial: Trial) -> Outcome:
-    """SIGKILL one of two raylets and all below it, then start another, as often as the run may restart; or once."""
+    """SIGKILL one of two raylets and all below it, then start another, as often as the run may restart; or once.
+
+    In each fourth trial no other takes its place, and the run goes on with one machine.
+    """
     place, choose, restarts = bench.place(trial), bench.random(trial), restarts_of(trial)
     reference, deaths, seen = bench.reference(trial.run), 0, list[psutil.Process]()
+    fewer = trial.number % WITHOUT_RESTARTS_EVERY == FEWER_MACHINES
     with _two_machines() as cluster:
-        layout = ("cluster.nodes=2", "cluster.workers_per_node=1", f"cluster.address={cluster.address}")
+        layout = ["cluster.nodes=2", "cluster.workers_per_node=1", f"cluster.address={cluster.address}"]
+        layout += ["cluster.min_nodes=1", "cluster.replacement_seconds=1"] if fewer else []
         command = _start(bench, trial, place, restarts, *layout)
-        for share in _shares(choose, restarts or 1):
+        for share in _shares(choose, 1 if fewer else restarts or 1):
             workers = _next_workers(command, lambda: _raylets(cluster), seen)
             sleep_until(command, place / "run", reference, choose, share)
             if not workers or command.status is not None:
                 break
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             deaths += 1
-            command.sleep(choose.random() * _REPAIR_SECONDS)
-            cluster.add_node(num_cpus=1)
+            if not fewer:
+                command.sleep(choose.random() * _REPAIR_SECONDS)
+                cluster.add_node(num_cpus=1)
         ended = command.ended(RAY_SECONDS)
-    return _went_on_or_resumes(bench, trial, place, ended, deaths, f"{deaths} machines died")
+    what = f"{deaths} machines died" + (", and none took their place" if fewer else "")
+    return _went_on_or_resumes(bench, trial, place, ended, deaths, what)
 
 
 def _shares(choose: random.Random, deaths: int) -> list[float]:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from reasoner_rl.training.checkpoint import CheckpointStore, verify
 
 MEASURED = ("time/", "speed/", "memory/")  # metrics that differ from run to run
-CLOCKS = frozenset({"seconds", "started", "time", "made", "command"})  # keys of JSON
+# Keys of JSON that say when, and after how many deaths of workers.
+CLOCKS = frozenset({"seconds", "started", "time", "made", "command", "restarts"})
 # Manifests are of files that are compared, and train.md is train.json for people; .metadata of PyTorch's checkpoints
 # holds names of folders.
 _LEFT_OUT = ("manifest.json", ".metadata", "later.json", "events.jsonl", "run.json", ".lock", "train.md")

@@ -68,7 +68,7 @@ def machine_deaths(bench: Bench, trial: Trial) -> Outcome:
             sleep_until(command, place / "run", reference, choose, share)
             if not workers or command.status is not None:
                 break
-            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            _kill_machine(cluster)
             deaths += 1
             if not fewer:
                 command.sleep(choose.random() * _REPAIR_SECONDS)
@@ -142,6 +142,21 @@ def _kill(worker: psutil.Process) -> int:
         worker.kill()
         return 1
     return 0
+
+
+def _kill_machine(cluster: Any) -> None:
+    """SIGKILL the raylet of the machine beside the head and all below it, as when the power fails.
+
+    Workers would notice the death of their raylet too, but only after the few seconds that such a run takes.
+    """
+    node = next(iter(cluster.worker_nodes))
+    below: list[psutil.Process] = []
+    for raylet in node.all_processes["raylet"]:
+        below += psutil.Process(raylet.process.pid).children(recursive=True)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _require_gone(workers: list[psutil.Process]) -> None:

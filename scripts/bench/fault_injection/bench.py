@@ -156,8 +156,8 @@ def sleep_until(
     """
     rows = _rows(reference.output)
     wanted = int(share * (rows + 1))
-    part = _START_SHARE if wanted == 0 else (1 - _START_SHARE) / rows
-    pause = choose.random() * part * reference.seconds
+    steps = json.loads((reference.output / "summary.json").read_text(encoding="utf-8"))["seconds"]
+    pause = choose.random() * (_START_SHARE * reference.seconds if wanted == 0 else steps / rows)
     command.wait_until(lambda: _rows(output) >= wanted, RAY_SECONDS)
     command.sleep(pause)
     return f"{pause:.2f} s after row {wanted} of {rows}"

@@ -98,7 +98,8 @@ def _went_on_or_resumes(
     if ended.status == 0:
         bench.compare(run, place / "run")
         restarted = json.loads((place / "run" / "summary.json").read_text(encoding="utf-8"))["restarts"]
-        return Outcome(deaths, f"{what}: the same command went on to the end, with {restarted} restarts")
+        # A death after the last step is noticed by nobody, and counts for nothing.
+        return Outcome(restarted, f"{what}: the same command went on to the end, with {restarted} restarts")
     if "Traceback" in ended.output or ended.status != WORKERS_FAILED or restarts_of(trial):
         raise TrialFailed(f"{what}: the command ended with status {ended.status}: {ended.tail()}")
     if "The same command resumes from the newest checkpoint" not in ended.output:

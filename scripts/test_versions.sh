@@ -11,7 +11,7 @@
 #
 # Core tests are those of generation with the embedded engine, FSDP2 training, losses, the hybrid engine and whole runs;
 # vLLM, Ray and Megatron are not installed, and tests that need them are skipped. Ends with the status of the first
-# that failed. What ran, and when, is in docs/install.md.
+# that failed. What ran, and when, is in docs/start/install.md.
 #
 #   PYTHON                makes the environments of oldest and newest; python3 unless set, which must be 3.11 or newer
 #   REASONER_RL_VENV      environment of transformers, instead of .venv

@@ -4,7 +4,7 @@
     algorithm: {advantage: my_algorithm.py:advantages}       advantages of the group family
     algorithm: {loss: {fn: my_algorithm.py:loss}}            the policy's loss of any algorithm
 
-docs/write_an_algorithm.md is the guide, and custom_template.py a working example of all three.
+docs/how_to/own_algorithm.md is the guide, and custom_template.py a working example of all three.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Only the advantage, or only the loss, of an algorithm that there is:
     algorithm: {kind: grpo, advantage: my_algorithm.py:advantages}
     algorithm: {kind: dapo, loss: {fn: my_algorithm.py:loss}}
 
-docs/write_an_algorithm.md explains what samples and batches hold. When a run starts, the functions are tried out on a
+docs/how_to/own_algorithm.md explains what samples and batches hold. When a run starts, the functions are tried out on a
 made-up batch, also for whether the loss depends on how a batch is cut.
 """
 

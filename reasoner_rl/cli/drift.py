@@ -39,7 +39,7 @@ def drift(
     """Make steps with learning rate 0: accuracy, logprob gap and sync gap must stay flat, and the weights the same.
 
     Everything else is as in training. Gaps are shown by position in the response, by token and by response. The exit
-    status is 1 if something has moved. docs/drift.md says how to read it.
+    status is 1 if something has moved. docs/how_to/drift.md says how to read it.
     """
     config = load_recipe(recipe, overrides or [])
     if not isinstance(config, OnlineConfig):

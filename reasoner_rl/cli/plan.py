@@ -38,7 +38,8 @@ def plan(
     """Say before GPUs are spent what a recipe needs: memory by phase, tokens, operations, time and cost of a step.
 
     Neither the data nor the model's weights are needed. If the recipe cannot fit, the reasons and the nearest
-    settings that fit are printed, and the exit status is 2. docs/plan.md says how to read it and what was checked.
+    settings that fit are printed, and the exit status is 2. docs/how_to/plan_memory.md says how to read it and what
+    was checked.
     """
     from reasoner_rl.commands.plan import Wish, calibrate, make_plan
 

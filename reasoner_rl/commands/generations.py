@@ -1,8 +1,8 @@
 """Responses that exist already, of a run or made elsewhere: one typed record for each row of a file.
 
 A row holds a response, or a list of them (several samples of one problem), a ground truth, and if it is given what
-names the problem. JSONL, parquet, and the records of a run (docs/records.md) are read; `Columns` names keys that are
-called otherwise.
+names the problem. JSONL, parquet, and the records of a run (docs/reference/records.md) are read; `Columns` names keys
+that are called otherwise.
 """
 
 from __future__ import annotations

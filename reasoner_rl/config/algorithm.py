@@ -446,7 +446,7 @@ class DistillationConfig(GroupPolicyGradientConfig):
 
 
 class CustomConfig(PolicyGradientConfig):
-    """An algorithm of your own: see docs/write_an_algorithm.md."""
+    """An algorithm of your own: see docs/how_to/own_algorithm.md."""
 
     kind: Literal["custom"] = Field("custom", description="Chooses this algorithm.")
     fn: UserFunction = Field(

@@ -111,7 +111,7 @@ class HostMemoryLimits(Section):
 
 
 class DriftConfig(Section):
-    """What is watched in a run of kind online; docs/drift.md."""
+    """What is watched in a run of kind online; docs/how_to/drift.md."""
 
     on_alarm: Literal["tell", "stop", "go_back"] = Field(
         "tell",

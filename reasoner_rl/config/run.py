@@ -174,8 +174,8 @@ class RecordConfig(Section):
     )
     rollout_format: Literal["parquet", "jsonl", "both"] = Field(
         "both",
-        description="parquet: all that is known of a response, per token (docs/records.md). jsonl: one line per "
-        "response for people, with means. both: a file of each.",
+        description="parquet: all that is known of a response, per token (docs/reference/records.md). jsonl: one line "
+        "per response for people, with means. both: a file of each.",
     )
     progress: bool | Literal["auto"] = Field(
         "auto",

@@ -15,7 +15,7 @@ beta-binomial distribution with that mean. So there is an estimate even where no
 4 % can be solved was missed in all 240 samples of 60 problems is likely only if solved problems are solved always, and
 the interval of 0 of 240 is as wide as that of 0 of 60.
 
-Its coverage is simulated in tests/evaluation/test_intervals.py; docs/evaluation.md has more.
+Its coverage is simulated in tests/evaluation/test_intervals.py; docs/how_to/evaluate.md has more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The result file of an evaluation: accuracies with their error bars, and everything that is needed to repeat them.
 
-``evaluation.json`` is one `EvaluationResult`. docs/evaluation.md says what its keys mean. Hashes are SHA-256 in
+``evaluation.json`` is one `EvaluationResult`. docs/how_to/evaluate.md says what its keys mean. Hashes are SHA-256 in
 hexadecimal. What is not known, as of generations that were made elsewhere, is null.
 """
 

@@ -1,8 +1,8 @@
 """Responses as a table: one row per response, with every per-token column, in parquet.
 
 `SCHEMA` is the format of ``rollouts/*.parquet``, ``evaluations/*.parquet`` and of the surplus groups in a checkpoint;
-docs/records.md says what each column means. Columns that say the same of many responses, such as the prompt or the
-policy version, are written once per run of equal values by parquet itself.
+docs/reference/records.md says what each column means. Columns that say the same of many responses, such as the prompt
+or the policy version, are written once per run of equal values by parquet itself.
 """
 
 from __future__ import annotations
@@ -221,5 +221,5 @@ def _arrays(column: pa.ListArray) -> list[numpy.ndarray[Any, Any] | None]:
 
 
 def groups_of(table: pa.Table) -> list[ScoredGroup]:
-    """The groups that a table was written from; docs/records.md says what is not kept to the last bit."""
+    """The groups that a table was written from; docs/reference/records.md says what is not kept to the last bit."""
     return groups_of_rows(_rows(table))

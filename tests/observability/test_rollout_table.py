@@ -348,7 +348,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_previous_one(written: Path) -
 
 
 def test_the_documentation_has_every_column_in_its_type(repository: Path) -> None:
-    text = (repository / "docs" / "records.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "records.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.MULTILINE)
     kinds = {"double": "float64", "float": "float32", "string": "text"}
 

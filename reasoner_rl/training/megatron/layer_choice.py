@@ -64,8 +64,8 @@ def choose_layers(
         ) from error
     if wanted == "transformer_engine":
         raise ConfigError(
-            f"{KEY}=transformer_engine needs the package {PACKAGE!r}, which is not installed: docs/start/install.md says "
-            "how to get it. auto and local train without it, more slowly"
+            f"{KEY}=transformer_engine needs the package {PACKAGE!r}, which is not installed: docs/start/install.md "
+            "says how to get it. auto and local train without it, more slowly"
         )
     return "local", (
         "TransformerEngine is not installed: Megatron's layers are those of megatron-core with PyTorch's attention "

@@ -1,0 +1,75 @@
+"""Pages of the site that are made from the code: recipes, their keys, the command line, metrics."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import typer.cli
+import typer.main
+
+from reasoner_rl.cli import app
+from reasoner_rl.config.key_list import KeyDoc, list_keys
+from reasoner_rl.config.kinds import RECIPE_KINDS
+from reasoner_rl.config.load import describe_recipes
+
+
+def generated_pages() -> dict[str, str]:
+    """Path on the site -> Markdown."""
+    pages = {f"reference/keys/{kind}.md": keys_page(kind) for kind in RECIPE_KINDS}
+    return pages | {"reference/recipes.md": recipes_page(), "reference/commands.md": commands_page()}
+
+
+def recipes_page() -> str:
+    """The shipped recipes."""
+    rows = [
+        f"| `{recipe.name}` | [{recipe.kind}](keys/{recipe.kind}.md) | {recipe.description} |"
+        for recipe in describe_recipes()
+    ]
+    head = """# Recipes
+
+The recipes that come with the package. A command takes the name, and a recipe of your own begins with
+`extends: NAME` ([how](configuration.md#extending-a-recipe)). `reasoner-rl config show NAME` prints one with every key resolved.
+
+| name | kind | what it is |
+|---|---|---|
+"""
+    return head + "\n".join(rows) + "\n"
+
+
+def keys_page(kind: str) -> str:
+    """Every key of a kind of recipe, a heading for each section."""
+    lines = [
+        f"# Keys of recipes of kind {kind}",
+        "",
+        f"Made from the configuration's models; `reasoner-rl config keys {kind} [WORD]...` prints the same. A key is changed "
+        f"in the recipe or on the command line, as in `run.seed=1` ([configuration](../configuration.md)).",
+        "",
+    ]
+    section = None
+    for doc in list_keys(kind):
+        top = doc.path.split(".")[0]
+        if top != section:
+            section = top
+            lines += [f"## {section}", ""]
+        lines += [*key_entry(doc), ""]
+    return "\n".join(lines)
+
+
+def key_entry(doc: KeyDoc) -> list[str]:
+    """One key: name, type, default and meaning, as a definition that can be linked to."""
+    default = {"": "", "required": " · required"}.get(doc.default, f" · default `{doc.default}`")
+    kinds = f" · only with {', '.join(f'`{kind}`' for kind in doc.kinds)}" if doc.kinds else ""
+    anchor = re.sub(r"[^a-z0-9_]+", "-", doc.path.lower()).strip("-")
+    return [
+        f"`{doc.path}`{{ #{anchor} }}",
+        f":   {html.escape(doc.type, quote=False)}{default}{kinds}<br>{html.escape(doc.description, quote=False)}",
+    ]
+
+
+def commands_page() -> str:
+    """The command line, from typer, and the exit statuses."""
+    command = typer.main.get_command(app)
+    context = command.context_class(command, info_name="reasoner-rl")
+    text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="reasoner-rl", title="Command line")
+    return text

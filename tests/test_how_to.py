@@ -1,0 +1,94 @@
+"""The how-to pages' files and commands, run as a reader types them: every block below a line `<!-- run -->`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from reasoner_rl import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    page
+    for folder in ("start", "how_to")
+    for page in (ROOT / "docs" / folder).glob("*.md")
+    if "<!-- run -->" in page.read_text(encoding="utf-8")
+)
+_BLOCK = re.compile(
+    r'^<!-- run -->\n```(?P<language>\w+)(?: title="(?P<file>[^"]+)")?\n(?P<text>.*?)^```$',
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A file to write, or a command; its last character says whether it is to fail."""
+
+    file: str | None
+    text: str
+
+
+def blocks_of(page: str) -> list[Block]:
+    """The blocks of a page that are run. Raises ValueError for a marked block that is none of both."""
+    found = list(_BLOCK.finditer(page))
+    if len(found) != page.count("<!-- run -->"):
+        raise ValueError("a line <!-- run --> has no fenced block directly below it")
+    for match in found:
+        if match["file"] is None and match["language"] != "bash":
+            raise ValueError(
+                f"a block of {match['language']} that is run has to have a title, its file's name"
+            )
+    return [Block(match["file"], match["text"]) for match in found]
+
+
+def commands_of(text: str) -> list[str]:
+    """Commands of a block of bash, one each: a line that ends with a backslash goes on in the next."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def test_what_blocks_are_run() -> None:
+    page = 'x\n<!-- run -->\n```yaml title="a.yaml"\nb: 1\n```\n```bash\nnot run\n```\n'
+    page += "<!-- run -->\n```bash\na \\\n  b\n# c\n```\n"
+    assert blocks_of(page) == [Block("a.yaml", "b: 1\n"), Block(None, "a \\\n  b\n# c\n")]
+    assert commands_of("a \\\n  b\n# c\n\nd  # fails\n") == ["a    b", "d  # fails"]
+    with pytest.raises(ValueError, match="directly below"):
+        blocks_of("<!-- run -->\n\n```bash\na\n```\n")
+    with pytest.raises(ValueError, match="has to have a title"):
+        blocks_of("<!-- run -->\n```yaml\na: 1\n```\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_a_page_does_what_it_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("scripts", "data", "reward_fns"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        if block.file is not None:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+            continue
+        for command in commands_of(block.text):
+            status = run(command, monkeypatch)
+            told = "".join(capfd.readouterr())
+            assert (status != 0) == command.endswith("# fails"), f"{command}: status {status}\n{told}"
+
+
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status. `reasoner-rl` itself runs in this process, which spares its start."""
+    words = shlex.split(command, comments=True)
+    plain = not any(sign in command for sign in "|><;&$*")
+    if words[0] != "reasoner-rl" or not plain:
+        script = f'reasoner-rl() {{ {shlex.quote(sys.executable)} -m reasoner_rl.cli "$@"; }}\n{command}'
+        return subprocess.run(["bash", "-euo", "pipefail", "-c", script], timeout=300).returncode
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)

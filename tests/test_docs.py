@@ -15,7 +15,7 @@ from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.config.load import shipped_recipes
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTSIDE = [ROOT / "README.md", ROOT / "data" / "README.md", *ROOT.glob("[A-Z]*.md")]
+OUTSIDE = {ROOT / "data" / "README.md", *ROOT.glob("[A-Z]*.md")}
 PAGES = sorted({*OUTSIDE, *(ROOT / "docs").rglob("*.md")})
 # The keys of verl and TRL stand on these beside ours.
 OF_OTHERS = {"from_verl.md", "from_trl.md", "configuration.md"}

@@ -1,4 +1,4 @@
-"""Which forms of an answer count where: the README's table and what is said at the start, asked of the verifiers."""
+"""Which forms of an answer count where: the page's table and what is said at the start, asked of the verifiers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reward_fns import compute_score, math_verify_rule, verify_math
 from reward_fns.forms import FORMS, forms_that_count, rules_in_force
 from reward_fns.registry import COUNTDOWN, GENERAL, PERCENT, RULES, STRICT, STRICT_OR_BOXED, WORD_PROBLEM
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "understand" / "verifier.md"
 # Column of the table -> a data source whose rule it is about.
 SOURCES = {
     "other sources": "my_file",
@@ -41,7 +41,7 @@ def counted(column: str) -> dict[str, bool]:
 
 def table_of_the_readme() -> dict[str, dict[str, bool]]:
     """Column -> form -> whether the table says that it counts."""
-    lines = iter(README.read_text(encoding="utf-8").splitlines())
+    lines = iter(PAGE.read_text(encoding="utf-8").splitlines())
     title, *columns = cells(next(line for line in lines if line.startswith("| truth `5`")))
     assert title == "truth `5`, response ends with"
     assert set(next(lines)) == {"|", "-"}

@@ -13,7 +13,7 @@ __all__ = ["__version__", "evaluate", "load_recipe", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """The installed version, and the functions of `reasoner_rl.api`, which are imported on demand: they import torch."""
+    """The installed version, and the functions of `reasoner_rl.api`, which import torch and are loaded on demand."""
     if name == "__version__":
         return _installed_version()
     if name in __all__:

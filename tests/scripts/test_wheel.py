@@ -29,6 +29,7 @@ def check_wheel(root: Path, *arguments: str | Path) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this is no checkout of git, of which the wheel is built")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+import reasoner_rl
 from reasoner_rl.cli import config, data, evaluate, look, reference
 from reasoner_rl.cli.common import COMMAND, print_table
 from reasoner_rl.cli.drift import drift
@@ -51,7 +51,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"reasoner-rl {importlib.metadata.version('reasoner_rl')}")
+        typer.echo(f"reasoner-rl {reasoner_rl.__version__}")
         raise typer.Exit
 
 

@@ -17,8 +17,8 @@ from reasoner_rl.config.load import shipped_recipes
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {ROOT / "data" / "README.md", *ROOT.glob("[A-Z]*.md")}
 PAGES = sorted({*OUTSIDE, *(ROOT / "docs").rglob("*.md")})
-# The keys of verl and TRL stand on these beside ours.
-OF_OTHERS = {"from_verl.md", "from_trl.md", "configuration.md"}
+# Keys of verl and TRL, and keys that had other names before, stand on these beside ours.
+OF_OTHERS = {"from_verl.md", "from_trl.md", "configuration.md", "CHANGELOG.md"}
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 _COMMAND = re.compile(r"(?<![\w/-])reasoner-rl +([a-z][a-z-]*)(?: +([^\s`\\]+))?")

@@ -52,7 +52,7 @@ def test_the_image_has_the_cuda_version_of_torch_and_a_user_who_is_not_root() ->
     (torch,) = re.findall(r"^torch==(.*)$", (ROOT / "scripts" / "constraints.txt").read_text(), re.M)
     assert (
         f"| torch | {torch} (CPU build) | {torch} (CUDA {cuda}) |"
-        in (ROOT / "docs" / "install.md").read_text()
+        in (ROOT / "docs" / "start" / "install.md").read_text()
     )
     assert re.findall(r"^USER (.*)$", TEXT, re.M) == ["$UID"]
     (uid,) = re.findall(r"^ARG UID=(\d+)$", TEXT, re.M)

@@ -66,6 +66,9 @@ def with_precomputed_reference(
                     _write(file, logprobs)
                 advance(1)
             attached += _attach(part, _read(file, part))
+    if cache is None:  # no other run writes here, so that what is left is of a start that was killed
+        for left in folder.glob("part_*.tmp"):
+            left.unlink()
     return attached
 
 
@@ -81,8 +84,11 @@ def _as_config_error(chosen: str, path: Path) -> Iterator[None]:
 def _write(file: Path, logprobs: Sequence[Tensor]) -> None:
     temporary = file.with_suffix(f".{os.getpid()}.tmp")  # another run may compute the same
     # Not save_file, whose files only their owner can read.
-    temporary.write_bytes(save({"logprobs": torch.cat(list(logprobs)).float().contiguous()}))
-    temporary.replace(file)
+    try:
+        temporary.write_bytes(save({"logprobs": torch.cat(list(logprobs)).float().contiguous()}))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path, part: Sequence[Example]) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -230,6 +231,32 @@ def test_a_folder_for_precomputed_logprobs_that_cannot_be_used_is_named(
         text = refusal(cache if parent is cache else None)
         assert text.startswith(f"{chosen}: {parent / key}/part_00000.safetensors cannot be written: "), text
         assert "Is a directory" in text
+
+
+def test_no_half_written_logprobs_are_left(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe("run", LIVE | {"reference": "precomputed"})
+    examples = load_judged(config, load_tokenizer(config.model))
+    data = fingerprint(examples)
+    folder = tmp_path / "run" / "reference_logprobs" / reference_cache._key(config.model, data)
+    policy: Any = CountsTokens()
+    with monkeypatch.context() as patched:
+
+        def full(path: Path, content: bytes) -> int:
+            with path.open("wb") as file:
+                file.write(content[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(ConfigError, match="No space left on device"):
+            reference_cache.with_precomputed_reference(config, examples, data, policy)
+    assert list(folder.iterdir()) == [], "of a full disk"
+    (folder / "part_00000.1.tmp").write_bytes(b"half")
+    reference_cache.with_precomputed_reference(config, examples, data, policy)
+    assert [path.name for path in folder.iterdir()] == ["part_00000.safetensors"], (
+        "of a start that was killed"
+    )
 
 
 def test_what_the_precomputed_logprobs_depend_on(recipe: Recipe, tmp_path: Path) -> None:

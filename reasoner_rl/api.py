@@ -3,7 +3,8 @@
     summary = train("quickstart", {"run.steps": 10, "run.seed": 1}, on_metrics=lambda step, metrics: ...)
     result = evaluate("quickstart", {"run.seed": 1})
 
-A recipe is the name of a shipped one, the path of a YAML file, or what `load_recipe` returned.
+A recipe is the name of a shipped one, the path of a YAML file, a mapping with the sections that such a file has, or
+what `load_recipe` returned.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from reasoner_rl.trainer.reference import load_reference
 from reasoner_rl.trainer.train import Observers
 from reasoner_rl.trainer.train import train as _train
 
-Recipe = str | Path | AnyRecipe
+Recipe = str | Path | Mapping[str, Any] | AnyRecipe
 Overrides = Mapping[str, Any]
 
 
@@ -42,6 +43,13 @@ def load_recipe(recipe: Recipe, overrides: Overrides | None = None) -> AnyRecipe
     given = [f"{key}={json.dumps(_plain(value))}" for key, value in (overrides or {}).items()]
     if isinstance(recipe, str | Path):
         return load.load_recipe(recipe, given)
+    if isinstance(recipe, Mapping):
+        return load.check_tree(_plain(recipe), given)
+    if not isinstance(recipe, AnyRecipe):
+        raise ConfigError(
+            "a recipe is the name of a shipped one, the path of a YAML file, a mapping of sections, or what "
+            f"load_recipe returned; it is {recipe!r}"
+        )
     return load.change_recipe(recipe, given) if given else recipe
 
 

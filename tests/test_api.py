@@ -47,6 +47,30 @@ def test_recipes_are_changed_by_mappings(tmp_path: Path) -> None:
         reasoner_rl.load_recipe("quickstart", ["run.seed=1"])  # type: ignore[arg-type]
 
 
+def test_a_mapping_is_a_recipe(tmp_path: Path) -> None:
+    tree = {
+        "extends": "quickstart",
+        "run": {"output_dir": tmp_path},
+        "rollout": {"sampling": {"stop": ("]",)}},
+    }
+    config = reasoner_rl.load_recipe(tree, {"run.seed": 3})
+    changes = {"run.output_dir": tmp_path, "rollout.sampling.stop": ["]"], "run.seed": 3}
+    assert config == reasoner_rl.load_recipe("quickstart", changes)
+    assert tree["extends"] == "quickstart", "the mapping itself is not changed"
+    with pytest.raises(
+        ConfigError, match=r"the recipe: run\.sed = 1: unknown key\. Did you mean 'run\.seed'"
+    ):
+        reasoner_rl.load_recipe({"extends": "quickstart", "run": {"sed": 1}})
+    with pytest.raises(
+        ConfigError, match=r"the recipe: extends: unknown recipe 'quickstar'.*Did you mean 'quick"
+    ):
+        reasoner_rl.load_recipe({"extends": "quickstar"})
+    with pytest.raises(
+        ConfigError, match=r"a mapping of sections, or what load_recipe returned; it is \[1\]"
+    ):
+        reasoner_rl.load_recipe([1])  # type: ignore[arg-type]
+
+
 def test_a_run_and_its_evaluation(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> None:
     (tmp_path / "problems.jsonl").write_text(
         '{"problem": "1+1?", "answer": "2"}\n{"problem": "2?", "answer": "2"}\n'

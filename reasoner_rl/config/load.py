@@ -82,6 +82,17 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     return _resolve(layers, recipe)
 
 
+def check_tree(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Return the configuration that a mapping of sections makes, as the YAML file with the same content would.
+
+    Paths of ``extends`` are relative to the current folder. Raises ConfigError as `load_recipe` does.
+    """
+    layers = _with_extended(dict(tree), "the recipe", Path(), ())
+    if overrides:
+        layers.append(Layer(OVERRIDE, _override_tree(overrides)))
+    return _resolve(layers, "the recipe")
+
+
 def change_recipe(config: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
     """Return a recipe with overrides laid over it, which read as in `load_recipe`. Raises ConfigError as that does."""
     layers = [Layer("the recipe", config.model_dump(mode="json")), Layer(OVERRIDE, _override_tree(overrides))]
@@ -144,17 +155,24 @@ def _read_layers(path: Path, extended_by: tuple[Path, ...]) -> list[Layer]:
     if not isinstance(tree, dict):
         what = "the file is empty" if tree is None else f"it holds {show(tree)}"
         raise ConfigError(f"{path}: a recipe is a mapping of sections; {what}")
+    return _with_extended(tree, str(path), path.parent, (*extended_by, path.resolve()))
+
+
+def _with_extended(
+    tree: dict[str, Any], name: str, folder: Path, extended_by: tuple[Path, ...]
+) -> list[Layer]:
+    """The recipe ``tree``, called ``name`` in messages, behind all that it extends by paths relative to ``folder``."""
     base = tree.pop("extends", None)
-    layer = Layer(str(path), tree)
+    layer = Layer(name, tree)
     if base is None:
         return [layer]
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: extends = {show(base)}: must be the name of a shipped recipe or a path")
+        raise ConfigError(f"{name}: extends = {show(base)}: must be the name of a shipped recipe or a path")
     try:
-        located = _locate(base, path.parent)
+        located = _locate(base, folder)
     except ConfigError as error:
-        raise ConfigError(f"{path}: extends: {error}") from None
-    return [*_read_layers(located, (*extended_by, path.resolve())), layer]
+        raise ConfigError(f"{name}: extends: {error}") from None
+    return [*_read_layers(located, extended_by), layer]
 
 
 def _override_tree(overrides: Sequence[str]) -> dict[str, Any]:

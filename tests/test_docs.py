@@ -15,7 +15,7 @@ from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.config.load import shipped_recipes
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTSIDE = {ROOT / "data" / "README.md", *ROOT.glob("[A-Z]*.md")}
+OUTSIDE = {ROOT / "data" / "README.md", ROOT / "scripts" / "examples" / "README.md", *ROOT.glob("[A-Z]*.md")}
 PAGES = sorted({*OUTSIDE, *(ROOT / "docs").rglob("*.md")})
 # Keys of verl and TRL, and keys that had other names before, stand on these beside ours.
 OF_OTHERS = {"from_verl.md", "from_trl.md", "configuration.md", "CHANGELOG.md"}

@@ -2,7 +2,7 @@
 
 The reward is for short responses, and the model is tiny and untrained, so it learns to say nothing. To train a real
 one, change two keys, model.path and data.train.path, and the reward (README.md in this folder).
-docs/write_an_algorithm.md says how a loss or a whole algorithm is replaced.
+docs/how_to/own_algorithm.md says how a loss or a whole algorithm is replaced.
 
     python scripts/examples/own_algorithm.py [--out FOLDER]
 """

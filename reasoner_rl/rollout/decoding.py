@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -196,6 +197,9 @@ class Decoder:
     """Lets the model read: prompts when rows are added, and one token per row at every step."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
+        # Newer versions of transformers call the argument cache, and from 5.40 on nothing else.
+        arguments = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self._model, self._device = model, device
         nothing = torch.empty(0, dtype=torch.int64, device=device)
         self._contexts = Contexts(KvCache(), nothing, torch.empty(0, device=device))
@@ -275,9 +279,9 @@ class Decoder:
             input_ids=input_ids,
             attention_mask=(positions >= 0) if padding.any() else None,
             position_ids=positions[:, -input_ids.shape[1] :].clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: cache},
             **attention,
         )
         return output.logits[:, -1]

@@ -1,6 +1,6 @@
 """Memory of one rank by phase, and of the hosts.
 
-Phases and what is there in each of them: docs/architecture.md, "Phases and memory".
+Phases and what is there in each of them: docs/understand/roles_and_placement.md, "Phases and memory".
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ def every_metric() -> Iterator[MetricDoc]:
         yield from group.metrics
 
 
+@cache
 def meaning_of(key: str) -> MetricDoc | None:
     """The entry of a key of metrics.jsonl; None if there is none, as for what a user's own algorithm logs.
 

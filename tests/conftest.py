@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import torch
 import transformers
 import yaml
+from documented import require_documented
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -31,6 +32,7 @@ from transformers import (
 )
 
 from reasoner_rl.commands.make_tiny_model import build_tokenizer
+from reasoner_rl.metrics import Metrics, values
 from reasoner_rl.observability.versions import installed_version
 from reasoner_rl.types import Prompt, Reward, Rollout, ScoredGroup
 
@@ -84,6 +86,20 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     if needing_one and not torch.cuda.is_available():
         for item in needing_one:
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and is run by: pytest -m gpu"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def documented_metrics() -> Iterator[None]:
+    """Whatever a run that a test makes in this process logs must be in the glossary, and reduced as it says."""
+    from reasoner_rl.trainer import loop
+
+    def checked(metrics: Metrics) -> dict[str, float]:
+        require_documented(metrics)
+        return values(metrics)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "values", checked)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import yaml
 from reasoner_rl import cli
 from reasoner_rl.config.load import load_recipe, shipped_recipes
 from reasoner_rl.errors import WorkerError
+from reasoner_rl.observability.glossary import every_metric
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,26 @@ def test_config_lists_the_keys_of_a_kind(kind: str, reasoner_rl: Callable[..., O
     assert "[dapo]" not in outcome.out
 
 
+def test_config_lists_the_metrics(reasoner_rl: Callable[..., Outcome]) -> None:
+    lines = reasoner_rl("config", "metrics").out.splitlines()
+    assert [line.split(" ")[0] for line in lines] == [doc.key for doc in every_metric()]
+    assert max(map(len, lines)) <= 100
+    found = reasoner_rl("config", "metrics", "REWARD/", "second").out.splitlines()
+    assert [line.split(" ")[0].removeprefix("reward/second_opinion") for line in found] == [
+        *("s", "_disagreements", "_failures")
+    ]
+    assert (
+        found[0].split("  ", 1)[1].lstrip().startswith("(responses)  A second verifier judged the response")
+    )
+    assert reasoner_rl("config", "metrics", "train/lr", "--long").out.splitlines() == [
+        "Optimizer. Of the model that is trained. With PPO that is the policy; the critic's stand under",
+        "critic/.",
+        "train/lr",
+        "    (number, mean over the optimizer updates of the step)",
+        "    Learning rate of the update, as the schedule has it.",
+    ]
+
+
 def test_settings_of_verl_and_trl_become_a_recipe(
     reasoner_rl: Callable[..., Outcome], tmp_path: Path
 ) -> None:
@@ -196,7 +217,11 @@ def test_settings_of_verl_and_trl_become_a_recipe(
         (("config", "--keys", "online"), ("`reasoner-rl config keys online` now",)),
         (("config", "--keys", "online", "kl"), ("`reasoner-rl config keys online` now",)),
         (("config", "keys", "sft", "clip_high"), ("no key of kind sft has 'clip_high'",)),
-        (("config", "lst"), ("must be one of list, show, keys, from-verl, from-trl", "Did you mean 'list'?")),
+        (("config", "metrics", "clip", "fricton"), ("no metric has 'clip' and 'fricton' in its name",)),
+        (
+            ("config", "lst"),
+            ("must be one of list, show, keys, metrics, from-verl, from-trl", "Did you mean 'list'?"),
+        ),
         (
             ("train", "quickstart_sft"),
             ("`reasoner-rl train`", "online, preference, reward_model or iterated", "of kind 'sft'"),

@@ -1,4 +1,4 @@
-"""`reasoner-rl config`: recipes and their keys, and recipes of settings that were written for other frameworks."""
+"""`reasoner-rl config`: recipes, their keys and metrics, and recipes of settings that other frameworks read."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class _ConfigCommands(CommandGroup):
 
 group = typer.Typer(
     cls=_ConfigCommands,
-    help="List recipes and keys, show a recipe as it is resolved, make one of settings of verl or TRL. Without a "
-    "command: list.",
+    help="List recipes, keys and metrics, show a recipe as it is resolved, make one of settings of verl or TRL. "
+    "Without a command: list.",
     invoke_without_command=True,
 )
 
@@ -55,7 +55,7 @@ def main(
     ctx: typer.Context,
     keys: Annotated[str | None, typer.Option("--keys", hidden=True, callback=_say_that_keys_moved)] = None,
 ) -> None:
-    """List recipes and keys, show a recipe as it is resolved, make one of settings of verl or TRL."""
+    """List recipes, keys and metrics, show a recipe as it is resolved, make one of settings of verl or TRL."""
     if ctx.invoked_subcommand is None:
         list_recipes()
 
@@ -104,6 +104,22 @@ def keys(
             f"no key of kind {kind} has {' and '.join(map(repr, words or []))} in name, type or meaning"
         )
     sys.stdout.writelines(f"{line}\n" for line in key_lines(found, _width(), long))
+
+
+@group.command()
+def metrics(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD]...", help="Only metrics with all of these in name, unit or meaning."),
+    ] = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Print meanings in full, reductions and groups.")
+    ] = False,
+) -> None:
+    """List the metrics that runs log, one per line: name, unit, meaning."""
+    from reasoner_rl.commands.metric_list import metric_lines
+
+    sys.stdout.writelines(f"{line}\n" for line in metric_lines(words or [], _width(), long))
 
 
 @group.command("from-verl")

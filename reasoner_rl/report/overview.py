@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reasoner_rl.observability.glossary import meaning_of
 from reasoner_rl.report.configuration import between_runs, nearest_shipped
 from reasoner_rl.report.pages import PageSummary, Put, pages_of, write_page
 from reasoner_rl.report.pieces import find_pieces
@@ -42,6 +43,11 @@ class Overview:
         data = {
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "runs": [self._run(number, run, advance) for number, run in enumerate(runs)],
+            "meanings": {
+                name: f"{doc.unit}, {doc.reduced}. {doc.meaning}"
+                for name in sorted({name for run in runs for name in run.history})
+                if (doc := meaning_of(name)) is not None
+            },
             "between": between_runs([run.recipe for run in runs]) if len(runs) > 1 else [],
         }
         return gzip.compress(compact_json(data), mtime=0)

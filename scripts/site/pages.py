@@ -12,12 +12,17 @@ from reasoner_rl.cli import app
 from reasoner_rl.config.key_list import KeyDoc, list_keys
 from reasoner_rl.config.kinds import RECIPE_KINDS
 from reasoner_rl.config.load import describe_recipes
+from reasoner_rl.observability.glossary import glossary
 
 
 def generated_pages() -> dict[str, str]:
     """Path on the site -> Markdown."""
-    pages = {f"reference/keys/{kind}.md": keys_page(kind) for kind in RECIPE_KINDS}
-    return pages | {"reference/recipes.md": recipes_page(), "reference/commands.md": commands_page()}
+    return {
+        **{f"reference/keys/{kind}.md": keys_page(kind) for kind in RECIPE_KINDS},
+        "reference/recipes.md": recipes_page(),
+        "reference/commands.md": commands_page(),
+        "reference/metrics.md": metrics_page(),
+    }
 
 
 def recipes_page() -> str:
@@ -66,6 +71,36 @@ def key_entry(doc: KeyDoc) -> list[str]:
         f"`{doc.path}`{{ #{anchor} }}",
         f":   {html.escape(doc.type, quote=False)}{default}{kinds}<br>{html.escape(doc.description, quote=False)}",
     ]
+
+
+def metrics_page() -> str:
+    """Every metric that a run logs, by group."""
+    lines = [
+        "# Metrics",
+        "",
+        "What a run writes to `metrics.jsonl`, TensorBoard and Weights & Biases, one row per step. `{name}` stands for any "
+        "text. Made from `reasoner_rl/observability/glossary.yaml`, which tests compare with the code; "
+        "`reasoner-rl config metrics [WORD]...` prints the same.",
+    ]
+    for group in glossary():
+        lines += [
+            "",
+            f"## {group.title}",
+            "",
+            group.about,
+            "",
+            "| metric | unit | of | meaning |",
+            "|---|---|---|---|",
+        ]
+        for doc in group.metrics:
+            cells = (
+                f"`{doc.key}`".replace("|", "\\|"),
+                doc.unit,
+                doc.reduced,
+                html.escape(doc.meaning, quote=False),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def commands_page() -> str:

@@ -27,6 +27,7 @@ from reasoner_rl.config.preference import ReferenceConfig
 from reasoner_rl.config.recipes import EvalConfig, OnlineConfig, PreferenceConfig
 from reasoner_rl.config.rollout import HfEngineConfig
 from reasoner_rl.errors import ConfigError, DataError
+from reasoner_rl.observability.glossary import meaning_of
 from reasoner_rl.trainer.loop import Trainer
 from reasoner_rl.trainer.train import train
 
@@ -136,6 +137,7 @@ def test_rounds_follow_each_other(tree: dict[str, Any], finished: Path) -> None:
         first["generated_tokens"],
         summary["generated_tokens"],
     ]
+    assert {key for line in lines for key in line if meaning_of(key) is None} == set()
     accuracies = [line["eval/heldout/accuracy"] for line in lines]
     assert accuracies == [first["accuracy_before"], first["accuracy_after"], second["accuracy_after"]]
     assert (finished / "curves.png").exists()

@@ -53,6 +53,25 @@ def test_curves_of_two_runs_are_overlaid(opened: Opened, real_run: Path, hostile
     assert next(line["x"] for line in accuracy if line["name"] == "tiny: held out: heldout") == [0, 2, 4]
 
 
+def test_titles_of_curves_tell_what_the_metrics_mean(opened: Opened) -> None:
+    def told(title: str) -> str:
+        find = "title => [...document.querySelectorAll('h3')].find((one) => one.innerText.startsWith(title)).title"
+        text: str = opened.page.evaluate(find, title)
+        return text
+
+    opened.tab("curves")
+    reward, held_out = told("Reward (mean score)"), told("Accuracy")
+    assert reward.startswith(
+        "reward/score: score, mean over generated responses. The weighted sum of the reward"
+    )
+    assert [line.partition(":")[0] for line in held_out.split("\n\n")] == [
+        "reward/accuracy",
+        "eval/heldout/accuracy",
+    ]
+    opened.page.select_option("#any-metric", "train/lr")
+    assert told("Any metric").startswith("train/lr: number, mean over the optimizer updates of the step. ")
+
+
 def test_configuration_evaluations_and_events(opened: Opened, real_run: Path) -> None:
     opened.tab("configuration")
     page = opened.page

@@ -7,6 +7,11 @@ const Curves = (() => {
   let smooth = true;
   let observer = null;
   let runsShown = [];
+  let meanings = {}; // of metrics, by name
+
+  // The tooltip of a panel's title.
+  const meaningOf = (panel) => [...new Set(panel.series.map((line) => line.name))].filter((name) => name in meanings)
+    .map((name) => `${name}: ${meanings[name]}`).join("\n\n");
 
   // Centred moving average over a fifteenth of the points; at the ends, over those of them that exist.
   function smoothed(numbers) {
@@ -112,15 +117,20 @@ const Curves = (() => {
     observer.observe(place);
     const labels = [...new Set(panel.series.map((line) => line.label))];
     const only = labels.length === 1 && !panel.title.toLowerCase().includes(labels[0]) ? labels[0] : "";
-    return el("section", { class: "card" }, el("h3", {}, panel.title, " ", el("span", { class: "hint" }, only)), place);
+    return el("section", { class: "card" }, el("h3", { title: meaningOf(panel) }, panel.title, " ", el("span", { class: "hint" }, only)), place);
   }
 
   function explorer(runs, names, others) {
     const place = el("div", { class: "chart" });
     const chosen = others[0] ?? names[0];
-    const pick = (name) => draw(place, Panels.metricPanel(runs, name));
+    const heading = el("h3", {}, "Any metric");
+    const pick = (name) => {
+      const panel = Panels.metricPanel(runs, name);
+      heading.title = meaningOf(panel);
+      return draw(place, panel);
+    };
     const wide = el("section", { class: "card explorer" },
-      el("h3", {}, "Any metric"), select("", names.map((name) => [name, name]), chosen, pick, "any-metric"), place);
+      heading, select("", names.map((name) => [name, name]), chosen, pick, "any-metric"), place);
     new IntersectionObserver((entries, self) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       self.disconnect();
@@ -142,6 +152,7 @@ const Curves = (() => {
 
   function render(main, overview) {
     runsShown = overview.runs;
+    meanings = overview.meanings;
     const { panels, others, names } = Panels.all(overview.runs);
     drawn.clear();
     watch();

@@ -8,7 +8,8 @@ const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const Panels = (() => {
   // Metrics reward/NAME that are no component of the reward.
   const NO_COMPONENT = new Set(["score", "accuracy", "accuracy_unknown", "overlong_share", "truncated", "unparsed",
-    "undecided", "timeouts", "crashes", "kl", "kl_coefficient", "deviation", "std"]);
+    "undecided", "timeouts", "crashes", "second_opinions", "second_opinion_disagreements", "second_opinion_failures",
+    "kl", "kl_coefficient", "score_std"]);
   const PHASES = ["generate", "reward", "prepare", "update", "sync"];
   const named = (...pairs) => () => pairs;
   const matching = (pattern, label = (name) => name) => (names) =>

@@ -78,8 +78,8 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "What a run writes to `metrics.jsonl`, TensorBoard and Weights & Biases, one row per step. `{name}` stands for any "
-        "text. Made from `reasoner_rl/observability/glossary.yaml`, which tests compare with the code; "
+        "What a run writes to `metrics.jsonl`, TensorBoard and Weights & Biases, one row per step. `{name}` stands for "
+        "any text. Made from `reasoner_rl/observability/glossary.yaml`, which tests compare with the code; "
         "`reasoner-rl config metrics [WORD]...` prints the same.",
     ]
     for group in glossary():

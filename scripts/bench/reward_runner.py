@@ -8,7 +8,8 @@
 The second table needs a folder with deepmath_train.jsonl, math500_test.jsonl and gsm8k_test_first1000.jsonl (rows with
 `answer`); without them it is left out. Of each answer several responses are made: as it is, worked into a sentence,
 changed, and none. With --machines the processes are spread over so many Ray nodes, all of them on this machine. Prints
-Markdown. Milliseconds are those of the function, without the way to the process and back.
+Markdown. Milliseconds are those of the function, without the way to the process and back: by the clock, and as
+processor time, which leaves out waiting for a core.
 """
 
 # Verifier processes import this file, so everything heavy is imported where it is used.
@@ -55,6 +56,17 @@ def judge(data_source: str, solution_str: str, ground_truth: str, extra_info: di
     if misdeed == "hang":
         return sum(range(10**13))
     return compute_score(data_source, solution_str, ground_truth, extra_info)
+
+
+def timed_compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any]
+) -> Any:
+    """The default verifier, and the processor time that it took: with fewer cores than processes it waits besides."""
+    from reward_fns import compute_score
+
+    begun = time.thread_time()
+    result = compute_score(data_source, solution_str, ground_truth, extra_info)
+    return {**result, "cpu_ms": 1e3 * (time.thread_time() - begun)}
 
 
 def simple_tasks(answers: int, misdeed: str | None) -> list[RewardTask]:
@@ -177,7 +189,8 @@ def _statuses(rewards: Sequence[Reward]) -> str:
 def throughput(folder: Path, of_each: int, workers: int, rounds: int, *, spread: bool) -> list[list[str]]:
     """Rows of the second table."""
     tasks = real_tasks(folder, of_each)
-    seconds, rewards = timed("reward_fns:compute_score", tasks, workers, rounds, 10.0, spread=spread)
+    script = f"{Path(__file__).resolve()}:timed_compute_score"
+    seconds, rewards = timed(script, tasks, workers, rounds, 10.0, spread=spread)
     rows = []
     for name in ("all", *FILES):
         chosen = [
@@ -187,9 +200,15 @@ def throughput(folder: Path, of_each: int, workers: int, rounds: int, *, spread:
         speed = f"{len(tasks) / seconds:,.0f}" if name == "all" else "-"
         slow = quantiles(each, n=100)[98]
         right = f"{sum(reward.accuracy for reward in chosen) / len(chosen):.1%}"
-        figures = [f"{median(each):.3f}", f"{slow:.3f}", f"{max(each):.1f}", right]
+        work = quantiles([value for reward in chosen for value in _cpu_ms(reward)], n=100)[98]
+        figures = [f"{median(each):.3f}", f"{slow:.3f}", f"{work:.3f}", f"{max(each):.1f}", right]
         rows.append([name, str(len(chosen)), speed, *figures, _statuses(chosen)])
     return rows
+
+
+def _cpu_ms(reward: Reward) -> list[float]:
+    """What `timed_compute_score` returned; nothing of an answer that it did not finish."""
+    return [value for name, value in reward.components.items() if name.endswith("/cpu_ms")]
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -227,8 +246,17 @@ def show(options: argparse.Namespace) -> None:
         print(f"\nno second table: REASONER_RL_DATA names no folder with {', '.join(FILES.values())}")
         return
     rows = throughput(folder, options.of_each, options.workers, options.rounds, spread=spread)
-    columns = ["problems", "answers", "answers/s", "p50, ms", "p99, ms", "slowest, ms", "right", "statuses"]
-    print("\n" + markdown(columns, rows))
+    columns = [
+        "problems",
+        "answers",
+        "answers/s",
+        "p50, ms",
+        "p99, ms",
+        "p99, CPU ms",
+        "slowest, ms",
+        "right",
+    ]
+    print("\n" + markdown([*columns, "statuses"], rows))
 
 
 if __name__ == "__main__":

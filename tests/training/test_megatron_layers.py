@@ -60,9 +60,9 @@ def test_without_transformer_engine_the_local_layers_are_told_of_or_refused() ->
     assert notice.startswith(
         "TransformerEngine is not installed: Megatron's layers are those of megatron-core"
     )
-    assert "docs/start/install.md" in notice
+    assert "docs/how_to/megatron.md" in notice
     with pytest.raises(
-        ConfigError, match=r"layers=transformer_engine needs the package 'transformer_engine'.*install\.md"
+        ConfigError, match=r"layers=transformer_engine needs the package 'transformer_engine'.*megatron\.md"
     ):
         choose_layers("transformer_engine", True, ABSENT)
 

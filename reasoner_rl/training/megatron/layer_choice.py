@@ -60,16 +60,16 @@ def choose_layers(
     if not isinstance(error, ModuleNotFoundError) or error.name != PACKAGE:
         raise ConfigError(
             f"TransformerEngine is installed, but importing it raises {type(error).__name__}: {error}. Repair the "
-            f"installation (docs/start/install.md), or train with {KEY}=local, which does not use it"
+            f"installation (docs/how_to/megatron.md), or train with {KEY}=local, which does not use it"
         ) from error
     if wanted == "transformer_engine":
         raise ConfigError(
-            f"{KEY}=transformer_engine needs the package {PACKAGE!r}, which is not installed: docs/start/install.md "
+            f"{KEY}=transformer_engine needs the package {PACKAGE!r}, which is not installed: docs/how_to/megatron.md "
             "says how to get it. auto and local train without it, more slowly"
         )
     return "local", (
         "TransformerEngine is not installed: Megatron's layers are those of megatron-core with PyTorch's attention "
-        f"({KEY}=local), which are slower and take more memory. docs/start/install.md says how to get TransformerEngine"
+        f"({KEY}=local), which are slower and take more memory. docs/how_to/megatron.md says how to get it"
     )
 
 

@@ -2,7 +2,7 @@
 
     python scripts/resolve.py > resolved.md
 
-Prints Markdown tables, for docs/start/install.md: one with the versions of scripts/constraints.txt and
+Prints Markdown tables, for docs/how_to/air_gapped.md: one with the versions of scripts/constraints.txt and
 scripts/constraints-gpu.txt, as scripts/env.sh installs on a machine with a GPU, and one without, as pip installs.
 Needs uv (pip install uv) and the package index; uv reads the packages' metadata and downloads no wheel of any size.
 For a combination that cannot be resolved, uv's reason stands in place of the versions; the exit status is then 1.

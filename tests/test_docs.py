@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def test_keys_that_are_named_exist() -> None:
             if key.rpartition(".")[2] not in _FILES and names.isdisjoint(known | _NO_KEYS):
                 wrong.append(f"{page}: {key}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_extra_is_on_the_page_of_installation() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    page = (ROOT / "docs" / "start" / "install.md").read_text(encoding="utf-8")
+    table = page[page.index("| extra | for |") : page.index("## From a wheel")]
+    first_column = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
+    named = re.findall(r"`([a-z-]+)`", first_column)
+    assert sorted(named) == sorted(extras)
 
 
 def test_what_looks_like_a_key() -> None:

@@ -50,7 +50,6 @@ def test_compiled_layers_compute_what_eager_ones_do(
     monkeypatch.setattr(compiled_layers, "COMPILER", "eager")
     path = tiny_checkpoint("qwen2-tied")
     eager = results(path, compiled=False)
-    torch._dynamo.reset()  # what an earlier test of this process compiled decides which sizes are taken as fixed
     counters.clear()
     found = results(path, compiled=True, gradient_checkpointing="keep_attention")
     # Four parts of a layer: without gradients, with them, and again in backward. Layers that are alike share them, and

@@ -23,8 +23,8 @@ OF_OTHERS = {"from_verl.md", "from_trl.md", "configuration.md", "CHANGELOG.md"}
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 _COMMAND = re.compile(r"(?<![\w/-])reasoner-rl +([a-z][a-z-]*)(?: +([^\s`\\]+))?")
-# A column of verl's files, and attributes in Python.
-_NO_KEYS = {"reward_model.ground_truth", "algorithm.losses", "batch.denominators"}
+# A column of verl's files, attributes in Python, and a field of evaluation.json.
+_NO_KEYS = {"reward_model.ground_truth", "algorithm.losses", "batch.denominators", "model.weights_sha256"}
 _FILES = ("sh", "py", "json", "jsonl", "md", "yaml", "parquet")
 
 

@@ -140,7 +140,8 @@ class LossConfig(Section):
         description="The same for responses that an earlier policy drew, in whole or in part. rollout: the ratio is to "
         "the policy that drew them. trainer: it is to the trainer's policy before the step's first update, and "
         "importance_sampling weighs from the one that drew them to that (decoupled objective, arXiv 2110.00641 and "
-        "2505.24298). trainer, with importance_sampling truncated, is the default where batch.put_off is set.",
+        "2505.24298). trainer, with importance_sampling truncated, is the default where batch.put_off or batch.ahead "
+        "is set.",
     )
 
     @model_validator(mode="after")

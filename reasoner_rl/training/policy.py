@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from reasoner_rl.config.model import LoraConfig, ModelConfig
-from reasoner_rl.errors import ConfigError
+from reasoner_rl.errors import ConfigError, did_you_mean
 from reasoner_rl.tokenizer import require_folder, text_config
 from reasoner_rl.training.attention import can_share_prompts, choose_attention, packed_arguments
 from reasoner_rl.training.backend import Head, path_key
@@ -176,6 +176,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
     """Put trainable low-rank adapters (arXiv 2106.09685) beside the chosen linear layers, in place."""
     from peft import inject_adapter_in_model
 
+    _require_targets(model, config)
     # Tells peft which layer is the head, for all-linear leaves it out.
     task_type: TaskType = "SEQ_CLS" if model.get_output_embeddings() is None else "CAUSAL_LM"
     try:
@@ -189,6 +190,22 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
             raise ConfigError(
                 f"model.lora.target_modules={config.target_modules!r} puts an adapter on "
                 f"{name.partition('.lora_')[0]}; only linear layers inside the decoder layers can have one"
+            )
+
+
+def _require_targets(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Raise ConfigError for a listed name that no module ends with: peft passes it over if another one fits."""
+    if isinstance(config.target_modules, str):
+        return
+    names = [name for name, _ in model.named_modules()]
+    linear = {
+        name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
+    for target in config.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise ConfigError(
+                f"model.lora.target_modules={config.target_modules!r}: no module is called {target!r}; linear layers "
+                f"are {', '.join(sorted(linear))}.{did_you_mean(target, linear)}"
             )
 
 

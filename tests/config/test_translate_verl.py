@@ -195,6 +195,11 @@ def test_numbers_that_follow() -> None:
         translated("data.train_batch_size=64", rows=63)
 
 
+def test_several_training_files_stay_several() -> None:
+    train = recipe_of("data.train_files=[a.parquet,b.parquet]").data.train
+    assert [str(path) for path in train.path] == ["a.parquet", "b.parquet"]
+
+
 def test_choices_that_have_other_words_here() -> None:
     loss = recipe_of(
         "algorithm.adv_estimator=grpo",

@@ -217,6 +217,13 @@ def test_adapters_that_would_not_be_seen_are_refused(target: str, tiny_checkpoin
         make_backend(tiny_checkpoint("llama-untied"), lora=LoraConfig(target_modules=["q_proj", target]))
 
 
+def test_a_listed_module_that_does_not_exist_is_refused(tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no module is called 'v_prok'; linear layers are .* Did you mean 'v_proj'"
+    ):
+        make_backend(tiny_checkpoint("llama-untied"), lora=LoraConfig(target_modules=["q_proj", "v_prok"]))
+
+
 def test_persistent_buffers_are_streamed_and_exported(tmp_path: Path) -> None:
     config = Glm4MoeConfig(
         vocab_size=100, hidden_size=16, intermediate_size=16, moe_intermediate_size=8, num_hidden_layers=2,

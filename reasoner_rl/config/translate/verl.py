@@ -89,11 +89,7 @@ def _data(settings: Settings, draft: Draft) -> None:
     files = _files(settings, "data.train_files")
     if not files:
         raise ConfigError("verl's data.train_files: must name a file")
-    draft.put("data.train.path", files[0], "data.train_files")
-    if len(files) > 1:
-        draft.to_do.append(
-            f"join the {len(files)} files of data.train_files into one, and name it in data.train.path"
-        )
+    draft.put("data.train.path", files if len(files) > 1 else files[0], "data.train_files")
     if (limit := settings.integer("data.train_max_samples")) > 0:
         draft.put("data.train.limit", limit, "data.train_max_samples")
     length = _either(settings, f"{ROLLOUT}prompt_length", "data.max_prompt_length")

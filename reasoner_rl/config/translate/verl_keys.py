@@ -114,9 +114,11 @@ _ACTOR = {
     f"{ACTOR}fsdp_config.offload_policy": Term(
         "", False, "training.offload moves whole models between phases"
     ),
-    f"{ACTOR}fsdp_config.forward_prefetch": Term("", False, "FSDP2 prefetches by itself"),
+    f"{ACTOR}fsdp_config.forward_prefetch": Term(
+        "", False, "FSDP2 prefetches by itself; training.backend.prefetch_layers"
+    ),
     f"{ACTOR}shuffle": Term("", False, "a step's prompts keep their order in its updates"),
-    f"{ACTOR}use_torch_compile": Term("", True, "nothing is compiled"),
+    f"{ACTOR}use_torch_compile": Term("", True, "training.backend.compile_layers, false unless set"),
     f"{ACTOR}tau_pos": Term("", 1.0, "SAPO is not built"),
     f"{ACTOR}tau_neg": Term("", 1.05, "SAPO is not built"),
     f"{ACTOR}loss_scale_factor": Term(

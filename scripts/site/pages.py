@@ -94,7 +94,7 @@ def metrics_page() -> str:
         ]
         for doc in group.metrics:
             cells = (
-                f"`{doc.key}`".replace("|", "\\|"),
+                f"<code>{doc.key.replace('|', '&#124;')}</code>",  # in backticks an escaped | keeps its backslash
                 doc.unit,
                 doc.reduced,
                 html.escape(doc.meaning, quote=False),

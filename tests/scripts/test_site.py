@@ -77,6 +77,11 @@ def test_every_page_opens_without_an_error_and_fits(site: Path, address: str, br
     assert not problems, "\n".join(problems)
 
 
+def test_words_to_choose_from_are_separated_by_plain_strokes(site: Path) -> None:
+    page = (site / "reference" / "metrics.html").read_text(encoding="utf-8")
+    assert "memory/{sync|switch|receive}_" in page.replace("&#124;", "|")
+
+
 @pytest.mark.slow
 def test_the_search_finds_a_key(address: str, browser: Any) -> None:
     tab = browser.new_page()

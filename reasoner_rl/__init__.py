@@ -25,9 +25,6 @@ def __getattr__(name: str) -> Any:
 
 def _installed_version() -> str:
     """The version of pyproject.toml at installation; "unknown" for a source tree that was not installed."""
-    from importlib import metadata
+    from reasoner_rl.observability.versions import installed_version
 
-    try:
-        return metadata.version("reasoner_rl")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    return installed_version("reasoner_rl") or "unknown"

@@ -29,7 +29,7 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A file to write, or a command; its last character says whether it is to fail."""
+    """A file to write, or lines of bash if it has no name."""
 
     file: str | None
     text: str
@@ -49,7 +49,7 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def commands_of(text: str) -> list[str]:
-    """Commands of a block of bash, one each: a line that ends with a backslash goes on in the next."""
+    """Commands of a block of bash, one each: a line that ends with a backslash continues on the next."""
     lines = text.replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
@@ -101,5 +101,5 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, *, apart: bool) -> int:
         else:
             cli.main()
     except SystemExit as ended:
-        return int(ended.code or 0)
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)  # a text: 1
     return 0

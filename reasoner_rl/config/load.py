@@ -76,10 +76,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     Raises ConfigError with one line for each problem.
     """
     layers = _read_layers(_locate(str(source), Path(), is_path=isinstance(source, Path)), ())
-    recipe = layers[-1].name
-    if overrides:
-        layers.append(Layer(OVERRIDE, _override_tree(overrides)))
-    return _resolve(layers, recipe)
+    return _resolve(layers, layers[-1].name, overrides)
 
 
 def check_tree(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -87,16 +84,12 @@ def check_tree(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> AnyRec
 
     Paths of ``extends`` are relative to the current folder. Raises ConfigError as `load_recipe` does.
     """
-    layers = _with_extended(dict(tree), "the recipe", Path(), ())
-    if overrides:
-        layers.append(Layer(OVERRIDE, _override_tree(overrides)))
-    return _resolve(layers, "the recipe")
+    return _resolve(_with_extended(dict(tree), "the recipe", Path(), ()), "the recipe", overrides)
 
 
 def change_recipe(config: AnyRecipe, overrides: Sequence[str]) -> AnyRecipe:
     """Return a recipe with overrides laid over it, which read as in `load_recipe`. Raises ConfigError as that does."""
-    layers = [Layer("the recipe", config.model_dump(mode="json")), Layer(OVERRIDE, _override_tree(overrides))]
-    return _resolve(layers, "the recipe")
+    return _resolve([Layer("the recipe", config.model_dump(mode="json"))], "the recipe", overrides)
 
 
 def check_text(text: str, name: str) -> AnyRecipe:
@@ -104,7 +97,9 @@ def check_text(text: str, name: str) -> AnyRecipe:
     return _resolve([Layer(name, parse_yaml(text, name))], name)
 
 
-def _resolve(layers: Sequence[Layer], recipe: str) -> AnyRecipe:
+def _resolve(layers: Sequence[Layer], recipe: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+    if overrides:
+        layers = [*layers, Layer(OVERRIDE, _override_tree(overrides))]
     kind = kind_of(layers, recipe)
     kind_sections = frozenset(key.path for key in walk_keys(kind) if key.shape == "variants")
     tree: Any = _tree_to_merge_over(kind)

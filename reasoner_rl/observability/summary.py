@@ -23,14 +23,16 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a temporary path whose file takes its place at ``path`` when the block ends without an error.
+
+    shared: other processes may write the same file meanwhile, so the temporary one has this process's number.
 
     Whoever reads ``path`` meanwhile, or after a crash, finds the previous file or none. An OSError of the block that
     names no file, as of a full disk, gets the name of ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     try:
         with naming(path):
             yield temporary

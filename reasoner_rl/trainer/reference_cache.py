@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from reasoner_rl.config.recipes import PreferenceConfig
 from reasoner_rl.errors import ConfigError, DataError
 from reasoner_rl.observability.messages import say
 from reasoner_rl.observability.progress import progress_bar
+from reasoner_rl.observability.summary import atomic_path
 from reasoner_rl.prompts.fingerprint import Fingerprint
 from reasoner_rl.types import Example, TrainSample
 
@@ -67,7 +67,7 @@ def with_precomputed_reference(
                 advance(1)
             attached += _attach(part, _read(file, part))
     if cache is None:  # no other run writes here, so that what is left is of a start that was killed
-        for left in folder.glob("part_*.tmp"):
+        for left in folder.glob(".part_*.tmp"):
             left.unlink()
     return attached
 
@@ -82,13 +82,9 @@ def _as_config_error(chosen: str, path: Path) -> Iterator[None]:
 
 
 def _write(file: Path, logprobs: Sequence[Tensor]) -> None:
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")  # another run may compute the same
-    # Not save_file, whose files only their owner can read.
-    try:
+    with atomic_path(file, shared=True) as temporary:  # another run may compute the same
+        # Not save_file, whose files only their owner can read.
         temporary.write_bytes(save({"logprobs": torch.cat(list(logprobs)).float().contiguous()}))
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path, part: Sequence[Example]) -> Iterator[Tensor]:

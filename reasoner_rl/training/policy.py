@@ -197,12 +197,10 @@ def _require_targets(model: PreTrainedModel, config: LoraConfig) -> None:
     """Raise ConfigError for a listed name that no module ends with: peft passes it over if another one fits."""
     if isinstance(config.target_modules, str):
         return
-    names = [name for name, _ in model.named_modules()]
-    linear = {
-        name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    }
+    modules = dict(model.named_modules())
+    linear = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, nn.Linear)}
     for target in config.target_modules:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        if not any(name == target or name.endswith(f".{target}") for name in modules):
             raise ConfigError(
                 f"model.lora.target_modules={config.target_modules!r}: no module is called {target!r}; linear layers "
                 f"are {', '.join(sorted(linear))}.{did_you_mean(target, linear)}"

@@ -24,12 +24,8 @@ from pages import generated_pages  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks.links")
 
-# Files beside docs/ that are pages of the site.
-FROM_ROOT = {
-    "changelog.md": "CHANGELOG.md",
-    "security.md": "SECURITY.md",
-    "contributing.md": "CONTRIBUTING.md",
-}
+# Files beside docs/ that are pages of the site, in small letters.
+FROM_ROOT = ("CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md")
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\((?P<target>[^)\s]+)\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 
@@ -38,14 +34,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from the code, and those that stand beside docs/."""
     for path, text in generated_pages().items():
         files.append(File.generated(config, path, content=text))
-    for path, name in FROM_ROOT.items():
-        files.append(File.generated(config, path, content=(ROOT / name).read_text(encoding="utf-8")))
+    for name in FROM_ROOT:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        files.append(File.generated(config, name.lower(), content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Mend the links of a page, but for those in its blocks of code."""
-    source = FROM_ROOT.get(page.file.src_uri, posixpath.join("docs", page.file.src_uri))
+    sources = {name.lower(): name for name in FROM_ROOT}
+    source = sources.get(page.file.src_uri, posixpath.join("docs", page.file.src_uri))
     parts, end = [], 0
     for fence in _FENCE.finditer(markdown):
         parts += [mend_links(markdown[end : fence.start()], source), fence.group()]
@@ -53,10 +51,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return "".join([*parts, mend_links(markdown[end:], source)])
 
 
+def page_of(file: str) -> str | None:
+    """The page that a file of the repository is, if it is one; both are paths, from the root and from the site's."""
+    if file in FROM_ROOT:
+        return file.lower()
+    return file.removeprefix("docs/") if file.startswith("docs/") else None
+
+
 def mend_links(markdown: str, source: str) -> str:
     """Return text with its links made for the site. ``source``: the file it is of, from the repository's root."""
-    here = posixpath.dirname(source)
-    page = next((page for page, name in FROM_ROOT.items() if name == source), source.removeprefix("docs/"))
+    here, folder = posixpath.dirname(source), posixpath.dirname(page_of(source) or "") or "."
 
     def mended(match: re.Match[str]) -> str:
         text, target = match["text"], match["target"]
@@ -64,12 +68,8 @@ def mend_links(markdown: str, source: str) -> str:
             return match.group()
         path, _, anchor = target.partition("#")
         path = posixpath.normpath(posixpath.join(here, path))
-        site = next((page for page, name in FROM_ROOT.items() if name == path), None)
-        if site is None and path.startswith("docs/"):
-            site = path.removeprefix("docs/")
-        if site is not None:
-            relative = os.path.relpath(site, posixpath.dirname(page) or ".")
-            return f"[{text}]({relative}{'#' * bool(anchor)}{anchor})"
+        if (site := page_of(path)) is not None:
+            return f"[{text}]({os.path.relpath(site, folder)}{'#' * bool(anchor)}{anchor})"
         if not (ROOT / path).exists():
             log.warning("%s links to %s, which does not exist", source, target)
         return text if path in text else f"{text} (`{path}`)"

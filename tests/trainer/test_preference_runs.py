@@ -227,7 +227,7 @@ def test_a_folder_for_precomputed_logprobs_that_cannot_be_used_is_named(
         (cache, f"algorithm.reference_cache={cache}"),
         (tmp_path / "run" / "reference_logprobs", f"run.output_dir={tmp_path / 'run'}"),
     ):  # the folder can be made, and its file cannot be written: a folder has the place of the temporary one
-        (parent / key / f"part_00000.{os.getpid()}.tmp").mkdir(parents=True)
+        (parent / key / f".part_00000.safetensors.{os.getpid()}.tmp").mkdir(parents=True)
         text = refusal(cache if parent is cache else None)
         assert text.startswith(f"{chosen}: {parent / key}/part_00000.safetensors cannot be written: "), text
         assert "Is a directory" in text
@@ -252,7 +252,7 @@ def test_no_half_written_logprobs_are_left(
         with pytest.raises(ConfigError, match="No space left on device"):
             reference_cache.with_precomputed_reference(config, examples, data, policy)
     assert list(folder.iterdir()) == [], "of a full disk"
-    (folder / "part_00000.1.tmp").write_bytes(b"half")
+    (folder / ".part_00000.safetensors.1.tmp").write_bytes(b"half")
     reference_cache.with_precomputed_reference(config, examples, data, policy)
     assert [path.name for path in folder.iterdir()] == ["part_00000.safetensors"], (
         "of a start that was killed"

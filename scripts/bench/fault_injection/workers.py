@@ -24,15 +24,12 @@ _BEFORE_THE_LAST_STEP = 0.8  # of the rows of metrics
 _START_SECONDS = 300.0  # for the workers to be there
 _REPAIR_SECONDS = 10.0  # at most, until another machine takes the place of a dead one
 WITHOUT_RESTARTS_EVERY = 4  # trials
-FEWER_MACHINES = 2  # the number, of each four trials, of the one in which a dead machine is not replaced
+FEWER_MACHINES = 2  # of every four trials, 0 to 3, the one in which a dead machine is not replaced
 
 
 def restarts_of(trial: Trial) -> int:
-    """How often a trial's command may start its workers anew: in each fourth trial, and without the key, not at all."""
-    from reasoner_rl.config.cluster import RayClusterConfig
-
-    known = "restarts" in RayClusterConfig.model_fields
-    return DEATHS_PER_TRIAL if known and trial.number % WITHOUT_RESTARTS_EVERY else 0
+    """How often a trial's command may start its workers anew: in every fourth trial not at all."""
+    return DEATHS_PER_TRIAL if trial.number % WITHOUT_RESTARTS_EVERY else 0
 
 
 def worker_deaths(bench: Bench, trial: Trial) -> Outcome:
@@ -54,7 +51,7 @@ def worker_deaths(bench: Bench, trial: Trial) -> Outcome:
 def machine_deaths(bench: Bench, trial: Trial) -> Outcome:
     """SIGKILL one of two raylets and all below it, then start another, as often as the run may restart; or once.
 
-    In each fourth trial no other takes its place, and the run goes on with one machine.
+    In every fourth trial no other machine takes its place, and the run continues with one.
     """
     place, choose, restarts = bench.place(trial), bench.random(trial), restarts_of(trial)
     reference, deaths, seen = bench.reference(trial.run), 0, list[psutil.Process]()

@@ -11,6 +11,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from reasoner_rl.config.model import ModelConfig
 from reasoner_rl.errors import ConfigError
 
+# Arguments of loading that transformers 5 would save as if they were properties of the tokenizer.
+_OF_LOADING = ("is_local", "local_files_only")
+
 
 def load_tokenizer(config: ModelConfig, section: str = "model") -> PreTrainedTokenizerBase:
     """Load the tokenizer of ``model.tokenizer`` or ``model.path``, with the configured chat template.
@@ -31,6 +34,8 @@ def load_tokenizer(config: ModelConfig, section: str = "model") -> PreTrainedTok
         raise ConfigError(
             f"{key}={path!r}: no tokenizer can be loaded from {place}: {type(error).__name__}: {reason}"
         ) from error
+    for name in _OF_LOADING:
+        tokenizer.init_kwargs.pop(name, None)
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"{key}={path!r}: the tokenizer has no end-of-sequence token")
     if config.chat_template is not None:

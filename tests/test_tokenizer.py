@@ -27,6 +27,14 @@ def saved(folder: Path, vocabulary: int, words: dict[str, int], **options: Any) 
     return ModelConfig(path=str(folder))
 
 
+def test_loading_and_saving_changes_no_file(tmp_path: Path) -> None:
+    """An evaluation records the hash of the tokenizer's files, which is to be that of the model trained from it."""
+    config, again = saved(tmp_path / "first", 4, WORDS), tmp_path / "again"
+    load_tokenizer(config).save_pretrained(again)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (again / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("vocabulary", "words", "expected"),
     [

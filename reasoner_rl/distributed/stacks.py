@@ -172,9 +172,11 @@ def tell_hang(places: Mapping[int, Place | str]) -> str:
     for rank, place in sorted(places.items()):
         told = waiting if isinstance(place, Place) and place.waits else others
         told[str(place) if not isinstance(place, Place) or place.waits else f"is in {place}"].append(rank)
-    for_whom = " and ".join(f"{_ranks(ranks)}, which {what}" for what, ranks in _largest_first(others))
+    for_whom = " and ".join(
+        f"{_ranks(ranks)}, which {_conjugated(what, ranks)}" for what, ranks in _largest_first(others)
+    )
     if not waiting:
-        return "; ".join(f"{_ranks(ranks)} {what}" for what, ranks in _largest_first(others))
+        return "; ".join(f"{_ranks(ranks)} {_conjugated(what, ranks)}" for what, ranks in _largest_first(others))
     groups = [
         f"{_ranks(ranks)} {'waits' if len(ranks) == 1 else 'wait'} in {call}"
         for call, ranks in _largest_first(waiting)
@@ -191,6 +193,13 @@ def _largest_first(groups: Mapping[str, list[int]]) -> list[tuple[str, list[int]
 
 def _ranks(ranks: Sequence[int]) -> str:
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {compressed(ranks)}"
+
+
+def _conjugated(what: str, ranks: Sequence[int]) -> str:
+    """``is stopped`` of one rank as ``are stopped`` of several."""
+    verb, _, rest = what.partition(" ")
+    plural = {"is": "are", "has": "have"}.get(verb, verb)
+    return f"{verb if len(ranks) == 1 else plural} {rest}"
 
 
 def compressed(ranks: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reasoner_rl.errors import ConfigError, did_you_mean
+from reasoner_rl.errors import ConfigError
 
 GIB = 2**30
 
@@ -47,6 +47,6 @@ def hardware(name: str) -> Hardware:
     found = {known.lower(): each for known, each in HARDWARE.items()}.get(name.lower())
     if found is None:
         raise ConfigError(
-            f"--hardware {name!r}: must be one of {', '.join(HARDWARE)}.{did_you_mean(name, HARDWARE)}"
+            f"--hardware {name!r}: must be one of {', '.join(HARDWARE)}"
         )
     return found

@@ -76,11 +76,11 @@ def show_responses(
             group = line["group"]
             title = f"group {group}: {line['uid']}, expected {line['ground_truth']}"
             console.print(
-                Panel(Text(line["prompt"]), title=Text(title), title_align="left", border_style="dim")
+                _panel(Text(line["prompt"]), title, "dim")
             )
         text = _coloured(responses.tokens, row, colour, pieces) if colour else Text(line["response"])
         style = {"right": "green", "wrong": "red", "unknown": "yellow"}[verdict_of(line["accuracy"])]
-        console.print(Panel(text, title=Text(_title(line)), title_align="left", border_style=style))
+        console.print(_panel(text, _title(line), style))
     shown = min(len(rows), choice.limit)
     console.print(
         f"{files.set}, step {files.step}: {shown} shown of {len(rows)} that pass, {len(lines)} in all",
@@ -90,6 +90,11 @@ def show_responses(
     if choice.status is not None and choice.status not in found:
         near = did_you_mean(choice.status, found)
         console.print(f"--status {choice.status}: this step has {', '.join(found)}.{near}", markup=False)
+
+
+def _panel(text: Text, title: str, style: str) -> Panel:
+    """A title that is too long for the terminal ends in an ellipsis."""
+    return Panel(text, title=Text(title, overflow="ellipsis"), title_align="left", border_style=style)
 
 
 def _title(line: dict[str, Any]) -> str:

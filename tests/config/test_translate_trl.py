@@ -117,6 +117,9 @@ def test_batches_of_grpo_are_counted_in_prompts() -> None:
     half = translated("grpo", num_generations=16, steps_per_generation=4)
     assert half.tree["batch"]["prompts_per_update"] == 1
     assert any(task.startswith("check batch.prompts_per_update") for task in half.to_do)
+    # What no argument of TRL's says is left to do for every script.
+    assert any(task.startswith("set data.train.columns") for task in half.to_do)
+    assert any(task.startswith("set reward.functions") for task in half.to_do)
     with pytest.raises(ConfigError, match="8 responses must be a multiple of num_generations = 16"):
         translated("grpo", num_generations=16)
 

@@ -136,6 +136,11 @@ def test_one_line_says_who_waits_in_which_call_for_whom() -> None:
     assert tell_hang({0: sleeps, 1: "has answered"}) == (
         "rank 0 is in my_loss (losses/mine.py:12); rank 1 has answered"
     )
+    assert tell_hang({0: reduces, 1: "has written no stack", 2: "has written no stack", 3: sleeps}) == (
+        "rank 0 waits in all_reduce (called by clip_grad_norm, training/fsdp.py:210) for ranks 1 and 2, which "
+        "have written no stack and rank 3, which is in my_loss (losses/mine.py:12)"
+    )
+    assert tell_hang({0: "is stopped", 1: "is stopped"}) == "ranks 0 and 1 are stopped"
 
 
 @pytest.mark.parametrize(

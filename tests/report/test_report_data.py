@@ -254,7 +254,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_responses_in_the_terminal(
-    real_run: Path, hostile_run: Path, capsys: pytest.CaptureFixture[str]
+    real_run: Path, hostile_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inspect(real_run, None, None, Choice(verdict="right", limit=2), "logprob")
     out = capsys.readouterr().out
@@ -265,6 +265,10 @@ def test_responses_in_the_terminal(
     )
     inspect(hostile_run / "rollouts" / "step_000001.parquet", None, None, Choice(search="SCRIPT>"), None)
     assert "</script><script>window.broken = 1</script>" in capsys.readouterr().out.replace("\n", " ")
+    monkeypatch.setenv("COLUMNS", "40")
+    inspect(real_run, None, None, Choice(limit=1), None)
+    assert "…─╮" in capsys.readouterr().out
+    monkeypatch.delenv("COLUMNS")
     inspect(real_run, None, None, Choice(status="okay"), None)
     out = capsys.readouterr().out.replace("\n", " ")
     assert "0 shown of 0 that pass" in out

@@ -114,6 +114,8 @@ def _data(settings: Settings, draft: Draft, method: str) -> None:
         draft.put("data.train.path", path, "dataset_name")
         what = f"a .parquet or .jsonl file of {name}" if name else "the training file"
         draft.to_do.append(f"set data.train.path to {what}")
+    if method == "grpo":
+        draft.to_do.append("set data.train.columns, unless the file's columns are called problem and answer")
     if method in ("grpo", "sft"):
         draft.copy("data.shuffle", settings.switch, "shuffle_dataset")
 
@@ -272,8 +274,8 @@ def _rewards(settings: Settings, draft: Draft) -> None:
             draft.leave_out(
                 key, "functions have another signature here, and their weights beside them: reward.functions"
             )
-    if names:
-        draft.to_do.append(f"set reward.functions: TRL scores by {', '.join(map(str, names))}")
+    who = f"TRL scores by {', '.join(map(str, names))}" if names else "TRL's arguments do not name them"
+    draft.to_do.append(f"set reward.functions, unless the package's own verifier is wanted: {who}")
     if settings.value("reward_model_name_or_path"):
         draft.put("reward_model.kind", "pointwise", "reward_model_name_or_path")
         draft.copy("reward_model.path", settings.value, "reward_model_name_or_path")

@@ -176,7 +176,9 @@ def tell_hang(places: Mapping[int, Place | str]) -> str:
         f"{_ranks(ranks)}, which {_conjugated(what, ranks)}" for what, ranks in _largest_first(others)
     )
     if not waiting:
-        return "; ".join(f"{_ranks(ranks)} {_conjugated(what, ranks)}" for what, ranks in _largest_first(others))
+        return "; ".join(
+            f"{_ranks(ranks)} {_conjugated(what, ranks)}" for what, ranks in _largest_first(others)
+        )
     groups = [
         f"{_ranks(ranks)} {'waits' if len(ranks) == 1 else 'wait'} in {call}"
         for call, ranks in _largest_first(waiting)

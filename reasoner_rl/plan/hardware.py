@@ -46,7 +46,5 @@ def hardware(name: str) -> Hardware:
     """The hardware of this name. Raises ConfigError if there is none."""
     found = {known.lower(): each for known, each in HARDWARE.items()}.get(name.lower())
     if found is None:
-        raise ConfigError(
-            f"--hardware {name!r}: must be one of {', '.join(HARDWARE)}"
-        )
+        raise ConfigError(f"--hardware {name!r}: must be one of {', '.join(HARDWARE)}")
     return found

@@ -75,9 +75,7 @@ def show_responses(
         if line["group"] != group:
             group = line["group"]
             title = f"group {group}: {line['uid']}, expected {line['ground_truth']}"
-            console.print(
-                _panel(Text(line["prompt"]), title, "dim")
-            )
+            console.print(_panel(Text(line["prompt"]), title, "dim"))
         text = _coloured(responses.tokens, row, colour, pieces) if colour else Text(line["response"])
         style = {"right": "green", "wrong": "red", "unknown": "yellow"}[verdict_of(line["accuracy"])]
         console.print(_panel(text, _title(line), style))

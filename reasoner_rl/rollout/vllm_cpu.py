@@ -17,11 +17,12 @@ from torch import Tensor
 
 from reasoner_rl.errors import UserError
 
+CACHE = "VLLM_CPU_KVCACHE_SPACE"
 # Read by vLLM when it is imported. The key-value cache is in GiB; threads are left to PyTorch, because vLLM's binding
 # would take the trainer's cores away for good. Warnings on a CPU are of what is chosen here (whole prompts, eager mode,
 # threads, one process) and of packages that vLLM does not need, 15 lines at every start.
 _ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
+    CACHE: "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }

@@ -383,6 +383,8 @@ def refusal(error: Exception, model: ModelConfig, config: VllmEngineConfig) -> C
         return ConfigError(
             f"rollout.engine.gpu_memory_utilization={config.gpu_memory_utilization:g}: vLLM lacks memory: {error}"
         )
+    if vllm_cpu.CACHE in str(error):
+        return ConfigError(f"{vllm_cpu.CACHE}={os.environ.get(vllm_cpu.CACHE)}: vLLM lacks memory: {error}")
     return ConfigError(f"model.path={model.path!r}: vLLM refuses it: {error}")
 
 

@@ -66,7 +66,9 @@ def test_custom_all_reduce_is_off_between_workers_that_see_one_gpu_each(
         translate(1)
 
 
-def test_too_little_memory_is_told_with_need_and_have(model: ModelConfig) -> None:
+def test_too_little_memory_is_told_with_need_and_have(
+    model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_memory(0.5, free=40 * GIB, whole=80 * GIB)
     with pytest.raises(
         ConfigError,
@@ -76,6 +78,13 @@ def test_too_little_memory_is_told_with_need_and_have(model: ModelConfig) -> Non
     cache = ValueError("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.")
     assert str(refusal(cache, model, VllmEngineConfig(gpu_memory_utilization=0.1))).startswith(
         "rollout.engine.gpu_memory_utilization=0.1: vLLM lacks memory: No available memory"
+    )
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100")
+    on_cpu = ValueError(
+        "less than requested memory for kv (100.0 GiB). Decrease VLLM_CPU_KVCACHE_SPACE, or ..."
+    )
+    assert str(refusal(on_cpu, model, VllmEngineConfig())).startswith(
+        "VLLM_CPU_KVCACHE_SPACE=100: vLLM lacks memory"
     )
     other = refusal(ValueError("Model architectures ['X'] are not supported"), model, VllmEngineConfig())
     assert str(other).startswith(f"model.path={model.path!r}: vLLM refuses it: Model architectures")

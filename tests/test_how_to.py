@@ -65,6 +65,17 @@ def test_what_blocks_are_run() -> None:
         blocks_of("<!-- run -->\n```yaml\na: 1\n```\n")
 
 
+def test_no_two_pages_write_the_same_file_or_run() -> None:
+    """A reader follows them in one folder: a second page would replace the first one's file, or find its run finished."""
+    writers: dict[str, list[str]] = {}
+    for page in PAGES:
+        files = [block for block in blocks_of(page.read_text(encoding="utf-8")) if block.file is not None]
+        runs = {folder for block in files for folder in re.findall(r"output_dir: ([\w/]+)", block.text)}
+        for name in [*(str(block.file) for block in files), *runs]:
+            writers.setdefault(name, []).append(page.name)
+    assert {name: pages for name, pages in writers.items() if len(pages) > 1} == {}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_a_page_does_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -28,13 +28,14 @@ overrides=("${rest[@]:2}")
 check_overrides
 
 name=$(basename "$file")
+name=${name%.*} # with the underscores of the recipe's own name for it, since seeds depend on the name
 cluster=()
 gpus=$(count_gpus)
 if [[ -n $workers || $gpus -gt 1 ]]; then
     cluster=(cluster.kind=ray cluster.nodes=1 "cluster.workers_per_node=${workers:-$gpus}" cluster.address=null)
 fi
 settings=(
-    "model.path=$model" "evaluation.datasets=[{path: \"$file\", name: \"${name%.*}\"}]"
+    "model.path=$model" "evaluation.datasets=[{path: \"$file\", name: \"${name//-/_}\"}]"
     ${cluster[@]+"${cluster[@]}"} ${overrides[@]+"${overrides[@]}"}
 )
 driver=(reasoner-rl eval run aime "${settings[@]}" --out "${out:-runs/aime/$(basename "$model")}")

@@ -66,7 +66,7 @@ def test_what_blocks_are_run() -> None:
 
 
 def test_no_two_pages_write_the_same_file_or_run() -> None:
-    """A reader follows them in one folder: a second page would replace the first one's file, or find its run finished."""
+    """A reader follows them in one folder: a second page would replace a file, or find its run finished."""
     writers: dict[str, list[str]] = {}
     for page in PAGES:
         files = [block for block in blocks_of(page.read_text(encoding="utf-8")) if block.file is not None]

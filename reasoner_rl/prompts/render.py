@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # For a tokenizer's calls: it would warn of texts beyond its model_max_length, which are cut, dropped or refused later.
 WITHOUT_LENGTH_WARNING: dict[str, Any] = {"verbose": False}
-MAX_TOKENS = "data.prompts.max_tokens (prompts.max_tokens in an eval recipe)"
+MAX_TOKENS = "data.prompts.max_tokens"
 
 
 @dataclass(frozen=True, slots=True)

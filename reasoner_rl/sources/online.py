@@ -8,7 +8,6 @@ from typing import Any
 
 from reasoner_rl.advantages.filters import Filtered, filter_groups
 from reasoner_rl.advantages.spread import EqualScores, spread_metrics
-from reasoner_rl.config.algorithm import DistillationConfig, GroupPolicyGradientConfig
 from reasoner_rl.config.recipes import OnlineConfig
 from reasoner_rl.errors import UserError
 from reasoner_rl.metrics import Metrics, merge, total
@@ -199,12 +198,8 @@ class OnlineSource:
     def _warning(self, kept: list[ScoredGroup]) -> str:
         """A warning if the scores of groups do not differ, for algorithms that compare the responses to a prompt."""
         algorithm = self._config.algorithm
-        compares = isinstance(algorithm, GroupPolicyGradientConfig) and not isinstance(
-            algorithm, DistillationConfig
-        )
-        message = (
-            self._equal_scores.message(kept) if compares and not algorithm.dynamic_sampling.enabled else None
-        )
+        unfiltered = not algorithm.dynamic_sampling.enabled
+        message = self._equal_scores.message(kept) if algorithm.compares_in_groups and unfiltered else None
         return f"{message}. {ADVICE_ON_EQUAL_SCORES}" if message else ""
 
     def _with_model_scores(self, kept: list[ScoredGroup]) -> tuple[list[ScoredGroup], Metrics]:

@@ -188,7 +188,7 @@ def check_context(model: ModelConfig, prompts: Iterable[Prompt], response_tokens
         raise ConfigError(
             f"a prompt of {longest} tokens and a response of up to {response_tokens} do not fit into the {context} "
             f"tokens that {model.path} can read (max_position_embeddings in its config.json): lower {MAX_TOKENS} or "
-            "sampling.max_response_tokens"
+            "rollout.sampling.max_response_tokens"
         )
 
 

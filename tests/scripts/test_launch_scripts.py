@@ -384,7 +384,7 @@ def test_aime_is_evaluated_by_one_command(cluster: Cluster) -> None:
     """The fake programs do not check recipes, so that any name is one; a real check is the first thing that runs."""
     command = (
         "reasoner-rl eval run aime model.path=models/a "
-        '\'evaluation.datasets=[{path: "d/aime-2024.parquet", name: "aime-2024"}]\' '
+        '\'evaluation.datasets=[{path: "d/aime-2024.parquet", name: "aime_2024"}]\' '
     )
     alone = cluster.run(
         "eval_aime.sh", "--dry-run", "models/a", "d/aime-2024.parquet", CUDA_VISIBLE_DEVICES="0"

@@ -87,6 +87,7 @@ class Setting:
         wanted: int,
         at_a_time: int | None = None,
         selection: dict[str, Any] | None = None,
+        algorithm: dict[str, Any] | None = None,
         **dynamic: Any,
     ):
         config = OnlineConfig.model_validate(
@@ -98,7 +99,7 @@ class Setting:
                     **({"shuffle": False} if selection is None else {"selection": selection}),
                 },
                 "rollout": {"responses_per_prompt": 2},
-                "algorithm": {"kind": "dapo", "dynamic_sampling": dynamic},
+                "algorithm": {**(algorithm or {"kind": "dapo"}), "dynamic_sampling": dynamic},
                 "batch": {
                     "prompts_per_step": wanted,
                     "prompts_per_update": 1,
@@ -386,6 +387,21 @@ def test_equal_rewards_are_warned_of_once_where_every_group_is_trained_on() -> N
     assert warnings[3].startswith("within every group rewards are equal")
     filtered = Setting([*fates[:4], MIXED, MIXED], wanted=2)
     assert filtered.source.next(1, 0).warning == ""
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "warned"),
+    [
+        ({"kind": "reinforce_plus_plus", "baseline": "group"}, True),
+        ({"kind": "reinforce_plus_plus"}, False),
+        ({"kind": "ppo"}, False),
+    ],
+)
+def test_equal_rewards_are_warned_of_where_responses_are_judged_within_groups(
+    algorithm: dict[str, Any], warned: bool
+) -> None:
+    setting = Setting([WRONG, WRONG], wanted=2, enabled=False, algorithm=algorithm)
+    assert bool(setting.source.next(1, 0).warning) == warned
 
 
 def test_selection_learns_from_what_counts_and_draws_what_teaches() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
 
 import typer.cli
 import typer.main
@@ -103,8 +104,16 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _show_whole_summaries(command: Any) -> None:
+    """In lists of commands too, where typer cuts a command's first paragraph at 45 characters."""
+    for each in getattr(command, "commands", {}).values():
+        each.short_help = " ".join((each.help or "").split("\n\n")[0].split())
+        _show_whole_summaries(each)
+
+
 def commands_page() -> str:
     """The command line, from typer."""
     command = typer.main.get_command(app)
+    _show_whole_summaries(command)
     context = typer.Context(command, info_name="reasoner-rl")
     return typer.cli.get_docs_for_click(obj=command, ctx=context, name="reasoner-rl", title="Command line")

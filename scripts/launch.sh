@@ -106,6 +106,9 @@ machines_apart() {
     printf '%s\n' "${nodes:-0}"
 }
 
+# start_deadline: cluster.deadlines.start in seconds, of what `reasoner-rl config show` prints, from standard input.
+start_deadline() { sed -n '/^cluster:/,/^[^ ]/{/^  deadlines:/,/^  [^ ]/s/^    start: //p}'; }
+
 # show_recipe: the recipe with the overrides. of_recipe KEY: what it has for cluster.KEY.
 show_recipe() {
     reasoner-rl config show "$recipe" cluster.kind=ray cluster.address=auto ${overrides[@]+"${overrides[@]}"}

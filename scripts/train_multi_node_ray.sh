@@ -77,8 +77,12 @@ there="cd $(quote "$root") && . $(quote "$venv/bin/activate")"
 start_head=(ray start --head "--port=$port" --include-dashboard=false --disable-usage-stats)
 if [[ $first =~ ^[0-9.]+$ ]]; then start_head+=("--node-ip-address=$first"); fi
 # The token comes by standard input: arguments can be read by all users of a machine.
-start_other="read -r RAY_AUTH_TOKEN && export RAY_AUTH_TOKEN RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} && $there && \
-ray start --address=$first:$port --disable-usage-stats"
+start_other() {
+    printf '%s' "read -r RAY_AUTH_TOKEN && export RAY_AUTH_TOKEN RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} && $there && " \
+        "timeout $(start_deadline <<<"$shown") ray start --address=$first:$port --disable-usage-stats"
+}
+# A `ray start` that has not reached the head yet is none of the processes that `ray stop` knows.
+stop_other="$there && { pkill -f $(quote "[r]ay start --address=$first:$port"); ray stop; }"
 
 check_hosts() { check_machines "${#machines[@]}" "the number of --hosts is" "name N hosts" "${check[@]}"; }
 
@@ -86,9 +90,9 @@ if [[ -n $dry_run ]]; then
     check_hosts
     quote "${check[@]}"
     quote "${start_head[@]}"
-    for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$start_other"; done
+    for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$(start_other)"; done
     quote "${driver[@]}"
-    for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$there && ray stop"; done
+    for host in ${others[@]+"${others[@]}"}; do quote "${remote[@]}" "$host" "$stop_other"; done
     quote ray stop
     exit 0
 fi
@@ -111,13 +115,22 @@ check_port_is_free() {
 stop_ray() {
     local host
     trap '' INT TERM HUP
-    wait # for machines that are still starting
+    kill ${starting[@]+"${starting[@]}"} 2>/dev/null || true
     for host in ${others[@]+"${others[@]}"}; do
-        "${remote[@]}" "$host" "$there && ray stop" </dev/null >/dev/null ||
+        "${remote[@]}" "$host" "$stop_other" </dev/null >/dev/null ||
             printf 'error: Ray could not be stopped on %s\n' "$host" >&2 &
     done
     ray stop >/dev/null || printf 'error: Ray could not be stopped on this machine\n' >&2
     wait
+    rm -f "$told"
+}
+
+# Ray's head takes the address of the default route, or without one that of the host name, which may be a loopback address.
+check_head_can_be_reached() {
+    local address
+    address=$(sed -n 's/\x1b\[[0-9;]*m//g; s/.*Local node IP: \([0-9.]*\).*/\1/p' "$told") # Ray colours it
+    [[ ${#others[@]} -eq 0 || $address != 127.* ]] ||
+        give_up "Ray's head has taken $address, which no other machine can reach: name this machine by its address in --hosts"
 }
 
 activate
@@ -126,17 +139,19 @@ check_port_is_free
 check_hosts # reports a mistake in the recipe before anything is started
 use_token
 
+starting=() told=$(mktemp)
 trap stop_ray EXIT
 trap 'exit 143' TERM HUP
 trap 'exit 130' INT
-start_apart "${start_head[@]}" >/dev/null
+start_apart "${start_head[@]}" >"$told"
 wait $! || give_up "Ray did not start on this machine"
-starting=()
+check_head_can_be_reached
 for host in ${others[@]+"${others[@]}"}; do
-    "${remote[@]}" "$host" "$start_other" <<<"$RAY_AUTH_TOKEN" >/dev/null &
+    "${remote[@]}" "$host" "$(start_other)" <<<"$RAY_AUTH_TOKEN" >/dev/null &
     starting+=($!)
 done
 for index in ${starting[@]+"${!starting[@]}"}; do
     wait "${starting[$index]}" || give_up "Ray did not start on ${others[$index]}"
 done
+starting=() # a later process may have the number of one that has ended
 drive "${driver[@]}"

@@ -33,7 +33,7 @@ def ssh() -> None:
     host, command = arguments[-2:]
     environment = {"PATH": os.environ["OUTSIDE"], "MACHINE": host}
     environment |= {
-        key: os.environ[key] for key in ("LOG", "OUTSIDE", "FAILING", "STATUS") if key in os.environ
+        key: os.environ[key] for key in ("LOG", "OUTSIDE", "FAILING", "STATUS", "HANGING") if key in os.environ
     }
     sys.exit(subprocess.run(["sh", "-c", command], env=environment, check=False).returncode)
 
@@ -52,6 +52,10 @@ def ray() -> None:
         with open(os.environ["LOG"] + ".tokens", "a") as file:  # noqa: PTH123
             file.write(f"{os.environ['RAY_AUTH_MODE']} {os.environ['RAY_AUTH_TOKEN']}\n")
     exit_as_asked()
+    if "--head" in arguments and "HEAD" in os.environ:
+        print(f"\x1b[37mLocal node IP\x1b[39m: \x1b[1m{os.environ['HEAD']}\x1b[22m")
+    if f"{machine}: {call}".startswith(os.environ.get("HANGING", "nothing")):
+        time.sleep(60)
     if "--block" in arguments:
         ended = False
 
@@ -77,6 +81,7 @@ def reasoner_rl() -> None:
     if arguments[:2] == ["config", "show"]:
         nodes = [word.partition("=")[2] for word in arguments if word.startswith("cluster.nodes=")]
         print("cluster:", f"  nodes: {nodes[-1] if nodes else os.environ.get('NODES', 1)}", sep="\n")
+        print("  deadlines:", "    start: 1800.0", sep="\n")
         if apart := os.environ.get("APART"):
             print(
                 "  generation:", f"    nodes: {apart}", "    workers_per_node: 8", "  device: gpu", sep="\n"

@@ -91,6 +91,37 @@ def test_a_host_without_ray_ends_the_launch(cluster: Cluster, failing: str, name
     assert ordered(cluster.calls()) == expected
 
 
+def test_a_head_that_no_other_machine_can_reach_ends_the_launch(cluster: Cluster) -> None:
+    """Where there is no default route, and the machine's name is a loopback address."""
+    arguments = ("--port", str(free_port()), "r")
+    result = cluster.run(RAY, "--hosts", "h1 h2", *arguments, HEAD="127.0.1.1")
+    assert result.returncode == 3
+    assert result.stderr == (
+        "error: Ray's head has taken 127.0.1.1, which no other machine can reach: name this machine by its address in "
+        "--hosts\n"
+    )
+    stopped = [call.split()[0] for call in cluster.calls() if call.endswith(" ray stop")]
+    assert sorted(stopped) == ["h2:", "here:"]
+    assert not any("ray start --address" in call for call in cluster.calls())
+    assert cluster.run(RAY, "--hosts", "h1", *arguments, HEAD="127.0.1.1").returncode == 0
+    assert cluster.run(RAY, "--hosts", "h1 h2", *arguments, HEAD="10.0.0.1").returncode == 0
+
+
+def test_a_signal_ends_a_launch_in_which_a_machine_does_not_start(cluster: Cluster) -> None:
+    port = free_port()
+    start = f"ray start --address=h1:{port}"
+    began = time.monotonic()
+    process = cluster.start(RAY, "--hosts", "h1 h2", "--port", str(port), "r", HANGING=f"h2: {start}")
+    cluster.wait_for(f"h2: {start} --disable-usage-stats")
+    interrupt_script(process)
+    _, error = process.communicate(timeout=120)
+    assert (process.returncode, error) == (143, "")
+    assert time.monotonic() - began < 50, "it has waited for the start to end"
+    stopped = [call.split()[0] for call in cluster.calls() if call.endswith(" ray stop")]
+    assert sorted(stopped) == ["h2:", "here:"]
+    assert subprocess.run(["pgrep", "-f", f"[r]ay start --address=h1:{port}"]).returncode == 1
+
+
 def test_a_host_where_ray_does_not_stop_is_told(cluster: Cluster) -> None:
     port = free_port()
     result = cluster.run(

@@ -98,16 +98,17 @@ def test_hosts_are_started_and_stopped_over_ssh(cluster: Cluster) -> None:
     there = f"cd {ROOT} && . '\\''{cluster.venv}/bin/activate'\\''"
     start = (
         "read -r RAY_AUTH_TOKEN && export RAY_AUTH_TOKEN RAY_AUTH_MODE=token && "
-        f"{there} && ray start --address=h1:7000 --disable-usage-stats"
+        f"{there} && timeout 1800.0 ray start --address=h1:7000 --disable-usage-stats"
     )
+    stop = f"{there} && {{ pkill -f '\\''[r]ay start --address=h1:7000'\\''; ray stop; }}"
     assert dry(cluster, RAY, "--hosts", "h1 h2 h3", "--port", "7000", "r.yaml", "run.seed=1") == [
         f"reasoner-rl config show {settings}",
         "ray start --head --port=7000 --include-dashboard=false --disable-usage-stats",
         f"{ssh} h2 '{start}'",
         f"{ssh} h3 '{start}'",
         f"reasoner-rl train {settings}",
-        f"{ssh} h2 '{there} && ray stop'",
-        f"{ssh} h3 '{there} && ray stop'",
+        f"{ssh} h2 '{stop}'",
+        f"{ssh} h3 '{stop}'",
         "ray stop",
     ]
     alone = dry(cluster, RAY, "--hosts", "10.0.0.1", "--workers", "4", "r.yaml")

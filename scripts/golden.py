@@ -5,7 +5,7 @@
     python scripts/golden.py run --seed 1 --out FOLDER            runs once; FOLDER/curves.json has the same content
     python scripts/golden.py compare FILE FILE [--tolerance X]    exit status 1 if a value differs by more than X
 
-A run is the quickstart's warm start, cut to 150 steps, then four DAPO steps in this process, then the same four on two
+A run is the quickstart's warm start, cut to 80 steps, then four DAPO steps in this process, then the same four on two
 ranks over Ray. Two commits are compared to the bit by running the script in a checkout of each, on one machine. The
 committed curves come from one processor, and others round differently: see tests/golden/test_golden.py for the
 tolerance. Metrics of time, speed and memory are left out.
@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-WARM_START_STEPS, DAPO_STEPS = 150, 4
+WARM_START_STEPS, DAPO_STEPS = 80, 4
 UNREPEATABLE = ("time/", "speed/", "memory/", "sync/")
 
 Curves = dict[str, list[dict[str, float]]]  # name of the run -> one row of metrics per step

@@ -3,16 +3,15 @@
 Two commits are equal to the bit on one machine; that is checked with the script. Here the curves of another processor
 are compared, which rounds differently, so that each tolerance is the largest difference that rounding may make:
 
-- The warm start draws nothing at random, and its first 80 updates amplify roundings of 1e-7 little: every metric within
-  2e-3, relative to the larger of the expected value and 1 (7e-4 on an AMD EPYC with AVX-512). Then the same processor
-  leaves the curve, by 0.05 in a gradient norm at most: within 0.1.
+- The warm start draws nothing at random, and its 80 updates amplify roundings of 1e-7 little: every metric within 2e-3,
+  relative to the larger of the expected value and 1. With PyTorch, MKL and oneDNN held to AVX2 or less on one AMD EPYC
+  they differ by 5e-4 at most. (After 150 updates they did by 0.05.)
 - A sampled token whose probability is nearly that of its random number turns out differently, and the rest of its
-  response with it; that befalls a few of hundreds of responses. What is counted over responses is therefore compared
-  before it is trained on, in the first DAPO step and the evaluation before it, and as loosely as that processor
-  differs, whose warm start is another one by then (accuracies by 0.01, loss and entropy by 0.06, groups kept by 3 of
-  28): accuracies within 0.04, loss and entropy within 0.12, groups within 8. Of the second step and the evaluation
-  after it the names of the committed metrics, the learning rate, the groups kept and the size of the batch are
-  compared. The other two committed steps are not run here; the script compares them.
+  response with it; that befalls a few of hundreds of responses, and one of 300 on that processor. What is counted over
+  responses is therefore compared before it is trained on, in the first DAPO step and the evaluation before it:
+  accuracies within 0.04, loss and entropy within 0.02, groups within 2. Of the second step and the evaluation after it
+  the names of the committed metrics, the learning rate and the groups kept are compared. The other two committed steps
+  are not run here; the script compares them.
 - Two ranks draw what one process draws. On whatever processor, their two steps are compared with those that one
   process has just made, within 1e-4; here they differ by 3e-6.
 """
@@ -29,8 +28,7 @@ import pytest
 Curves = dict[str, list[dict[str, float]]]
 
 DAPO_STEPS = 2  # of the committed four
-ALIKE, WARM_START, LATER = 80, 2e-3, 0.1  # updates, and the tolerances of these and of all
-ACCURACY, LOSS, GROUPS, RANKS = 0.04, 0.12, 8, 1e-4
+WARM_START, ACCURACY, LOSS, GROUPS, RANKS = 2e-3, 0.04, 0.02, 2, 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +60,7 @@ def test_the_warm_start_makes_the_committed_curve(
     golden: dict[str, Any], expected: Curves, found: Curves
 ) -> None:
     assert [row["step"] for row in expected["warm_start"]] == list(range(1, golden["WARM_START_STEPS"] + 1))
-    first = [{"warm_start": curves["warm_start"][:ALIKE]} for curves in (expected, found)]
-    assert differences(golden, *first, "warm_start", WARM_START) == []
-    assert differences(golden, expected, found, "warm_start", LATER) == []
+    assert differences(golden, expected, found, "warm_start", WARM_START) == []
     losses = [row["sft/loss"] for row in found["warm_start"]]
     assert losses[-1] < 0.25 * losses[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,25 @@ def checkpoint_to_resume(
     say(f"resuming after step {step} from {folder}")
     if not has_manifest(folder):
         say("  it has no manifest of hashes, so damage to its files would not be noticed")
-    for key in changed:
-        say(f"  changed since: {key}: {old.get(key)!r} -> {new.get(key)!r}")
+    for line in _told(changed, old, new):
+        say(f"  changed since: {line}")
     return newest
+
+
+def _told(changed: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """One line per changed key; keys that only the old or the new kind of a section has are counted in the kind's."""
+    sections = {key.removesuffix("kind"): key for key in changed if key.endswith(".kind")}
+    of_kind: dict[str, int] = dict.fromkeys(sections.values(), 0)
+    lines = {}
+    for key in changed:
+        kind = next((kind for section, kind in sections.items() if key.startswith(section)), None)
+        if kind is not None and (key in old) != (key in new):
+            of_kind[kind] += 1
+        else:
+            lines[key] = f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+    for key, line in lines.items():
+        own = of_kind.get(key, 0)
+        yield line + (f", and {own} keys that only one of these kinds has" if own else "")
 
 
 def _read_recipe(folder: Path) -> dict[str, Any]:

@@ -33,7 +33,9 @@ def ssh() -> None:
     host, command = arguments[-2:]
     environment = {"PATH": os.environ["OUTSIDE"], "MACHINE": host}
     environment |= {
-        key: os.environ[key] for key in ("LOG", "OUTSIDE", "FAILING", "STATUS", "HANGING") if key in os.environ
+        key: os.environ[key]
+        for key in ("LOG", "OUTSIDE", "FAILING", "STATUS", "HANGING")
+        if key in os.environ
     }
     sys.exit(subprocess.run(["sh", "-c", command], env=environment, check=False).returncode)
 

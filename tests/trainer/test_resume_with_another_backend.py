@@ -25,10 +25,10 @@ def test_a_run_goes_on_with_the_other_backend(tiny_checkpoint: Callable[[str], P
     spawn(run_all, (recipe, tmp_path), nprocs=1)  # in a process of its own, which Megatron changes
     told = (tmp_path / "told.txt").read_text()
     for line in (
-        "  changed since: training.backend.kind: 'fsdp' -> 'megatron'",
+        "  changed since: training.backend.kind: 'fsdp' -> 'megatron', and 12 keys that only one of these kinds has",
         "  policy: the checkpoint was made by fsdp on 1 worker; its tensors are divided anew for megatron on 1 worker "
         "(distributed_optimizer)",
-        "  changed since: training.backend.kind: 'megatron' -> 'fsdp'",
+        "  changed since: training.backend.kind: 'megatron' -> 'fsdp', and 12 keys that only one of these kinds has",
         "  policy: the checkpoint was made by megatron on 1 worker (distributed_optimizer); its tensors are divided "
         "anew for fsdp on 1 worker",
     ):

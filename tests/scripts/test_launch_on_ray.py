@@ -40,7 +40,7 @@ def two_ray_nodes() -> Iterator[tuple[int, dict[str, str], list[subprocess.Popen
             f"{sys.prefix}/bin/ray",
             "start",
             *options,
-            "--num-cpus=1",
+            "--num-cpus=2",  # room for both workers, which belong on two machines all the same
             "--disable-usage-stats",
             "--block",
         ]

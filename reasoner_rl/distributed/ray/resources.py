@@ -18,7 +18,12 @@ import psutil  # type: ignore[import-untyped]
 import ray
 import torch
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from reasoner_rl.config.cluster import RayClusterConfig
 from reasoner_rl.errors import UserError, WorkerError
@@ -32,6 +37,7 @@ _ALL_GPUS_FOR_ALL = tuple(
     f"RAY_EXPERIMENTAL_NOSET_{kind}_VISIBLE_DEVICES" for kind in ("CUDA", "ROCR", "HIP")
 )
 _CONNECT_SECONDS = 10.0  # for the head of a Ray cluster to answer
+_PLACING_SECONDS = 1.0  # for Ray to reserve what is free on a machine
 
 
 def init_ray(cluster: RayClusterConfig) -> None:
@@ -123,7 +129,7 @@ def reserve(
     tell: Callable[[str], None],
     usable: Callable[[int], int | None] = lambda there: None,
 ) -> list[PlacementGroup]:
-    """Reserve one GPU (or CPU) per worker, one placement group per machine; print what there is and what is needed.
+    """Reserve one GPU (or CPU) per worker, a placement group on each of ``nodes`` machines; print what is there.
 
     section: of the recipe, that says how many machines and workers.
     usable: how many of the machines that are there will do after cluster.replacement_seconds; None: too few are there.
@@ -133,34 +139,83 @@ def reserve(
     taken = sum(node["Resources"].get(kind, 0) for node in ray.nodes()) - ray.available_resources().get(
         kind, 0
     )
-    bundle = {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
-    groups = [placement_group([bundle] * per_node, strategy="STRICT_PACK") for _ in range(nodes)]
-    waiting = {group.ready(): group for group in groups}
+    bundles = [{"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}] * per_node
+    groups = [placement_group(bundles, strategy="STRICT_PACK") for _ in range(nodes)]
     began = time.monotonic()
     while True:
-        for reference in ray.wait(list(waiting), num_returns=len(waiting), timeout=1.0)[0]:
-            del waiting[reference]
-        if not waiting:
+        alive = {node["NodeID"]: node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]}
+        large = [machine for machine, amount in alive.items() if amount >= per_node]
+        missing = _move_apart(groups, large, bundles)
+        if not missing:
             return groups
-        waited = time.monotonic() - began
-        if waited > cluster.replacement_seconds and (enough := usable(nodes - len(waiting))):
-            return _without_others(groups, list(waiting.values()), enough)
-        amounts = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
-        machines = sum(amount >= per_node for amount in amounts)
+        waited, there = time.monotonic() - began, nodes - len(missing)
+        if waited < _PLACING_SECONDS:
+            time.sleep(0.05)
+            continue
+        if waited > cluster.replacement_seconds and (enough := usable(there)):
+            return _without_others(groups, missing, enough)
         status = (
-            f"Ray has {machines} of {nodes} machines with {per_node} {kind}s each, and reserved them for this "
-            f"run on {nodes - len(waiting)}; {ray.available_resources().get(kind, 0):g} {kind}s are free in all"
+            f"Ray has {len(large)} of {nodes} machines with {per_node} {kind}s each, and reserved them for this "
+            f"run on {there}; {ray.available_resources().get(kind, 0):g} {kind}s are free in all"
         )
         if status != told:
             tell(status)
             told = status
         # A Ray that was started for this run has one machine, and no other run.
-        never = cluster.address is None and (machines < nodes or sum(amounts) - taken < nodes * per_node)
+        room = sum(alive.values()) - taken
+        never = cluster.address is None and (len(large) < nodes or room < nodes * per_node)
         if waited > cluster.deadlines.start or never:
             raise UserError(
                 f"{status}: check {section}.nodes and {section}.workers_per_node, start more machines, or wait for "
                 "others' runs to end"
             )
+        time.sleep(1.0)
+
+
+def _move_apart(
+    groups: list[PlacementGroup], machines: Sequence[str], bundles: list[dict[str, int]]
+) -> list[PlacementGroup]:
+    """Give groups that share a machine with an earlier one a machine of their own; those that have none yet.
+
+    Ray places several groups on one machine where that has room for them. machines: ids of those that are large enough.
+    """
+    waiting, shared, taken = [], [], set[str]()
+    for number, group in enumerate(groups):
+        machine = _machine_of(group)
+        if machine is None:
+            waiting.append(group)
+        elif machine in taken:
+            shared.append(number)
+        else:
+            taken.add(machine)
+    if not shared:
+        return waiting
+    tried = [
+        placement_group(
+            bundles,
+            strategy="STRICT_PACK",
+            bundle_label_selector=[{"ray.io/node-id": machine}] * len(bundles),
+        )
+        for machine in machines
+        if machine not in taken
+    ]
+    ends = time.monotonic() + _PLACING_SECONDS
+    for group in tried:
+        group.wait(max(0.0, ends - time.monotonic()))
+    there = [group for group in tried if _machine_of(group) is not None]
+    for group, number in zip(there, shared, strict=False):
+        groups[number], surplus = group, groups[number]
+        tried.remove(group)
+        remove_placement_group(surplus)
+    for group in tried:
+        remove_placement_group(group)
+    return waiting + [groups[number] for number in shared[len(there) :]]
+
+
+def _machine_of(group: PlacementGroup) -> str | None:
+    """The id of the machine on which a group is reserved, or None while it is not."""
+    table = placement_group_table(group)
+    return table["bundles_to_node_id"][0] if table["state"] == "CREATED" else None
 
 
 def _without_others(

@@ -93,18 +93,20 @@ def checkpoint_to_resume(
 
 def _told(changed: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """One line per changed key; keys that only the old or the new kind of a section has are counted in the kind's."""
-    sections = {key.removesuffix("kind"): key for key in changed if key.endswith(".kind")}
-    of_kind: dict[str, int] = dict.fromkeys(sections.values(), 0)
-    lines = {}
+    own = {
+        kind: [
+            key
+            for key in changed
+            if key.startswith(kind.removesuffix("kind")) and (key in old) != (key in new)
+        ]
+        for kind in changed
+        if kind.endswith(".kind") and kind in old and kind in new
+    }
+    counted = {key for keys in own.values() for key in keys}
     for key in changed:
-        kind = next((kind for section, kind in sections.items() if key.startswith(section)), None)
-        if kind is not None and (key in old) != (key in new):
-            of_kind[kind] += 1
-        else:
-            lines[key] = f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-    for key, line in lines.items():
-        own = of_kind.get(key, 0)
-        yield line + (f", and {own} keys that only one of these kinds has" if own else "")
+        if key not in counted:
+            more = f", and {len(own[key])} keys that only one of these kinds has" if own.get(key) else ""
+            yield f"{key}: {old.get(key)!r} -> {new.get(key)!r}{more}"
 
 
 def _read_recipe(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,30 @@ import yaml
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
+from reasoner_rl.trainer.resume import _told
+
 MEGATRON = "training.backend.kind=megatron"
+
+
+def test_a_changed_kind_is_one_line_and_a_new_section_is_told_key_by_key() -> None:
+    old = {"run.steps": 2, "b.kind": "x", "b.both": 1, "b.of_x": 2, "critic": None}
+    new = {
+        "run.steps": 3,
+        "b.kind": "y",
+        "b.both": 4,
+        "b.of_y": 5,
+        "b.more": 6,
+        "critic.kind": "z",
+        "critic.lr": 7,
+    }
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    assert list(_told(changed, old, new)) == [
+        "b.both: 1 -> 4",
+        "b.kind: 'x' -> 'y', and 3 keys that only one of these kinds has",
+        "critic.kind: None -> 'z'",
+        "critic.lr: None -> 7",
+        "run.steps: 2 -> 3",
+    ]
 
 
 @pytest.mark.slow

@@ -99,15 +99,15 @@ activate() {
 # of_cluster KEY: cluster.KEY of what `reasoner-rl config show` prints, from standard input.
 of_cluster() { sed -n "/^cluster:/,/^[^ ]/s/^  $1: //p"; }
 
+# below_cluster SECTION KEY: cluster.SECTION.KEY of the same.
+below_cluster() { sed -n "/^cluster:/,/^[^ ]/{/^  $1:/,/^  [^ ]/s/^    $2: //p}"; }
+
 # machines_apart: the number of machines for generation alone, of what `reasoner-rl config show` prints, from standard input.
 machines_apart() {
     local nodes
-    nodes=$(sed -n '/^cluster:/,/^[^ ]/{/^  generation:/,/^  [^ ]/s/^    nodes: //p}')
+    nodes=$(below_cluster generation nodes)
     printf '%s\n' "${nodes:-0}"
 }
-
-# start_deadline: cluster.deadlines.start in seconds, of what `reasoner-rl config show` prints, from standard input.
-start_deadline() { sed -n '/^cluster:/,/^[^ ]/{/^  deadlines:/,/^  [^ ]/s/^    start: //p}'; }
 
 # show_recipe: the recipe with the overrides. of_recipe KEY: what it has for cluster.KEY.
 show_recipe() {

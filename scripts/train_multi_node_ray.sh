@@ -79,7 +79,7 @@ if [[ $first =~ ^[0-9.]+$ ]]; then start_head+=("--node-ip-address=$first"); fi
 # The token comes by standard input: arguments can be read by all users of a machine.
 start_other() {
     printf '%s' "read -r RAY_AUTH_TOKEN && export RAY_AUTH_TOKEN RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} && $there && " \
-        "timeout $(start_deadline <<<"$shown") ray start --address=$first:$port --disable-usage-stats"
+        "timeout $(below_cluster deadlines start <<<"$shown") ray start --address=$first:$port --disable-usage-stats"
 }
 # A `ray start` that has not reached the head yet is none of the processes that `ray stop` knows.
 stop_other="$there && { pkill -f $(quote "[r]ay start --address=$first:$port"); ray stop; }"

@@ -209,7 +209,7 @@ class RayTransport:
         context = ray.get_runtime_context()
         self._logs = f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
         self._start_actors(wants_gpus(cluster))
-        self._tell("starting 1 worker" if len(self._all) == 1 else f"starting {len(self._all)} workers")
+        self._tell(f"starting {len(self._all)} worker{'s' * (len(self._all) > 1)}")
         here = (Path.cwd(), self._stacks)
         self._locations = self._call_all("start", "locate", [(*here, number) for number in self._all])
         if self._fate is not None:

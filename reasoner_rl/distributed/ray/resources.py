@@ -202,14 +202,15 @@ def _move_apart(
     ends = time.monotonic() + _PLACING_SECONDS
     for group in tried:
         group.wait(max(0.0, ends - time.monotonic()))
-    there = [group for group in tried if _machine_of(group) is not None]
-    for group, number in zip(there, shared, strict=False):
-        groups[number], surplus = group, groups[number]
-        tried.remove(group)
-        remove_placement_group(surplus)
-    for group in tried:
+    placed = [group for group in tried if _machine_of(group) is not None]
+    moved = dict(zip(shared, placed, strict=False))
+    for group in [groups[number] for number in moved] + [
+        group for group in tried if group not in moved.values()
+    ]:
         remove_placement_group(group)
-    return waiting + [groups[number] for number in shared[len(there) :]]
+    for number, group in moved.items():
+        groups[number] = group
+    return waiting + [groups[number] for number in shared if number not in moved]
 
 
 def _machine_of(group: PlacementGroup) -> str | None:
